@@ -1,0 +1,193 @@
+"""The command line: parse, call one function, render. Nothing here imports torch until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ablate import __version__, variant
+from ablate.errors import AblateError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ablate",
+    help="Which parts of a small image generator earn their place? Train variants under fixed seeds, measure, compare.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="The results folder: tables and artifacts.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="The budget: smoke, quick, standard or paper.")]
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    rich = "rich"
+    json = "json"
+    markdown = "markdown"
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's error is one line on stderr and exit code 1, an interruption 130."""
+    try:
+        app()
+    except AblateError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(INTERRUPTED)
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ablate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_variants(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
+    """List the variants: name, axis and what each changes.
+
+    Example: ablate list
+    """
+    loaded = [variant.load(name) for name in variant.names()]
+    if as_json:
+        rows = [
+            {"name": v.name, "axis": v.axis, "about": v.about, "source": v.source, "delta": dict(v.delta)}
+            for v in loaded
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+
+    from ablate.report.variants import render_list
+
+    Console().print(render_list(loaded, variant.presets()))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A variant, or several joined by +.")],
+    preset: PresetOption = variant.DEFAULT_PRESET,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Show a variant: the resolved configuration, what differs from the baseline, parameters and MACs by module.
+
+    Example: ablate show no_drift --preset standard
+    """
+    chosen = variant.load(name)
+    config = variant.resolve(chosen, preset)
+    from ablate.model.denoiser import cost
+
+    spent = cost(config.model)
+    if as_json:
+        document = {
+            "name": chosen.name,
+            "axis": chosen.axis,
+            "about": chosen.about,
+            "source": chosen.source,
+            "claim": dict(chosen.claim) if chosen.claim else None,
+            "preset": preset,
+            "config_hash": config.hash,
+            "delta": dict(chosen.delta),
+            "config": json.loads(config.to_json()),
+            "params": spent.params,
+            "macs": spent.macs,
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    from rich.console import Console
+
+    from ablate.report.variants import render_variant
+
+    baseline = variant.resolve(variant.load(variant.BASELINE), preset)
+    Console().print(render_variant(chosen, preset, config, baseline, spent.params, spent.macs))
+
+
+@app.command()
+def run(
+    variants: Annotated[
+        list[str], typer.Option("--variant", "-v", help="A variant; a+b combines; all: every one. Repeatable.")
+    ] = [variant.BASELINE],  # noqa: B006 (typer reads it)
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, as in 0, 0-4 or 0,3,7-9.")] = "0",
+    preset: PresetOption = variant.DEFAULT_PRESET,
+    data: Annotated[
+        str, typer.Option("--data", help="cats (embedded), or a folder, zip or .npz of pictures.")
+    ] = "cats",
+    folder: ResultsOption = Path("results"),
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Make finished runs again; their rows are replaced.")] = False,
+) -> None:
+    """Train, sample, measure and record variants under fixed seeds. Finished runs are skipped, interrupted ones resume.
+
+    Example: ablate run --variant no_drift --seeds 0-2
+    """
+    from ablate import results
+    from ablate.study import parse_seeds, plan
+
+    specs = plan(variants, parse_seeds(seeds), preset)
+    results.check_folder(folder)
+    finished = results.read(folder, "runs").query("status == 'done'")["run_id"].tolist()
+    from ablate.launch.local import launch
+
+    launch(specs, data, folder, device=device, finished=[] if force else finished, on_row=_tell)
+    typer.echo(f"tables and pictures: {folder}; next: ablate report --results {folder}", err=True)
+
+
+def _tell(row: dict[str, Any], skipped: bool) -> None:
+    """Say in one line how a run ended."""
+    if skipped:
+        typer.echo(f"{row['run_id']}: done before; skipped (--force makes it again)")
+    elif row["status"] == "done":
+        found = (
+            f"fd {row['fd']:.1f} (N = {row['fd_n']}; real against real {row['fd_floor']:.1f} at {row['fd_floor_n']})"
+        )
+        typer.echo(
+            f"{row['run_id']}: done in {row['wall_s']:.0f} s; {found}, pd {row['pd']:.4f}, {row['psnr_db']:.2f} dB"
+        )
+    else:
+        typer.echo(f"{row['run_id']}: {row['status']}: {row['error']}")
+
+
+@app.command()
+def report(
+    folder: ResultsOption = Path("results"),
+    preset: Annotated[str | None, typer.Option("--preset", help="Only this preset.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Only this data set's name.")] = None,
+    format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.rich,
+) -> None:
+    """Summarise a study: metrics by variant, differences to the baseline, costs.
+
+    Example: ablate report --format markdown
+    """
+    from ablate import results
+    from ablate.report import tables
+
+    if not folder.is_dir():
+        raise AblateError(f"--results {folder}: no such folder; make a run first: ablate run")
+    built = tables.build(results.read(folder, "runs"), preset=preset, data=data)
+    if format_ is Format.rich:
+        from rich.console import Console
+
+        Console().print(tables.render_rich(built))
+    else:
+        typer.echo(tables.to_json(built) if format_ is Format.json else tables.to_markdown(built))

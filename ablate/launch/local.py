@@ -1,0 +1,50 @@
+"""Run a study in this process, one run after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from ablate.data.images import load
+from ablate.machine import pick_device
+from ablate.progress import Progress
+from ablate.run import execute
+from ablate.study import RunSpec
+
+
+def launch(
+    specs: Sequence[RunSpec],
+    source: str,
+    folder: Path,
+    *,
+    device: str,
+    finished: Collection[str],
+    on_row: Callable[[dict[str, Any], bool], None],
+) -> None:
+    """Make every run that is not finished yet.
+
+    Args:
+        specs: The study.
+        source: `cats`, or a folder, zip or `.npz` of pictures.
+        folder: The results folder.
+        device: A name that `pick_device` knows.
+        finished: Names of runs that are not made again.
+        on_row: Called after each run with its row, or with its name and seed alone, and whether it was skipped.
+
+    Raises:
+        AblateError: The device or the data cannot be used, or a run cannot go on.
+        KeyboardInterrupt: Interrupted, after saving.
+    """
+    target = pick_device(device)
+    start = time.monotonic()
+    data = load(source)
+    load_wall_s = time.monotonic() - start
+    with Progress() as progress:
+        for spec in specs:
+            run_id = spec.run_id(data.name, data.digest)
+            if run_id in finished:
+                on_row({"run_id": run_id, "variant": spec.variant, "seed": spec.seed}, True)
+            else:
+                on_row(execute(spec, data, folder, device=target, progress=progress, load_wall_s=load_wall_s), False)

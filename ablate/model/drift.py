@@ -1,0 +1,40 @@
+"""The drift: a small U-Net on the noisy picture that predicts an offset per pixel and channel, added to the filtered picture.
+
+A filter shared by the channels can only mix colours of its neighbourhood; the drift restores what it cannot make. It starts at zero.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ZeroConv2d(nn.Conv2d):
+    """A convolution that starts at zero."""
+
+    def reset_parameters(self) -> None:
+        """Set weight and bias to zero."""
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Drift(nn.Module):
+    """Noisy picture (B, C, S, S) -> offset (B, C, S, S); three scales, skips by addition."""
+
+    def __init__(self, hidden: int, *, channels: int = 3) -> None:
+        """Build the U-Net with `hidden` channels at every scale."""
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(c, hidden, 3, padding=1) for c in (channels, hidden, hidden))
+        self.up = nn.ModuleList([nn.Conv2d(hidden, hidden, 3, padding=1), nn.Conv2d(hidden, hidden, 3, padding=1)])
+        self.out = ZeroConv2d(hidden, channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the offset."""
+        full = F.leaky_relu(self.down[0](z), 0.2)
+        half = F.leaky_relu(self.down[1](F.avg_pool2d(full, 2)), 0.2)
+        quarter = F.leaky_relu(self.down[2](F.avg_pool2d(half, 2)), 0.2)
+        half = half + F.leaky_relu(self.up[0](F.interpolate(quarter, scale_factor=2.0)), 0.2)
+        full = full + F.leaky_relu(self.up[1](F.interpolate(half, scale_factor=2.0)), 0.2)
+        out: Tensor = self.out(full)
+        return out

@@ -1,0 +1,147 @@
+"""The two per-pixel filters of a kernel-predicting network (KPN).
+
+Down: a 5x5 kernel per pixel, shared by the channels, zero padding:
+    y[c, i, j] = sum_k w_k[i, j] x[c, i + dy_k, j + dx_k]
+Up: a normalised 5x5 Gaussian over the low-resolution picture, evaluated at the centre of each high-resolution pixel, with
+    q(d) = kx^2 dx^2 + 2 rho kx ky dx dy + ky^2 dy^2,    w = softmax(-2 q)
+    kx = 4 sigmoid(a),  ky = 4 sigmoid(b),  rho = tanh(c)
+q is positive semi-definite for |rho| < 1 (Procedural Kernel Networks, arXiv 2112.09318).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SIZE = 5
+TAPS = SIZE * SIZE
+RADIUS = SIZE // 2
+GAUSSIAN_PARAMETERS = 3
+
+KERNEL_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "softmax": lambda logits: logits.softmax(dim=1),
+}
+
+
+class _Gather(torch.autograd.Function):
+    """out[b, c, f, i, j] = sum_k w[b, f, k, i, j] x[b, c, i + dy_k, j + dx_k], for phases f; x is padded by 2 on each side.
+
+    With its own backward: autograd would keep 25 products alive and scatter them one by one. One plane per instruction, so that the
+    innermost loops run over contiguous rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, weights: Tensor) -> Tensor:
+        b, phases, _, height, width = weights.shape
+        out = padded.new_zeros(b, padded.shape[1], phases, height, width)
+        for k, window in enumerate(_windows(padded, height, width)):
+            out.addcmul_(weights[:, None, :, k], window)
+        ctx.save_for_backward(padded, weights)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        padded, weights = ctx.saved_tensors
+        height, width = weights.shape[-2:]
+        grad = grad.contiguous()
+        d_weights = torch.empty_like(weights)
+        for k, window in enumerate(_windows(padded, height, width)):
+            d_k = torch.mul(grad[:, 0], window[:, 0], out=d_weights[:, :, k])
+            for c in range(1, padded.shape[1]):
+                d_k.addcmul_(grad[:, c], window[:, c])
+        if not ctx.needs_input_grad[0]:
+            return None, d_weights
+        d_padded = torch.zeros_like(padded)
+        for k, target in enumerate(_windows(d_padded, height, width)):
+            for f in range(weights.shape[1]):
+                target[:, :, 0].addcmul_(weights[:, None, f, k], grad[:, :, f])
+        return d_padded, d_weights
+
+
+def _windows(padded: Tensor, height: int, width: int) -> list[Tensor]:
+    """The 25 shifted views of a padded picture, each (B, C, 1, height, width)."""
+    return [padded[:, :, None, dy : dy + height, dx : dx + width] for dy in range(SIZE) for dx in range(SIZE)]
+
+
+def filter_pixels(image: Tensor, weights: Tensor) -> Tensor:
+    """Filter a picture with one 5x5 kernel per pixel, shared by the channels, with zero padding.
+
+    Args:
+        image: (B, C, H, W), float.
+        weights: (B, 25, H, W), the dtype of image; kernel entry (dy, dx) is channel 5 (dy + 2) + dx + 2.
+
+    Returns:
+        (B, C, H, W). The same operation as `torchvision.ops.deform_conv2d` with zero offsets, a kernel of ones and the weights as mask.
+
+    Reference:
+        Bako et al., "Kernel-Predicting Convolutional Networks for Denoising Monte Carlo Renderings", 2017.
+    """
+    out: Tensor = _Gather.apply(F.pad(image, (RADIUS,) * 4), weights[:, None].contiguous())
+    return out[:, :, 0]
+
+
+def gaussian_weights(parameters: Tensor) -> Tensor:
+    """Return the 25 weights of each high-resolution pixel's Gaussian over the low-resolution picture.
+
+    Args:
+        parameters: (B, 3, 2h, 2w): the unbounded a, b and c of the module's equation.
+
+    Returns:
+        (B, 4, 25, h, w), positive, summing to 1 over dimension 2; phase f = 2p + q holds the high-resolution pixels (2i + p, 2j + q).
+    """
+    b, _, height, width = parameters.shape
+    kx, ky = (4 * parameters[:, :2].sigmoid()).unbind(1)
+    form = torch.stack([kx * kx, 2 * parameters[:, 2].tanh() * kx * ky, ky * ky], dim=1)
+    # (B, 3, 2h, 2w) -> (B, 12, h w): a phase's three coefficients, by pixel_unshuffle's order (coefficient, p, q).
+    form = F.pixel_unshuffle(form, 2).flatten(2)
+    logits = _distances(parameters.dtype, parameters.device) @ form
+    return logits.view(b, 4, TAPS, height // 2, width // 2).softmax(dim=2)
+
+
+def _distances(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The matrix (100, 12) that takes the coefficients of q in all four phases to -2 q(d) of the 25 taps in each.
+
+    Pixel 2i + p has its centre at i + (p - 1/2) / 2 of the low-resolution grid, so the distances are constants of the phase.
+    """
+    offsets = torch.arange(SIZE, dtype=dtype) - RADIUS
+    distance = offsets - torch.tensor([[-0.25], [0.25]], dtype=dtype)
+    dy = distance[:, None, :, None].expand(2, 2, SIZE, SIZE).reshape(4, TAPS)
+    dx = distance[None, :, None, :].expand(2, 2, SIZE, SIZE).reshape(4, TAPS)
+    terms = -2 * torch.stack([dx * dx, dx * dy, dy * dy])
+    matrix = torch.zeros(4, TAPS, 3, 4, dtype=dtype)
+    for f in range(4):
+        matrix[f, :, :, f] = terms[:, f].T
+    return matrix.view(4 * TAPS, 12).to(device)
+
+
+def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
+    """Upsample a picture by two with a Gaussian of its own for each new pixel, with replicated borders.
+
+    Args:
+        image: (B, C, h, w), float.
+        parameters: (B, 3, 2h, 2w), the dtype of image.
+
+    Returns:
+        (B, C, 2h, 2w).
+
+    Reference:
+        "Procedural Kernel Networks", arXiv 2112.09318.
+    """
+    padded = F.pad(image, (RADIUS,) * 4, mode="replicate")
+    out: Tensor = _Gather.apply(padded, gaussian_weights(parameters))
+    return F.pixel_shuffle(out.flatten(1, 2), 2)
+
+
+UPSAMPLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gaussian": upsample_gaussian}
+
+
+def filter_macs(channels: int, pixels: int) -> int:
+    """Return the multiply-accumulates of one 25-tap filter over `pixels` output pixels."""
+    return TAPS * channels * pixels

@@ -1,0 +1,65 @@
+"""Drawing pictures from a trained denoiser.
+
+Picture i starts from noise keyed by (seed, `sample`, i) alone, so it is the same picture in a batch of 1 and of 64, in any variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ablate import rng
+from ablate.diffusion import PREDICTION, SOLVERS
+from ablate.model.denoiser import CHANNELS, SIZE, Denoiser
+from ablate.variant import Config
+
+BATCH = 64
+
+
+def denoise(model: Denoiser, config: Config, z: Tensor, t: Tensor, precision: str) -> Tensor:
+    """Return x_hat (B, 3, 64, 64) float32 of noisy pictures z (same shape) at times t (B,), without gradients."""
+    with torch.inference_mode(), torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        output = model(z.contiguous(memory_format=torch.channels_last), t)
+        return PREDICTION[config.diffusion.prediction](output, z, t)
+
+
+def draw(
+    model: Denoiser,
+    config: Config,
+    seed: int,
+    indices: Iterable[int],
+    *,
+    precision: str,
+    batch: int = BATCH,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> Tensor:
+    """Sample pictures with the configuration's solver.
+
+    Args:
+        model: A trained denoiser, in eval mode.
+        config: Its configuration.
+        seed: The run's seed.
+        indices: Which pictures; the noise of picture i depends on (seed, i) alone.
+        precision: `fp32`, or `bf16` for autocast; the solver's own arithmetic is float32.
+        batch: Pictures at a time.
+        on_batch: Called with the number of pictures finished since the last call.
+
+    Returns:
+        (N, 3, 64, 64) float32 on the CPU, unbounded; pictures lie in [-1, 1] up to the model's error.
+    """
+    numbers, device = list(indices), next(model.parameters()).device
+    pictures = []
+    for start in range(0, len(numbers), batch):
+        z = rng.normal(seed, "sample", numbers[start : start + batch], (CHANNELS, SIZE, SIZE)).to(device)
+        solve = SOLVERS[config.sample.solver]
+        pictures.append(solve(lambda z, t: denoise(model, config, z, t, precision), z, config.sample.num_steps).cpu())
+        on_batch(len(pictures[-1]))
+    return torch.cat(pictures)
+
+
+def to_uint8(pictures: Tensor) -> np.ndarray:
+    """Map pictures (N, 3, H, W) from [-1, 1], clipped, to uint8 0..255 of the same shape."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()

@@ -1,0 +1,143 @@
+"""Training: one loop, its batches and its loss.
+
+    loss = mean |a - b|^2 + weight * perceptual(x_hat, x),   a, b: x_hat and x in the loss space
+AdamW, linear warm-up, linear decay to zero, global-norm clipping, averaged weights with decay min(ema, (1 + n) / (10 + n)).
+Every random number is keyed by (seed, picture number), so a run that resumes after step n continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ablate import rng
+from ablate.checkpoint import TrainingState, stop_signals
+from ablate.diffusion import LOSS_SPACE, PREDICTION, expand, interpolate
+from ablate.errors import DivergedError
+from ablate.model.denoiser import build
+from ablate.variant import Config, TrainConfig
+
+LOG_EVERY = 10  # steps
+SAVE_EVERY_S = 60.0
+LOGGED = ("loss", "loss_l2", "loss_perceptual", "grad_norm")
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the learning rate of a step, counted from 0: linear warm-up, constant, linear decay to zero."""
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    start = config.decay_from * config.steps
+    return (
+        config.lr * warm * (min(1.0, (config.steps - step) / (config.steps - start)) if start < config.steps else 1.0)
+    )
+
+
+class Batches:
+    """The pictures, times and noise of each training step; picture n of the run depends on (seed, n) alone."""
+
+    def __init__(self, images: Tensor, config: TrainConfig, seed: int) -> None:
+        """Draw from uint8 images (N, 3, S, S) on the training device."""
+        self.images, self.config, self.seed = images, config, seed
+        self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x (B, 3, S, S) float32 in [-1, 1], eps (B, 3, S, S) and t (B,) of a step."""
+        numbers = range(step * self.config.batch, (step + 1) * self.config.batch)
+        device = self.images.device
+        x = self.images[torch.tensor([self._pick(n) for n in numbers], device=device)].float() / 127.5 - 1
+        if self.config.flip:
+            mirrored = rng.uniform(self.seed, "flip", numbers).to(device) < 0.5
+            x = torch.where(expand(mirrored, x), x.flip(3), x)
+        eps = rng.normal(self.seed, "noise", numbers, tuple(x.shape[1:])).to(device)
+        return x, eps, rng.uniform(self.seed, "time", numbers).to(device)
+
+    def _pick(self, number: int) -> int:
+        epoch, position = divmod(number, len(self.images))
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, rng.permutation(self.seed, "order", epoch, len(self.images))
+        return int(self.order[position])
+
+
+def loss_parts(
+    config: Config, perceptual: nn.Module | None, output: Tensor, x: Tensor, z: Tensor, t: Tensor
+) -> list[Tensor]:
+    """Return the loss, its squared error and its perceptual distance (scalars, float32) of a network's output for z (B, C, S, S), t (B,)."""
+    x_hat = PREDICTION[config.diffusion.prediction](output, z, t)
+    space, clip = LOSS_SPACE[config.diffusion.loss], config.diffusion.clip
+    squared = (space(x_hat, z, t, clip) - space(x, z, t, clip)).square().mean()
+    if perceptual is None:
+        return [squared, squared, torch.zeros_like(squared)]
+    part = math.ceil(config.train.perceptual_share * len(x))
+    distance = perceptual(x_hat[:part], x[:part]).mean()
+    return [squared + config.train.perceptual_weight * distance, squared, distance]
+
+
+def train(
+    config: Config,
+    images: Tensor,
+    seed: int,
+    *,
+    perceptual: nn.Module | None,
+    precision: str,
+    checkpoint: Path,
+    on_step: Callable[[TrainingState], None] = lambda state: None,
+) -> TrainingState:
+    """Train a denoiser, resuming from the checkpoint where there is one.
+
+    Args:
+        config: What to train.
+        images: (N, 3, 64, 64) uint8, on the device to train on.
+        seed: The run's seed.
+        perceptual: The frozen perceptual distance on the same device, or None; maps (x_hat, x) to a distance per picture.
+        precision: `fp32`, or `bf16` for autocast.
+        checkpoint: The file to resume from and to save to.
+        on_step: Called before the first step and after each.
+
+    Raises:
+        DivergedError: A loss or gradient norm is not finite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
+    """
+    device, budget = images.device, config.train
+    state = TrainingState(build(config.model, seed, device), build(config.model, seed, device), budget, len(LOGGED))
+    state.load(checkpoint)
+    batches = Batches(images, budget, seed)
+    start_s = time.monotonic() - state.wall_s
+    saved_s = logged_s = time.monotonic()
+    with stop_signals() as stopped:
+        on_step(state)
+        while state.step < budget.steps:
+            x, eps, t = batches(state.step)
+            z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                output = state.model(z, t)
+            # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
+            parts = loss_parts(config, perceptual, output, x, z, t)
+            parts[0].backward()
+            lr = learning_rate(budget, state.step)
+            norm = state.update(lr, budget.grad_clip, budget.ema)
+            state.sums += torch.stack([*parts, norm]).detach()
+            state.wall_s = time.monotonic() - start_s
+            if state.step % LOG_EVERY == 0 or state.step == budget.steps:
+                count = state.step - state.logged_step
+                means = dict(zip(LOGGED, (state.sums / count).tolist(), strict=True))
+                if not all(map(math.isfinite, means.values())):
+                    raise DivergedError(
+                        f"loss {means['loss']:g}, gradient norm {means['grad_norm']:g} near step {state.step}"
+                    )
+                rate = count * budget.batch / (time.monotonic() - logged_s)
+                row = {"step": state.step, "images_seen": state.step * budget.batch, "lr": lr, "images_per_s": rate}
+                state.curve.append(row | means)
+                state.sums.zero_()
+                state.logged_step, logged_s = state.step, time.monotonic()
+            on_step(state)
+            if stopped() or time.monotonic() - saved_s > SAVE_EVERY_S:
+                state.save(checkpoint)
+                saved_s = time.monotonic()
+            if stopped():
+                raise KeyboardInterrupt
+    state.save(checkpoint)
+    return state

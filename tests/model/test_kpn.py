@@ -1,0 +1,90 @@
+"""The two filters against independent float64 formulations, and their own backward against finite differences."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import deform_conv2d
+
+from ablate.model import kpn
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def test_filter_equals_deformable_convolution_without_offsets() -> None:
+    image, weights = torch.randn(2, 3, 8, 10, dtype=torch.double), torch.randn(2, 25, 8, 10, dtype=torch.double)
+    zeros, ones = torch.zeros(2, 50, 8, 10, dtype=torch.double), torch.ones(1, 1, 5, 5, dtype=torch.double)
+    expected = torch.cat(
+        [deform_conv2d(image[:, c : c + 1], zeros, ones, padding=2, mask=weights) for c in range(3)], dim=1
+    )
+    torch.testing.assert_close(kpn.filter_pixels(image, weights), expected, rtol=0, atol=1e-13)
+
+
+def test_filter_with_a_single_tap_shifts_the_picture() -> None:
+    image, weights = torch.randn(1, 3, 6, 6), torch.zeros(1, 25, 6, 6)
+    weights[:, 5 * (1 + 2) + (-2 + 2)] = 1  # dy = 1, dx = -2
+    shifted = torch.zeros_like(image)
+    shifted[:, :, :5, 2:] = image[:, :, 1:, :4]
+    torch.testing.assert_close(kpn.filter_pixels(image, weights), shifted)
+
+
+def sampled_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
+    """The upsampling, pixel by pixel, as its equation stands."""
+    b, c, h, w = image.shape
+    out = torch.zeros(b, c, 2 * h, 2 * w, dtype=image.dtype)
+    for n in range(b):
+        for y in range(2 * h):
+            for x in range(2 * w):
+                a, bb, cc = parameters[n, :, y, x].tolist()
+                kx, ky, rho = 4 / (1 + math.exp(-a)), 4 / (1 + math.exp(-bb)), math.tanh(cc)
+                weights, values = [], []
+                for i in range(y // 2 - 2, y // 2 + 3):
+                    for j in range(x // 2 - 2, x // 2 + 3):
+                        dy, dx = i - ((y + 0.5) / 2 - 0.5), j - ((x + 0.5) / 2 - 0.5)
+                        q = kx**2 * dx**2 + 2 * rho * kx * ky * dx * dy + ky**2 * dy**2
+                        weights.append(math.exp(-2 * q))
+                        values.append(image[n, :, min(max(i, 0), h - 1), min(max(j, 0), w - 1)])
+                out[n, :, y, x] = sum(g * v for g, v in zip(weights, values, strict=True)) / sum(weights)
+    return out
+
+
+def test_upsampling_equals_its_equation() -> None:
+    image, parameters = torch.randn(2, 3, 4, 6, dtype=torch.double), 2 * torch.randn(2, 3, 8, 12, dtype=torch.double)
+    torch.testing.assert_close(
+        kpn.upsample_gaussian(image, parameters), sampled_gaussian(image, parameters), rtol=0, atol=1e-12
+    )
+
+
+def test_gaussian_weights_are_positive_and_sum_to_one_even_for_extreme_parameters() -> None:
+    weights = kpn.gaussian_weights(50 * torch.randn(2, 3, 8, 8))
+    assert torch.isfinite(weights).all()
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(2), torch.ones(2, 4, 4, 4))
+
+
+def test_upsampling_keeps_a_constant_picture() -> None:
+    image = torch.full((1, 3, 4, 4), 0.7)
+    torch.testing.assert_close(kpn.upsample_gaussian(image, torch.randn(1, 3, 8, 8)), torch.full((1, 3, 8, 8), 0.7))
+
+
+def test_own_backward_passes_gradcheck() -> None:
+    image = torch.randn(1, 2, 3, 4, dtype=torch.double, requires_grad=True)
+    weights = torch.randn(1, 25, 3, 4, dtype=torch.double, requires_grad=True)
+    parameters = torch.randn(1, 3, 6, 8, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(kpn.filter_pixels, (image, weights))
+    assert torch.autograd.gradcheck(kpn.upsample_gaussian, (image, parameters))
+
+
+def test_normalised_weights_stay_in_the_local_range_and_tanh_weights_can_leave_it() -> None:
+    image, logits = torch.rand(2, 3, 8, 8) + 1, 3 * torch.randn(2, 25, 8, 8)
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))  # the zero padding is a value too
+    high = torch.nn.functional.max_pool2d(image, 5, stride=1)
+    low = -torch.nn.functional.max_pool2d(-image, 5, stride=1)
+    convex = kpn.filter_pixels(image, kpn.KERNEL_WEIGHTS["softmax"](logits))[inner]
+    assert ((convex <= high + 1e-6) & (convex >= low - 1e-6)).all()
+    free = kpn.filter_pixels(image, kpn.KERNEL_WEIGHTS["tanh"](logits))[inner]
+    assert ((free > high) | (free < low)).any()

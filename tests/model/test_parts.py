@@ -1,0 +1,141 @@
+"""Pyramid, backbone, drift and the whole denoiser against plain float64 formulations."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ablate import variant
+from ablate.model import backbone, denoiser, pyramid
+from ablate.model.drift import Drift
+
+SMOKE = variant.resolve(variant.load("baseline"), "smoke").model
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def unfolded(image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    b, c, h, w = image.shape
+    patches = F.unfold(image, 5, padding=2).view(b, c, 25, h, w)
+    return (patches * weights[:, None]).sum(2)
+
+
+def sampled(image: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    """Gaussian upsampling by 25 `grid_sample` calls, the published way, with the positive semi-definite form."""
+    b, c, h, w = image.shape
+    kx, ky, rho = 4 * parameters[:, 0].sigmoid(), 4 * parameters[:, 1].sigmoid(), parameters[:, 2].tanh()
+    y, x = ((torch.arange(2 * n, dtype=image.dtype) + 0.5) / 2 - 0.5 for n in (h, w))
+    near_y, near_x = (
+        torch.arange(2 * h).div(2, rounding_mode="floor"),
+        torch.arange(2 * w).div(2, rounding_mode="floor"),
+    )
+    numerator, denominator = (
+        torch.zeros(b, c, 2 * h, 2 * w, dtype=image.dtype),
+        torch.zeros(b, 1, 2 * h, 2 * w, dtype=image.dtype),
+    )
+    for i in range(-2, 3):
+        for j in range(-2, 3):
+            dy, dx = (near_y + i - y)[:, None], (near_x + j - x)[None, :]
+            q = kx**2 * dx**2 + 2 * rho * kx * ky * dx * dy + ky**2 * dy**2
+            g = torch.exp(-2 * q)[:, None]
+            grid = torch.stack(
+                torch.broadcast_tensors((2 * (near_x + j) + 1) / w - 1, ((2 * (near_y + i) + 1) / h - 1)[:, None]),
+                dim=-1,
+            ).to(image.dtype)
+            values = F.grid_sample(
+                image, grid.expand(b, -1, -1, -1), mode="nearest", padding_mode="border", align_corners=False
+            )
+            numerator, denominator = numerator + g * values, denominator + g
+    return numerator / denominator
+
+
+def test_pyramid_equals_the_plain_formulation() -> None:
+    image = torch.randn(2, 3, 16, 16, dtype=torch.double)
+    numbers = [torch.randn(2, 29, s, s, dtype=torch.double) for s in (4, 8, 16)]
+    picture, filtered = image, []
+    for n in reversed(numbers):
+        filtered.append(unfolded(picture, n[:, :25].tanh()))
+        picture = F.avg_pool2d(filtered[-1], 2)
+    for n, fine in zip(numbers, reversed(filtered), strict=True):
+        skip = n[:, 28:].sigmoid()
+        picture = (1 - skip) * sampled(picture, n[:, 25:28]) + skip * fine
+    ours = pyramid.filter_pyramid(image, numbers, kernel="tanh", upsampling="gaussian")
+    torch.testing.assert_close(ours, picture, rtol=0, atol=1e-12)
+
+
+def test_pyramid_gradients() -> None:
+    image = torch.randn(1, 1, 8, 8, dtype=torch.double, requires_grad=True)
+    numbers = [torch.randn(1, 29, s, s, dtype=torch.double, requires_grad=True) for s in (2, 4, 8)]
+
+    def run(picture: torch.Tensor, *heads: torch.Tensor) -> torch.Tensor:
+        return pyramid.filter_pyramid(picture, heads, kernel="tanh", upsampling="gaussian")
+
+    assert torch.autograd.gradcheck(run, (image, *numbers), fast_mode=True)
+
+
+def test_rotary_embedding_keeps_norms_and_depends_on_distance_alone() -> None:
+    angles = backbone.rotary_table(8, 32)
+    cos, sin = angles.cos(), angles.sin()
+    q, k = torch.randn(1, 32).expand(64, 32), torch.randn(1, 32).expand(64, 32)
+    rotated_q, rotated_k = backbone.rotate(q, cos, sin), backbone.rotate(k, cos, sin)
+    torch.testing.assert_close(rotated_q.norm(dim=1), q.norm(dim=1))
+    products = (rotated_q @ rotated_k.T).view(8, 8, 8, 8)
+    torch.testing.assert_close(products[1, 2, 3, 5], products[4, 0, 6, 3], rtol=1e-4, atol=1e-4)
+    assert (products[0, 0, 0, 1] - products[0, 0, 0, 4]).abs() > 1e-3
+
+
+def test_explicit_attention_equals_scaled_dot_product_attention() -> None:
+    q, k, v = torch.randn(3, 2, 4, 64, 16, dtype=torch.double)
+    torch.testing.assert_close(backbone.attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+def test_backbone_sees_every_patch_and_the_time() -> None:
+    net = backbone.Backbone(SMOKE).double()
+    for block in net.blocks:  # the blocks' gates start at zero; open them
+        torch.nn.init.normal_(block.modulation.weight, std=0.1)
+    z = torch.randn(1, 3, 64, 64, dtype=torch.double)
+    out = net(z, torch.tensor([0.5], dtype=torch.double))
+    assert out.shape == (1, SMOKE.width, 8, 8)
+    moved = z.clone()
+    moved[..., -8:, -8:] += 1
+    assert (net(moved, torch.tensor([0.5], dtype=torch.double)) - out)[..., 0, 0].abs().max() > 1e-6
+    assert (net(z, torch.tensor([0.501], dtype=torch.double)) - out).abs().max() > 1e-6
+
+
+def test_drift_starts_at_zero_and_reaches_far() -> None:
+    net = Drift(8).double()
+    z = torch.randn(1, 3, 32, 32, dtype=torch.double, requires_grad=True)
+    assert not net(z).any()
+    torch.nn.init.normal_(net.out.weight)
+    (gradient,) = torch.autograd.grad(net(z)[0, :, 16, 16].sum(), z)
+    rows = gradient.abs().sum((0, 1, 3)).nonzero()
+    assert rows.max() - rows.min() >= 12
+
+
+def test_denoiser_adds_drift_to_the_filtered_picture_and_counts_its_cost() -> None:
+    net = denoiser.build(SMOKE, 0, CPU)
+    z, t = torch.randn(2, 3, 64, 64), torch.rand(2)
+    filtered, drift = net.parts(z, t)
+    assert drift is not None
+    torch.testing.assert_close(net(z, t), filtered + drift)
+    spent = denoiser.cost(SMOKE)
+    assert spent.total_params == sum(p.numel() for p in net.parameters())
+    h = SMOKE.drift_channels
+    by_hand = 9 * (3 * h * 64**2 + h * h * 32**2 + h * h * 16**2 + h * h * 32**2 + h * h * 64**2 + h * 3 * 64**2)
+    assert spent.macs["drift"] == by_hand
+    assert spent.macs["filters"] == 2 * 25 * 3 * (64**2 + 32**2 + 16**2)
+    assert all(count > 0 for count in spent.macs.values())
+
+
+def test_shared_parts_of_two_variants_start_alike_and_seeds_differ() -> None:
+    full = denoiser.build(SMOKE, 3, CPU).state_dict()
+    without = denoiser.build(dataclasses.replace(SMOKE, drift=False), 3, CPU).state_dict()
+    assert set(without) == {name for name in full if not name.startswith("drift.")}
+    assert all(torch.equal(full[name], tensor) for name, tensor in without.items())
+    other = denoiser.build(SMOKE, 4, CPU).state_dict()
+    assert not torch.equal(full["backbone.embed.weight"], other["backbone.embed.weight"])

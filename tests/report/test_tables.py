@@ -1,0 +1,269 @@
+"""The report: the numbers by hand, what may be compared with what, and one source for all three forms."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from ablate import results
+from ablate.errors import ResultsError
+from ablate.report import tables
+
+START = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def run(variant: str, seed: int, fd: float | None, *, status: str = "done", **values: object) -> dict[str, object]:
+    preset, config, digest = (
+        values.get(k, v) for k, v in (("preset", "quick"), ("config_hash", variant), ("data_digest", "d"))
+    )
+    row: dict[str, object] = {
+        "run_id": f"{variant}-{seed}-{preset}-{config}-{digest}",
+        "variant": variant,
+        "axis": "baseline" if variant == "baseline" else "drift",
+        "preset": "quick",
+        "seed": seed,
+        "status": status,
+        "data": "cats",
+        "data_digest": "d",
+        "config_hash": variant,
+        "finished_at": START + timedelta(minutes=seed),
+        "device": "cpu",
+    }
+    if status == "done":
+        row |= {
+            "fd": fd,
+            "pd": None if fd is None else fd / 1000,
+            "fd_n": 512,
+            "fd_ref_n": 2048,
+            "steps": 500,
+            "nfe": 32,
+        }
+        row |= {
+            "fd_floor": 21.9,
+            "fd_floor_n": 512,
+            "params": 4_412_345,
+            "macs": 1_054_000_000,
+            "train_wall_s": 600.0 + seed,
+        }
+    return row | values
+
+
+def frame(folder: Path, *rows: dict[str, object]) -> pd.DataFrame:
+    results.append(folder, {"runs": rows})
+    return results.read(folder, "runs")
+
+
+def build(folder: Path, *rows: dict[str, object]) -> tables.Report:
+    return tables.build(frame(folder, *rows), preset=None, data=None)
+
+
+def rich(report: tables.Report, width: int = 80, encoding: str = "utf-8") -> str:
+    buffer = io.BytesIO()
+    file = io.TextIOWrapper(buffer, encoding=encoding, newline="\n")
+    Console(file=file, width=width).print(tables.render_rich(report))
+    file.flush()
+    return buffer.getvalue().decode(encoding)
+
+
+def close(mean: float, sd: float, n: int) -> object:
+    return tables.Value(pytest.approx(mean), pytest.approx(sd), n)  # type: ignore[arg-type]
+
+
+STUDY = (
+    run("baseline", 0, 260.0),
+    run("baseline", 1, 270.0),
+    run("baseline", 2, 283.0),
+    run("no_drift", 0, 270.0),
+    run("no_drift", 1, 284.0),
+    run("no_drift", 2, None, status="diverged", error="loss is nan\nat step 120"),
+)
+
+
+def test_means_spread_and_paired_differences_by_hand(tmp_path: Path) -> None:
+    (group,) = build(tmp_path, *STUDY).groups
+    baseline, variant = group.rows
+    assert baseline.values["fd"].mean == pytest.approx(271.0)
+    assert baseline.values["fd"].sd == pytest.approx(math.sqrt((121 + 1 + 144) / 2))
+    assert baseline.differences is None
+    assert variant.values["fd"] == close(277.0, math.sqrt(98), 2)
+    assert variant.differences is not None
+    # Paired: +10 and +14 on seeds 0 and 1; the difference of the means would be +6.
+    assert variant.differences["fd"] == close(12.0, math.sqrt(8), 2)
+    assert variant.differences["pd"].mean == pytest.approx(0.012)
+    assert (variant.seeds, variant.runs, variant.unfinished) == (
+        (0, 1),
+        3,
+        {"diverged": 1, "failed": 0, "interrupted": 0},
+    )
+    assert variant.costs["train_wall_s"] == 600.5
+    assert "no_drift: seed 2 diverged, not in the means: loss is nan at step 120" in group.notes
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    report = build(tmp_path, run("baseline", 0, 260.0), run("no_drift", 0, 270.0))
+    assert report.groups[0].rows[1].values["fd"] == tables.Value(270.0, None, 1)
+    assert "270.0 ± -" in rich(report)
+    assert "+10.0 ± -" in rich(report)
+
+
+def test_a_metric_of_a_run_that_is_not_done_never_counts(tmp_path: Path) -> None:
+    rows = (*STUDY[:5], run("no_drift", 2, None, status="interrupted") | {"fd": 1.0, "pd": 0.001})
+    assert build(tmp_path, *rows).groups[0].rows[1].values["fd"].mean == 277.0
+
+
+def test_unequal_presets_and_data_are_never_mixed(tmp_path: Path) -> None:
+    other = [run("no_drift", 0, 1.0, preset="smoke"), run("no_drift", 0, 2.0, data_digest="e")]
+    groups = build(tmp_path, *STUDY, *other).groups
+    assert [(g.preset, g.data_digest) for g in groups] == [("quick", "d"), ("quick", "e"), ("smoke", "d")]
+    for group in groups[1:]:
+        assert group.rows[0].differences is not None
+        assert group.rows[0].differences["fd"] == tables.Value(None, None, 0)
+        assert "the baseline has no finished run here: no differences" in group.notes
+    assert groups[0].rows == build(tmp_path / "alone", *STUDY).groups[0].rows
+
+
+def test_filters(tmp_path: Path) -> None:
+    runs = frame(tmp_path, *STUDY, run("baseline", 0, 1.0, preset="smoke", data="dogs", data_digest="e"))
+    assert [g.preset for g in tables.build(runs, preset="smoke", data=None).groups] == ["smoke"]
+    assert [g.data for g in tables.build(runs, preset=None, data="/pictures/dogs.zip").groups] == ["dogs"]
+    with pytest.raises(ResultsError, match=r"no run with preset 'quikc'; did you mean quick\? Found .*: quick, smoke"):
+        tables.build(runs, preset="quikc", data=None)
+    with pytest.raises(ResultsError, match=r"no run with data 'x'\. Found in the results: cats, dogs"):
+        tables.build(runs, preset=None, data="x")
+    with pytest.raises(ResultsError, match="no run with data 'cats'"):
+        tables.build(runs, preset="smoke", data="cats")
+
+
+def test_fid_and_lpips_lead_only_where_every_finished_run_has_them(tmp_path: Path) -> None:
+    both = {"fid": 30.0, "lpips": 0.2}
+    rows = [run("baseline", 0, 260.0) | both, run("no_drift", 0, 270.0) | both, STUDY[5]]
+    report = build(tmp_path / "all", *rows)
+    assert [m.name for m in report.groups[0].metrics] == ["fid", "lpips"]
+    assert report.groups[0].metrics[0].floor is None  # the recorded floor is that of fd
+    assert "fid: Frechet distance in Inception-v3 features" in rich(report)
+    report = build(tmp_path / "one", *rows, run("no_drift", 1, 275.0))
+    assert [m.name for m in report.groups[0].metrics] == ["fd", "pd"]
+
+
+def test_distances_with_another_n_are_left_out(tmp_path: Path) -> None:
+    (group,) = build(tmp_path, *STUDY[:4], run("no_drift", 1, 500.0, fd_n=256, fd_floor=40.0, fd_floor_n=256)).groups
+    assert group.rows[1].values["fd"] == tables.Value(270.0, None, 1)
+    assert group.rows[1].values["pd"].n == 2
+    assert group.metrics[0].n == 512
+    assert group.metrics[0].floor == pytest.approx(21.9)
+    assert any("seed 1 measured with N = 256 against 2,048" in note for note in group.notes)
+
+
+def test_unequal_configurations_are_rows_of_their_own(tmp_path: Path) -> None:
+    later = START + timedelta(days=1)
+    new = run("baseline", 0, 200.0, config_hash="new", finished_at=later, steps=900)
+    (group,) = build(tmp_path, *STUDY, new).groups
+    assert [row.label for row in group.rows] == ["baseline @new", "baseline @baseline", "no_drift"]
+    assert group.rows[0].values["fd"].mean == 200.0
+    assert group.rows[2].differences is not None
+    assert group.rows[2].differences["fd"] == tables.Value(70.0, None, 1)
+    assert "the baseline has several configurations; differences are to the newest, @new" in group.notes
+    assert "no_drift: an unequal budget: 500 steps, nfe 32; the baseline: 900 steps, nfe 32" in group.notes
+    failed = run("baseline", 0, None, status="failed", config_hash="bad", finished_at=later)
+    (group,) = build(tmp_path / "failed", *STUDY, failed).groups
+    assert group.rows[0].label == "baseline @baseline"  # a configuration that never finished is no baseline
+
+
+def test_seeds_that_the_baseline_lacks_are_said(tmp_path: Path) -> None:
+    (group,) = build(tmp_path, *STUDY[:2], run("no_drift", 1, 284.0), run("no_drift", 7, 400.0)).groups
+    assert group.rows[1].differences is not None
+    assert group.rows[1].differences["fd"] == tables.Value(14.0, None, 1)
+    assert "no_drift: fd difference over seed 1: the baseline lacks seed 7" in group.notes
+
+
+def test_times_of_unequal_devices_are_flagged(tmp_path: Path) -> None:
+    (group,) = build(tmp_path, *STUDY[:2], run("no_drift", 0, 1.0, device="cuda")).groups
+    assert any("do not compare: cpu (2 runs), cuda (1 runs)" in note for note in group.notes)
+    assert not any("do not compare" in note for note in build(tmp_path / "same", *STUDY).groups[0].notes)
+
+
+def test_order_is_baseline_then_axis(tmp_path: Path) -> None:
+    rows = [run("a", 0, 1.0, axis="loss"), run("z", 0, 1.0, axis="drift"), run("b", 0, 1.0, axis="drift"), STUDY[0]]
+    assert [row.variant for row in build(tmp_path, *rows).groups[0].rows] == ["baseline", "b", "z", "a"]
+
+
+def test_the_three_forms_show_the_same_numbers(tmp_path: Path) -> None:
+    report = build(tmp_path, *STUDY)
+    document = json.loads(tables.to_json(report))
+    row = document["groups"][0]["rows"][1]
+    assert (row["values"]["fd"]["mean"], row["differences"]["fd"]["mean"]) == (277.0, 12.0)
+    expected = ["277.0 ± 9.9", "+12.0 ± 2.8", "0.2770 ± 0.0099", "+0.0120 ± 0.0028", "2/3", "4.41 M", "1.05 G"]
+    for text in (tables.to_markdown(report), rich(report, 200), rich(report, 80)):
+        for part in (*expected, "N = 512 samples", "2,048", "21.9", "preset quick", "cats", "Lower is better"):
+            assert part in text
+    assert "| baseline | baseline | 3 | 271.0 ± 11.5 |  | 0.2710 ± 0.0115 |  | 4.41 M |" in tables.to_markdown(report)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 140, 200])
+def test_no_number_is_cut_or_broken_at_any_width(tmp_path: Path, width: int) -> None:
+    report = build(tmp_path, *STUDY, run("no_drift+v_pred", 0, 290.0, axis="drift+prediction"))
+    text = rich(report, width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert "…" not in text
+    compact = text.replace(" ± ", "±")
+    for number in ("277.0±9.9", "+12.0±2.8", "0.2770±0.0099", "+0.0120±0.0028"):
+        assert number in compact
+    assert all(number in text for number in ("4.41 M", "1.05 G"))
+    heads = [line for line in text.splitlines() if line.startswith("variant")]
+    assert len(heads) == {60: 4, 80: 2, 100: 2, 120: 2}.get(width, 1)
+
+
+def test_plain_ascii_terminal(tmp_path: Path) -> None:
+    assert "277.0 +- 9.9" in rich(build(tmp_path, *STUDY), 200, encoding="ascii")
+
+
+def test_names_are_never_markup(tmp_path: Path) -> None:
+    rows = (*STUDY[:1], run("[red]a|b", 0, 1.0), run("[red]a|b", 1, None, status="failed", error="[bold] no | way"))
+    report = build(tmp_path, *rows)
+    assert "[red]a|b" in rich(report)
+    assert "[bold] no | way" in rich(report)
+    assert "| \\[red]a\\|b |" in tables.to_markdown(report)
+
+
+def test_only_unfinished_runs(tmp_path: Path) -> None:
+    report = build(tmp_path, run("baseline", 0, None, status="failed", data_digest=None, error="no pictures"))
+    for text in (rich(report), tables.to_markdown(report)):
+        assert "0/1" in text
+        assert "no pictures" in text
+    json.loads(tables.to_json(report))
+
+
+def test_an_empty_study(tmp_path: Path) -> None:
+    report = tables.build(results.read(tmp_path, "runs"), preset="quick", data=None)
+    assert json.loads(tables.to_json(report)) == {"groups": []}
+    assert "No runs yet" in rich(report)
+    assert "No runs yet" in tables.to_markdown(report)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("params", 31_054_467.0, "31.1 M"),
+        ("params", 999.0, "999"),
+        ("macs", 5.27e9, "5.27 G"),
+        ("macs", 2e15, "2,000 T"),
+        ("nfe", 32.0, "32"),
+        ("train_wall_s", 12.0, "12.0"),
+        ("train_wall_s", 1052.4, "1,052"),
+        ("latency_step_ms", 0.0, "0"),
+        ("latency_step_ms", None, "-"),
+    ],
+)
+def test_quantities(name: str, value: float | None, text: str) -> None:
+    assert tables._quantity(name, value) == text
+
+
+def test_a_small_negative_difference_is_not_minus_zero() -> None:
+    assert tables._value(tables.Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"

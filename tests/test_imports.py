@@ -1,0 +1,70 @@
+"""Imports run downward only, and what must be light never meets torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ablate"
+# Each layer may import from the layers above its own line (and from its own module's package), never from below.
+LAYERS = [
+    ["ablate", "errors"],
+    ["rng", "variant", "progress", "results"],
+    ["study", "data", "diffusion", "model", "measure", "report"],
+    ["checkpoint", "machine"],
+    ["train", "sample"],
+    ["run"],
+    ["launch"],
+    ["cli"],
+]
+RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
+WITHOUT_TORCH = [
+    "cli",
+    "errors",
+    "variant",
+    "study",
+    "results",
+    "progress",
+    "report.tables",
+    "report.figures",
+    "data.cats",
+    "data.images",
+]
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ablate":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ablate.")}
+    return found & set(RANK) | (found - set(RANK) - {"__version__"})
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downward(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py").replace("__init__", "ablate")
+    assert own in RANK, f"{own} has no layer"
+    for name in imported(path):
+        assert name in RANK, f"{path.name} imports {name}, which has no layer"
+        assert name == own or RANK[name] < RANK[own], f"{own} imports {name}, which is not below it"
+
+
+def modules_after(code: str) -> set[str]:
+    shown = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return set(shown.stdout.split())
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_light_modules_do_not_import_torch(module: str) -> None:
+    assert "torch" not in modules_after(f"import ablate.{module}")
+
+
+def test_the_control_does_import_torch() -> None:
+    assert "torch" in modules_after("import ablate.rng")

@@ -32,7 +32,8 @@ class TrainingState:
     def __init__(self, model: nn.Module, ema: nn.Module, config: TrainConfig, sums: int) -> None:
         """Start at step 0, with `sums` running sums for the log."""
         self.model, self.ema = model, ema.requires_grad_(False).eval()
-        self.parameters, self.averages = list(model.parameters()), list(ema.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.averages: list[Tensor] = list(ema.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.sums = torch.zeros(sums, device=self.parameters[0].device)
         self.step, self.logged_step, self.wall_s = 0, 0, 0.0

@@ -27,18 +27,14 @@ def generator(seed: int, stream: str, index: int | str = 0) -> torch.Generator:
 
 
 def normal(seed: int, stream: str, indices: Iterable[int], shape: tuple[int, ...]) -> Tensor:
-    """Return standard normal noise of shape (len(indices), *shape), float32 on the CPU; row i depends on (seed, stream, indices[i]) alone."""
+    """Return standard normal noise (len(indices), *shape), float32 on the CPU; row i depends on (seed, stream, indices[i]) alone."""
     return torch.stack([torch.randn(shape, generator=generator(seed, stream, i)) for i in indices])
 
 
 def uniform(seed: int, stream: str, indices: Iterable[int]) -> Tensor:
-    """Return uniform numbers in [0, 1) of shape (len(indices),), float32 on the CPU; entry i depends on (seed, stream, indices[i]) alone."""
-    return (
-        torch.tensor([derive(seed, stream, i) for i in indices], dtype=torch.float64)
-        .div_(2.0**63)
-        .float()
-        .clamp_(max=1 - 2**-24)
-    )
+    """Return uniform numbers in [0, 1), float32 on the CPU, (len(indices),); entry i depends on (seed, stream, indices[i]) alone."""
+    numbers = torch.tensor([derive(seed, stream, i) for i in indices], dtype=torch.float64)
+    return numbers.div_(2.0**63).float().clamp_(max=1 - 2**-24)  # rounding to float32 could reach 1
 
 
 def permutation(seed: int, stream: str, epoch: int, size: int) -> Tensor:

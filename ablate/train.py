@@ -65,7 +65,7 @@ class Batches:
 def loss_parts(
     config: Config, perceptual: nn.Module | None, output: Tensor, x: Tensor, z: Tensor, t: Tensor
 ) -> list[Tensor]:
-    """Return the loss, its squared error and its perceptual distance (scalars, float32) of a network's output for z (B, C, S, S), t (B,)."""
+    """Return the loss, its squared error and its perceptual distance, float32 scalars, of an output for z (B, C, S, S), t (B,)."""
     x_hat = PREDICTION[config.diffusion.prediction](output, z, t)
     space, clip = LOSS_SPACE[config.diffusion.loss], config.diffusion.clip
     squared = (space(x_hat, z, t, clip) - space(x, z, t, clip)).square().mean()

@@ -77,7 +77,7 @@ def _layers(size: int) -> list[np.ndarray]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **made)
+            np.savez_compressed(file, allow_pickle=False, **made)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)  # A cache that cannot be written is no reason to fail.

@@ -150,7 +150,7 @@ def _read_npz(path: Path, size: int) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = list(file)
-            array = file["images"] if "images" in names else file[names[0]] if names else np.empty(0)
+            array: np.ndarray = file["images"] if "images" in names else file[names[0]] if names else np.empty(0)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise DataError(f"{path}: damaged or unreadable .npz file ({error})") from error
     if array.dtype != np.uint8 or array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):

@@ -2,12 +2,14 @@
 
 Each block, with (shift, scale, gate) from the time embedding (adaLN-Zero, Peebles and Xie, arXiv 2212.09748):
     h <- h + gate_1 Attention(modulate(LayerNorm(h)));   h <- h + gate_2 SwiGLU(modulate(LayerNorm(h)))
-q and k carry a two-dimensional rotary embedding (RoPE, arXiv 2104.09864): half of a head's channels turn with the row, half with the column.
+q and k carry a two-dimensional rotary embedding (RoPE, arXiv 2104.09864): half of a head's channels turn with the row,
+half with the column.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +51,8 @@ class Positions(nn.Module):
 
 class TimeEmbedding(nn.Module):
     """t in [0, 1] -> sines and cosines of 1000 t -> a vector of `width` channels."""
+
+    frequencies: Tensor
 
     def __init__(self, width: int) -> None:
         """Build the two-layer perceptron."""
@@ -176,7 +180,7 @@ class Upscaler(nn.Module):
         """Build three stages."""
         super().__init__()
         channels = (model.width, *model.upscaler_channels)
-        self.stages = nn.ModuleList(UpscalerStage(a, b) for a, b in zip(channels, channels[1:], strict=False))
+        self.stages = nn.ModuleList(UpscalerStage(a, b) for a, b in pairwise(channels))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the features of every stage, coarse to fine."""

@@ -61,7 +61,7 @@ def build(model: ModelConfig, seed: int, device: torch.device) -> Denoiser:
     """Return a denoiser with a seed's initial weights, convolutions in channels-last order, on a device."""
     denoiser = Denoiser(model)
     initialise(denoiser, seed)
-    return denoiser.to(device=device, memory_format=torch.channels_last)
+    return denoiser.to(device).to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

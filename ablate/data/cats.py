@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def _layers(size: int) -> list[np.ndarray]:
             content.update(hashlib.sha256(entry.read_bytes()).digest())
     path = cache_folder() / "cats" / f"{content.hexdigest()}.npz"
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return [kept[layer].astype(np.float32) / 255 for layer in LAYERS]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # Missing or damaged: made again.
@@ -79,8 +80,9 @@ def _layers(size: int) -> list[np.ndarray]:
         with temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **made)
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # A cache that cannot be written is no reason to fail.
+    except OSError:  # A cache that cannot be written is no reason to fail.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return [art.astype(np.float32) / 255 for art in made.values()]
 
 

@@ -142,13 +142,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _fit(image: Image.Image, size: int) -> np.ndarray:
     if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(image, np.uint8).transpose(2, 0, 1)
 
 
 def _read_npz(path: Path, size: int) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
             names = list(file)
             array: np.ndarray = file["images"] if "images" in names else file[names[0]] if names else np.empty(0)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:

@@ -7,7 +7,6 @@ the file's metadata. It is replaced atomically. No generator's state is kept: ev
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ablate.errors import ResultsError
+from ablate.files import replacing
 from ablate.variant import TrainConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -95,23 +95,17 @@ class TrainingState:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors to a safetensors file by way of a temporary one, so that no reader meets half a file.
+    """Write tensors to a safetensors file, atomically.
 
     Raises:
         ResultsError: The file cannot be written; the old one, if any, is left as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise ResultsError(
-            f"{path}: cannot be written ({error}); free some space or choose another --results folder"
-        ) from error
+        mend = "free some space or choose another --results folder"
+        raise ResultsError(f"{path}: cannot be written ({error}); {mend}") from error
 
 
 @contextmanager

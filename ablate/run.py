@@ -116,7 +116,8 @@ def execute(
         tables.write(folder, "failed", f"{type(error).__name__}: {error}")
         raise
     tables.write(folder, "done")
-    (artifacts / "checkpoint.safetensors").unlink(missing_ok=True)
+    for left in artifacts.glob("checkpoint.safetensors*"):  # and what a killed process may have left of one
+        left.unlink()
     return tables.run
 
 

@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 # Each layer may import from the layers above its own line (and from its own module's package), never from below.
 LAYERS = [
     ["ablate", "errors"],
-    ["rng", "variant", "progress", "results"],
+    ["rng", "variant", "progress", "results", "files"],
     ["study", "data", "diffusion", "model", "measure", "report"],
     ["checkpoint", "machine"],
     ["train", "sample"],
     ["run"],
     ["launch"],
     ["cli"],
+    ["__main__"],
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 WITHOUT_TORCH = [
@@ -27,6 +28,7 @@ WITHOUT_TORCH = [
     "study",
     "results",
     "progress",
+    "files",
     "report.tables",
     "report.figures",
     "data.cats",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablate import checkpoint, variant
+from ablate import checkpoint, files, variant
 from ablate.errors import DivergedError, ResultsError
 from ablate.train import Batches, learning_rate, loss_parts, train
 from ablate.variant import Config
@@ -82,7 +82,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ResultsError, match="No space left on device"):
         state.save(tmp_path / "c.safetensors")
     assert (tmp_path / "c.safetensors").read_bytes() == before

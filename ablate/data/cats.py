@@ -1,91 +1,154 @@
 """The embedded data set: cartoon cats composed from the layers of the `robohash` package (set 4) on plain backgrounds.
 
-    picture i = background(i), then body, fur, eyes, mouth and accessory of i, one over the other
-Layers are shrunk once, with premultiplied alpha, and cached. Picture i depends on i alone; 15 x 10 x 15 x 10 x 16 layers and as many
-backgrounds as colours. The art is by David Revoy, CC-BY-4.0.
+    x_i = background_i;  then for body, fur, eyes, mouth, accessory:  x_i <- (1 - alpha) x_i + alpha colour
+Each layer is shrunk once with premultiplied alpha and kept in the user's cache folder. 15 bodies, 9 furs (one of them
+none), 15 eyes, 10 mouths and 16 accessories (one of them none) make 324,000 cats. The art is by David Revoy, CC-BY-4.0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
-import zipfile
-from contextlib import suppress
-from importlib.resources import files
+import io
+import math
+from importlib import metadata, resources
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from PIL import Image
 
-CREDIT = "Cats by David Revoy, CC-BY-4.0, composed from the layers of the robohash package (set 4)"
-COUNT = 10_000
+from ablate.errors import DataError
+from ablate.files import cache_folder, replacing
+
+CREDIT = "Cats: art by David Revoy, CC-BY-4.0, composed from the layers of the robohash package (set 4)"
+COUNT = 10_000  # pictures in the data set
+ART_SIZE = 1024  # pixels, width and height of a layer
+LIGHT = (160, 256)  # a background's channels lie in [160, 256)
+VERSION = 2  # of shrinking and composing: raise it when either changes, so that no old cache is read
 LAYERS = ("000#00body", "001#01fur", "002#02eyes", "003#03mouth", "004#04accessories")
-VERSION = 1  # of the composition: a change of it makes other pictures
-BRIGHTNESS = (0.45, 1.0)  # of each channel of a background
+_KEY = 0x63617473  # of the random streams; picture i takes block i of the stream
+_CHUNK = 64  # pictures composed at once: they stay in a processor's cache
 
 
 def compose(count: int, *, size: int = 64, start: int = 0) -> np.ndarray:
-    """Compose cats.
+    """Compose pictures start .. start + count - 1; picture i depends on i and size alone.
+
+    The first 324,000 pictures show distinct cats; after them the cats return on other backgrounds.
 
     Args:
-        count: How many.
-        size: Width and height in pixels.
-        start: The first picture's number.
+        count: Number of pictures.
+        size: Width and height, 1 to 1024 pixels.
+        start: Index of the first picture.
 
     Returns:
-        (count, 3, size, size) uint8, RGB.
+        Pictures (count, 3, size, size), uint8, RGB.
+
+    Raises:
+        DataError: `size` is out of range, or the installed robohash has no set 4.
     """
-    layers = _layers(size)
-    picks = np.empty((count, len(layers)), np.int64)
-    pictures = np.empty((count, size, size, 3), np.float32)
-    for i in range(count):
-        random = np.random.Generator(np.random.Philox(key=[VERSION, start + i]))
-        pictures[i] = random.uniform(*BRIGHTNESS, 3)
-        picks[i] = [random.integers(len(layer)) for layer in layers]
-    for layer, pick in zip(layers, picks.T, strict=True):
-        for which, art in enumerate(layer):
-            chosen = pick == which
-            pictures[chosen] = pictures[chosen] * (1 - art[..., 3:]) + art[..., :3]
-    return (pictures * 255).round().astype(np.uint8).transpose(0, 3, 1, 2).copy()
+    if count < 0 or start < 0:
+        raise ValueError(f"count {count} and start {start} must not be negative")
+    layers = [layer.astype(np.float32) for layer in _layers(size)]
+    counts = tuple(len(layer) for layer in layers)
+    order = _order(math.prod(counts))
+    picks = np.unravel_index(order[np.arange(start, start + count) % len(order)], counts)
+    backgrounds = _backgrounds(count, start)
+    pictures = np.empty((count, 3, size, size), np.uint8)
+    for at in range(0, count, _CHUNK):
+        part = slice(at, at + _CHUNK)
+        x = np.broadcast_to(backgrounds[part, :, None, None], pictures[part].shape).astype(np.float32)
+        for layer, pick in zip(layers, picks, strict=True):
+            art = layer[pick[part]]
+            x *= 1 - art[:, 3:] / 255
+            x += art[:, :3]
+        pictures[part] = np.minimum(np.rint(x), 255)
+    return pictures
+
+
+def _order(n: int) -> np.ndarray:
+    """Return the n combinations in a fixed random order, so that no cat is both trained on and held out."""
+    # Raw words and a stable sort: unlike numpy's distributions and shuffles, no version of numpy changes them.
+    return np.argsort(np.random.Philox(key=_KEY).random_raw(n), kind="stable")
+
+
+def _backgrounds(count: int, start: int) -> np.ndarray:
+    """Return light colours (count, 3), uint8; Philox makes four words per count, so row i is block start + i."""
+    low, high = LIGHT
+    words = np.random.Philox(key=_KEY + 1, counter=start).random_raw(4 * count).reshape(count, 4)[:, :3]
+    return (low + words % np.uint64(high - low)).astype(np.uint8)
 
 
 def _layers(size: int) -> list[np.ndarray]:
-    """The shrunk layers, each (variants, size, size, 4) float32 in [0, 1], colours premultiplied by alpha; cached by content."""
-    folder = files("robohash") / "sets" / "set4"
-    sources = [sorted((folder / layer).iterdir(), key=lambda entry: entry.name) for layer in LAYERS]
-    content = hashlib.sha256(f"{VERSION}/{size}".encode())
-    for entries in sources:
+    """Return the layers bottom up, each (variants, 4, size, size), uint8, colours premultiplied by alpha."""
+    if not 1 <= size <= ART_SIZE:
+        raise DataError(f"cats: size {size}; allowed: 1 to {ART_SIZE}, the size of the art")
+    art = _art()
+    content = hashlib.sha256(f"{VERSION} {size} pillow {metadata.version('pillow')}".encode())
+    for entries in art:
         for entry in entries:
-            content.update(hashlib.sha256(entry.read_bytes()).digest())
+            content.update(hashlib.sha256(entry).digest())
     path = cache_folder() / "cats" / f"{content.hexdigest()}.npz"
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            return [kept[layer].astype(np.float32) / 255 for layer in LAYERS]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        pass  # Missing or damaged: made again.
-    made = {}
-    for layer, entries in zip(LAYERS, sources, strict=True):
-        shrunk = []
-        for entry in entries:
-            with entry.open("rb") as file, Image.open(file) as image:
-                # "RGBa" is RGBA premultiplied: shrinking it lets no colour of transparent pixels bleed in.
-                shrunk.append(
-                    np.asarray(image.convert("RGBA").convert("RGBa").resize((size, size), Image.Resampling.BOX))
-                )
-        made[layer] = np.stack(shrunk)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **made)
-        temporary.replace(path)
-    except OSError:  # A cache that cannot be written is no reason to fail.
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return [art.astype(np.float32) / 255 for art in made.values()]
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    made = [_shrink(entries, size) for entries in art]
+    _write(path, made)
+    return made
 
 
-def cache_folder() -> Path:
-    """Return where shrunk layers and reference statistics are kept: `ABLATE_CACHE`, or the user's cache folder."""
-    return Path(os.environ.get("ABLATE_CACHE") or platformdirs.user_cache_dir("ablate"))
+def _art() -> list[list[bytes]]:
+    """Return the files of every layer, bottom up, in the order of their names."""
+    try:
+        root = resources.files("robohash") / "sets" / "set4"
+        art = [
+            [f.read_bytes() for f in sorted((root / name).iterdir(), key=lambda f: f.name) if f.name.endswith(".png")]
+            for name in LAYERS
+        ]
+    except OSError as error:
+        raise DataError(
+            f"cats: robohash lacks its set 4 ({error}); mend: pip install --force-reinstall robohash"
+        ) from error
+    if not all(art):
+        raise DataError("cats: robohash has an empty layer in set 4; mend: pip install --force-reinstall robohash")
+    return art
+
+
+def _shrink(entries: list[bytes], size: int) -> np.ndarray:
+    """Return one layer's variants, shrunk; of empty ones (no fur, no accessory) the first alone is kept."""
+    shrunk, has_empty = [], False
+    for entry in entries:
+        with Image.open(io.BytesIO(entry)) as image:
+            # "RGBa" is premultiplied: the colour of transparent pixels, which may be anything, stays out of the edges.
+            rgba = image.convert("RGBA")
+        if rgba.getbbox() is None:
+            if has_empty:
+                continue
+            has_empty = True
+        small = np.asarray(rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+        # Lanczos overshoots, and a premultiplied colour above its alpha would show as a light rim.
+        shrunk.append(np.minimum(small, small[3:]))
+    return np.stack(shrunk)
+
+
+def _read(path: Path) -> list[np.ndarray] | None:
+    """Return the layers that a file of the cache holds, or None where it is missing or damaged."""
+    try:
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
+            layers, checksum = np.split(file["art"], np.cumsum(file["counts"])[:-1]), str(file["sha256"])
+    except (
+        Exception
+    ):  # A damaged zip raises whatever its bytes lead to: BadZipFile, zlib.error, KeyError, ValueError, EOFError...
+        return None
+    return layers if checksum == _checksum(layers) else None
+
+
+def _write(path: Path, layers: list[np.ndarray]) -> None:
+    counts = [len(layer) for layer in layers]
+    # A full or read-only disk: the layers are shrunk again next time.
+    with contextlib.suppress(OSError), replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, art=np.concatenate(layers), counts=counts, sha256=_checksum(layers))
+
+
+def _checksum(layers: list[np.ndarray]) -> str:
+    shapes = [(layer.shape, layer.dtype.str) for layer in layers]
+    return hashlib.sha256(str(shapes).encode() + b"".join(layer.tobytes() for layer in layers)).hexdigest()

@@ -1,17 +1,20 @@
-"""Pictures from a folder, a zip or an `.npz` file, or the embedded cats; decoded, cropped, resized and split.
+"""Pictures from a folder, a zip or an `.npz` file, or the embedded cats: decoded, resized, made distinct and split.
 
-Any size and mode is taken: a picture is turned as its EXIF data says, composited on white where it is transparent, cropped to its central
-square and resized with a Lanczos filter. Exact duplicates are dropped and counted. A tenth of the distinct pictures, those with the
-smallest content digests, is held out, so the split depends on the pictures alone.
+Any size and mode is read: a picture is turned upright by its EXIF data, laid on white where it is transparent, cropped
+to its central square and resized (Lanczos when shrinking, bicubic when enlarging). One distinct picture in ten is held
+out, those with the smallest SHA-256 of their pixels: the split depends on the pictures, not on their names or order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
+import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,120 +23,204 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ablate.data import cats
 from ablate.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-MIN_IMAGES = 32
-MAX_PIXELS = 50_000_000  # of one picture, before it is decoded
-MAX_FILE_BYTES = 200_000_000
-HELD_OUT = 10  # one picture in so many
+CATS = "cats"
+SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pnm",
+    ".tga",
+    ".avif",
+)
+# The decoders a file may reach, whatever its name says: others of Pillow's (EPS) start other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
+MIN_DISTINCT = 32  # pictures
+MAX_PIXELS = 50_000_000  # of one picture
+MAX_BYTES = 256 * 2**20  # of one picture's file
+HELD_OUT_EVERY = 10  # one distinct picture in ten
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set: distinct pictures, split, with a fingerprint."""
+    """A data set, ready to train on and to measure against."""
 
-    name: str
-    train: np.ndarray  # uint8 (N, 3, S, S), RGB
-    held_out: np.ndarray  # uint8 (M, 3, S, S)
-    digest: str  # SHA-256 of all pixels in order and their shape
-    duplicates: int  # dropped
-    credit: str
+    name: str  # "cats", or the stem of the path
+    train: np.ndarray  # uint8 (N, 3, S, S), RGB, in the source's order
+    held_out: np.ndarray  # uint8 (M, 3, S, S), RGB, by digest
+    digest: str  # SHA-256 (hexadecimal) of both shapes, train's and held_out's pixels
+    duplicates: int  # exact copies of an earlier picture's pixels, dropped
+    credit: str  # the author and licence; "" for a user's own pictures
 
 
 def load(source: str, *, size: int = 64) -> ImageSet:
-    """Load a data set.
+    """Load a data set and split it.
 
     Args:
-        source: `cats` for the embedded one, or the path of a folder, a zip or an `.npz` file.
-        size: Width and height to bring every picture to, in pixels.
+        source: `cats`, or the path of a folder, a `.zip` or a `.npz` (a folder named cats is `./cats`).
+        size: Width and height of the pictures, in pixels.
+
+    Returns:
+        The distinct pictures, ceil(10 %) of them held out.
 
     Raises:
-        DataError: Missing, empty, damaged or too few pictures; the message names the file.
+        DataError: The source is missing, damaged, of another kind or holds fewer than 32 distinct pictures.
     """
-    if source == "cats":
-        return _split("cats", cats.compose(cats.COUNT, size=size), cats.CREDIT)
+    if source == CATS:
+        return _split(CATS, cats.compose(cats.COUNT, size=size), cats.CREDIT)
+    if not source:
+        raise DataError(f"data: no name given; allowed: {CATS}, or the path of a folder, a .zip or a .npz")
     path = Path(source)
-    return _split(path.resolve().stem, read_images(path, size=size), "")
+    return _split(path.resolve().stem, read_images(path, size=size), "", where=_show(path))
 
 
 def read_images(path: Path, *, size: int) -> np.ndarray:
-    """Read every picture of a folder, zip or `.npz` file, in the order of their names, as (N, 3, size, size) uint8.
+    """Read every picture of a folder (and its subfolders), a zip or a `.npz` file, copies included.
+
+    Args:
+        path: A folder or zip of image files, read in the order of their names; or a `.npz` whose array "images", or
+            else its first, is uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 (RGB) or 4 (RGBA).
+        size: Width and height of the pictures returned, in pixels.
+
+    Returns:
+        Pictures (N, 3, size, size), uint8, RGB, N >= 1.
 
     Raises:
-        DataError: As in `load`; there is no lower bound on the number but one.
+        DataError: The path or one of its pictures cannot be read; the message names the file.
     """
-    if not path.exists():
-        raise DataError(f"--data {path}: no such file or folder; give cats, a folder, a .zip or an .npz of pictures")
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return _read_npz(path, size)
-    if path.is_file() and path.suffix.lower() != ".zip":
-        raise DataError(f"--data {path}: is a file of another kind; give cats, a folder, a .zip or an .npz of pictures")
-    pictures = [_decode(name, content, size) for name, content in (_zipped(path) if path.is_file() else _filed(path))]
-    if not pictures:
-        raise DataError(f"--data {path}: holds no pictures; looked for {', '.join(SUFFIXES)}")
-    return np.stack(pictures)
-
-
-def _filed(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for path in sorted(folder.rglob("*")):
-        if _is_picture(PurePosixPath(path.relative_to(folder).as_posix())) and path.is_file():
-            try:
-                if path.stat().st_size > MAX_FILE_BYTES:
-                    raise DataError(f"{path}: {path.stat().st_size} bytes; at most {MAX_FILE_BYTES} are read")
-                yield str(path), path.read_bytes()
-            except OSError as error:
-                raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
+    where = _show(path)
+    if size < 1:
+        raise DataError(f"{where}: size {size} asked for; allowed: at least 1 pixel")
+    if os.path.isdir(path):
+        return _decode_all(where, _folder(path), size)
+    if not os.path.isfile(path):
+        missing = "is not a file or folder" if os.path.exists(path) else "no such file or folder"
+        raise DataError(f"{where}: {missing}; allowed: {CATS}, or the path of a folder, a .zip or a .npz")
+    if path.suffix.lower() == ".npz":
+        return _arrays(path, where, size)
+    if path.suffix.lower() != ".zip":
+        raise DataError(
+            f"{where}: found a file ending in {path.suffix or 'nothing'}; allowed: {CATS}, a folder, a .zip or a .npz"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
-            for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
-                if entry.is_dir() or not _is_picture(PurePosixPath(entry.filename)):
-                    continue
-                if entry.file_size > MAX_FILE_BYTES:
-                    raise DataError(
-                        f"{path}/{entry.filename}: {entry.file_size} bytes; at most {MAX_FILE_BYTES} are read"
-                    )
-                yield f"{path}/{entry.filename}", archive.read(entry)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError) as error:
-        raise DataError(f"{path}: damaged or unreadable zip file ({error})") from error
+            return _decode_all(where, _entries(archive, where), size)
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DataError(
+            f"{where}: not a zip that can be read ({_show(error)}); mend: pack or download it again"
+        ) from error
+
+
+_Source = tuple[str, Callable[[], bytes]]  # a picture's name in messages, and how to read its file
+
+
+def _folder(root: Path) -> list[_Source]:
+    def fail(error: OSError) -> None:
+        raise DataError(f"{_show(error.filename)}: cannot be listed ({error.strerror})") from error
+
+    found = []
+    for folder, folders, files in os.walk(root, onerror=fail):
+        folders[:] = [name for name in folders if _visible(name)]
+        found += [Path(folder, name) for name in files if _is_picture(PurePosixPath(name))]
+    return [
+        (_show(path), partial(_read_file, path)) for path in sorted(found, key=lambda p: p.relative_to(root).as_posix())
+    ]
+
+
+def _read_file(path: Path) -> bytes:
+    if not path.is_file():  # A broken link; or a pipe, which would wait for ever.
+        raise DataError(f"{_show(path)}: not a regular file; mend: remove it or put the picture in its place")
+    _check_bytes(_show(path), path.stat().st_size)
+    return path.read_bytes()
+
+
+def _entries(archive: zipfile.ZipFile, where: str) -> list[_Source]:
+    def read(entry: zipfile.ZipInfo) -> bytes:
+        _check_bytes(f"{where}: {_show(entry.filename)}", entry.file_size)
+        return archive.read(entry)
+
+    entries = [
+        e for e in archive.infolist() if not e.is_dir() and _is_picture(PurePosixPath(e.filename.replace("\\", "/")))
+    ]
+    entries.sort(key=lambda entry: entry.filename)
+    return [(f"{where}: {_show(entry.filename)}", partial(read, entry)) for entry in entries]
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def _is_picture(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in SUFFIXES and all(_visible(part) or part == ".." for part in path.parts)
 
 
-def _decode(name: str, content: bytes, size: int) -> np.ndarray:
-    """Decode one picture to (3, size, size) uint8."""
+def _check_bytes(name: str, found: int) -> None:
+    if found > MAX_BYTES:
+        raise DataError(f"{name}: {found:,} bytes; allowed: {MAX_BYTES:,} for one picture")
+
+
+def _check_pixels(name: str, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: {width} x {height} pixels; allowed: {MAX_PIXELS:,} pixels in all; mend: shrink or remove it"
+        )
+
+
+def _decode_all(where: str, sources: list[_Source], size: int) -> np.ndarray:
+    if not sources:
+        raise DataError(f"{where}: no pictures found; looked for files ending in {', '.join(SUFFIXES)}")
+    pictures = np.empty((len(sources), 3, size, size), np.uint8)
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata and of pictures far above MAX_PIXELS; what matters is an error here.
+        warnings.simplefilter("ignore")
+        for i, (name, read) in enumerate(sources):
+            pictures[i] = _decode(name, read, size)
+    return pictures
+
+
+def _decode(name: str, read: Callable[[], bytes], size: int) -> np.ndarray:
+    """Decode one image file to (3, size, size), uint8."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{name}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are decoded")
-            if getattr(image, "n_frames", 1) > 1:
-                raise DataError(f"{name}: animated ({getattr(image, 'n_frames', 0)} frames); give single pictures")
-            return _fit(_to_rgb(ImageOps.exif_transpose(image)), size)
+        with Image.open(io.BytesIO(read()), formats=FORMATS) as image:
+            _check_pixels(name, *image.size)
+            frames = getattr(image, "n_frames", 1)
+            # The further frames of an MPO, a phone's JPEG, are previews and depth maps of the first.
+            if frames > 1 and image.format != "MPO":
+                raise DataError(f"{name}: {frames} frames; allowed: still pictures; mend: save one frame or remove it")
+            ImageOps.exif_transpose(image, in_place=True)
+            return _fit(_to_rgb(name, image), size)
     except DataError:
         raise
-    # Pillow's decoders raise many kinds of errors on damaged input.
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name}: not a picture; allowed: {', '.join(FORMATS)}; mend: replace or remove it") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: far too large; allowed: {MAX_PIXELS:,} pixels; mend: shrink or remove it") from error
     except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        TypeError,
-    ) as error:
-        raise DataError(f"{name}: damaged picture ({error}); delete or replace it") from error
+        Exception
+    ) as error:  # Decoders meet damage with whatever its bytes lead to: OSError, SyntaxError, struct.error, KeyError...
+        raise DataError(
+            f"{name}: cannot be read ({_show(error) or type(error).__name__}); mend: replace or remove it"
+        ) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, np.float64)
-        return Image.fromarray(
-            (values / (65535 if values.max() > 255 else 255) * 255).clip(0, 255).astype(np.uint8)
-        ).convert("RGB")
+def _to_rgb(name: str, image: Image.Image) -> Image.Image:
+    """Return the picture in 8-bit RGB, laid on white where it is transparent."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255.
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{name}: values {values.min()} to {values.max()}; allowed: 8 or 16 bits a channel")
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise DataError(f"{name}: floating-point pixels; allowed: 8 or 16 bits a channel")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -141,45 +228,62 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _fit(image: Image.Image, size: int) -> np.ndarray:
-    if image.size != (size, size):
-        side = min(image.size)
+    """Crop to the central square and resize to (3, size, size), uint8; a picture of that size is untouched."""
+    side = min(image.size)
+    if image.width != image.height:
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image, np.uint8).transpose(2, 0, 1)
+        image = image.crop((left, top, left + side, top + side))
+    if side != size:
+        image = image.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC)
+    return np.asarray(image).transpose(2, 0, 1)
 
 
-def _read_npz(path: Path, size: int) -> np.ndarray:
+def _arrays(path: Path, where: str, size: int) -> np.ndarray:
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
             names = list(file)
-            array: np.ndarray = file["images"] if "images" in names else file[names[0]] if names else np.empty(0)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise DataError(f"{path}: damaged or unreadable .npz file ({error})") from error
-    if array.dtype != np.uint8 or array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
+            array: np.ndarray = file["images" if "images" in names else names[0]] if names else np.empty(0)
+    except Exception as error:  # As in _decode: a damaged zip or header raises whatever its bytes lead to.
         raise DataError(
-            f"{path}: found {array.dtype} {array.shape}; the pictures must be uint8 (N, H, W, 3) or (N, 3, H, W)"
-        )
-    pictures = array.transpose(0, 3, 1, 2) if array.shape[3] == 3 else array
-    if not len(pictures):
-        raise DataError(f"{path}: holds no pictures")
-    if pictures.shape[2:] != (size, size):
-        return np.stack([_fit(Image.fromarray(picture.transpose(1, 2, 0)), size) for picture in pictures])
-    return np.ascontiguousarray(pictures)
+            f"{where}: not an .npz of plain arrays ({_show(error) or type(error).__name__}); mend: save it again"
+        ) from error
+    allowed = "allowed: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4"
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
+        raise DataError(f"{where}: found {array.dtype} {array.shape}; {allowed}")
+    if array.ndim == 3:
+        array = array.reshape(*array.shape, 1)
+    # Where both places could be the channels' (pictures 3 or 4 pixels wide), the reading as square pictures is taken.
+    elif array.shape[1] in (1, 3, 4) and (array.shape[3] not in (1, 3, 4) or array.shape[2] == array.shape[3]):
+        array = array.transpose(0, 2, 3, 1)
+    _, height, width, channels = array.shape
+    if channels not in (1, 3, 4):
+        raise DataError(f"{where}: found {array.dtype} {array.shape}; {allowed}")
+    _check_pixels(where, width, height)
+    if (height, width, channels) == (size, size, 3):
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    flat = array[..., 0] if channels == 1 else array
+    return np.stack([_fit(_to_rgb(where, Image.fromarray(np.ascontiguousarray(picture))), size) for picture in flat])
 
 
-def _split(name: str, pictures: np.ndarray, credit: str) -> ImageSet:
-    """Drop exact duplicates and hold out the tenth with the smallest digests."""
-    digests: dict[bytes, int] = {}
+def _split(name: str, pictures: np.ndarray, credit: str, *, where: str = CATS) -> ImageSet:
+    """Drop copies, hold out one in ten and take the fingerprint."""
+    first: dict[bytes, int] = {}
     for i, picture in enumerate(pictures):
-        digests.setdefault(hashlib.sha256(np.ascontiguousarray(picture).tobytes()).digest(), i)
-    if len(digests) < MIN_IMAGES:
+        first.setdefault(hashlib.sha256(picture.tobytes()).digest(), i)
+    duplicates = len(pictures) - len(first)
+    if len(first) < MIN_DISTINCT:
         raise DataError(
-            f"--data {name}: {len(digests)} distinct pictures of {len(pictures)} in total; at least {MIN_IMAGES} are needed"
+            f"{where}: {len(first)} distinct pictures, {duplicates} copies; allowed: at least {MIN_DISTINCT} distinct"
         )
-    chosen = [index for _, index in sorted(digests.items())[: -(-len(digests) // HELD_OUT)]]
-    train = np.ascontiguousarray(pictures[sorted(set(digests.values()) - set(chosen))])
-    held_out = np.ascontiguousarray(pictures[chosen])
-    fingerprint = hashlib.sha256(f"{train.shape}/{held_out.shape}".encode())
-    for part in (train, held_out):
-        fingerprint.update(part.tobytes())
-    return ImageSet(name, train, held_out, fingerprint.hexdigest(), len(pictures) - len(digests), credit)
+    held = [first[digest] for digest in sorted(first)[: -(-len(first) // HELD_OUT_EVERY)]]
+    train = pictures[sorted(set(first.values()) - set(held))]
+    held_out = pictures[held]
+    digest = hashlib.sha256(f"{train.shape} {held_out.shape}".encode())
+    digest.update(train.tobytes())
+    digest.update(held_out.tobytes())
+    return ImageSet(name, train, held_out, digest.hexdigest(), duplicates, credit)
+
+
+def _show(text: object) -> str:
+    """Return a path or a message as one printable line, whatever bytes a file's name is made of."""
+    return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())

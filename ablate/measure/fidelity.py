@@ -10,19 +10,19 @@ Reference: Heusel et al., GANs Trained by a Two Time-Scale Update Rule, arXiv 17
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
 from ablate.errors import DataError
+from ablate.files import cache_folder, replacing
 from ablate.measure.extractors import NAME, RESIZE, EfficientNetLite0, extract
 
 
@@ -75,7 +75,7 @@ def reference_statistics(
     """
     pixels = hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
     content = f"{pixels} {images.shape} {NAME} {extractor.digest} bicubic{RESIZE} antialias float32"
-    path = (cache or _cache_folder()) / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
+    path = (cache or cache_folder() / "statistics") / f"{hashlib.sha256(content.encode()).hexdigest()}.safetensors"
     kept = _read(path, len(images))
     if kept is not None:
         if on_batch is not None:
@@ -84,10 +84,6 @@ def reference_statistics(
     made = statistics(extract(images, extractor, on_batch=on_batch))
     _write(path, made)
     return made
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("ABLATE_CACHE") or platformdirs.user_cache_dir("ablate")) / "statistics"
 
 
 def _checksum(mu: np.ndarray, sigma: np.ndarray) -> str:
@@ -106,13 +102,6 @@ def _read(path: Path, n: int) -> Statistics | None:
 
 
 def _write(path: Path, made: Statistics) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    # A full or read-only disk: the statistics are computed again next time.
+    with suppress(OSError, SafetensorError), replacing(path) as temporary:
         save_file({"mu": made.mu, "sigma": made.sigma}, temporary, metadata={"sha256": _checksum(made.mu, made.sigma)})
-        os.replace(temporary, path)
-    except (OSError, SafetensorError):  # A full or read-only disk: the statistics are computed again next time.
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            return

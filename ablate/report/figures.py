@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ablate.errors import ResultsError
+from ablate.files import replacing
+
 GAP = 2  # pixels between the panels of a strip
 ZOOM = 2
 
@@ -35,4 +38,11 @@ def save_strip(path: Path, panels: list[np.ndarray]) -> None:
 
 def _save(path: Path, sheet: np.ndarray) -> None:
     image = Image.fromarray(sheet)
-    image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST).save(path, optimize=True)
+    image = image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST)
+    try:
+        with replacing(path) as temporary:
+            image.save(temporary, "PNG", optimize=True)
+    except OSError as error:
+        raise ResultsError(
+            f"{path}: cannot be written ({error}); free some space or choose another --results folder"
+        ) from error

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ablate.data import cats
+from ablate.files import cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def test_cached_layers_give_the_same_pictures_and_a_damaged_cache_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = cats.compose(8)
-    (kept,) = (cats.cache_folder() / "cats").glob("*.npz")
+    (kept,) = (cache_folder() / "cats").glob("*.npz")
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / kept.name).write_bytes(b"PK\x03\x04 not a zip")

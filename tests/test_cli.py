@@ -1,0 +1,221 @@
+"""The command line as a user meets it: every command's help, one whole run, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+COMMANDS = ["list", "show", "run", "report"]
+
+
+def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "COLUMNS": "100", **environment}
+    return subprocess.run([sys.executable, "-m", "ablate", *words], capture_output=True, text=True, cwd=cwd, env=env)
+
+
+def smoke(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return ablate("run", "--preset", "smoke", "--data", "set.npz", *words, cwd=cwd, **environment)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a small data set and its own cache."""
+    path = tmp_path_factory.mktemp("work")
+    np.savez(path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
+    os.environ["ABLATE_CACHE"] = str(path / "cache")
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Path:
+    """Two variants, run once."""
+    done = smoke("--variant", "baseline", "--variant", "no_drift", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": done in ") == 2
+    return folder
+
+
+def test_a_run_leaves_tables_and_pictures(study: Path) -> None:
+    runs = pd.read_parquet(study / "results" / "runs.parquet")
+    assert sorted(runs["variant"]) == ["baseline", "no_drift"]
+    assert set(runs["status"]) == {"done"}
+    for name in (
+        "fd",
+        "fd_floor",
+        "pd",
+        "psnr_db",
+        "macs",
+        "params",
+        "latency_step_ms",
+        "latency_image_ms",
+        "peak_memory_mb",
+    ):
+        assert (runs[name] > 0).all(), name
+    assert runs[["fid", "lpips"]].isna().all().all()
+    shares = runs.set_index("variant")["drift_macs_share"]
+    assert shares["baseline"] > 0 == shares["no_drift"]
+    names = ("curves", "denoising", "fidelity", "latency")
+    tables = {name: pd.read_parquet(study / "results" / f"{name}.parquet") for name in names}
+    for name, table in tables.items():
+        assert set(table["run_id"]) == set(runs["run_id"]), name
+    assert sorted(tables["denoising"]["t"].unique()) == pytest.approx([i / 10 for i in range(1, 10)])
+    assert set(tables["latency"]["scope"]) == {"step", "image"}
+    for run_id in runs["run_id"]:
+        artifacts = study / "results" / "artifacts" / run_id
+        assert sorted(p.name for p in artifacts.iterdir()) == ["model.safetensors", "samples.png", "strip.png"]
+        assert Image.open(artifacts / "strip.png").width == 2 * (5 * 64 + 4 * 2)
+
+
+def test_a_finished_run_is_skipped_and_force_makes_the_same_again(study: Path) -> None:
+    runs = study / "results" / "runs.parquet"
+    before = pd.read_parquet(runs).set_index("variant")
+    again = smoke("--variant", "no_drift", cwd=study)
+    assert again.returncode == 0
+    assert "skipped" in again.stdout
+    forced = smoke("--variant", "no_drift", "--force", cwd=study)
+    assert forced.returncode == 0, forced.stderr
+    after = pd.read_parquet(runs).set_index("variant")
+    assert len(after) == 2
+    for column in ("weights_digest", "samples_digest", "fd", "pd"):
+        assert after.loc["no_drift", column] == before.loc["no_drift", column]
+    assert after.loc["no_drift", "finished_at"] > before.loc["no_drift", "finished_at"]
+
+
+def test_report_in_three_formats_tells_the_same(study: Path) -> None:
+    table = ablate("report", cwd=study)
+    assert table.returncode == 0, table.stderr
+    assert max(map(len, table.stdout.splitlines())) <= 100
+    document = json.loads(ablate("report", "--format", "json", cwd=study).stdout)
+    markdown = ablate("report", "--format", "markdown", cwd=study).stdout
+    fd = pd.read_parquet(study / "results" / "runs.parquet").set_index("variant").loc["no_drift", "fd"]
+    assert f"{fd:.1f}" in table.stdout
+    assert f"{fd:.1f}" in markdown
+    assert str(fd)[:6] in json.dumps(document)
+    assert "N = 16" in table.stdout
+
+
+def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -> None:
+    (study / "variants").mkdir(exist_ok=True)
+    (study / "variants" / "long.toml").write_text(
+        'about = "Long."\nsource = "test"\naxis = "test"\n[train]\nsteps = 100000\nperceptual = "none"\n'
+    )
+    words = [sys.executable, "-m", "ablate", "run", "--preset", "smoke", "--data", "set.npz", "--variant", "long"]
+    words += ["--results", str(tmp_path)]
+    process = subprocess.Popen(words, cwd=study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (started := list((tmp_path / "artifacts").glob("*"))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    (study / "variants" / "long.toml").unlink()
+    assert process.returncode == 130, stderr
+    assert "interrupted" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+    assert [p.name for p in started[0].iterdir()] == ["checkpoint.safetensors"]
+    row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
+    assert row["status"] == "interrupted"
+    assert row["steps"] > 0
+
+
+def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) -> None:
+    (study / "variants").mkdir(exist_ok=True)
+    (study / "variants" / "hot.toml").write_text(
+        'about = "Hot."\nsource = "test"\naxis = "test"\n[train]\nlr = 1e30\nwarmup = 0\n'
+    )
+    done = smoke("--variant", "hot", "--results", str(tmp_path), cwd=study)
+    (study / "variants" / "hot.toml").unlink()
+    assert done.returncode == 0, done.stderr
+    assert ": diverged: loss nan" in done.stdout
+    row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
+    assert row["status"] == "diverged"
+    assert pd.isna(row["fd"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(folder: Path, command: str) -> None:
+    shown = ablate(command, "--help", cwd=folder)
+    assert shown.returncode == 0
+    assert f"Example: ablate {command}" in " ".join(shown.stdout.split())
+
+
+def test_list_and_show(folder: Path) -> None:
+    assert "no_drift" in ablate("list", cwd=folder).stdout
+    rows = json.loads(ablate("list", "--json", cwd=folder).stdout)
+    assert {"name": "no_drift", "axis": "drift"}.items() <= rows[
+        [row["name"] for row in rows].index("no_drift")
+    ].items()
+    shown = json.loads(ablate("show", "no_drift+v_pred", "--preset", "smoke", "--json", cwd=folder).stdout)
+    assert shown["delta"] == {"model.drift": False, "diffusion.prediction": "v", "diffusion.loss": "v"}
+    assert shown["params"]["drift"] == 0
+    assert shown["macs"]["backbone"] > 0
+    page = ablate("show", "no_drift", cwd=folder).stdout
+    assert "model.drift" in page
+    assert "share of MACs" in page
+
+
+def test_help_is_fast_and_free_of_torch(folder: Path) -> None:
+    code = "import sys; sys.argv = ['ablate', '--help']\ntry:\n import ablate.cli as c; c.main()\nfinally: print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert shown.stdout.splitlines()[-1] == "False"
+    control = subprocess.run(
+        [sys.executable, "-c", f"import torch\n{code}"], capture_output=True, text=True, cwd=folder
+    )
+    assert control.stdout.splitlines()[-1] == "True"
+
+
+BAD = [
+    (["run", "--variant", "no_drfit"], 1, "did you mean no_drift?"),
+    (["run", "--preset", "quik"], 1, "did you mean quick?"),
+    (["run", "--seeds", "-1"], 1, "'-1' is not a seed"),
+    (["run", "--seeds", "5-2"], 1, "runs backwards"),
+    (["run", "--data", "absent"], 1, "absent: no such file or folder"),
+    (["run", "--data", "empty"], 1, "empty: no pictures found"),
+    (["run", "--device", "tpu"], 1, "--device tpu: unknown device"),
+    (["run", "--results", "set.npz"], 1, "set.npz"),
+    (["run", "--results", "/proc/ablate"], 1, "/proc/ablate"),
+    (["run", "--varient", "x"], 2, "No such option"),
+    (["report", "--results", "absent"], 1, "absent: no such folder"),
+    (["report", "--format", "pdf"], 2, "pdf"),
+    (["show", "nothing"], 1, "unknown variant 'nothing'"),
+    (["frobnicate"], 2, "No such command"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "message"), BAD, ids=[" ".join(words) for words, _, _ in BAD])
+def test_bad_input_is_one_clear_line_and_writes_nothing(
+    folder: Path, tmp_path: Path, words: list[str], code: int, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "set.npz").write_bytes((folder / "set.npz").read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    shown = ablate(*words, cwd=tmp_path, COLUMNS="200")
+    assert shown.returncode == code, shown.stderr
+    assert message in shown.stderr
+    assert "Traceback" not in shown.stderr
+    if code == 1:
+        assert [line for line in shown.stderr.splitlines() if line.startswith("error: ")] == shown.stderr.splitlines()
+    left = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
+    assert [path.name for path in left if path.suffix in (".parquet", ".safetensors", ".png", ".tmp")] == []
+
+
+def test_a_damaged_or_newer_table_is_one_clear_line_and_stays_as_it_was(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    table = tmp_path / "results" / "runs.parquet"
+    content = (study / "results" / "runs.parquet").read_bytes()[:-200]
+    table.write_bytes(content)
+    for words in (["report"], ["run", "--preset", "smoke", "--data", str(study / "set.npz")]):
+        shown = ablate(*words, cwd=tmp_path)
+        assert shown.returncode == 1
+        assert shown.stderr.startswith("error: ")
+        assert "runs.parquet" in shown.stderr
+        assert len(shown.stderr.splitlines()) == 1
+    assert table.read_bytes() == content

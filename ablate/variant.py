@@ -326,5 +326,7 @@ def _check(what: str, config: Config) -> None:
         raise VariantError(
             f"{what}: model.upscaler_channels and model.head_channels need three numbers each, for 16, 32 and 64 pixels"
         )
+    if 1 not in config.measure.latency_batches:
+        raise VariantError(f"{what}: measure.latency_batches is {config.measure.latency_batches}; it must contain 1")
     if config.train.perceptual_stages > 5:
         raise VariantError(f"{what}: train.perceptual_stages is {config.train.perceptual_stages}; the network has 5")

@@ -10,6 +10,8 @@ import torch
 
 from ablate import checkpoint, files, variant
 from ablate.errors import DivergedError, ResultsError
+from ablate.run import perceptual_loss
+from ablate.sample import draw
 from ablate.train import Batches, learning_rate, loss_parts, train
 from ablate.variant import Config
 
@@ -46,6 +48,18 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_weights(images: torch.T
     assert all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(two).values(), strict=True))
     other = run(SMOKE, images, tmp_path / "c", seed=1)
     assert not torch.equal(weights(one)["backbone.embed.weight"], weights(other)["backbone.embed.weight"])
+
+
+@pytest.mark.parametrize("name", variant.names())
+def test_every_variant_learns(images: torch.Tensor, tmp_path: Path, name: str) -> None:
+    config = variant.resolve(variant.load(name), "smoke")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=30))
+    loss = perceptual_loss(config, torch.device("cpu"))
+    checkpoint = tmp_path / "c.safetensors"
+    state = train(config, images, 0, perceptual=loss, precision="fp32", checkpoint=checkpoint)
+    assert state.curve[-1]["loss"] < state.curve[0]["loss"]
+    assert (state.curve[-1]["loss_perceptual"] > 0) == (name != "no_perceptual")
+    assert torch.isfinite(draw(state.ema, config, 0, range(2), precision="fp32")).all()
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(images: torch.Tensor, tmp_path: Path) -> None:

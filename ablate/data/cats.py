@@ -135,9 +135,8 @@ def _read(path: Path) -> list[np.ndarray] | None:
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
             layers, checksum = np.split(file["art"], np.cumsum(file["counts"])[:-1]), str(file["sha256"])
-    except (
-        Exception
-    ):  # A damaged zip raises whatever its bytes lead to: BadZipFile, zlib.error, KeyError, ValueError, EOFError...
+    # A damaged zip raises whatever its bytes lead to: BadZipFile, zlib.error, KeyError, ValueError, EOFError...
+    except Exception:
         return None
     return layers if checksum == _checksum(layers) else None
 

@@ -204,9 +204,8 @@ def _decode(name: str, read: Callable[[], bytes], size: int) -> np.ndarray:
         raise DataError(f"{name}: not a picture; allowed: {', '.join(FORMATS)}; mend: replace or remove it") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: far too large; allowed: {MAX_PIXELS:,} pixels; mend: shrink or remove it") from error
-    except (
-        Exception
-    ) as error:  # Decoders meet damage with whatever its bytes lead to: OSError, SyntaxError, struct.error, KeyError...
+    # Decoders meet damage with whatever its bytes lead to: OSError, SyntaxError, struct.error, KeyError...
+    except Exception as error:
         raise DataError(
             f"{name}: cannot be read ({_show(error) or type(error).__name__}); mend: replace or remove it"
         ) from error

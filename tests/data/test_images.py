@@ -1,174 +1,307 @@
 """Folders, zips and `.npz` files of pictures, good and bad."""
 
 import io
+import os
+import random
+import struct
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ablate.data.images import ImageSet, load, read_images
+from ablate.data import cats, images
+from ablate.data.images import load, read_images
 from ablate.errors import DataError
 
 REAL_CATS = Path(__file__).parents[3] / "shared" / "data" / "cats64.zip"
+Arrange = Callable[[Path], Path]
 
 
-def noise(count: int, size: int = 64, seed: int = 0) -> np.ndarray:
+def noise(count: int, size: int = 16, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def png(picture: np.ndarray) -> bytes:
+def encode(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     out = io.BytesIO()
-    Image.fromarray(picture).save(out, "PNG")
+    image.save(out, kind, **options)
     return out.getvalue()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    pictures = tmp_path / "set"
-    (pictures / "deeper").mkdir(parents=True)
-    for i, picture in enumerate(noise(40)):
-        (pictures / ("deeper" if i % 2 else "") / f"{i:03}.png").write_bytes(png(picture))
-    (pictures / "notes.txt").write_text("not a picture")
-    (pictures / ".hidden.png").write_text("not a picture")
-    return pictures
+def one(tmp_path: Path, content: bytes, size: int = 16) -> np.ndarray:
+    (tmp_path / "a.png").write_bytes(content)
+    return read_images(tmp_path, size=size)[0]
 
 
-def check(found: ImageSet, count: int) -> None:
-    assert found.train.dtype == np.uint8
-    assert found.train.shape[1:] == found.held_out.shape[1:] == (3, 64, 64)
-    assert len(found.train) + len(found.held_out) == count
-    assert len(found.held_out) == -(-count // 10)
-
-
-def test_folder_zip_and_npz_of_the_same_pictures_are_the_same_set(folder: Path, tmp_path: Path) -> None:
-    pictures = read_images(folder, size=64)
-    np.savez(tmp_path / "set.npz", pictures.transpose(0, 2, 3, 1))
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for path in sorted(folder.rglob("*.png")):
-            archive.write(path, path.relative_to(folder))
-        archive.writestr("__MACOSX/._000.png", b"junk")
-    sets = [load(str(path)) for path in (folder, tmp_path / "set.npz", tmp_path / "set.zip")]
-    for found in sets:
-        check(found, 40)
-        assert found.name == "set"
-    assert len({found.digest for found in sets}) == 1
-
-
-def test_the_split_follows_the_pictures_not_their_order_or_names(tmp_path: Path) -> None:
-    pictures = noise(50)
-    np.savez(tmp_path / "a.npz", pictures)
-    np.savez(tmp_path / "b.npz", pictures[::-1])
-    one, two = load(str(tmp_path / "a.npz")), load(str(tmp_path / "b.npz"))
-    assert np.array_equal(one.held_out, two.held_out)
-    assert one.digest != two.digest  # the order of the training pictures differs
-    assert not {p.tobytes() for p in one.train} & {p.tobytes() for p in one.held_out}
-
-
-def test_duplicates_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_folder_zip_and_npz_of_the_same_pictures_are_the_same_set(tmp_path: Path) -> None:
     pictures = noise(40)
-    np.savez(tmp_path / "a.npz", np.concatenate([pictures, pictures[:7]]))
-    found = load(str(tmp_path / "a.npz"))
-    assert found.duplicates == 7
-    check(found, 40)
+    folder = tmp_path / "set"
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for i, picture in enumerate(pictures):
+            path = folder / ("a" if i < 20 else "b/c") / f"{i:03}.{'PNG' if i % 2 else 'bmp'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(picture))
+            archive.write(path, path.relative_to(folder))
+        for junk in ("__MACOSX/a/._000.png", "a/.hidden.png", ".git/x.png", "notes.txt", "__MACOSX\\b.png"):
+            archive.writestr(junk, b"junk")
+    (folder / ".hidden.png").write_bytes(b"junk")
+    (folder / "notes.txt").write_bytes(b"junk")
+    np.savez(tmp_path / "set.npz", labels=np.arange(40), images=pictures)
+    sets = [load(str(tmp_path / name), size=16) for name in ("set", "set.zip", "set.npz")]
+    assert {found.name for found in sets} == {"set"}
+    assert {found.credit for found in sets} == {""}
+    assert len({found.digest for found in sets}) == 1
+    assert np.array_equal(read_images(folder, size=16), pictures.transpose(0, 3, 1, 2))
 
 
-def test_any_size_and_mode_is_taken(tmp_path: Path) -> None:
-    wide = np.zeros((80, 200, 3), np.uint8)
-    wide[:, 60:140] = 255  # the central square
-    images = {
-        "wide.png": Image.fromarray(wide),
-        "grey.png": Image.new("L", (64, 64), 128),
-        "deep.png": Image.fromarray(np.full((64, 64), 40_000, np.uint16)),
-        "palette.gif": Image.new("P", (64, 64), 0),
-        "clear.png": Image.new("RGBA", (64, 64), (255, 0, 0, 0)),
-        "print.jpg": Image.new("CMYK", (70, 70)),
-        "small.png": Image.new("RGB", (10, 10), (1, 2, 3)),
-    }
-    for name, image in images.items():
-        image.save(tmp_path / name)
-    found = dict(zip(sorted(images), read_images(tmp_path, size=64), strict=True))
-    assert (found["wide.png"] == 255).all()
-    assert (found["grey.png"] == 128).all()
-    assert (abs(found["deep.png"].astype(int) - 156) <= 1).all()
-    assert (found["clear.png"] == 255).all()
-    assert (found["small.png"][:, 0, 0] == [1, 2, 3]).all()
-
-
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    picture = np.zeros((64, 64, 3), np.uint8)
-    picture[:, :32] = 255  # left half
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned clockwise: left becomes top
-    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
-    (turned,) = read_images(tmp_path, size=64)
-    assert (turned[:, :32] == 255).all()
-    assert not turned[:, 32:].any()
-
-
-def damaged(tmp_path: Path, kind: str) -> Path:
-    path = tmp_path / "in"
-    path.mkdir()
-    if kind == "missing":
-        return tmp_path / "absent"
-    if kind == "text":
-        (tmp_path / "a.txt").write_text("x")
-        return tmp_path / "a.txt"
-    if kind == "few":
-        for i, picture in enumerate(noise(3)):
-            (path / f"{i}.png").write_bytes(png(picture))
-    if kind == "truncated":
-        (path / "cut.png").write_bytes(png(noise(1)[0])[:2000])
-    if kind == "animated":
-        Image.new("L", (8, 8)).save(path / "film.gif", save_all=True, append_images=[Image.new("L", (8, 8), 200)])
-    if kind == "bomb":
-        Image.new("1", (9000, 9000)).save(path / "huge.png")
-    if kind == "bad zip":
-        (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 but no")
-        return tmp_path / "a.zip"
-    if kind == "jpeg in zip":
-        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-            archive.writestr("cats/ok.png", png(noise(1)[0]))
-            archive.writestr("cats/torn.jpg", b"\xff\xd8\xff\xe0 torn")
-        return tmp_path / "a.zip"
-    if kind == "bad npz":
-        (tmp_path / "a.npz").write_bytes(b"nothing")
-        return tmp_path / "a.npz"
-    if kind == "float npz":
-        np.savez(tmp_path / "a.npz", noise(40) / 255)
-        return tmp_path / "a.npz"
-    if kind == "pickle npz":
-        np.savez(tmp_path / "a.npz", np.array([{"a": 1}], dtype=object))
-        return tmp_path / "a.npz"
-    return path
+def test_the_split_follows_the_pictures_not_their_order(tmp_path: Path) -> None:
+    pictures = noise(41)
+    np.savez(tmp_path / "a.npz", pictures)
+    np.savez(tmp_path / "b.npz", np.concatenate([pictures[::-1], pictures[:7]]))
+    a, b = load(str(tmp_path / "a.npz"), size=16), load(str(tmp_path / "b.npz"), size=16)
+    assert (len(a.held_out), len(a.train), a.duplicates) == (5, 36, 0)
+    assert (len(b.held_out), len(b.train), b.duplicates) == (5, 36, 7)
+    assert np.array_equal(a.held_out, b.held_out)
+    assert np.array_equal(a.train, b.train[::-1])
+    assert a.digest != b.digest
+    assert not {p.tobytes() for p in a.train} & {p.tobytes() for p in a.held_out}
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("array", "value"),
     [
-        ("missing", r"absent: no such file or folder; allowed: cats, or the path of a folder"),
-        ("text", r"a\.txt: found a file ending in \.txt; allowed: cats, a folder"),
-        ("empty", r"in: no pictures found; looked for files ending in \.png"),
-        ("few", r"in: 3 distinct pictures, 0 copies; allowed: at least 32 distinct"),
-        ("truncated", r"cut\.png: cannot be read .* mend: replace or remove it"),
-        ("animated", r"film\.gif: 2 frames; allowed: still pictures"),
-        ("bomb", r"huge\.png: 9000 x 9000 pixels; allowed: 50,000,000"),
-        ("bad zip", r"a\.zip: not a zip that can be read"),
-        ("jpeg in zip", r"a\.zip: cats/torn\.jpg: cannot be read"),
-        ("bad npz", r"a\.npz: not an \.npz of plain arrays"),
-        ("float npz", r"a\.npz: found float64 \(40, 64, 64, 3\); allowed: uint8"),
-        ("pickle npz", r"a\.npz: not an \.npz of plain arrays"),
+        (np.full((2, 20, 30), 7, np.uint8), 7),
+        (np.full((2, 20, 30, 1), 7, np.uint8), 7),
+        (np.full((2, 1, 20, 30), 7, np.uint8), 7),
+        (np.full((2, 20, 30, 3), 7, np.uint8), 7),
+        (np.full((2, 3, 20, 30), 7, np.uint8), 7),
+        (np.zeros((2, 20, 30, 4), np.uint8), 255),
+        (np.zeros((2, 4, 20, 30), np.uint8), 255),
     ],
 )
-def test_bad_data_is_one_line_that_names_the_file(tmp_path: Path, kind: str, message: str) -> None:
+def test_every_layout_of_an_array_is_read(tmp_path: Path, array: np.ndarray, value: int) -> None:
+    np.savez(tmp_path / "a.npz", array)
+    found = read_images(tmp_path / "a.npz", size=16)
+    assert found.shape == (2, 3, 16, 16)
+    assert (found == value).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "rgb"),
+    [
+        (Image.new("L", (16, 16), 128), (128, 128, 128)),
+        (Image.new("1", (16, 16), 1), (255, 255, 255)),
+        (Image.fromarray(np.full((16, 16), 40_000, np.uint16)), (156, 156, 156)),
+        (Image.fromarray(np.full((16, 16), 200, np.uint16)), (1, 1, 1)),  # a dark 16-bit picture stays dark
+        (Image.new("LA", (16, 16), (0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (16, 16), (255, 0, 0, 51)), (255, 204, 204)),
+        (Image.new("RGB", (16, 16), (1, 2, 3)).quantize(4), (1, 2, 3)),
+    ],
+)
+def test_every_mode_is_read(tmp_path: Path, image: Image.Image, rgb: tuple[int, int, int]) -> None:
+    found = one(tmp_path, encode(image))
+    assert (found == np.array(rgb)[:, None, None]).all()
+
+
+def test_cmyk_and_the_first_picture_of_a_phones_mpo_are_read(tmp_path: Path) -> None:
+    assert one(tmp_path, encode(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")).min() >= 254
+    pair = {"save_all": True, "append_images": [Image.new("RGB", (16, 16), "black")]}
+    assert one(tmp_path, encode(Image.new("RGB", (16, 16), "white"), "MPO", **pair)).min() >= 254
+
+
+def test_the_central_square_is_taken_and_a_picture_of_the_size_is_untouched(tmp_path: Path) -> None:
+    wide = np.zeros((80, 200, 3), np.uint8)
+    wide[:, 60:140] = 255
+    assert (one(tmp_path, encode(wide)) == 255).all()
+    assert (one(tmp_path, encode(wide.transpose(1, 0, 2).copy())) == 255).all()
+    picture = noise(1)[0]
+    assert np.array_equal(one(tmp_path, encode(picture)), picture.transpose(2, 0, 1))
+    assert one(tmp_path, encode(noise(1, 64)[0])).std() < 35  # antialiased: taking the nearest pixels would leave 74
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    left = np.zeros((16, 16, 3), np.uint8)
+    left[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise: left becomes top
+    turned = one(tmp_path, encode(left, exif=exif))
+    assert (turned[:, :8] == 255).all()
+    assert not turned[:, 8:].any()
+
+
+def broken_link(tmp_path: Path) -> Path:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    return tmp_path
+
+
+def lone_pipe(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "pipe.png")
+    return tmp_path
+
+
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("x")
+    return tmp_path / "a.txt"
+
+
+def few(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "few.npz", np.concatenate([noise(31)] * 2))
+    return tmp_path / "few.npz"
+
+
+def array(value: np.ndarray) -> Arrange:
+    def arrange(tmp_path: Path) -> Path:
+        np.savez(tmp_path / "a.npz", value)
+        return tmp_path / "a.npz"
+
+    return arrange
+
+
+def bare_array(tmp_path: Path) -> Path:
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, noise(40))
+    return tmp_path / "a.npz"
+
+
+def file(name: str, content: bytes) -> Arrange:
+    def arrange(tmp_path: Path) -> Path:
+        (tmp_path / name).write_bytes(content)
+        return tmp_path
+
+    return arrange
+
+
+def torn_zip(tmp_path: Path) -> Path:
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 but no")
+    return tmp_path / "a.zip"
+
+
+def torn_picture_in_zip(tmp_path: Path) -> Path:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("cats/ok.png", encode(noise(1)[0]))
+        archive.writestr("cats/torn.jpg", b"\xff\xd8\xff\xe0 torn")
+    return tmp_path / "a.zip"
+
+
+def huge_header() -> bytes:
+    """A PNG of 100,000 x 100,000 pixels in a hundred bytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 10**5, 10**5, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", b"")
+    )
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+FILM = encode(Image.new("L", (8, 8)), "GIF", save_all=True, append_images=[Image.new("L", (8, 8), 200)])
+
+
+@pytest.mark.parametrize(
+    ("arrange", "message"),
+    [
+        (
+            lambda tmp_path: tmp_path / "absent",
+            r"absent: no such file or folder; allowed: cats, or the path of a folder",
+        ),
+        (lambda tmp_path: tmp_path / ("x" * 5000), r"x: no such file or folder"),
+        (lambda tmp_path: tmp_path, r": no pictures found; looked for files ending in \.png"),
+        (text, r"a\.txt: found a file ending in \.txt; allowed: cats, a folder"),
+        (few, r"few\.npz: 31 distinct pictures, 31 copies; allowed: at least 32"),
+        (broken_link, r"gone\.png: not a regular file"),
+        (lone_pipe, r"pipe\.png: not a regular file"),
+        (file("cut.png", encode(noise(1, 64)[0])[:2000]), r"cut\.png: cannot be read \("),
+        (file("text.png", b"hello"), r"text\.png: not a picture; allowed: PNG, JPEG"),
+        (file("eps.png", EPS), r"eps\.png: not a picture"),  # Pillow would start Ghostscript for it
+        (file("film.gif", FILM), r"film\.gif: 2 frames; allowed: still pictures"),
+        (file("huge.png", encode(Image.new("1", (9000, 9000)))), r"huge\.png: 9000 x 9000 pixels; allowed: 50,000,000"),
+        (file("bomb.png", huge_header()), r"bomb\.png: far too large; allowed: 50,000,000 pixels"),
+        (
+            file("f.tif", encode(Image.new("F", (9, 9)), "TIFF")),
+            r"f\.tif: floating-point pixels; allowed: 8 or 16 bits",
+        ),
+        (file("a\nb.png", b"hello"), r"a b\.png: not a picture"),
+        (torn_zip, r"a\.zip: not a zip that can be read"),
+        (torn_picture_in_zip, r"a\.zip: cats/torn\.jpg: "),
+        (file("a.npz", b""), r"no pictures found"),
+        (bare_array, r"a\.npz: not an \.npz of plain arrays"),
+        (array(noise(40) / 255), r"a\.npz: found float64 \(40, 16, 16, 3\); allowed: uint8 \(N, H, W\)"),
+        (array(noise(40)[:0]), r"a\.npz: found uint8 \(0, 16, 16, 3\)"),
+        (array(np.zeros((9, 16, 16, 5), np.uint8)), r"a\.npz: found uint8 \(9, 16, 16, 5\)"),
+        (array(np.array([{"a": 1}], dtype=object)), r"a\.npz: not an \.npz of plain arrays"),
+    ],
+)
+def test_bad_data_is_one_line_that_names_the_file(tmp_path: Path, arrange: Arrange, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        load(str(damaged(tmp_path, kind)))
+        load(str(arrange(tmp_path)), size=16)
     assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)
 
 
-@pytest.mark.skipif(not REAL_CATS.is_file(), reason="the real cats are not beside this checkout")
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(DataError, match="no name given; allowed: cats"):
+        load("")
+
+
+def test_a_file_whose_name_is_not_text_is_named_printably(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"bad\xff.png")).write_bytes(b"hello")
+    with pytest.raises(DataError) as caught:
+        read_images(tmp_path, size=16)
+    assert r"bad\udcff.png: not a picture" in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_an_encoded_picture_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    with pytest.raises(DataError, match=r"a\.png: [0-9]+ bytes; allowed: 100"):
+        one(tmp_path, encode(noise(1)[0]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("b.png", b"0" * 101)
+    with pytest.raises(DataError, match=r"b\.png: 101 bytes; allowed: 100"):
+        read_images(tmp_path / "a.zip", size=16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "zip", "npz"])
+def test_damage_is_a_data_error_or_no_error(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("a." + (kind if kind in ("zip", "npz") else "png"))
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.bmp", encode(noise(1)[0] // 64, "BMP"))
+    elif kind == "npz":
+        np.savez_compressed(path, noise(2) // 64)
+    else:
+        path.write_bytes(encode(noise(1)[0], kind))
+    good, draw, refused = path.read_bytes(), random.Random(0), []
+    for _ in range(60):
+        damaged = bytearray(good)
+        for _ in range(draw.randint(1, 4)):
+            damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged[: draw.randrange(len(damaged))] if draw.random() < 0.3 else damaged)
+        try:
+            read_images(path if kind in ("zip", "npz") else tmp_path, size=16)
+        except DataError as error:
+            refused.append(str(error))
+    assert refused
+    assert not any("\n" in message for message in refused)
+
+
+def test_the_cats_are_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cats, "compose", lambda count, *, size: noise(count // 100, size).transpose(0, 3, 1, 2))
+    found = load("cats", size=16)
+    assert (found.name, len(found.train), len(found.held_out)) == ("cats", 90, 10)
+    assert "David Revoy" in found.credit
+    assert "CC-BY-4.0" in found.credit
+
+
+@pytest.mark.skipif(not REAL_CATS.is_file(), reason="shared/data/cats64.zip is not beside this checkout")
 def test_the_real_cats_load() -> None:
     found = load(str(REAL_CATS))
-    check(found, 7381)
+    assert (found.name, found.train.shape, found.held_out.shape) == ("cats64", (6642, 3, 64, 64), (739, 3, 64, 64))
     assert found.duplicates == 0

@@ -36,15 +36,12 @@ class Format(StrEnum):
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's error is one line on stderr and exit code 1, an interruption 130."""
+    """Run the command line; a user's error is one line on stderr and exit code 1."""
     try:
         app()
     except AblateError as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
-        sys.exit(INTERRUPTED)
     sys.exit(0)
 
 
@@ -149,7 +146,11 @@ def run(
     finished = results.read(folder, "runs").query("status == 'done'")["run_id"].tolist()
     from ablate.launch.local import launch
 
-    launch(specs, data, folder, device=device, finished=[] if force else finished, on_row=_tell)
+    try:
+        launch(specs, data, folder, device=device, finished=[] if force else finished, on_row=_tell)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     typer.echo(f"tables and pictures: {folder}; next: ablate report --results {folder}", err=True)
 
 

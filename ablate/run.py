@@ -104,13 +104,8 @@ def execute(
             _measure_denoising(model, spec, data, tables, artifacts, precision, progress)
             _measure_fidelity(samples, config, data, tables, device, progress)
             _measure_latency(model, config, spec.seed, tables, precision)
-        phases = (
-            "load_wall_s",
-            "train_wall_s",
-            "sample_wall_s",
-            "measure_wall_s",
-        )  # of all attempts, where it was resumed
-        tables.run |= {"wall_s": sum(tables.run[phase] for phase in phases), "peak_memory_mb": peak_memory_mb(device)}
+        wall_s = sum(tables.run[f"{phase}_wall_s"] for phase in ("load", "train", "sample", "measure"))
+        tables.run |= {"wall_s": wall_s, "peak_memory_mb": peak_memory_mb(device)}
     except DivergedError as error:
         tables.write(folder, "diverged", str(error))
         return tables.run

@@ -106,7 +106,7 @@ def train(
     state.load(checkpoint)
     batches = Batches(images, budget, seed)
     start_s = time.monotonic() - state.wall_s
-    saved_s = logged_s = time.monotonic()
+    logged_s, saved_s = time.monotonic(), -math.inf  # the first step saves: whether there is room shows at once
     with stop_signals() as stopped:
         on_step(state)
         while state.step < budget.steps:

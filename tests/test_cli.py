@@ -105,25 +105,31 @@ def test_report_in_three_formats_tells_the_same(study: Path) -> None:
 def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -> None:
     (study / "variants").mkdir(exist_ok=True)
     (study / "variants" / "long.toml").write_text(
-        'about = "Long."\nsource = "test"\naxis = "test"\n[train]\nsteps = 100000\nperceptual = "none"\n'
+        'about = "Long."\nsource = "test"\naxis = "test"\n[train]\nsteps = 600\nperceptual = "none"\n'
     )
     words = [sys.executable, "-m", "ablate", "run", "--preset", "smoke", "--data", "set.npz", "--variant", "long"]
     words += ["--results", str(tmp_path)]
     process = subprocess.Popen(words, cwd=study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (started := list((tmp_path / "artifacts").glob("*"))) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)
+    while not (saved := list(tmp_path.glob("artifacts/*/checkpoint.safetensors"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    (study / "variants" / "long.toml").unlink()
     assert process.returncode == 130, stderr
     assert "interrupted" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
-    assert [p.name for p in started[0].iterdir()] == ["checkpoint.safetensors"]
+    assert [p.name for p in saved[0].parent.iterdir()] == ["checkpoint.safetensors"]
     row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
     assert row["status"] == "interrupted"
-    assert row["steps"] > 0
+    assert 0 < row["steps"] < 600
+    resumed = subprocess.run(words, cwd=study, capture_output=True, text=True)
+    (study / "variants" / "long.toml").unlink()
+    assert resumed.returncode == 0, resumed.stderr
+    runs = pd.read_parquet(tmp_path / "runs.parquet")
+    assert list(runs["status"]) == ["done"]
+    assert list(runs["steps"]) == [600]
+    steps = pd.read_parquet(tmp_path / "curves.parquet")["step"]
+    assert list(steps) == list(range(10, 601, 10))
 
 
 def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) -> None:

@@ -199,6 +199,6 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ablate.measure.fidelity.os.replace", fail)
+    monkeypatch.setattr("ablate.files.os.replace", fail)
     reference_statistics(blobs(6, 0).numpy(), Means(), cache=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -24,16 +24,23 @@ def interpolate(x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     return torch.lerp(eps, x, expand(t, x))
 
 
-# What the network's output means -> x_hat.
-PREDICTION: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "x": lambda output, z, t: output,
-    "v": lambda output, z, t: z + (1 - expand(t, z)) * output,
+def divide(numerator: Tensor, t: Tensor, clip: float) -> Tensor:
+    """Return numerator (B, ...) / max(t, clip) for t (B,): the one place where a time that divides (t or 1 - t) is bounded."""
+    return numerator / expand(t, numerator).clamp(min=clip)
+
+
+# (output, z, t, clip) -> x_hat: what the network's output means.
+PREDICTION: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "x": lambda output, z, t, clip: output,
+    "v": lambda output, z, t, clip: z + (1 - expand(t, z)) * output,
+    "eps": lambda output, z, t, clip: divide(z - (1 - expand(t, z)) * output, t, clip),
 }
 
-# x (predicted or true) -> the space in which the error is measured; 1 - t is bounded below by `clip` here and nowhere else.
+# (x, predicted or true, z, t, clip) -> the space in which the error is measured.
 LOSS_SPACE: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "x": lambda x, z, t, clip: x,
-    "v": lambda x, z, t, clip: (x - z) / (1 - expand(t, z)).clamp(min=clip),
+    "v": lambda x, z, t, clip: divide(x - z, 1 - t, clip),
+    "eps": lambda x, z, t, clip: divide(z - expand(t, z) * x, 1 - t, clip),
 }
 
 

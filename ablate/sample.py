@@ -23,7 +23,7 @@ def denoise(model: Denoiser, config: Config, z: Tensor, t: Tensor, precision: st
     """Return x_hat (B, 3, 64, 64) float32 of noisy pictures z (same shape) at times t (B,), without gradients."""
     with torch.inference_mode(), torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = model(z.contiguous(memory_format=torch.channels_last), t)
-        return PREDICTION[config.diffusion.prediction](output, z, t)
+        return PREDICTION[config.diffusion.prediction](output, z, t, config.diffusion.clip)
 
 
 def draw(

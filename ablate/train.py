@@ -66,8 +66,8 @@ def loss_parts(
     config: Config, perceptual: nn.Module | None, output: Tensor, x: Tensor, z: Tensor, t: Tensor
 ) -> list[Tensor]:
     """Return the loss, its squared error and its perceptual distance, float32 scalars, of an output for z (B, C, S, S), t (B,)."""
-    x_hat = PREDICTION[config.diffusion.prediction](output, z, t)
     space, clip = LOSS_SPACE[config.diffusion.loss], config.diffusion.clip
+    x_hat = PREDICTION[config.diffusion.prediction](output, z, t, clip)
     squared = (space(x_hat, z, t, clip) - space(x, z, t, clip)).square().mean()
     if perceptual is None:
         return [squared, squared, torch.zeros_like(squared)]

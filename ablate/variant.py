@@ -32,9 +32,12 @@ DEFAULT_PRESET = "quick"
 class ModelConfig:
     """Sizes and parts of the denoiser; lengths in channels unless said otherwise."""
 
-    kernel: Literal["tanh", "softmax"]  # how the 25 kernel weights are made from the head's numbers
-    upsampling: Literal["gaussian"]
+    output: Literal["kpn", "direct"]  # filters on the noisy picture, or colours straight from the features
+    kernel: Literal["tanh", "softmax", "sigmoid", "l1", "gaussian"]  # how kernel weights are made from a head's numbers
+    upsampling: Literal["gaussian", "bilinear"]
+    skip: Literal["lerp", "none"]  # how a scale's filtered picture joins the upsampled one
     drift: bool
+    drift_macs_to_backbone: bool  # without a drift network: widen the transformer by its MACs
     drift_channels: int
     width: int  # of a token
     depth: int  # transformer blocks
@@ -49,9 +52,9 @@ class ModelConfig:
 class DiffusionConfig:
     """What the network predicts, and in which space its error is measured."""
 
-    prediction: Literal["x", "v"]
-    loss: Literal["x", "v"]
-    clip: float  # lower bound of 1 - t wherever a loss divides by it
+    prediction: Literal["x", "v", "eps"]
+    loss: Literal["x", "v", "eps"]
+    clip: float  # lower bound of t and 1 - t wherever they divide
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ class Variant:
     axis: str
     claim: MappingProxyType[str, str] | None
     delta: MappingProxyType[str, Any]
+    compound: bool = False  # changes more than its axis
 
 
 def names() -> list[str]:
@@ -179,6 +183,7 @@ def load(name: str) -> Variant:
         axis="+".join(dict.fromkeys(v.axis for v in variants)),
         claim=None,
         delta=MappingProxyType(delta),
+        compound=True,
     )
 
 
@@ -214,17 +219,16 @@ def _load_one(name: str) -> Variant:
     if not path.is_file():
         path = USER / f"{name}.toml"
     table = _read_toml(path)
-    words = {"about": str, "source": str, "axis": str, "claim": dict}
+    words = {"about": str, "source": str, "axis": str, "claim": dict, "compound": bool}
     for key in table:
         if key not in words and key not in SECTIONS:
             allowed = [*words, *SECTIONS]
             raise VariantError(f"{path}: unknown key {key}{did_you_mean(key, allowed)} Allowed: {', '.join(allowed)}")
     for key, kind in words.items():
         if key in table and not isinstance(table[key], kind):
-            raise VariantError(
-                f"{path}: {key} is {table[key]!r}; it must be {'a table' if kind is dict else 'a string'}"
-            )
-        if key not in table and key != "claim":
+            wanted = {dict: "a table", bool: "true or false", str: "a string"}[kind]
+            raise VariantError(f"{path}: {key} is {table[key]!r}; it must be {wanted}")
+        if key not in table and kind is str:
             raise VariantError(f"{path}: {key} is missing; every variant says about, source and axis")
     delta = _flatten(path, {key: table[key] for key in table if key in SECTIONS})
     if name == BASELINE:
@@ -244,6 +248,7 @@ def _load_one(name: str) -> Variant:
         axis=table["axis"],
         claim=None if claim is None else MappingProxyType(claim),
         delta=MappingProxyType(delta),
+        compound=table.get("compound", False),
     )
 
 
@@ -325,6 +330,10 @@ def _check(what: str, config: Config) -> None:
     if len(model.upscaler_channels) != 3 or len(model.head_channels) != 3:
         raise VariantError(
             f"{what}: model.upscaler_channels and model.head_channels need three numbers each, for 16, 32 and 64 pixels"
+        )
+    if model.drift and model.drift_macs_to_backbone:
+        raise VariantError(
+            f"{what}: model.drift_macs_to_backbone needs model.drift = false: there is nothing to give back"
         )
     if 1 not in config.measure.latency_batches:
         raise VariantError(f"{what}: measure.latency_batches is {config.measure.latency_batches}; it must contain 1")

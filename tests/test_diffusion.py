@@ -8,13 +8,26 @@ import torch
 from ablate import diffusion
 
 
-@pytest.mark.parametrize("space", ["x", "v"])
+@pytest.mark.parametrize("space", ["x", "v", "eps"])
 def test_a_perfect_output_gives_the_clean_picture(space: str) -> None:
     x, eps = torch.randn(2, 32, 3, 4, 4, dtype=torch.double)
     t = torch.linspace(0, 1, 32, dtype=torch.double)
     z = diffusion.interpolate(x, eps, t)
-    output = {"x": x, "v": x - eps}[space]
-    torch.testing.assert_close(diffusion.PREDICTION[space](output, z, t), x, rtol=0, atol=1e-12)
+    output = {"x": x, "v": x - eps, "eps": eps}[space]
+    # At t = 0 the noise says nothing of the picture: there the bound gives zero instead of a division by zero.
+    expected = torch.where(diffusion.expand(t, x) > 0, x, 0 * x) if space == "eps" else x
+    torch.testing.assert_close(diffusion.PREDICTION[space](output, z, t, 1e-9), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("space", ["x", "v", "eps"])
+def test_conversions_invert_each_other_and_stay_finite_at_both_ends(space: str) -> None:
+    output, z = torch.randn(2, 33, 3, 4, 4, dtype=torch.double)
+    inner = torch.linspace(0.05, 0.95, 33, dtype=torch.double)
+    back = diffusion.LOSS_SPACE[space](diffusion.PREDICTION[space](output, z, inner, 0.05), z, inner, 0.05)
+    torch.testing.assert_close(back, output, rtol=0, atol=1e-12)
+    ends = torch.linspace(0, 1, 33, dtype=torch.double)
+    x_hat = diffusion.PREDICTION[space](output, z, ends, 0.05)
+    assert all(torch.isfinite(to(x_hat, z, ends, 0.05)).all() for to in diffusion.LOSS_SPACE.values())
 
 
 def test_loss_space_v_is_the_velocity_wherever_it_is_not_clipped() -> None:

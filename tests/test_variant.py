@@ -7,7 +7,8 @@ import pytest
 from ablate import variant
 from ablate.diffusion import LOSS_SPACE, PREDICTION, SOLVERS
 from ablate.errors import VariantError
-from ablate.model.kpn import KERNEL_WEIGHTS, UPSAMPLING
+from ablate.model.denoiser import OUTPUT
+from ablate.model.kpn import KERNEL_WEIGHTS, SKIP, UPSAMPLING
 
 
 @pytest.fixture
@@ -38,11 +39,31 @@ def test_hashes_are_distinct_and_stable_under_the_order_of_parts() -> None:
     assert variant.resolve(one, "smoke").hash not in hashes
 
 
+AXES = {  # the settings that each axis may change
+    "kernel weights": {"model.kernel"},
+    "drift": {"model.drift", "model.drift_macs_to_backbone"},
+    "prediction": {"diffusion.prediction", "diffusion.loss"},
+    "output head": {"model.output"},
+    "upsampling": {"model.upsampling"},
+    "skip": {"model.skip"},
+    "loss": {"train.perceptual"},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in variant.names() if name != variant.BASELINE])
+def test_every_packaged_variant_claims_something_and_changes_its_axis_alone(name: str) -> None:
+    loaded = variant.load(name)
+    assert loaded.claim is not None
+    assert loaded.compound or (loaded.delta and set(loaded.delta) <= AXES[loaded.axis])
+
+
 @pytest.mark.parametrize(
     ("section", "key", "table"),
     [
         ("model", "kernel", KERNEL_WEIGHTS),
         ("model", "upsampling", UPSAMPLING),
+        ("model", "skip", SKIP),
+        ("model", "output", OUTPUT),
         ("diffusion", "prediction", PREDICTION),
         ("diffusion", "loss", LOSS_SPACE),
         ("sample", "solver", SOLVERS),
@@ -63,7 +84,7 @@ def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("[model]\ndrfit = false\n", r"unknown key model.drfit; did you mean drift\? Allowed: kernel"),
+        ("[model]\ndrfit = false\n", r"unknown key model.drfit; did you mean drift\? Allowed: output, kernel"),
         ("[modle]\ndrift = false\n", r"unknown key modle; did you mean model\?"),
         ("[model]\ndrift = 'no'\n", "model.drift is 'no'; it must be true or false"),
         ("[model]\nwidth = 2.5\n", "model.width is 2.5; it must be a whole number"),

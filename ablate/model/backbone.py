@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.model.drift import drift_macs
 from ablate.variant import ModelConfig
 
 PATCH = 8
@@ -102,11 +103,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class Block(nn.Module):
     """One transformer block on tokens (B, N, width), conditioned on the time embedding (B, width)."""
 
-    def __init__(self, width: int, heads: int) -> None:
-        """Build a block; the hidden layer of its SwiGLU has 8/3 of the width, rounded up to a multiple of 32."""
+    def __init__(self, width: int, heads: int, extra: int = 0) -> None:
+        """Build a block; the hidden layer of its SwiGLU has 8/3 of the width, rounded up to a multiple of 32, plus `extra`."""
         super().__init__()
         self.heads = heads
-        hidden = -(-8 * width // 3 // 32) * 32
+        hidden = -(-8 * width // 3 // 32) * 32 + extra
         self.modulation = ZeroLinear(width, 6 * width)
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
@@ -139,7 +140,13 @@ class Backbone(nn.Module):
         self.embed = nn.Conv2d(channels, model.width, patch, stride=patch)
         self.positions = Positions(self.side**2, model.width)
         self.time = TimeEmbedding(model.width)
-        self.blocks = nn.ModuleList(Block(model.width, model.attention_heads) for _ in range(model.depth))
+        given = drift_macs(model.drift_channels, channels, size) if model.drift_macs_to_backbone else 0
+        # A hidden channel costs three products of the width per token; the channels are dealt to the blocks in turn.
+        extra = round(given / (3 * model.width * self.side**2))
+        self.blocks = nn.ModuleList(
+            Block(model.width, model.attention_heads, extra // model.depth + (i < extra % model.depth))
+            for i in range(model.depth)
+        )
         angles = rotary_table(self.side, model.width // model.attention_heads)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)

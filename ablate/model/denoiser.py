@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +12,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from ablate import rng
 from ablate.model.backbone import Backbone, Upscaler
 from ablate.model.drift import Drift
-from ablate.model.kpn import filter_macs
-from ablate.model.pyramid import FilterHead, filter_pyramid
+from ablate.model.pyramid import FilterHead, filter_pyramid, number_rows, pyramid_macs
 from ablate.variant import ModelConfig
 
 CHANNELS = 3
 SIZE = 64
 GROUPS = ("backbone", "upscaler", "heads", "filters", "drift")
+
+
+# (configuration, noisy picture (B, C, S, S), the heads' numbers, coarse to fine) -> picture (B, C, S, S).
+OUTPUT: dict[str, Callable[[ModelConfig, Tensor, Sequence[Tensor]], Tensor]] = {
+    "kpn": lambda model, z, numbers: filter_pyramid(
+        z, numbers, kernel=model.kernel, upsampling=model.upsampling, skip=model.skip
+    ),
+    "direct": lambda model, z, numbers: numbers[-1].float(),
+}
 
 
 class Denoiser(nn.Module):
@@ -29,9 +38,13 @@ class Denoiser(nn.Module):
         self.model = model
         self.backbone = Backbone(model, channels=CHANNELS, size=SIZE)
         self.upscaler = Upscaler(model)
-        self.heads = nn.ModuleList(
-            FilterHead(c, hidden) for c, hidden in zip(model.upscaler_channels, model.head_channels, strict=True)
-        )
+        # By scale, coarse to fine; a head keeps its name, and with it its initial weights, where others are missing.
+        heads = dict(enumerate(zip(model.upscaler_channels, model.head_channels, strict=True)))
+        if model.output == "direct":  # one head, whose numbers are the colours
+            heads, rows = {max(heads): heads[max(heads)]}, list(range(CHANNELS))
+        else:
+            rows = number_rows(model.kernel, model.upsampling, model.skip)
+        self.heads = nn.ModuleDict({str(scale): FilterHead(*channels, rows) for scale, channels in heads.items()})
         self.drift = Drift(model.drift_channels, channels=CHANNELS) if model.drift else None
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
@@ -40,10 +53,10 @@ class Denoiser(nn.Module):
         return filtered if drift is None else filtered + drift
 
     def parts(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the filtered picture and the drift (None without a drift network), each (B, 3, 64, 64) float32."""
+        """Return the filtered picture (or predicted colours) and the drift (None without a drift network), each (B, 3, 64, 64) float32."""
         features = self.upscaler(self.backbone(z, t))
-        numbers = [head(f) for head, f in zip(self.heads, features, strict=True)]
-        filtered = filter_pyramid(z, numbers, kernel=self.model.kernel, upsampling=self.model.upsampling)
+        numbers = [head(f) for head, f in zip(self.heads.values(), features[-len(self.heads) :], strict=True)]
+        filtered = OUTPUT[self.model.output](self.model, z, numbers)
         return filtered, None if self.drift is None else self.drift(z).float()
 
 
@@ -95,11 +108,10 @@ def cost(model: ModelConfig) -> Cost:
     params = dict.fromkeys(GROUPS, 0)
     for name, parameter in denoiser.named_parameters():
         params[name.split(".")[0]] += parameter.numel()
-    # The heads are a list, which is never called itself: its entries are.
-    macs = {
-        group: sum(n for name, n in flops.items() if name in (group, *(f"{group}.{i}" for i in range(3)))) // 2
-        for group in GROUPS
-    }
-    pixels = [SIZE**2 >> (2 * i) for i in range(3)]
-    macs["filters"] = 2 * sum(filter_macs(CHANNELS, p) for p in pixels)
+    # The heads are a dictionary, which is never called itself: its entries are.
+    called = {group: {group} for group in GROUPS} | {"heads": {f"heads.{scale}" for scale in denoiser.heads}}
+    macs = {group: sum(n for name, n in flops.items() if name in called[group]) // 2 for group in GROUPS}
+    if model.output == "kpn":
+        parts = {"kernel": model.kernel, "upsampling": model.upsampling, "skip": model.skip}
+        macs["filters"] = pyramid_macs(CHANNELS, SIZE, len(denoiser.heads), **parts)
     return Cost(params=params, macs=macs)

@@ -19,6 +19,12 @@ class ZeroConv2d(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
 
+def drift_macs(hidden: int, channels: int, size: int) -> int:
+    """Return the multiply-accumulates of `Drift(hidden, channels=channels)` on one picture of `size` pixels."""
+    full, half, quarter = (9 * (size >> i) ** 2 for i in range(3))
+    return full * (2 * channels * hidden + hidden**2) + half * 2 * hidden**2 + quarter * hidden**2
+
+
 class Drift(nn.Module):
     """Noisy picture (B, C, S, S) -> offset (B, C, S, S); three scales, skips by addition."""
 

@@ -10,8 +10,9 @@ q is positive semi-definite for |rho| < 1 (Procedural Kernel Networks, arXiv 211
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,13 @@ TAPS = SIZE * SIZE
 RADIUS = SIZE // 2
 GAUSSIAN_PARAMETERS = 3
 
-KERNEL_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "softmax": lambda logits: logits.softmax(dim=1),
-}
+
+class Part(NamedTuple):
+    """One way to do a step of the filter pyramid."""
+
+    numbers: int  # that it needs per pixel from the head
+    apply: Callable[..., Tensor]
+    taps: int = TAPS  # multiply-accumulates per pixel and channel
 
 
 class _Gather(torch.autograd.Function):
@@ -87,6 +91,38 @@ def filter_pixels(image: Tensor, weights: Tensor) -> Tensor:
     return out[:, :, 0]
 
 
+def gaussian_kernel(parameters: Tensor) -> Tensor:
+    """Return each pixel's 25 Gaussian kernel weights on its own grid: softmax(-2 q(d)) at whole distances d.
+
+    Args:
+        parameters: (B, 3, H, W): the unbounded a, b and c of the module's equation.
+
+    Returns:
+        (B, 25, H, W), positive, summing to 1 over dimension 1.
+    """
+    offsets = torch.arange(SIZE, dtype=parameters.dtype, device=parameters.device) - RADIUS
+    dy, dx = (d.flatten() for d in torch.meshgrid(offsets, offsets, indexing="ij"))
+    terms = -2 * torch.stack([dx * dx, dx * dy, dy * dy], dim=1)
+    logits: Tensor = (terms @ _form(parameters).flatten(2)).unflatten(2, parameters.shape[-2:])
+    return logits.softmax(dim=1)
+
+
+def _form(parameters: Tensor) -> Tensor:
+    """The coefficients (B, 3, H, W) of dx^2, dx dy and dy^2 in q(d), from the unbounded a, b and c (B, 3, H, W)."""
+    kx, ky = (4 * parameters[:, :2].sigmoid()).unbind(1)
+    return torch.stack([kx * kx, 2 * parameters[:, 2].tanh() * kx * ky, ky * ky], dim=1)
+
+
+KERNEL_WEIGHTS: dict[str, Part] = {
+    "tanh": Part(TAPS, torch.tanh),
+    "softmax": Part(TAPS, lambda logits: logits.softmax(dim=1)),
+    # Positive and free in sum; shifted so that zeros give the box filter, whose sum is 1.
+    "sigmoid": Part(TAPS, lambda logits: (logits - math.log(TAPS - 1)).sigmoid()),
+    "l1": Part(TAPS, lambda logits: F.normalize(logits.tanh(), p=1.0, dim=1)),
+    "gaussian": Part(GAUSSIAN_PARAMETERS, gaussian_kernel),
+}
+
+
 def gaussian_weights(parameters: Tensor) -> Tensor:
     """Return the 25 weights of each high-resolution pixel's Gaussian over the low-resolution picture.
 
@@ -97,10 +133,8 @@ def gaussian_weights(parameters: Tensor) -> Tensor:
         (B, 4, 25, h, w), positive, summing to 1 over dimension 2; phase f = 2p + q holds the high-resolution pixels (2i + p, 2j + q).
     """
     b, _, height, width = parameters.shape
-    kx, ky = (4 * parameters[:, :2].sigmoid()).unbind(1)
-    form = torch.stack([kx * kx, 2 * parameters[:, 2].tanh() * kx * ky, ky * ky], dim=1)
     # (B, 3, 2h, 2w) -> (B, 12, h w): a phase's three coefficients, by pixel_unshuffle's order (coefficient, p, q).
-    form = F.pixel_unshuffle(form, 2).flatten(2)
+    form = F.pixel_unshuffle(_form(parameters), 2).flatten(2)
     logits = _distances(parameters.dtype, parameters.device) @ form
     return logits.view(b, 4, TAPS, height // 2, width // 2).softmax(dim=2)
 
@@ -139,9 +173,18 @@ def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
     return F.pixel_shuffle(out.flatten(1, 2), 2)
 
 
-UPSAMPLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"gaussian": upsample_gaussian}
+def upsample_bilinear(image: Tensor, parameters: Tensor) -> Tensor:
+    """Upsample a picture (B, C, h, w) by two, bilinearly, with replicated borders; the parameters (B, 0, 2h, 2w) are empty."""
+    return F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def filter_macs(channels: int, pixels: int) -> int:
-    """Return the multiply-accumulates of one 25-tap filter over `pixels` output pixels."""
-    return TAPS * channels * pixels
+UPSAMPLING: dict[str, Part] = {
+    "gaussian": Part(GAUSSIAN_PARAMETERS, upsample_gaussian),
+    "bilinear": Part(0, upsample_bilinear, taps=4),
+}
+
+# (upsampled, filtered, the head's number) -> the scale's picture.
+SKIP: dict[str, Part] = {
+    "lerp": Part(1, lambda up, fine, number: torch.lerp(up, fine, number.sigmoid()), taps=0),
+    "none": Part(0, lambda up, fine, number: up, taps=0),
+}

@@ -15,45 +15,76 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.model.kpn import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, TAPS, UPSAMPLING, filter_pixels
+from ablate.model.kpn import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_pixels
 
-NUMBERS = TAPS + GAUSSIAN_PARAMETERS + 1
+NUMBERS = TAPS + GAUSSIAN_PARAMETERS + 1  # of the baseline's heads
+
+
+def number_rows(kernel: str, upsampling: str, skip: str) -> list[int]:
+    """Return which of the baseline's 29 numbers a pyramid of these parts reads, in order: kernel, Gaussian, skip."""
+    parts = ((0, KERNEL_WEIGHTS[kernel]), (TAPS, UPSAMPLING[upsampling]), (NUMBERS - 1, SKIP[skip]))
+    return [start + i for start, part in parts for i in range(part.numbers)]
+
+
+class NumbersConv2d(nn.Conv2d):
+    """A 1x1 convolution that starts as some rows of the baseline's, so that heads of unequal length start alike where they agree."""
+
+    def __init__(self, channels: int, rows: Sequence[int]) -> None:
+        """Map `channels` to one number for each of `rows` (each below 29)."""
+        self.rows = list(rows)
+        super().__init__(channels, len(self.rows), 1)
+
+    def reset_parameters(self) -> None:
+        """Draw the baseline's weights and keep the rows."""
+        whole = nn.Conv2d(self.in_channels, NUMBERS, 1)
+        with torch.no_grad():
+            self.weight.copy_(whole.weight[self.rows])
+            assert self.bias is not None
+            assert whole.bias is not None
+            self.bias.copy_(whole.bias[self.rows])
 
 
 class FilterHead(nn.Sequential):
-    """Features (B, C, S, S) -> the 29 numbers of each pixel, (B, 29, S, S)."""
+    """Features (B, C, S, S) -> the numbers of each pixel, (B, len(rows), S, S)."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, rows: Sequence[int] = range(NUMBERS)) -> None:
         """Build 3x3 -> LeakyReLU -> 1x1 with `hidden` channels between, or a single 1x1 convolution where `hidden` is 0."""
         if hidden:
-            super().__init__(
-                nn.Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(hidden, NUMBERS, 1)
-            )
+            super().__init__(nn.Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(0.2), NumbersConv2d(hidden, rows))
         else:
-            super().__init__(nn.Conv2d(channels, NUMBERS, 1))
+            super().__init__(NumbersConv2d(channels, rows))
 
 
-def filter_pyramid(image: Tensor, numbers: Sequence[Tensor], *, kernel: str, upsampling: str) -> Tensor:
+def filter_pyramid(image: Tensor, numbers: Sequence[Tensor], *, kernel: str, upsampling: str, skip: str) -> Tensor:
     """Filter a picture through the pyramid, in float32 whatever the heads' dtype.
 
     Args:
         image: (B, C, S, S) float32.
-        numbers: The heads' outputs, coarse to fine: (B, 29, S/4, S/4), (B, 29, S/2, S/2), (B, 29, S, S).
+        numbers: The heads' outputs, coarse to fine: (B, n, S/4, S/4), (B, n, S/2, S/2), (B, n, S, S); n = 29 in the baseline,
+            `len(number_rows(...))` in general.
         kernel: A key of `KERNEL_WEIGHTS`.
         upsampling: A key of `UPSAMPLING`.
+        skip: A key of `SKIP`.
 
     Returns:
         (B, C, S, S) float32.
     """
+    parts = (KERNEL_WEIGHTS[kernel], UPSAMPLING[upsampling], SKIP[skip])
     split = [
-        n.to(image.dtype, memory_format=torch.contiguous_format).split([TAPS, GAUSSIAN_PARAMETERS, 1], dim=1)
+        n.to(image.dtype, memory_format=torch.contiguous_format).split([part.numbers for part in parts], dim=1)
         for n in numbers
     ]
     filtered = []
     with torch.autocast(image.device.type, enabled=False):
         for weights, _, _ in reversed(split):
-            filtered.append(filter_pixels(image, KERNEL_WEIGHTS[kernel](weights)))
+            filtered.append(filter_pixels(image, parts[0].apply(weights)))
             image = F.avg_pool2d(filtered[-1], 2)
-        for (_, gaussian, skip), fine in zip(split, reversed(filtered), strict=True):
-            image = torch.lerp(UPSAMPLING[upsampling](image, gaussian), fine, skip.sigmoid())
+        for (_, gaussian, weight), fine in zip(split, reversed(filtered), strict=True):
+            image = parts[2].apply(parts[1].apply(image, gaussian), fine, weight)
     return image
+
+
+def pyramid_macs(channels: int, size: int, scales: int, *, kernel: str, upsampling: str, skip: str) -> int:
+    """Return the multiply-accumulates of one picture's filters; what makes their weights is not counted."""
+    taps = KERNEL_WEIGHTS[kernel].taps + UPSAMPLING[upsampling].taps + SKIP[skip].taps
+    return sum(taps * channels * (size >> i) ** 2 for i in range(scales))

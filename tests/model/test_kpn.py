@@ -84,7 +84,32 @@ def test_normalised_weights_stay_in_the_local_range_and_tanh_weights_can_leave_i
     inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))  # the zero padding is a value too
     high = torch.nn.functional.max_pool2d(image, 5, stride=1)
     low = -torch.nn.functional.max_pool2d(-image, 5, stride=1)
-    convex = kpn.filter_pixels(image, kpn.KERNEL_WEIGHTS["softmax"](logits))[inner]
+    convex = kpn.filter_pixels(image, kpn.KERNEL_WEIGHTS["softmax"].apply(logits))[inner]
     assert ((convex <= high + 1e-6) & (convex >= low - 1e-6)).all()
-    free = kpn.filter_pixels(image, kpn.KERNEL_WEIGHTS["tanh"](logits))[inner]
+    free = kpn.filter_pixels(image, kpn.KERNEL_WEIGHTS["tanh"].apply(logits))[inner]
     assert ((free > high) | (free < low)).any()
+
+
+def test_gaussian_kernel_equals_its_equation_is_positive_and_sums_to_one() -> None:
+    parameters = torch.randn(2, 3, 4, 6, dtype=torch.double)
+    weights = kpn.KERNEL_WEIGHTS["gaussian"].apply(parameters)
+    assert (weights > 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, 4, 6, dtype=torch.double))
+    kx, ky, rho = 4 * parameters[:, 0].sigmoid(), 4 * parameters[:, 1].sigmoid(), parameters[:, 2].tanh()
+    exps = torch.stack(
+        [
+            torch.exp(-2 * (kx**2 * dx**2 + 2 * rho * kx * ky * dx * dy + ky**2 * dy**2))
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+        ],
+        dim=1,
+    )
+    torch.testing.assert_close(weights, exps / exps.sum(1, keepdim=True), rtol=0, atol=1e-12)
+
+
+def test_sigmoid_weights_start_as_a_box_and_l1_weights_have_magnitudes_that_sum_to_one() -> None:
+    box = kpn.KERNEL_WEIGHTS["sigmoid"].apply(torch.zeros(1, 25, 2, 2))
+    torch.testing.assert_close(box, torch.full_like(box, 1 / 25))
+    signed = kpn.KERNEL_WEIGHTS["l1"].apply(torch.randn(2, 25, 4, 4))
+    torch.testing.assert_close(signed.abs().sum(1), torch.ones(2, 4, 4))
+    assert (signed < 0).any()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ablate import variant
 from ablate.model import backbone, denoiser, pyramid
-from ablate.model.drift import Drift
+from ablate.model.drift import Drift, drift_macs
 
 SMOKE = variant.resolve(variant.load("baseline"), "smoke").model
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_pyramid_equals_the_plain_formulation() -> None:
     for n, fine in zip(numbers, reversed(filtered), strict=True):
         skip = n[:, 28:].sigmoid()
         picture = (1 - skip) * sampled(picture, n[:, 25:28]) + skip * fine
-    ours = pyramid.filter_pyramid(image, numbers, kernel="tanh", upsampling="gaussian")
+    ours = pyramid.filter_pyramid(image, numbers, kernel="tanh", upsampling="gaussian", skip="lerp")
     torch.testing.assert_close(ours, picture, rtol=0, atol=1e-12)
 
 
@@ -73,7 +73,7 @@ def test_pyramid_gradients() -> None:
     numbers = [torch.randn(1, 29, s, s, dtype=torch.double, requires_grad=True) for s in (2, 4, 8)]
 
     def run(picture: torch.Tensor, *heads: torch.Tensor) -> torch.Tensor:
-        return pyramid.filter_pyramid(picture, heads, kernel="tanh", upsampling="gaussian")
+        return pyramid.filter_pyramid(picture, heads, kernel="tanh", upsampling="gaussian", skip="lerp")
 
     assert torch.autograd.gradcheck(run, (image, *numbers), fast_mode=True)
 
@@ -139,3 +139,31 @@ def test_shared_parts_of_two_variants_start_alike_and_seeds_differ() -> None:
     assert all(torch.equal(full[name], tensor) for name, tensor in without.items())
     other = denoiser.build(SMOKE, 4, CPU).state_dict()
     assert not torch.equal(full["backbone.embed.weight"], other["backbone.embed.weight"])
+
+
+@pytest.mark.parametrize("preset", variant.presets())
+def test_the_matched_control_gets_the_drifts_macs_back(preset: str) -> None:
+    full, without, matched = (
+        denoiser.cost(variant.resolve(variant.load(name), preset).model)
+        for name in ("baseline", "no_drift", "no_drift_matched")
+    )
+    given, lost = matched.total_macs - without.total_macs, full.total_macs - without.total_macs
+    assert lost == full.macs["drift"] == drift_macs(16, 3, 64)
+    assert given == pytest.approx(lost, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("gaussian_kernel", [0, 1, 2, 25, 26, 27, 28]),
+        ("bilinear_up", [*range(25), 28]),
+        ("no_skip", list(range(28))),
+        ("direct", [0, 1, 2]),
+    ],
+)
+def test_shorter_heads_start_as_rows_of_the_baselines(name: str, rows: list[int]) -> None:
+    full = denoiser.build(SMOKE, 3, CPU).state_dict()
+    short = denoiser.build(variant.resolve(variant.load(name), "smoke").model, 3, CPU).state_dict()
+    for key, tensor in short.items():
+        expected = full[key] if tensor.shape == full[key].shape else full[key][rows]
+        assert torch.equal(tensor, expected), key

@@ -6,6 +6,7 @@ the file's metadata. It is replaced atomically. No generator's state is kept: ev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -92,6 +93,14 @@ class TrainingState:
             raise ResultsError(
                 f"{path}: damaged checkpoint ({error}); delete the file to train from the start"
             ) from error
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 digest of tensors' bytes, in the order of their names, as hexadecimal digits."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -25,6 +26,13 @@ app = typer.Typer(
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="The results folder: tables and artifacts.")]
 PresetOption = Annotated[str, typer.Option("--preset", help="The budget: smoke, quick, standard or paper.")]
+
+
+class Budget(StrEnum):
+    """What the variants have in common with the baseline."""
+
+    steps = "steps"
+    macs = "macs"
 
 
 class Format(StrEnum):
@@ -93,9 +101,9 @@ def show(
     """
     chosen = variant.load(name)
     config = variant.resolve(chosen, preset)
-    from ablate.model.denoiser import cost
+    from ablate.model.cost import cost
 
-    spent = cost(config.model)
+    spent = cost(config)
     if as_json:
         document = {
             "name": chosen.name,
@@ -109,6 +117,8 @@ def show(
             "config": json.loads(config.to_json()),
             "params": spent.params,
             "macs": spent.macs,
+            "decode_macs": spent.decode_macs,
+            "train_macs": spent.train_macs(config.train.steps),
         }
         typer.echo(json.dumps(document, indent=2))
         return
@@ -117,37 +127,63 @@ def show(
     from ablate.report.variants import render_variant
 
     baseline = variant.resolve(variant.load(variant.BASELINE), preset)
-    Console().print(render_variant(chosen, preset, config, baseline, spent.params, spent.macs))
+    Console().print(render_variant(chosen, preset, config, baseline, spent.params, spent.macs, spent.decode_macs))
 
 
 @app.command()
 def run(
     variants: Annotated[
-        list[str], typer.Option("--variant", "-v", help="A variant; a+b combines; all: every one. Repeatable.")
-    ] = [variant.BASELINE],  # noqa: B006 (typer reads it)
+        list[str] | None,
+        typer.Option("--variant", "-v", help="A variant; a+b combines; all: every one. Repeatable. Default: baseline."),
+    ] = None,
+    factors: Annotated[
+        str | None, typer.Option("--factors", help="Axes, as in drift,prediction: every combination of their variants.")
+    ] = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, as in 0, 0-4 or 0,3,7-9.")] = "0",
     preset: PresetOption = variant.DEFAULT_PRESET,
+    budget: Annotated[
+        Budget,
+        typer.Option("--budget", help="Train each variant for equal steps, or for the baseline's training MACs."),
+    ] = Budget.steps,
     data: Annotated[
         str, typer.Option("--data", help="cats (embedded), or a folder, zip or .npz of pictures.")
     ] = "cats",
     folder: ResultsOption = Path("results"),
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Make finished runs again; their rows are replaced.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs, with an estimate of their time from past ones.")
+    ] = False,
 ) -> None:
     """Train, sample, measure and record variants under fixed seeds. Finished runs are skipped, interrupted ones resume.
 
     Example: ablate run --variant no_drift --seeds 0-2
     """
     from ablate import results
-    from ablate.study import parse_seeds, plan
+    from ablate.study import factor_combinations, parse_seeds, plan
 
-    specs = plan(variants, parse_seeds(seeds), preset)
-    results.check_folder(folder)
-    finished = results.read(folder, "runs").query("status == 'done'")["run_id"].tolist()
-    from ablate.launch.local import launch
+    match: Callable[[variant.Config, variant.Config], variant.Config] | None = None
+    if budget is Budget.macs:
+        from ablate.model.cost import match_training_macs
 
+        match = match_training_macs
+    names = [*(variants or []), *(factor_combinations(factors) if factors is not None else [])]
+    specs = plan(names or [variant.BASELINE], parse_seeds(seeds), preset, match)
+    if not dry_run:
+        results.check_folder(folder)
+    past = results.read(folder, "runs")
+    finished = [] if force else past.query("status == 'done'")["run_id"].tolist()
+    from ablate.launch.local import forecast, launch
+
+    if dry_run:
+        from rich.console import Console
+
+        from ablate.report.variants import render_plan
+
+        Console().print(render_plan(forecast(specs, data, past, finished=finished)))
+        return
     try:
-        launch(specs, data, folder, device=device, finished=[] if force else finished, on_row=_tell)
+        launch(specs, data, folder, device=device, finished=finished, on_row=_tell)
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -174,6 +210,9 @@ def report(
     folder: ResultsOption = Path("results"),
     preset: Annotated[str | None, typer.Option("--preset", help="Only this preset.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Only this data set's name.")] = None,
+    budget: Annotated[
+        Budget, typer.Option("--budget", help="Compare runs of equal steps, or of the baseline's training MACs.")
+    ] = Budget.steps,
     format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.rich,
 ) -> None:
     """Summarise a study: metrics by variant, differences to the baseline, costs.
@@ -181,14 +220,14 @@ def report(
     Example: ablate report --format markdown
     """
     from ablate import results
-    from ablate.report import tables
+    from ablate.report import forms, tables
 
     if not folder.is_dir():
         raise AblateError(f"--results {folder}: no such folder; make a run first: ablate run")
-    built = tables.build(results.read(folder, "runs"), preset=preset, data=data)
+    built = tables.build(results.read(folder, "runs"), preset=preset, data=data, budget=budget)
     if format_ is Format.rich:
         from rich.console import Console
 
-        Console().print(tables.render_rich(built))
+        Console().print(forms.render_rich(built))
     else:
-        typer.echo(tables.to_json(built) if format_ is Format.json else tables.to_markdown(built))
+        typer.echo(forms.to_json(built) if format_ is Format.json else forms.to_markdown(built))

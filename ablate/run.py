@@ -1,4 +1,4 @@
-"""One run: data -> train -> sample -> measure -> rows.
+"""One run: data -> (autoencoder ->) train -> sample -> measure -> rows.
 
 A run that has finished is skipped, an interrupted one resumes from its checkpoint. Its row is written last, so a row with status `done`
 has its artifacts and its other tables.
@@ -6,10 +6,9 @@ has its artifacts and its other tables.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ablate import machine, results, rng
-from ablate.checkpoint import TrainingState, save_tensors
+from ablate import latents, machine, results, rng
+from ablate.checkpoint import TrainingState, digest, save_tensors
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations, interpolate
 from ablate.errors import DivergedError
@@ -28,13 +27,15 @@ from ablate.measure.extractors import efficientnet_lite0, extract
 from ablate.measure.fidelity import frechet_distance, reference_statistics, statistics
 from ablate.measure.latency import measure_latency, peak_memory_mb
 from ablate.measure.perceptual import PerceptualDistance, psnr_db
-from ablate.model.denoiser import CHANNELS, SIZE, Denoiser, cost
-from ablate.progress import Progress
+from ablate.model.autoencoder import PIXELS, Codec
+from ablate.model.cost import cost
+from ablate.model.denoiser import Denoiser
+from ablate.progress import Progress, Task
 from ablate.report.figures import save_grid, save_strip
 from ablate.sample import BATCH, denoise, draw, to_uint8
 from ablate.study import RunSpec
 from ablate.train import train
-from ablate.variant import Config
+from ablate.variant import TrainConfig
 
 TIMES = tuple(i / 10 for i in range(1, 10))  # of the one-step denoising table
 STRIP_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -72,6 +73,23 @@ class Tables:
             self.run[phase] = self.run.get(phase, 0.0) + time.monotonic() - start
 
 
+@dataclass(frozen=True)
+class Job:
+    """What every phase of a run needs."""
+
+    spec: RunSpec
+    data: ImageSet
+    tables: Tables
+    artifacts: Path
+    device: torch.device
+    precision: str
+    progress: Progress
+
+    def task(self, name: str, total: int) -> AbstractContextManager[Task]:
+        """Show a bar for a phase of this run."""
+        return self.progress.task(f"{self.spec.variant} s{self.spec.seed}: {name}", total)
+
+
 def execute(
     spec: RunSpec, data: ImageSet, folder: Path, *, device: torch.device, progress: Progress, load_wall_s: float = 0.0
 ) -> Row:
@@ -96,16 +114,18 @@ def execute(
     artifacts = folder / "artifacts" / run_id
     precision = machine.pick_precision(device)
     tables = Tables(_first_columns(spec, data, device, precision, run_id) | {"load_wall_s": load_wall_s})
+    job = Job(spec, data, tables, artifacts, device, precision, progress)
     try:
-        state = _train(spec, data, tables, artifacts, device, precision, progress)
-        model, config = _denoiser(state), spec.config
-        samples = _sample(model, spec, tables, artifacts, precision, progress)
+        codec = _codec(job)
+        model = _train(job, codec)
+        samples = _sample(job, model, codec)
         with tables.timed("measure_wall_s"):
-            _measure_denoising(model, spec, data, tables, artifacts, precision, progress)
-            _measure_fidelity(samples, config, data, tables, device, progress)
-            _measure_latency(model, config, spec.seed, tables, precision)
-        wall_s = sum(tables.run[f"{phase}_wall_s"] for phase in ("load", "train", "sample", "measure"))
-        tables.run |= {"wall_s": wall_s, "peak_memory_mb": peak_memory_mb(device)}
+            _measure_denoising(job, model, codec)
+            _measure_fidelity(job, samples, codec)
+            _measure_latency(job, model, codec)
+        phases = ("load", "autoencoder", "train", "sample", "measure")
+        tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
+        tables.run["peak_memory_mb"] = peak_memory_mb(device)
     except DivergedError as error:
         tables.write(folder, "diverged", str(error))
         return tables.run
@@ -116,13 +136,13 @@ def execute(
         tables.write(folder, "failed", f"{type(error).__name__}: {error}")
         raise
     tables.write(folder, "done")
-    for left in artifacts.glob("checkpoint.safetensors*"):  # and what a killed process may have left of one
+    for left in artifacts.glob("*checkpoint.safetensors*"):  # and what a killed process may have left of one
         left.unlink()
     return tables.run
 
 
 def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precision: str, run_id: str) -> Row:
-    config, spent = spec.config, cost(spec.config.model)
+    config, spent = spec.config, cost(spec.config)
     commit, dirty = machine.git_state()
     return {
         "run_id": run_id,
@@ -135,6 +155,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "n_train": len(data.train),
         "n_held_out": len(data.held_out),
         "duplicates": data.duplicates,
+        "budget": spec.budget,
         "config": config.to_json(),
         "config_hash": config.hash,
         "params": spent.total_params,
@@ -142,8 +163,8 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "drift_params_share": spent.params["drift"] / spent.total_params,
         "drift_macs_share": spent.macs["drift"] / spent.total_macs,
         "nfe": evaluations(config.sample.solver, config.sample.num_steps),
-        # A backward pass costs two forward passes; the perceptual network is the loss's, not the model's.
-        "train_macs": 3 * spent.total_macs * config.train.steps * config.train.batch,
+        "decode_macs": spent.decode_macs,
+        "train_macs": spent.train_macs(config.train.steps),
         "device": str(device),
         "precision": precision,
         "threads": machine.threads(),
@@ -154,134 +175,175 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
     }
 
 
-def perceptual_loss(config: Config, device: torch.device) -> nn.Module | None:
+def perceptual_loss(config: TrainConfig, device: torch.device) -> nn.Module | None:
     """Return the frozen perceptual distance that a configuration trains with, or None."""
-    if config.train.perceptual == "none":
+    if config.perceptual == "none":
         return None
-    return PerceptualDistance(efficientnet_lite0(device), stages=config.train.perceptual_stages)
+    return PerceptualDistance(efficientnet_lite0(device), stages=config.perceptual_stages)
 
 
-def _train(
-    spec: RunSpec,
-    data: ImageSet,
-    tables: Tables,
-    artifacts: Path,
-    device: torch.device,
-    precision: str,
-    progress: Progress,
-) -> TrainingState:
-    config = spec.config
-    with progress.task(f"{spec.variant} s{spec.seed}: train", config.train.steps) as bar:
-        done = 0
+def _codec(job: Job) -> Codec:
+    """The way between pictures and what is diffused; in latent space an autoencoder, charged with its training time."""
+    job.tables.run["autoencoder_wall_s"] = 0.0
+    if job.spec.config.model.space == "pixel":
+        return PIXELS
+    with job.task("autoencoder", job.spec.config.autoencoder.steps) as bar:
+        made = latents.prepare(
+            job.spec.config,
+            torch.from_numpy(job.data.train).to(job.device),
+            job.data.digest,
+            job.spec.seed,
+            precision=job.precision,
+            checkpoint=job.artifacts / "autoencoder_checkpoint.safetensors",
+            on_step=_advance(bar),
+        )
+    job.tables.run |= {"autoencoder_wall_s": made.wall_s, "autoencoder_digest": made.digest}
+    save_tensors(job.artifacts / "autoencoder.safetensors", made.tensors, {"run_id": job.tables.run["run_id"]})
+    return made.codec
+
+
+def _advance(bar: Task) -> Callable[[TrainingState], None]:
+    done = 0
+
+    def on_step(state: TrainingState) -> None:
+        nonlocal done
+        bar.advance(state.step - done, f"loss {state.curve[-1]['loss']:.3f}" if state.curve else "")
+        done = state.step
+
+    return on_step
+
+
+def _train(job: Job, codec: Codec) -> Denoiser:
+    config, tables = job.spec.config, job.tables
+    with job.task("train", config.train.steps) as bar:
+        advance = _advance(bar)
 
         def on_step(state: TrainingState) -> None:
-            nonlocal done
-            bar.advance(state.step - done, f"loss {state.curve[-1]['loss']:.3f}" if state.curve else "")
-            done = state.step
+            advance(state)
             tables.run |= {"steps": state.step, "images_seen": state.step * config.train.batch}
             tables.others["curves"] = [{"run_id": tables.run["run_id"], **row} for row in state.curve]
 
-        images = torch.from_numpy(data.train).to(device)
         state = train(
             config,
-            images,
-            spec.seed,
-            perceptual=perceptual_loss(config, device),
-            precision=precision,
-            checkpoint=artifacts / "checkpoint.safetensors",
+            torch.from_numpy(job.data.train).to(job.device),
+            job.spec.seed,
+            perceptual=perceptual_loss(config.train, job.device),
+            precision=job.precision,
+            checkpoint=job.artifacts / "checkpoint.safetensors",
+            codec=codec,
             on_step=on_step,
         )
     tables.run |= {"train_wall_s": state.wall_s, "images_per_s": tables.run["images_seen"] / state.wall_s}
     weights = {name: p.cpu() for name, p in state.ema.named_parameters()}
-    tables.run["weights_digest"] = digest(weights[name].contiguous().numpy() for name in sorted(weights))
-    save_tensors(artifacts / "model.safetensors", weights, {"config": config.to_json(), "run_id": tables.run["run_id"]})
-    return state
-
-
-def _denoiser(state: TrainingState) -> Denoiser:
+    tables.run["weights_digest"] = digest(weights)
+    metadata = {"config": config.to_json(), "run_id": tables.run["run_id"]}
+    save_tensors(job.artifacts / "model.safetensors", weights, metadata)
     assert isinstance(state.ema, Denoiser)
     return state.ema
 
 
-def _sample(
-    model: Denoiser, spec: RunSpec, tables: Tables, artifacts: Path, precision: str, progress: Progress
-) -> np.ndarray:
-    count = spec.config.measure.fd_samples
-    with tables.timed("sample_wall_s"), progress.task(f"{spec.variant} s{spec.seed}: sample", count) as bar:
-        samples = to_uint8(draw(model, spec.config, spec.seed, range(count), precision=precision, on_batch=bar.advance))
-    tables.run["samples_digest"] = digest([samples])
-    save_grid(artifacts / "samples.png", samples[:GRID])
+def _sample(job: Job, model: Denoiser, codec: Codec) -> np.ndarray:
+    config, count = job.spec.config, job.spec.config.measure.fd_samples
+    with job.tables.timed("sample_wall_s"), job.task("sample", count) as bar:
+        drawn = draw(
+            model, config, job.spec.seed, range(count), precision=job.precision, codec=codec, on_batch=bar.advance
+        )
+    samples = to_uint8(drawn)
+    job.tables.run["samples_digest"] = digest({"samples": torch.from_numpy(samples)})
+    save_grid(job.artifacts / "samples.png", samples[:GRID])
     return samples
 
 
-def _measure_denoising(
-    model: Denoiser, spec: RunSpec, data: ImageSet, tables: Tables, artifacts: Path, precision: str, progress: Progress
-) -> None:
-    device = next(model.parameters()).device
-    distance = PerceptualDistance(efficientnet_lite0(device))
-    x = torch.from_numpy(data.held_out[: spec.config.measure.denoise_images]).to(device).float() / 127.5 - 1
-    eps = rng.normal(spec.seed, "denoise", range(len(x)), (CHANNELS, SIZE, SIZE)).to(device)
+def _measure_denoising(job: Job, model: Denoiser, codec: Codec) -> None:
+    config, tables = job.spec.config, job.tables
+    distance = PerceptualDistance(efficientnet_lite0(job.device))
+    x = torch.from_numpy(job.data.held_out[: config.measure.denoise_images]).to(job.device).float() / 127.5 - 1
+    channels, size, _ = model.space
+    eps = rng.normal(job.spec.seed, "denoise", range(len(x)), (channels, size, size)).to(job.device)
+
+    def score(decoded: Iterable[Tensor]) -> dict[str, float]:
+        """Compare pictures, in batches, to the held-out ones."""
+        scores: dict[str, list[Tensor]] = {"psnr_db": [], "pd": []}
+        with torch.inference_mode():
+            for found, clean in zip(decoded, x.split(BATCH), strict=True):
+                scores["psnr_db"].append(psnr_db(found, clean))
+                scores["pd"].append(distance(found.clamp(-1, 1), clean))
+        return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
+
+    def denoised(t: float) -> Iterator[Tensor]:
+        for clean, noise in zip(x.split(BATCH), eps.split(BATCH), strict=True):
+            times = clean.new_full((len(clean),), t)
+            z = interpolate(codec.encode(clean), noise, times)
+            yield codec.decode(denoise(model, config, z, times, job.precision))
+
     rows = []
-    with progress.task(f"{spec.variant} s{spec.seed}: denoise", len(TIMES)) as bar:
+    with job.task("denoise", len(TIMES)) as bar:
         for t in TIMES:
-            scores: dict[str, list[Tensor]] = {"psnr_db": [], "pd": []}
-            for clean, noise in zip(x.split(BATCH), eps.split(BATCH), strict=True):
-                times = clean.new_full((len(clean),), t)
-                x_hat = denoise(model, spec.config, interpolate(clean, noise, times), times, precision)
-                with torch.inference_mode():
-                    scores["psnr_db"].append(psnr_db(x_hat, clean))
-                    scores["pd"].append(distance(x_hat.clamp(-1, 1), clean))
-            rows.append(
-                {"t": t, "n": len(x), **{name: float(torch.cat(values).mean()) for name, values in scores.items()}}
-            )
-            tables.add("denoising", rows[-1])
+            rows.append(score(denoised(t)))
+            tables.add("denoising", {"t": t, "n": len(x), **rows[-1]})
             bar.advance()
     tables.run |= {name: float(np.mean([row[name] for row in rows])) for name in ("psnr_db", "pd")}
-    _save_strip(model, spec.config, x[: len(STRIP_TIMES)], eps, artifacts, precision)
+    if codec is not PIXELS:  # the best that any denoiser of these latents could reach
+        ceiling = score(codec.decode(codec.encode(clean)) for clean in x.split(BATCH))
+        tables.run |= {f"autoencoder_{name}": value for name, value in ceiling.items()}
+    _save_strip(job, model, codec, x[: len(STRIP_TIMES)], eps)
 
 
-def _save_strip(model: Denoiser, config: Config, x: Tensor, eps: Tensor, artifacts: Path, precision: str) -> None:
-    """One row per time: noisy input, filtered output, drift (grey is none), prediction, target."""
+def _save_strip(job: Job, model: Denoiser, codec: Codec, x: Tensor, eps: Tensor) -> None:
+    """One row per time: noisy input, filtered output, drift (grey is none), prediction, target; in latent space all decoded."""
     t = x.new_tensor(STRIP_TIMES[: len(x)])
-    z = interpolate(x, eps[: len(x)], t)
-    with torch.inference_mode(), torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        filtered, drift = model.parts(z, t)
-    x_hat = denoise(model, config, z, t, precision)
-    panels = [z, filtered, torch.zeros_like(z) if drift is None else drift, x_hat, x]
-    save_strip(artifacts / "strip.png", [to_uint8(panel.cpu()) for panel in panels])
+    with torch.inference_mode():
+        z = interpolate(codec.encode(x), eps[: len(x)], t)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+            filtered, drift = model.parts(z, t)
+        shown = codec.decode(filtered)
+        added = torch.zeros_like(x) if drift is None else codec.decode(filtered + drift) - shown
+        x_hat = codec.decode(denoise(model, job.spec.config, z, t, job.precision))
+        panels = [codec.decode(z), shown, added, x_hat, x]
+        save_strip(job.artifacts / "strip.png", [to_uint8(panel.cpu()) for panel in panels])
+        if codec is not PIXELS:
+            pairs = [x, codec.decode(codec.encode(x))]
+            save_strip(job.artifacts / "autoencoder.png", [to_uint8(panel.cpu()) for panel in pairs])
 
 
-def _measure_fidelity(
-    samples: np.ndarray, config: Config, data: ImageSet, tables: Tables, device: torch.device, progress: Progress
-) -> None:
-    extractor = efficientnet_lite0(device)
-    reference = data.train[: config.measure.fd_reference]
+def _measure_fidelity(job: Job, samples: np.ndarray, codec: Codec) -> None:
+    extractor, data, tables = efficientnet_lite0(job.device), job.data, job.tables
+    reference = data.train[: job.spec.config.measure.fd_reference]
     # Real against real: pictures that are not in the reference, held-out ones first.
-    real = np.concatenate([data.held_out, data.train[config.measure.fd_reference :]])[: len(samples)]
-    with progress.task("features", len(samples) + len(reference) + len(real)) as bar:
+    real = np.concatenate([data.held_out, data.train[job.spec.config.measure.fd_reference :]])[: len(samples)]
+    measured = {"fd": samples}
+    if codec is not PIXELS:
+        measured["autoencoder_fd"] = _reconstruct(real, codec, job.device)
+    with job.task("features", len(real) + len(reference) + sum(map(len, measured.values()))) as bar:
         of_reference = reference_statistics(reference, extractor, on_batch=bar.advance)
-        of_real = reference_statistics(real, extractor, on_batch=bar.advance)
-        of_samples = statistics(extract(samples, extractor, on_batch=bar.advance))
-    values = {
-        "fd": (frechet_distance(of_samples, of_reference), len(samples)),
-        "fd_floor": (frechet_distance(of_real, of_reference), len(real)),
-    }
-    for metric, (value, n) in values.items():
-        tables.run |= {metric: value, f"{metric}_n": n}
+        found = {"fd_floor": (reference_statistics(real, extractor, on_batch=bar.advance), len(real))}
+        for metric, pictures in measured.items():
+            found[metric] = (statistics(extract(pictures, extractor, on_batch=bar.advance)), len(pictures))
+    for metric, (of_pictures, n) in found.items():
+        value = frechet_distance(of_pictures, of_reference)
+        tables.run[metric] = value
         row = {"extractor": EXTRACTOR, "metric": metric, "value": value, "n": n, "ref_n": len(reference)}
         tables.add("fidelity", row | {"weights_digest": extractor.digest})
-    tables.run["fd_ref_n"] = len(reference)
+    tables.run |= {"fd_n": len(samples), "fd_floor_n": len(real), "fd_ref_n": len(reference)}
 
 
-def _measure_latency(model: Denoiser, config: Config, seed: int, tables: Tables, precision: str) -> None:
-    device = next(model.parameters()).device
-    noise = rng.normal(seed, "latency", range(max(config.measure.latency_batches)), (CHANNELS, SIZE, SIZE)).to(device)
+def _reconstruct(pictures: np.ndarray, codec: Codec, device: torch.device) -> np.ndarray:
+    """Encode and decode pictures (N, 3, 64, 64) uint8."""
+    with torch.inference_mode():
+        batches = (x.to(device).float() / 127.5 - 1 for x in torch.from_numpy(pictures).split(BATCH))
+        return np.concatenate([to_uint8(codec.decode(codec.encode(x)).cpu()) for x in batches])
+
+
+def _measure_latency(job: Job, model: Denoiser, codec: Codec) -> None:
+    config, seed, tables, device, precision = job.spec.config, job.spec.seed, job.tables, job.device, job.precision
+    channels, size, _ = model.space
+    noise = rng.normal(seed, "latency", range(max(config.measure.latency_batches)), (channels, size, size)).to(device)
 
     def step(batch: int) -> Tensor:
         return denoise(model, config, noise[:batch], noise.new_full((batch,), 0.5), precision)
 
     def image(batch: int) -> Tensor:
-        return draw(model, config, seed, range(batch), precision=precision)
+        return draw(model, config, seed, range(batch), precision=precision, codec=codec)
 
     budget = config.measure
     calls = {
@@ -301,11 +363,3 @@ def _measure_latency(model: Denoiser, config: Config, seed: int, tables: Tables,
         tables.run[f"latency_{scope}_ms"] = float(
             np.median([float(str(row["latency_ms"])) for row in rows if row["batch"] == 1])
         )
-
-
-def digest(arrays: Iterable[np.ndarray]) -> str:
-    """Return the SHA-256 digest of arrays' bytes, in order, as hexadecimal digits."""
-    total = hashlib.sha256()
-    for array in arrays:
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()

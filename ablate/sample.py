@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ablate import rng
 from ablate.diffusion import PREDICTION, SOLVERS
-from ablate.model.denoiser import CHANNELS, SIZE, Denoiser
+from ablate.model.autoencoder import PIXELS, Codec
+from ablate.model.denoiser import Denoiser
 from ablate.variant import Config
 
 BATCH = 64
 
 
 def denoise(model: Denoiser, config: Config, z: Tensor, t: Tensor, precision: str) -> Tensor:
-    """Return x_hat (B, 3, 64, 64) float32 of noisy pictures z (same shape) at times t (B,), without gradients."""
+    """Return x_hat (B, C, S, S) float32 of noisy pictures z (same shape) at times t (B,), without gradients."""
     with torch.inference_mode(), torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = model(z.contiguous(memory_format=torch.channels_last), t)
         return PREDICTION[config.diffusion.prediction](output, z, t, config.diffusion.clip)
@@ -33,6 +34,7 @@ def draw(
     indices: Iterable[int],
     *,
     precision: str,
+    codec: Codec = PIXELS,
     batch: int = BATCH,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
@@ -44,6 +46,7 @@ def draw(
         seed: The run's seed.
         indices: Which pictures; the noise of picture i depends on (seed, i) alone.
         precision: `fp32`, or `bf16` for autocast; the solver's own arithmetic is float32.
+        codec: Decodes what the denoiser was trained on.
         batch: Pictures at a time.
         on_batch: Called with the number of pictures finished since the last call.
 
@@ -53,9 +56,12 @@ def draw(
     numbers, device = list(indices), next(model.parameters()).device
     pictures = []
     for start in range(0, len(numbers), batch):
-        z = rng.normal(seed, "sample", numbers[start : start + batch], (CHANNELS, SIZE, SIZE)).to(device)
+        channels, size, _ = model.space
+        z = rng.normal(seed, "sample", numbers[start : start + batch], (channels, size, size)).to(device)
         solve = SOLVERS[config.sample.solver]
-        pictures.append(solve(lambda z, t: denoise(model, config, z, t, precision), z, config.sample.num_steps).cpu())
+        x = solve(lambda z, t: denoise(model, config, z, t, precision), z, config.sample.num_steps)
+        with torch.inference_mode():
+            pictures.append(codec.decode(x).cpu())
         on_batch(len(pictures[-1]))
     return torch.cat(pictures)
 

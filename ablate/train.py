@@ -1,6 +1,7 @@
 """Training: one loop, its batches and its loss.
 
     loss = mean |a - b|^2 + weight * perceptual(x_hat, x),   a, b: x_hat and x in the loss space
+In latent space x are latents, and the perceptual distance is that of the decoded x_hat to the picture.
 AdamW, linear warm-up, linear decay to zero, global-norm clipping, averaged weights with decay min(ema, (1 + n) / (10 + n)).
 Every random number is keyed by (seed, picture number), so a run that resumes after step n continues bit for bit.
 """
@@ -19,6 +20,7 @@ from ablate import rng
 from ablate.checkpoint import TrainingState, stop_signals
 from ablate.diffusion import LOSS_SPACE, PREDICTION, expand, interpolate
 from ablate.errors import DivergedError
+from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.denoiser import build
 from ablate.variant import Config, TrainConfig
 
@@ -37,23 +39,25 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 class Batches:
-    """The pictures, times and noise of each training step; picture n of the run depends on (seed, n) alone."""
+    """The pictures of each training step; picture n of the run depends on (seed, n) alone."""
 
     def __init__(self, images: Tensor, config: TrainConfig, seed: int) -> None:
         """Draw from uint8 images (N, 3, S, S) on the training device."""
         self.images, self.config, self.seed = images, config, seed
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x (B, 3, S, S) float32 in [-1, 1], eps (B, 3, S, S) and t (B,) of a step."""
-        numbers = range(step * self.config.batch, (step + 1) * self.config.batch)
-        device = self.images.device
+    def numbers(self, step: int) -> range:
+        """Return the numbers of a step's pictures in the run."""
+        return range(step * self.config.batch, (step + 1) * self.config.batch)
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the pictures (B, 3, S, S) of a step, float32 in [-1, 1]."""
+        numbers, device = self.numbers(step), self.images.device
         x = self.images[torch.tensor([self._pick(n) for n in numbers], device=device)].float() / 127.5 - 1
         if self.config.flip:
             mirrored = rng.uniform(self.seed, "flip", numbers).to(device) < 0.5
             x = torch.where(expand(mirrored, x), x.flip(3), x)
-        eps = rng.normal(self.seed, "noise", numbers, tuple(x.shape[1:])).to(device)
-        return x, eps, rng.uniform(self.seed, "time", numbers).to(device)
+        return x
 
     def _pick(self, number: int) -> int:
         epoch, position = divmod(number, len(self.images))
@@ -62,18 +66,59 @@ class Batches:
         return int(self.order[position])
 
 
-def loss_parts(
-    config: Config, perceptual: nn.Module | None, output: Tensor, x: Tensor, z: Tensor, t: Tensor
+def add_perceptual(
+    squared: Tensor,
+    perceptual: nn.Module | None,
+    weight: float,
+    share: float,
+    found: Callable[[int], Tensor],
+    x: Tensor,
 ) -> list[Tensor]:
-    """Return the loss, its squared error and its perceptual distance, float32 scalars, of an output for z (B, C, S, S), t (B,)."""
+    """Return the loss, its squared error and its perceptual distance, float32 scalars.
+
+    Args:
+        squared: The squared error, a scalar.
+        perceptual: Maps pictures and their targets to a distance per picture; None: the loss is the squared error.
+        weight: Of the perceptual distance.
+        share: Of the batch that the perceptual distance is taken of.
+        found: Gives the first n predicted pictures (n, 3, S, S).
+        x: The target pictures (B, 3, S, S).
+    """
+    if perceptual is None:
+        return [squared, squared, torch.zeros_like(squared)]
+    part = math.ceil(share * len(x))
+    distance = perceptual(found(part), x[:part]).mean()
+    return [squared + weight * distance, squared, distance]
+
+
+def loss_parts(
+    config: Config,
+    perceptual: nn.Module | None,
+    output: Tensor,
+    x: Tensor,
+    z: Tensor,
+    t: Tensor,
+    codec: Codec = PIXELS,
+    pictures: Tensor | None = None,
+) -> list[Tensor]:
+    """Return the loss, its squared error and its perceptual distance, float32 scalars, of an output for z (B, C, S, S), t (B,).
+
+    Args:
+        config: The configuration.
+        perceptual: Maps pictures and their targets to a distance per picture, or None.
+        output: The network's output (B, C, S, S).
+        x: The clean target (B, C, S, S).
+        z: What the network saw (B, C, S, S).
+        t: Its times (B,).
+        codec: Decodes x.
+        pictures: What x encodes, (B, 3, S, S); None: x itself.
+    """
     space, clip = LOSS_SPACE[config.diffusion.loss], config.diffusion.clip
     x_hat = PREDICTION[config.diffusion.prediction](output, z, t, clip)
     squared = (space(x_hat, z, t, clip) - space(x, z, t, clip)).square().mean()
-    if perceptual is None:
-        return [squared, squared, torch.zeros_like(squared)]
-    part = math.ceil(config.train.perceptual_share * len(x))
-    distance = perceptual(x_hat[:part], x[:part]).mean()
-    return [squared + config.train.perceptual_weight * distance, squared, distance]
+    weight, share = config.train.perceptual_weight, config.train.perceptual_share
+    pictures = x if pictures is None else pictures
+    return add_perceptual(squared, perceptual, weight, share, lambda n: codec.decode(x_hat[:n]), pictures)
 
 
 def train(
@@ -84,6 +129,7 @@ def train(
     perceptual: nn.Module | None,
     precision: str,
     checkpoint: Path,
+    codec: Codec = PIXELS,
     on_step: Callable[[TrainingState], None] = lambda state: None,
 ) -> TrainingState:
     """Train a denoiser, resuming from the checkpoint where there is one.
@@ -95,27 +141,60 @@ def train(
         perceptual: The frozen perceptual distance on the same device, or None; maps (x_hat, x) to a distance per picture.
         precision: `fp32`, or `bf16` for autocast.
         checkpoint: The file to resume from and to save to.
+        codec: Between pictures and what is diffused.
         on_step: Called before the first step and after each.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
-    device, budget = images.device, config.train
-    state = TrainingState(build(config.model, seed, device), build(config.model, seed, device), budget, len(LOGGED))
+    device = images.device
+    state = TrainingState(
+        build(config.model, seed, device), build(config.model, seed, device), config.train, len(LOGGED)
+    )
+    batches = Batches(images, config.train, seed)
+
+    def parts_of(step: int) -> list[Tensor]:
+        pictures, numbers = batches(step), batches.numbers(step)
+        x = codec.encode(pictures)
+        eps = rng.normal(seed, "noise", numbers, tuple(x.shape[1:])).to(device)
+        t = rng.uniform(seed, "time", numbers).to(device)
+        z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = state.model(z, t)
+        # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
+        return loss_parts(config, perceptual, output, x, z, t, codec, pictures)
+
+    return fit(state, config.train, parts_of, checkpoint, on_step)
+
+
+def fit(
+    state: TrainingState,
+    budget: TrainConfig,
+    parts_of: Callable[[int], list[Tensor]],
+    checkpoint: Path,
+    on_step: Callable[[TrainingState], None],
+) -> TrainingState:
+    """Run the training loop from the state's step, or the checkpoint's, to the budget's last.
+
+    Args:
+        state: The model to train, and where it stands.
+        budget: Steps, learning rate, clipping and averaging.
+        parts_of: Gives the loss (what is minimised), its squared error and its perceptual distance at a step.
+        checkpoint: The file to resume from and to save to.
+        on_step: Called before the first step and after each.
+
+    Raises:
+        DivergedError: A loss or gradient norm is not finite.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
+    """
     state.load(checkpoint)
-    batches = Batches(images, budget, seed)
     start_s = time.monotonic() - state.wall_s
     logged_s, saved_s = time.monotonic(), -math.inf  # the first step saves: whether there is room shows at once
     with stop_signals() as stopped:
         on_step(state)
         while state.step < budget.steps:
-            x, eps, t = batches(state.step)
-            z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                output = state.model(z, t)
-            # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
-            parts = loss_parts(config, perceptual, output, x, z, t)
+            parts = parts_of(state.step)
             parts[0].backward()
             lr = learning_rate(budget, state.step)
             norm = state.update(lr, budget.grad_clip, budget.ema)

@@ -32,6 +32,7 @@ DEFAULT_PRESET = "quick"
 class ModelConfig:
     """Sizes and parts of the denoiser; lengths in channels unless said otherwise."""
 
+    space: Literal["pixel", "latent"]  # of the pictures that are diffused: 3 x 64 x 64, or an autoencoder's 4 x 16 x 16
     output: Literal["kpn", "direct"]  # filters on the noisy picture, or colours straight from the features
     kernel: Literal["tanh", "softmax", "sigmoid", "l1", "gaussian"]  # how kernel weights are made from a head's numbers
     upsampling: Literal["gaussian", "bilinear"]
@@ -77,6 +78,18 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class AutoencoderConfig:
+    """The autoencoder of the latent space and its training, whose other settings are those of `TrainConfig`."""
+
+    channels: tuple[int, ...]  # at 64, 32 and 16 pixels
+    steps: int
+    batch: int
+    lr: float
+    perceptual_weight: float
+    kl_weight: float  # of the divergence per latent number
+
+
+@dataclass(frozen=True)
 class SampleConfig:
     """How pictures are drawn from the model."""
 
@@ -102,12 +115,20 @@ class Config:
     model: ModelConfig
     diffusion: DiffusionConfig
     train: TrainConfig
+    autoencoder: AutoencoderConfig
     sample: SampleConfig
     measure: MeasureConfig
 
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return section -> key -> value of what a run depends on: in pixel space there is no autoencoder."""
+        sections = dataclasses.asdict(self)
+        if self.model.space == "pixel":
+            del sections["autoencoder"]
+        return sections
+
     def to_json(self) -> str:
-        """Return the configuration as canonical JSON (sorted keys, no spaces)."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        """Return the settings as canonical JSON (sorted keys, no spaces)."""
+        return json.dumps(self.settings(), sort_keys=True, separators=(",", ":"))
 
     @property
     def hash(self) -> str:
@@ -311,6 +332,7 @@ def _convert(path: Path, key: str, value: Any, kind: Any) -> Any:
 def _check(what: str, config: Config) -> None:
     """Refuse values outside their range, and sizes that do not divide."""
     zero_allowed = {"train.warmup", "train.weight_decay", "train.perceptual_weight", "model.head_channels"}
+    zero_allowed |= {"autoencoder.perceptual_weight", "autoencoder.kl_weight"}
     shares = {"train.perceptual_share", "train.decay_from", "train.ema", "diffusion.clip"}
     for section in SECTIONS:
         for key, value in dataclasses.asdict(getattr(config, section)).items():
@@ -330,6 +352,10 @@ def _check(what: str, config: Config) -> None:
     if len(model.upscaler_channels) != 3 or len(model.head_channels) != 3:
         raise VariantError(
             f"{what}: model.upscaler_channels and model.head_channels need three numbers each, for 16, 32 and 64 pixels"
+        )
+    if len(config.autoencoder.channels) != 3 or any(n % 8 for n in config.autoencoder.channels):
+        raise VariantError(
+            f"{what}: autoencoder.channels is {config.autoencoder.channels}; it needs three multiples of 8, for 64, 32 and 16 pixels"
         )
     if model.drift and model.drift_macs_to_backbone:
         raise VariantError(

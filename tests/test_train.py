@@ -54,7 +54,7 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_weights(images: torch.T
 def test_every_variant_learns(images: torch.Tensor, tmp_path: Path, name: str) -> None:
     config = variant.resolve(variant.load(name), "smoke")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=30))
-    loss = perceptual_loss(config, torch.device("cpu"))
+    loss = perceptual_loss(config.train, torch.device("cpu"))
     checkpoint = tmp_path / "c.safetensors"
     state = train(config, images, 0, perceptual=loss, precision="fp32", checkpoint=checkpoint)
     assert state.curve[-1]["loss"] < state.curve[0]["loss"]
@@ -109,19 +109,18 @@ def test_divergence_is_an_error_of_its_own(images: torch.Tensor, tmp_path: Path)
         run(hot, images, tmp_path)
 
 
-def test_variants_share_pictures_times_and_noise_but_seeds_do_not(images: torch.Tensor) -> None:
+def test_variants_share_pictures_but_seeds_do_not(images: torch.Tensor) -> None:
     one, two, other = Batches(images, SMOKE.train, 0), Batches(images, SMOKE.train, 0), Batches(images, SMOKE.train, 1)
     for step in (0, 9, 3):
-        for a, b, c in zip(one(step), two(step), other(step), strict=True):
-            assert torch.equal(a, b)
-            assert not torch.equal(a, c)
+        assert torch.equal(one(step), two(step))
+        assert not torch.equal(one(step), other(step))
 
 
 def test_every_picture_is_seen_once_an_epoch(images: torch.Tensor) -> None:
     flipless = dataclasses.replace(SMOKE.train, flip=False, batch=8)
     marked = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 64, 64)
     batches = Batches(marked, flipless, 0)
-    seen = torch.cat([batches(step)[0][:, 0, 0, 0] for step in range(5)])
+    seen = torch.cat([batches(step)[:, 0, 0, 0] for step in range(5)])
     assert sorted(((seen + 1) * 127.5).round().int().tolist()) == list(range(40))
 
 

@@ -7,6 +7,7 @@ import pytest
 from ablate import variant
 from ablate.diffusion import LOSS_SPACE, PREDICTION, SOLVERS
 from ablate.errors import VariantError
+from ablate.model.backbone import SPACES
 from ablate.model.denoiser import OUTPUT
 from ablate.model.kpn import KERNEL_WEIGHTS, SKIP, UPSAMPLING
 
@@ -43,6 +44,7 @@ AXES = {  # the settings that each axis may change
     "kernel weights": {"model.kernel"},
     "drift": {"model.drift", "model.drift_macs_to_backbone"},
     "prediction": {"diffusion.prediction", "diffusion.loss"},
+    "space": {"model.space"},
     "output head": {"model.output"},
     "upsampling": {"model.upsampling"},
     "skip": {"model.skip"},
@@ -64,6 +66,7 @@ def test_every_packaged_variant_claims_something_and_changes_its_axis_alone(name
         ("model", "upsampling", UPSAMPLING),
         ("model", "skip", SKIP),
         ("model", "output", OUTPUT),
+        ("model", "space", SPACES),
         ("diffusion", "prediction", PREDICTION),
         ("diffusion", "loss", LOSS_SPACE),
         ("sample", "solver", SOLVERS),
@@ -84,7 +87,7 @@ def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("[model]\ndrfit = false\n", r"unknown key model.drfit; did you mean drift\? Allowed: output, kernel"),
+        ("[model]\ndrfit = false\n", r"unknown key model.drfit; did you mean drift\? Allowed: space, output"),
         ("[modle]\ndrift = false\n", r"unknown key modle; did you mean model\?"),
         ("[model]\ndrift = 'no'\n", "model.drift is 'no'; it must be true or false"),
         ("[model]\nwidth = 2.5\n", "model.width is 2.5; it must be a whole number"),

@@ -7,11 +7,35 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ablate.data.images import load
 from ablate.machine import pick_device
+from ablate.model.cost import cost
 from ablate.progress import Progress
 from ablate.run import execute
-from ablate.study import RunSpec
+from ablate.study import Planned, RunSpec, estimate_wall_s
+
+
+def forecast(specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, finished: Collection[str]) -> list[Planned]:
+    """Return what `launch` would do, and how long it should take.
+
+    Args:
+        specs: The study.
+        source: `cats`, or a folder, zip or `.npz` of pictures.
+        past: The table `runs`.
+        finished: Names of runs that are not made again.
+
+    Raises:
+        AblateError: The data cannot be used.
+    """
+    data = load(source)
+    macs = {spec.variant: cost(spec.config).train_macs(spec.config.train.steps) for spec in specs}
+    found = []
+    for spec in specs:
+        run_id = spec.run_id(data.name, data.digest)
+        found.append(Planned(spec, run_id, run_id in finished, estimate_wall_s(spec, macs[spec.variant], past)))
+    return found
 
 
 def launch(

@@ -1,4 +1,4 @@
-"""The backbone: 8x8 patches -> tokens -> transformer -> upscaling stack.
+"""The backbone: patches -> tokens -> transformer -> upscaling stack.
 
 Each block, with (shift, scale, gate) from the time embedding (adaLN-Zero, Peebles and Xie, arXiv 2212.09748):
     h <- h + gate_1 Attention(modulate(LayerNorm(h)));   h <- h + gate_2 SwiGLU(modulate(LayerNorm(h)))
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,19 @@ from torch import Tensor, nn
 from ablate.model.drift import drift_macs
 from ablate.variant import ModelConfig
 
-PATCH = 8
 TIME_SCALE = 1000.0
 TIME_CHANNELS = 128
+
+
+class Space(NamedTuple):
+    """What is diffused: (channels, size, size), cut into patches of `patch` pixels; 64 tokens in every space."""
+
+    channels: int
+    size: int
+    patch: int
+
+
+SPACES: dict[str, Space] = {"pixel": Space(3, 64, 8), "latent": Space(4, 16, 2)}
 
 
 class ZeroLinear(nn.Linear):
@@ -128,14 +139,15 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Noisy picture (B, C, S, S) and time (B,) -> features (B, width, S / 8, S / 8)."""
+    """Noisy picture (B, C, S, S) and time (B,) -> features (B, width, 8, 8)."""
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, model: ModelConfig, *, channels: int = 3, size: int = 64, patch: int = PATCH) -> None:
-        """Build the transformer for pictures of `size` pixels."""
+    def __init__(self, model: ModelConfig) -> None:
+        """Build the transformer for the pictures of the configuration's space."""
         super().__init__()
+        channels, size, patch = SPACES[model.space]
         self.side = size // patch
         self.embed = nn.Conv2d(channels, model.width, patch, stride=patch)
         self.positions = Positions(self.side**2, model.width)
@@ -181,12 +193,13 @@ class UpscalerStage(nn.Module):
 
 
 class Upscaler(nn.Module):
-    """Features (B, width, 8, 8) -> a list of features at 16, 32 and 64 pixels."""
+    """Features (B, width, 8, 8) -> a list of features at 16, 32 and 64 pixels, up to the size of the space's pictures."""
 
     def __init__(self, model: ModelConfig) -> None:
-        """Build three stages."""
+        """Build a stage for each doubling."""
         super().__init__()
-        channels = (model.width, *model.upscaler_channels)
+        doublings = SPACES[model.space].patch.bit_length() - 1
+        channels = (model.width, *model.upscaler_channels[:doublings])
         self.stages = nn.ModuleList(UpscalerStage(a, b) for a, b in pairwise(channels))
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -3,28 +3,21 @@
     value      = mean +- sd of  m(variant, seed)                      over the variant's finished seeds
     difference = mean +- sd of  m(variant, seed) - m(baseline, seed)  over the seeds finished by both
 
-`build` computes every number once; the terminal, JSON and Markdown forms only write them down.
+`build` computes every number once; `ablate.report.forms` only writes them down.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import statistics
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
 from ablate.errors import ResultsError, did_you_mean
 from ablate.variant import BASELINE
@@ -40,13 +33,14 @@ COSTS = {  # column -> head
     "params": "params",
     "macs": "MACs",
     "nfe": "nfe",
+    "train_macs": "train MACs",
     "train_wall_s": "train s",
     "latency_step_ms": "ms/step",
     "latency_image_ms": "ms/image",
 }
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-EMPTY = "No runs yet: start some with `ablate run`."
 UNFINISHED = ("diverged", "failed", "interrupted")
+SAME_MACS = 0.01  # of the training MACs: as good as equal
 MACHINE = ("device", "precision", "threads")
 Run = dict[str, Any]  # one row of runs.parquet, null as None
 
@@ -95,6 +89,7 @@ class Group:
     preset: str
     data: str | None
     data_digest: str | None
+    budget: str  # what the runs have in common with the baseline: `steps`, or training `macs`
     metrics: tuple[Metric, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
@@ -107,13 +102,14 @@ class Report:
     groups: tuple[Group, ...]
 
 
-def build(runs: pd.DataFrame, *, preset: str | None = None, data: str | None = None) -> Report:
+def build(runs: pd.DataFrame, *, preset: str | None = None, data: str | None = None, budget: str = "steps") -> Report:
     """Summarise the runs of a study.
 
     Args:
         runs: The table `runs`, as `ablate.results.read` returns it.
         preset: Only the runs of this preset.
         data: Only the runs on this data set: its name, or the path it was read from.
+        budget: `steps`: the runs of each variant with its preset's steps; `macs`: those with the baseline's training MACs.
 
     Raises:
         ResultsError: There are runs, but none with this preset or data set.
@@ -124,7 +120,7 @@ def build(runs: pd.DataFrame, *, preset: str | None = None, data: str | None = N
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in records:
         groups.setdefault((run["preset"], run["data"] or "", run["data_digest"] or ""), []).append(run)
-    return Report(tuple(_group(groups[key]) for key in sorted(groups)))
+    return Report(tuple(_group(groups[key], budget) for key in sorted(groups)))
 
 
 def _only(records: list[Run], column: str, asked: str | None, accepted: set[str | None]) -> list[Run]:
@@ -136,8 +132,9 @@ def _only(records: list[Run], column: str, asked: str | None, accepted: set[str 
     return found
 
 
-def _group(runs: list[Run]) -> Group:
+def _group(all_runs: list[Run], budget: str) -> Group:
     notes: list[str] = []
+    runs = _of_budget(all_runs, budget, notes)
     configs: dict[tuple[str, str], list[Run]] = {}  # by variant and configuration, the newest last
     for run in sorted(runs, key=lambda run: run["finished_at"] or EPOCH):
         key = (run["variant"], run["config_hash"] or "")
@@ -153,7 +150,7 @@ def _group(runs: list[Run]) -> Group:
     axes = {key: some[-1]["axis"] or "" for key, some in configs.items()}
     for key in sorted(configs, key=lambda key: (key != base_key, key[0] != BASELINE, axes[key], *key)):
         label = f"{key[0]} @{key[1]}" if key[0] in several else key[0]
-        spent, allowed = _budget(_done(configs[key])), _budget(baseline)
+        spent, allowed = _budget(_done(configs[key]), budget), _budget(baseline, budget)
         if spent and allowed and spent != allowed:
             notes.append(f"{label}: an unequal budget: {spent}; the baseline: {allowed}")
         rows.append(_row(label, configs[key], None if key == base_key else baseline, names, notes))
@@ -165,12 +162,32 @@ def _group(runs: list[Run]) -> Group:
     if len(machines) > 1:
         listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in sorted(machines.items()))
         notes.append(f"times come from unequal devices, precisions or threads and do not compare: {listed}")
-    return Group(runs[0]["preset"], runs[0]["data"], runs[0]["data_digest"], metrics, tuple(rows), tuple(notes))
+    first = all_runs[0]
+    return Group(first["preset"], first["data"], first["data_digest"], budget, metrics, tuple(rows), tuple(notes))
 
 
-def _budget(runs: dict[int, Run]) -> str:
-    """What one configuration spends on each of its runs."""
-    return next((f"{_count(run['steps'])} steps, nfe {_count(run['nfe'])}" for run in runs.values()), "")
+def _of_budget(runs: list[Run], budget: str, notes: list[str]) -> list[Run]:
+    """Keep the runs that may be compared at a budget, and name the variants that have none."""
+    if budget == "steps":
+        return [run for run in runs if run["budget"] != "macs"]
+    allowed = [run["train_macs"] for run in runs if run["variant"] == BASELINE and run["train_macs"]]
+    kept = [
+        run
+        for run in runs
+        if run["budget"] == "macs" or any(abs((run["train_macs"] or 0) / macs - 1) < SAME_MACS for macs in allowed)
+    ]
+    lacking = sorted({run["variant"] for run in runs} - {run["variant"] for run in kept})
+    if lacking:
+        notes.append(f"no run with the baseline's training MACs (ablate run --budget macs): {', '.join(lacking)}")
+    return kept
+
+
+def _budget(runs: dict[int, Run], budget: str) -> str:
+    """What one configuration spends on each of its runs, beside what makes the budgets equal."""
+    for run in runs.values():
+        nfe = f"nfe {count(run['nfe'])}"
+        return f"{count(run['steps'])} steps, {nfe}" if budget == "steps" else nfe
+    return ""
 
 
 def _done(runs: Iterable[Run]) -> dict[int, Run]:
@@ -194,7 +211,7 @@ def _one_size(done: list[Run], baseline: dict[int, Run], notes: list[str]) -> tu
             odd.setdefault((run["variant"], run["fd_n"], run["fd_ref_n"]), []).append(run["seed"])
             run.update(dict.fromkeys((*FIDELITY, "fd_floor")))
     for (variant, n, ref_n), seeds in odd.items():
-        used = f"N = {_count(n)} against {_count(ref_n)}"
+        used = f"N = {count(n)} against {count(ref_n)}"
         notes.append(f"{variant}: {_seeds(seeds)} measured with {used}, not as the rest: Frechet distance left out")
     return size
 
@@ -220,6 +237,11 @@ def _row(label: str, runs: list[Run], baseline: dict[int, Run] | None, names: li
             notes.append(f"{label}: {name} {common}: the baseline lacks {_seeds(set(mine) - set(shared))}")
         if len(mine) < len(done):
             notes.append(f"{label}: no {name} for {_seeds(set(done) - set(mine))}")
+    fd, pd_, psnr_db = (
+        _summary(_by_seed(done, f"autoencoder_{name}").values()).mean for name in ("fd", "pd", "psnr_db")
+    )
+    if fd is not None:
+        notes.append(f"{label}: its autoencoder alone: fd {fd:.1f}, pd {pd_:.4f}, {psnr_db:.2f} dB")
     unfinished = {}
     for status in UNFINISHED:
         lost = {run["seed"]: run["error"] for run in runs if run["status"] == status and run["seed"] not in done}
@@ -257,144 +279,6 @@ def _seeds(seeds: Iterable[int]) -> str:
     return f"seed{'' if len(listed) == 1 else 's'} {', '.join(map(str, listed))}"
 
 
-def to_json(report: Report) -> str:
-    """Return the report as one strict JSON document (no NaN)."""
-    return json.dumps(asdict(report), indent=2, allow_nan=False)
-
-
-def to_markdown(report: Report) -> str:
-    """Return the report as Markdown: a heading, a table and its legend per group."""
-    parts = [] if report.groups else [EMPTY]
-    for group in report.groups:
-        head, *rows = _cells(group, " ± ")
-        lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *rows]
-        parts.append(f"## {_escape(_title(group))}")
-        parts.append("\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines))
-        parts.append("\n".join(f"- {_escape(line)}" for line in (*_legend(group, "±"), *group.notes)))
-    return "\n\n".join(parts) + "\n"
-
-
-def render_rich(report: Report) -> RenderableType:
-    """Return what `rich` prints: one table per group where it is wide enough, else one of quality and one of costs."""
-    return _Rendered(report)
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    report: Report
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        sign = "+-" if options.ascii_only else "±"
-        if not self.report.groups:
-            yield Text(EMPTY)
-        for group in self.report.groups:
-            yield Text(_title(group) + "\n", style="bold")
-            for table in _layout(group, sign, console, options):
-                yield table
-                yield Text("")
-            for line in _legend(group, sign):
-                yield Text(line, style="dim")
-            for line in group.notes:
-                yield Text(f"! {line}", style="yellow")
-            yield Text("")
-
-
-def _layout(group: Group, sign: str, console: Console, options: ConsoleOptions) -> list[Table]:
-    """One table where the terminal is wide enough, else quality and costs apart, else four."""
-    wide, tight = _cells(group, f" {sign} "), _cells(group, sign)
-    for line in tight[1:]:
-        line[:2] = [line[0].replace("+", "+\n"), line[1].replace("+", "+\n").replace(" ", "\n")]
-    metrics = [[3 + 2 * i, 4 + 2 * i] for i in range(len(group.metrics))]
-    costs = list(range(3 + 2 * len(metrics), len(wide[0])))
-    whole, quality = range(len(wide[0])), [0, 2, *range(3, costs[0])]
-    layouts = [[_table(group, cells, whole)] for cells in (wide, tight)]
-    layouts += [[_table(group, cells, quality), _table(group, cells, [0, 1, *costs])] for cells in (wide, tight)]
-    quarters = ([2, *metrics[0]], metrics[1], [1, *costs[:3]], costs[3:])
-    layouts += [[_table(group, tight, [0, *some]) for some in quarters]]
-    unbounded = options.update(width=10_000)
-    for tables in layouts:
-        if all(Measurement.get(console, unbounded, table).maximum <= options.max_width for table in tables):
-            return tables
-    return layouts[-1]
-
-
-def _table(group: Group, cells: list[list[str]], columns: Sequence[int]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for column in columns:
-        head = cells[0][column].replace(" vs ", "\nvs ")
-        table.add_column(Text(head), justify="left" if column < 2 else "right", overflow="fold")
-    for row, line in zip(group.rows, cells[1:], strict=True):
-        table.add_row(*(Text(line[column]) for column in columns), style="bold" if row.differences is None else None)
-    return table
-
-
-def _title(group: Group) -> str:
-    digest = f" ({group.data_digest[:8]})" if group.data_digest else ""
-    variants, runs = len({row.variant for row in group.rows}), sum(row.runs for row in group.rows)
-    return f"preset {group.preset}, data {group.data or 'unknown'}{digest}: variants {variants}, runs {runs}"
-
-
-def _legend(group: Group, sign: str) -> list[str]:
-    lines = [f"Lower is better. Mean {sign} sd over seeds; vs baseline: the same of the differences seed by seed."]
-    for metric in group.metrics:
-        line = f"{metric.name}: {metric.about}"
-        if metric.n is not None:
-            line += f", N = {_count(metric.n)} samples against {_count(metric.ref_n)} real pictures"
-        if metric.floor is not None:
-            at = "" if metric.floor_n == metric.n else f" at N = {_count(metric.floor_n)}"
-            line += f"; real against real{at}: {metric.floor:.4g}"
-        lines.append(line + ".")
-    lines.append("Costs: medians over seeds; MACs, ms/step: one network evaluation; ms/image: nfe evaluations.")
-    return lines
-
-
-def _cells(group: Group, sign: str) -> list[list[str]]:
-    """The table as text, heads first: variant, axis, seeds, each metric with its difference, the costs."""
-    names = [metric.name for metric in group.metrics]
-    heads = [f"{name}{suffix}" for name in names for suffix in ("", " vs baseline")]
-    lines = [["variant", "axis", "seeds", *heads, *COSTS.values()]]
-    decimals = {name: _decimals([row.values[name].mean for row in group.rows]) for name in names}
-    for row in group.rows:
-        seeds = f"{len(row.seeds)}" if len(row.seeds) == row.runs else f"{len(row.seeds)}/{row.runs}"
-        line = [row.label, row.axis or "-", seeds]
-        for name in names:
-            line.append(_value(row.values[name], decimals[name], sign, ""))
-            line.append("" if row.differences is None else _value(row.differences[name], decimals[name], sign, "+"))
-        lines.append([*line, *(_quantity(name, row.costs[name]) for name in COSTS)])
-    return lines
-
-
-def _value(value: Value, decimals: int, sign: str, plus: str) -> str:
-    if value.mean is None:
-        return "-"
-    mean = f"{round(value.mean, decimals) + 0.0:{plus},.{decimals}f}"  # + 0.0: no negative zero
-    return f"{mean}{sign}{'-' if value.sd is None else f'{value.sd:,.{decimals}f}'}"
-
-
-def _decimals(values: Iterable[float | None]) -> int:
-    """Four digits for the column's largest number, four decimals at most."""
-    largest = max((abs(value) for value in values if value is not None), default=0.0)
-    return 4 if largest < 1 else max(0, 3 - math.floor(math.log10(largest)))
-
-
-def _quantity(name: str, value: float | None) -> str:
-    if value is None:
-        return "-"
-    if name in ("params", "macs"):
-        for unit, size in ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3)):
-            if value >= size:
-                return _three_digits(value / size) + unit
-    return f"{value:,.0f}" if name in ("params", "macs", "nfe") else _three_digits(value)
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:,.{min(4, max(0, 2 - math.floor(math.log10(value))))}f}" if value > 0 else "0"
-
-
-def _count(n: int | None) -> str:
+def count(n: int | None) -> str:
+    """Return a number with thousands separated, or `unknown`."""
     return "unknown" if n is None else f"{n:,}"
-
-
-def _escape(text: str) -> str:
-    """Keep a cell from ending early or being read as markup."""
-    return "".join(f"\\{c}" if c in "\\|*_`<[" else c for c in " ".join(text.split()))

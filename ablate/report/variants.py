@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ablate.study import Planned
 from ablate.variant import Config, Variant
 
 
@@ -21,7 +22,13 @@ def render_list(variants: Sequence[Variant], presets: Sequence[str]) -> Renderab
 
 
 def render_variant(
-    variant: Variant, preset: str, config: Config, baseline: Config, params: dict[str, int], macs: dict[str, int]
+    variant: Variant,
+    preset: str,
+    config: Config,
+    baseline: Config,
+    params: dict[str, int],
+    macs: dict[str, int],
+    decode_macs: int,
 ) -> RenderableType:
     """Return a variant's page: what it is, its configuration with the differences marked, and its cost by module.
 
@@ -32,6 +39,7 @@ def render_variant(
         baseline: The baseline's at the same preset.
         params: Parameters by module group.
         macs: Multiply-accumulates of one network evaluation of one picture, by module group.
+        decode_macs: Those of the group that only has parameters: the decoder's, once per picture.
     """
     head = Text(f"{variant.name}", style="bold")
     head.append(f"  (axis: {variant.axis}; preset {preset}; config {config.hash})\n{variant.about}\n", style="not bold")
@@ -42,7 +50,7 @@ def render_variant(
         )
     head.append(f"source: {variant.source}", style="not bold")
     settings = Table("setting", "value", "baseline")
-    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(baseline)
+    ours, theirs = config.settings(), dataclasses.asdict(baseline)
     for section, values in ours.items():
         for key, value in values.items():
             differs = value != theirs[section][key]
@@ -53,15 +61,44 @@ def render_variant(
                 style="bold" if differs else None,
             )
         settings.add_section()
-    costs = Table("module", "parameters", "MACs", "share of MACs")
+    costs = Table(
+        "module", "parameters", "MACs", "share of MACs", caption="MACs of one network evaluation of one picture"
+    )
     for column in costs.columns[1:]:
         column.justify = "right"
     total = sum(macs.values())
-    for group, count in macs.items():
-        costs.add_row(group, f"{params[group]:,}", f"{count:,}", f"{count / total:.1%}")
+    for group, count in params.items():
+        found, share = (macs[group], f"{macs[group] / total:.1%}") if group in macs else (decode_macs, "once a picture")
+        costs.add_row(group, f"{count:,}", f"{found:,}", share)
     costs.add_section()
     costs.add_row("all", f"{sum(params.values()):,}", f"{total:,}", "")
     return Group(head, settings, costs)
+
+
+def render_plan(planned: Sequence[Planned]) -> RenderableType:
+    """Return a table of runs to be made: variant, seed, steps, whether it is done, and the estimated time."""
+    table = Table("variant", "seed", "steps", "status", "estimate", caption_justify="left")
+    for column in (1, 2, 4):
+        table.columns[column].justify = "right"
+    for run in planned:
+        steps, seed = f"{run.spec.config.train.steps:,}", str(run.spec.seed)
+        estimate = "" if run.finished else _duration(run.wall_s)
+        table.add_row(run.spec.variant, seed, steps, "done" if run.finished else "to run", estimate)
+    known = [run.wall_s for run in planned if not run.finished]
+    total = [seconds for seconds in known if seconds is not None]
+    table.caption = f"{len(known)} of {len(planned)} to run: {_duration(sum(total)) if total else '0 s' if not known else 'unknown'}"
+    if total and len(total) < len(known):
+        table.caption += f", and {len(known) - len(total)} of unknown length"
+    return table
+
+
+def _duration(seconds: float | None) -> str:
+    """Return `unknown`, or a time to the second, the minute or the hour's tenth."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _text(value: object) -> str:

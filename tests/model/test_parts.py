@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from ablate import variant
-from ablate.model import backbone, denoiser, pyramid
+from ablate.model import backbone, cost, denoiser, pyramid
 from ablate.model.drift import Drift, drift_macs
 
-SMOKE = variant.resolve(variant.load("baseline"), "smoke").model
+BASELINE = variant.resolve(variant.load("baseline"), "smoke")
+SMOKE = BASELINE.model
 CPU = torch.device("cpu")
 
 
@@ -123,7 +124,7 @@ def test_denoiser_adds_drift_to_the_filtered_picture_and_counts_its_cost() -> No
     filtered, drift = net.parts(z, t)
     assert drift is not None
     torch.testing.assert_close(net(z, t), filtered + drift)
-    spent = denoiser.cost(SMOKE)
+    spent = cost.cost(BASELINE)
     assert spent.total_params == sum(p.numel() for p in net.parameters())
     h = SMOKE.drift_channels
     by_hand = 9 * (3 * h * 64**2 + h * h * 32**2 + h * h * 16**2 + h * h * 32**2 + h * h * 64**2 + h * 3 * 64**2)
@@ -144,8 +145,7 @@ def test_shared_parts_of_two_variants_start_alike_and_seeds_differ() -> None:
 @pytest.mark.parametrize("preset", variant.presets())
 def test_the_matched_control_gets_the_drifts_macs_back(preset: str) -> None:
     full, without, matched = (
-        denoiser.cost(variant.resolve(variant.load(name), preset).model)
-        for name in ("baseline", "no_drift", "no_drift_matched")
+        cost.cost(variant.resolve(variant.load(name), preset)) for name in ("baseline", "no_drift", "no_drift_matched")
     )
     given, lost = matched.total_macs - without.total_macs, full.total_macs - without.total_macs
     assert lost == full.macs["drift"] == drift_macs(16, 3, 64)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ablate import results
 from ablate.errors import ResultsError
-from ablate.report import tables
+from ablate.report import forms, tables
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -67,7 +67,7 @@ def build(folder: Path, *rows: dict[str, object]) -> tables.Report:
 def rich(report: tables.Report, width: int = 80, encoding: str = "utf-8") -> str:
     buffer = io.BytesIO()
     file = io.TextIOWrapper(buffer, encoding=encoding, newline="\n")
-    Console(file=file, width=width).print(tables.render_rich(report))
+    Console(file=file, width=width).print(forms.render_rich(report))
     file.flush()
     return buffer.getvalue().decode(encoding)
 
@@ -196,14 +196,14 @@ def test_order_is_baseline_then_axis(tmp_path: Path) -> None:
 
 def test_the_three_forms_show_the_same_numbers(tmp_path: Path) -> None:
     report = build(tmp_path, *STUDY)
-    document = json.loads(tables.to_json(report))
+    document = json.loads(forms.to_json(report))
     row = document["groups"][0]["rows"][1]
     assert (row["values"]["fd"]["mean"], row["differences"]["fd"]["mean"]) == (277.0, 12.0)
     expected = ["277.0 ± 9.9", "+12.0 ± 2.8", "0.2770 ± 0.0099", "+0.0120 ± 0.0028", "2/3", "4.41 M", "1.05 G"]
-    for text in (tables.to_markdown(report), rich(report, 200), rich(report, 80)):
+    for text in (forms.to_markdown(report), rich(report, 200), rich(report, 80)):
         for part in (*expected, "N = 512 samples", "2,048", "21.9", "preset quick", "cats", "Lower is better"):
             assert part in text
-    assert "| baseline | baseline | 3 | 271.0 ± 11.5 |  | 0.2710 ± 0.0115 |  | 4.41 M |" in tables.to_markdown(report)
+    assert "| baseline | baseline | 3 | 271.0 ± 11.5 |  | 0.2710 ± 0.0115 |  | 4.41 M |" in forms.to_markdown(report)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 140, 200])
@@ -229,22 +229,22 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     report = build(tmp_path, *rows)
     assert "[red]a|b" in rich(report)
     assert "[bold] no | way" in rich(report)
-    assert "| \\[red]a\\|b |" in tables.to_markdown(report)
+    assert "| \\[red]a\\|b |" in forms.to_markdown(report)
 
 
 def test_only_unfinished_runs(tmp_path: Path) -> None:
     report = build(tmp_path, run("baseline", 0, None, status="failed", data_digest=None, error="no pictures"))
-    for text in (rich(report), tables.to_markdown(report)):
+    for text in (rich(report), forms.to_markdown(report)):
         assert "0/1" in text
         assert "no pictures" in text
-    json.loads(tables.to_json(report))
+    json.loads(forms.to_json(report))
 
 
 def test_an_empty_study(tmp_path: Path) -> None:
     report = tables.build(results.read(tmp_path, "runs"), preset="quick", data=None)
-    assert json.loads(tables.to_json(report)) == {"groups": []}
+    assert json.loads(forms.to_json(report)) == {"groups": []}
     assert "No runs yet" in rich(report)
-    assert "No runs yet" in tables.to_markdown(report)
+    assert "No runs yet" in forms.to_markdown(report)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,63 @@ def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) ->
     assert pd.isna(row["fd"])
 
 
+def test_latent_is_charged_with_its_autoencoder(study: Path, tmp_path: Path) -> None:
+    done = smoke("--variant", "latent", "--results", str(tmp_path), cwd=study)
+    assert done.returncode == 0, done.stderr
+    row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
+    for name in ("autoencoder_wall_s", "autoencoder_psnr_db", "autoencoder_pd", "autoencoder_fd", "decode_macs"):
+        assert row[name] > 0, name
+    assert row["wall_s"] > row["autoencoder_wall_s"] + row["train_wall_s"]
+    assert len(row["autoencoder_digest"]) == 64
+    names = sorted(p.name for p in (tmp_path / "artifacts" / row["run_id"]).iterdir())
+    assert names == ["autoencoder.png", "autoencoder.safetensors", "model.safetensors", "samples.png", "strip.png"]
+    assert "autoencoder_fd" in set(pd.read_parquet(tmp_path / "fidelity.parquet")["metric"])
+    assert "its autoencoder alone: fd" in ablate("report", "--results", str(tmp_path), cwd=study).stdout
+
+
+def test_equal_training_macs_are_another_run_and_another_report(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study / "results", tmp_path / "results")
+    words = (
+        "--variant",
+        "no_drift",
+        "--variant",
+        "baseline",
+        "--budget",
+        "macs",
+        "--results",
+        str(tmp_path / "results"),
+    )
+    done = smoke(*words, cwd=study)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("skipped") == 1  # the baseline is its own measure
+    runs = pd.read_parquet(tmp_path / "results" / "runs.parquet")
+    matched = runs[runs["budget"] == "macs"].iloc[0]
+    assert matched["steps"] > 12
+    documents = {
+        budget: json.loads(ablate("report", "--budget", budget, "--format", "json", cwd=tmp_path).stdout)
+        for budget in ("steps", "macs")
+    }
+    hashes = {
+        budget: {row["variant"]: row["config_hash"] for row in document["groups"][0]["rows"]}
+        for budget, document in documents.items()
+    }
+    assert hashes["macs"]["no_drift"] == matched["config_hash"] != hashes["steps"]["no_drift"]
+    assert hashes["macs"]["baseline"] == hashes["steps"]["baseline"]
+    assert not any("unequal budget" in note for note in documents["macs"]["groups"][0]["notes"])
+
+
+def test_a_dry_run_lists_and_writes_nothing(study: Path, tmp_path: Path) -> None:
+    listed = smoke("--variant", "no_drift", "--factors", "drift,skip", "--seeds", "0-1", "--dry-run", cwd=study)
+    assert listed.returncode == 0, listed.stderr
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    assert sum("run" in line for line in lines) - 1 == 10  # 2 of 6 combinations x 2 seeds are done; the caption
+    assert sum("done" in line for line in lines) == 2
+    assert "10 of 12 to run: " in listed.stdout
+    nowhere = smoke("--dry-run", "--results", str(tmp_path / "new"), cwd=study)
+    assert "1 of 1 to run: unknown" in nowhere.stdout
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(folder: Path, command: str) -> None:
     shown = ablate(command, "--help", cwd=folder)
@@ -188,6 +246,9 @@ BAD = [
     (["run", "--device", "tpu"], 1, "--device tpu: unknown device"),
     (["run", "--results", "set.npz"], 1, "set.npz"),
     (["run", "--results", "/proc/ablate"], 1, "/proc/ablate"),
+    (["run", "--factors", "drfit"], 1, "did you mean drift?"),
+    (["run", "--budget", "time"], 2, "time"),
+    (["run", "--dry-run", "--data", "absent"], 1, "absent: no such file or folder"),
     (["run", "--varient", "x"], 2, "No such option"),
     (["report", "--results", "absent"], 1, "absent: no such folder"),
     (["report", "--format", "pdf"], 2, "pdf"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablate import checkpoint, files, variant
+from ablate import checkpoint, files, latents, variant
 from ablate.errors import DivergedError, ResultsError
+from ablate.model.autoencoder import PIXELS
 from ablate.run import perceptual_loss
 from ablate.sample import draw
 from ablate.train import Batches, learning_rate, loss_parts, train
@@ -51,15 +52,27 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_weights(images: torch.T
 
 
 @pytest.mark.parametrize("name", variant.names())
-def test_every_variant_learns(images: torch.Tensor, tmp_path: Path, name: str) -> None:
+def test_every_variant_learns_draws_and_repeats(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
     config = variant.resolve(variant.load(name), "smoke")
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=30))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=20))
     loss = perceptual_loss(config.train, torch.device("cpu"))
-    checkpoint = tmp_path / "c.safetensors"
-    state = train(config, images, 0, perceptual=loss, precision="fp32", checkpoint=checkpoint)
-    assert state.curve[-1]["loss"] < state.curve[0]["loss"]
-    assert (state.curve[-1]["loss_perceptual"] > 0) == (name != "no_perceptual")
-    assert torch.isfinite(draw(state.ema, config, 0, range(2), precision="fp32")).all()
+    codec = PIXELS
+    if config.model.space == "latent":
+        checkpoint = tmp_path / "a.safetensors"
+        codec = latents.prepare(config, images, "discs", 0, precision="fp32", checkpoint=checkpoint).codec
+    made = []
+    for file in ("one", "two"):
+        checkpoint = tmp_path / file
+        state = train(config, images, 0, perceptual=loss, precision="fp32", checkpoint=checkpoint, codec=codec)
+        assert state.curve[-1]["loss"] < state.curve[0]["loss"]
+        assert (state.curve[-1]["loss_perceptual"] > 0) == (name != "no_perceptual")
+        made.append(draw(state.ema, config, 0, range(2), precision="fp32", codec=codec))
+        assert made[-1].shape == (2, 3, 64, 64)
+        assert torch.isfinite(made[-1]).all()
+    assert torch.equal(*made)
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(images: torch.Tensor, tmp_path: Path) -> None:

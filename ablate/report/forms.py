@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ablate.report.tables import COSTS, Group, Report, Value, count
 
+COUNTS = ("params", "macs", "train_macs")
 EMPTY = "No runs yet: start some with `ablate run`."
 
 
@@ -82,7 +83,7 @@ def _layout(group: Group, sign: str, console: Console, options: ConsoleOptions) 
 def _table(group: Group, cells: list[list[str]], columns: Sequence[int]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for column in columns:
-        head = cells[0][column].replace(" vs ", "\nvs ")
+        head = cells[0][column].replace(" vs ", "\nvs ").replace("train ", "train\n")
         table.add_column(Text(head), justify="left" if column < 2 else "right", overflow="fold")
     for row, line in zip(group.rows, cells[1:], strict=True):
         table.add_row(*(Text(line[column]) for column in columns), style="bold" if row.differences is None else None)
@@ -142,11 +143,11 @@ def _decimals(values: Iterable[float | None]) -> int:
 def _quantity(name: str, value: float | None) -> str:
     if value is None:
         return "-"
-    if name in ("params", "macs"):
+    if name in COUNTS:
         for unit, size in ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3)):
             if value >= size:
                 return _three_digits(value / size) + unit
-    return f"{value:,.0f}" if name in ("params", "macs", "nfe") else _three_digits(value)
+    return f"{value:,.0f}" if name in COUNTS or name == "nfe" else _three_digits(value)
 
 
 def _three_digits(value: float) -> str:

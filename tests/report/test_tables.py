@@ -43,6 +43,7 @@ def run(variant: str, seed: int, fd: float | None, *, status: str = "done", **va
             "fd_n": 512,
             "fd_ref_n": 2048,
             "steps": 500,
+            "train_macs": 10**12,
             "nfe": 32,
         }
         row |= {
@@ -267,3 +268,21 @@ def test_quantities(name: str, value: float | None, text: str) -> None:
 
 def test_a_small_negative_difference_is_not_minus_zero() -> None:
     assert tables._value(tables.Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"
+
+
+def test_a_budget_chooses_the_runs_it_makes_comparable(tmp_path: Path) -> None:
+    dear = [run("no_drift", seed, 280.0, train_macs=2 * 10**12) for seed in (0, 1)]
+    matched = run("no_drift", 0, 300.0, config_hash="m", budget="macs", steps=250, train_macs=10**12 + 1)
+    lone = run("latent", 0, 1.0, train_macs=3 * 10**12)
+    runs = frame(tmp_path, *STUDY[:3], *dear, matched, lone)
+    steps = tables.build(runs).groups[0]
+    assert {row.label: row.values["fd"].mean for row in steps.rows} == {
+        "baseline": 271.0,
+        "latent": 1.0,
+        "no_drift": 280.0,
+    }
+    macs = tables.build(runs, budget="macs").groups[0]
+    assert {row.label: row.values["fd"].mean for row in macs.rows} == {"baseline": 271.0, "no_drift": 300.0}
+    assert macs.notes == ("no run with the baseline's training MACs (ablate run --budget macs): latent",)
+    assert "equal training MACs" in rich(tables.build(runs, budget="macs"))
+    assert "equal training MACs" not in rich(tables.build(runs))

@@ -263,11 +263,11 @@ def test_an_empty_study(tmp_path: Path) -> None:
     ],
 )
 def test_quantities(name: str, value: float | None, text: str) -> None:
-    assert tables._quantity(name, value) == text
+    assert forms._quantity(name, value) == text
 
 
 def test_a_small_negative_difference_is_not_minus_zero() -> None:
-    assert tables._value(tables.Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"
+    assert forms._value(tables.Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"
 
 
 def test_a_budget_chooses_the_runs_it_makes_comparable(tmp_path: Path) -> None:

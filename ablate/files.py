@@ -31,5 +31,5 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Return where shrunk layers and reference statistics are kept: `ABLATE_CACHE`, or the user's cache folder."""
+    """Return where shrunk layers, reference statistics and autoencoders are kept: `ABLATE_CACHE`, or the user's cache folder."""
     return Path(os.environ.get("ABLATE_CACHE") or platformdirs.user_cache_dir("ablate"))

@@ -28,10 +28,10 @@ from ablate.measure.perceptual import PerceptualDistance
 from ablate.model.autoencoder import Autoencoder, Codec, codec
 from ablate.model.backbone import SPACES
 from ablate.model.denoiser import initialise
+from ablate.sample import BATCH
 from ablate.train import LOGGED, Batches, add_perceptual, fit
 from ablate.variant import Config, TrainConfig
 
-BATCH = 64
 VERSION = 1  # of the autoencoder's code: raised when the same settings give other weights
 
 

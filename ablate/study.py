@@ -124,12 +124,12 @@ class Planned:
 def estimate_wall_s(spec: RunSpec, train_macs: int, runs: pd.DataFrame) -> float | None:
     """Return the seconds that a run should take, by past runs, or None where there is none of its preset.
 
+    The median of finished runs of the same configuration; else the median time per training MAC of those of the same preset.
+
     Args:
         spec: The run.
         train_macs: What it trains with.
         runs: The table `runs`, as `ablate.results.read` returns it.
-
-    The median of finished runs of the same configuration; else the median time per training MAC of those of the same preset.
     """
     done = runs[(runs["status"] == "done") & (runs["preset"] == spec.preset) & runs["wall_s"].notna()]
     same = done[done["config_hash"] == spec.config.hash]

@@ -4,12 +4,14 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ablate import latents, variant
 from ablate.checkpoint import TrainingState
+from ablate.variant import Config
 
 CONFIG = variant.resolve(variant.load("latent"), "smoke")
 
@@ -25,19 +27,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "autoencoders"
 
 
-def prepare(images: torch.Tensor, folder: Path, **changed: object) -> tuple[latents.Latents, list[int]]:
+def prepare(
+    images: torch.Tensor,
+    folder: Path,
+    *,
+    config: Config = CONFIG,
+    data_digest: str = "d",
+    seed: int = 0,
+    precision: str = "fp32",
+) -> tuple[latents.Latents, list[int]]:
     """Return the autoencoder and the steps at which its training reported; none where it came from the cache."""
     steps: list[int] = []
-    given = {"config": CONFIG, "data_digest": "d", "seed": 0, "precision": "fp32"} | changed
-    config, digest, seed = given.pop("config"), given.pop("data_digest"), given.pop("seed")
     found = latents.prepare(
-        config,  # type: ignore[arg-type]
+        config,
         images,
-        digest,  # type: ignore[arg-type]
-        seed,  # type: ignore[arg-type]
+        data_digest,
+        seed,
+        precision=precision,
         checkpoint=folder / "a.safetensors",
         on_step=lambda state: steps.append(state.step),
-        **given,  # type: ignore[arg-type]
     )
     return found, steps
 
@@ -70,7 +78,7 @@ def test_latents_are_of_the_noises_size_and_the_cache_gives_the_same(
     ids=lambda changed: next(iter(changed)),
 )
 def test_what_it_depends_on_is_in_the_key(
-    images: torch.Tensor, tmp_path: Path, cache: Path, changed: dict[str, object]
+    images: torch.Tensor, tmp_path: Path, cache: Path, changed: dict[str, Any]
 ) -> None:
     prepare(images, tmp_path)
     assert prepare(images, tmp_path, **changed)[1]

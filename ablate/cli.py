@@ -28,6 +28,16 @@ ResultsOption = Annotated[Path, typer.Option("--results", help="The results fold
 PresetOption = Annotated[str, typer.Option("--preset", help="The budget: smoke, quick, standard or paper.")]
 
 
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option("--metric", "-m", help="A metric asked for by name; its weights may be downloaded. Repeatable."),
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="A folder of weights (also ABLATE_WEIGHTS).", show_default=False)
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+
 class Budget(StrEnum):
     """What the variants have in common with the baseline."""
 
@@ -149,7 +159,9 @@ def run(
         str, typer.Option("--data", help="cats (embedded), or a folder, zip or .npz of pictures.")
     ] = "cats",
     folder: ResultsOption = Path("results"),
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    metric: MetricOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Make finished runs again; their rows are replaced.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, with an estimate of their time from past ones.")
@@ -160,7 +172,10 @@ def run(
     Example: ablate run --variant no_drift --seeds 0-2
     """
     from ablate import results
+    from ablate.measure.metrics import choose
     from ablate.study import factor_combinations, parse_seeds, plan
+
+    metrics = choose(metric or [])
 
     match: Callable[[variant.Config, variant.Config], variant.Config] | None = None
     if budget is Budget.macs:
@@ -183,7 +198,17 @@ def run(
         Console().print(render_plan(forecast(specs, data, past, finished=finished)))
         return
     try:
-        launch(specs, data, folder, device=device, finished=finished, on_row=_tell)
+        launch(
+            specs,
+            data,
+            folder,
+            device=device,
+            metrics=metrics,
+            weights=weights,
+            finished=finished,
+            on_row=_tell,
+            on_missing=_tell_missing,
+        )
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -203,6 +228,124 @@ def _tell(row: dict[str, Any], skipped: bool) -> None:
         )
     else:
         typer.echo(f"{row['run_id']}: {row['status']}: {row['error']}")
+
+
+def _tell_missing(network: str, why: str) -> None:
+    """Say in one line which metrics stay empty, and why."""
+    from ablate.measure.metrics import METRICS
+
+    first = next(name for name, metric in METRICS.items() if metric.network == network)
+    typer.echo(f"note: no {first} and what else needs {network}: {why}", err=True)
+
+
+@app.command()
+def measure(
+    real: Annotated[Path, typer.Argument(help="The reference: a folder, zip or .npz of pictures.", show_default=False)],
+    fake: Annotated[
+        Path | None,
+        typer.Argument(help="What is judged. Without it: two random halves of REAL, the floor.", show_default=False),
+    ] = None,
+    metric: MetricOption = None,
+    n: Annotated[
+        int | None, typer.Option("--n", help="Use so many of FAKE, chosen at random. Default: all.", show_default=False)
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", help="Crop to the central square and resize to so many pixels.", show_default=False),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            help="Pictures that belong to FAKE's one by one: adds the paired difference.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document: a key a metric.")] = False,
+) -> None:
+    """Judge any set of pictures against another, with the metrics of a run.
+
+    Example: ablate measure photos.zip samples/ --metric fd --metric diversity_lpips --weights weights/
+    """
+    from contextlib import ExitStack
+
+    from ablate.measure.metrics import choose
+
+    asked = choose(metric or [])
+    from ablate.data.images import Pictures
+    from ablate.machine import pick_device
+    from ablate.measure.sets import default_metrics, measure_sets
+    from ablate.measure.suite import assemble
+    from ablate.progress import Progress
+    from ablate.report import sets
+
+    target = pick_device(device)
+    with ExitStack() as opened:
+        paths = {"real": real, "fake": fake, "baseline": baseline}
+        pictures = {k: opened.enter_context(Pictures(p, size=size)) for k, p in paths.items() if p is not None}
+        suite = assemble(asked, weights, target)
+        wanted = asked or default_metrics(suite)
+        with Progress() as progress:
+            found = measure_sets(
+                pictures["real"],
+                pictures.get("fake"),
+                wanted,
+                suite,
+                n=n,
+                seed=seed,
+                baseline=pictures.get("baseline"),
+                progress=progress,
+            )
+    for some in pictures.values():
+        for kind in sorted(some.converted):
+            what = "laid on white" if kind == "transparent" else "read as RGB"
+            typer.echo(f"note: {some.where}: {kind} pictures {what}", err=True)
+    if not asked:
+        for network, why in suite.missing.items():
+            _tell_missing(network, why)
+    if as_json:
+        typer.echo(sets.to_json(found))
+        return
+    from rich.console import Console
+
+    Console().print(sets.render(found))
+
+
+@app.command()
+def doctor(
+    clear: Annotated[
+        str | None,
+        typer.Option(
+            "--clear",
+            help="Empty a part of the cache: cats, statistics, autoencoders, weights or all.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Show versions, device, weights and the cache; or empty the cache.
+
+    Example: ablate doctor --clear statistics
+    """
+    from ablate import doctor as doctors
+
+    if clear is not None:
+        files, freed = doctors.clear(clear)
+        typer.echo(f"{files} files deleted, {freed / 1e6:.1f} MB freed")
+        return
+    found = doctors.examine(weights)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from ablate.report.doctor import render
+
+    Console().print(render(found))
 
 
 @app.command()

@@ -23,7 +23,7 @@ from ablate import rng
 from ablate.checkpoint import TrainingState, digest, save_tensors
 from ablate.errors import ResultsError
 from ablate.files import cache_folder
-from ablate.measure.extractors import efficientnet_lite0
+from ablate.measure.efficientnet import efficientnet_lite0
 from ablate.measure.perceptual import PerceptualDistance
 from ablate.model.autoencoder import Autoencoder, Codec, codec
 from ablate.model.backbone import SPACES

@@ -55,7 +55,10 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_INT, "fd_n fd_ref_n"),
         (_FLOAT, "fd_floor"),
         (_INT, "fd_floor_n"),
-        (_FLOAT, "pd psnr_db fid kid lpips"),
+        (_FLOAT, "fd_inf kd fid fid_floor fid_inf kid"),
+        (_FLOAT, "pd psnr_db lpips lpips_vgg"),
+        (_FLOAT, "diversity_pd nearest_pd memorised_pd diversity_lpips nearest_lpips memorised_lpips"),
+        (_BOOL, "memorised"),
         (_INT, "params macs"),
         (_FLOAT, "drift_params_share drift_macs_share"),
         (_INT, "nfe decode_macs steps images_seen train_macs"),
@@ -74,12 +77,12 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_INT, "step images_seen"),
         (_FLOAT, "loss loss_l2 loss_perceptual grad_norm lr images_per_s"),
     ],
-    "denoising": [(_TEXT, "run_id"), (_FLOAT, "t"), (_INT, "n"), (_FLOAT, "psnr_db pd lpips")],
+    "denoising": [(_TEXT, "run_id"), (_FLOAT, "t"), (_INT, "n"), (_FLOAT, "psnr_db pd lpips lpips_vgg")],
     "fidelity": [
         (_TEXT, "run_id extractor metric"),
         (_FLOAT, "value"),
         (_INT, "n ref_n"),
-        (_FLOAT, "low high"),
+        (_FLOAT, "error low high"),
         (_TEXT, "weights_digest"),
     ],
     "latency": [
@@ -277,12 +280,16 @@ def _load(path: Path, table: str) -> pa.Table:
                     f"{path}: written with schema version {version}, this ablate reads up to {SCHEMA_VERSION}; "
                     "upgrade ablate, or choose another --results folder"
                 )
-            if not parquet.schema_arrow.equals(schema):
-                changed = sorted(set(schema) ^ set(parquet.schema_arrow), key=lambda field: str(field.name))
-                names = ", ".join(dict.fromkeys(repr(field.name) for field in changed)) or "their order"
+            kinds = {field.name: field.type for field in parquet.schema_arrow}
+            # Columns that came later are null in the rows of before.
+            odd = [f.name for f in schema if (f.name in kinds or not f.nullable) and kinds.get(f.name) != f.type]
+            odd += [name for name in kinds if name not in schema.names]
+            if odd:
+                names = ", ".join(map(repr, odd))
                 raise ResultsError(f"{path}: its columns are not those of schema version {version}: {names}; {mend}")
-            found: pa.Table = parquet.read().replace_schema_metadata(schema.metadata)
-            return found
+            found = parquet.read()
+            columns = {f.name: found[f.name] if f.name in kinds else pa.nulls(len(found), f.type) for f in schema}
+            return pa.table(columns, schema=schema)
     except FileNotFoundError:
         return schema.empty_table()
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -104,6 +104,7 @@ class MeasureConfig:
     fd_samples: int
     fd_reference: int
     denoise_images: int
+    nearest_train: int  # training pictures among which samples' nearest are looked for, at most
     latency_batches: tuple[int, ...]
     latency_samples: int
 

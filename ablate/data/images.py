@@ -12,7 +12,8 @@ import io
 import os
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -85,8 +86,7 @@ def read_images(path: Path, *, size: int) -> np.ndarray:
     """Read every picture of a folder (and its subfolders), a zip or a `.npz` file, copies included.
 
     Args:
-        path: A folder or zip of image files, read in the order of their names; or a `.npz` whose array "images", or
-            else its first, is uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 (RGB) or 4 (RGBA).
+        path: What `Pictures` takes.
         size: Width and height of the pictures returned, in pixels.
 
     Returns:
@@ -95,29 +95,150 @@ def read_images(path: Path, *, size: int) -> np.ndarray:
     Raises:
         DataError: The path or one of its pictures cannot be read; the message names the file.
     """
-    where = _show(path)
-    if size < 1:
-        raise DataError(f"{where}: size {size} asked for; allowed: at least 1 pixel")
-    if os.path.isdir(path):
-        return _decode_all(where, _folder(path), size)
-    if not os.path.isfile(path):
-        missing = "is not a file or folder" if os.path.exists(path) else "no such file or folder"
-        raise DataError(f"{where}: {missing}; allowed: {CATS}, or the path of a folder, a .zip or a .npz")
-    if path.suffix.lower() == ".npz":
-        return _arrays(path, where, size)
-    if path.suffix.lower() != ".zip":
-        raise DataError(
-            f"{where}: found a file ending in {path.suffix or 'nothing'}; allowed: {CATS}, a folder, a .zip or a .npz"
-        )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _decode_all(where, _entries(archive, where), size)
-    except DataError:
-        raise
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise DataError(
-            f"{where}: not a zip that can be read ({_show(error)}); mend: pack or download it again"
-        ) from error
+    with Pictures(path, size=size) as pictures:
+        found = np.empty((len(pictures), 3, size, size), np.uint8)
+        for i, picture in enumerate(pictures.read(range(len(pictures)))):
+            found[i] = picture
+        return found
+
+
+class Pictures:
+    """The pictures of a folder (and its subfolders), a zip or a `.npz` file, decoded one by one as they are asked for.
+
+    Image files are in the order of their names. A `.npz` is held in memory: its array "images", or else its first, is uint8 (N, H, W),
+    (N, H, W, C) or (N, C, H, W) with C = 1, 3 (RGB) or 4 (RGBA).
+
+    Attributes:
+        where: The path, for messages.
+        size: Width and height to crop and resize to, in pixels; None: as they are, and all of one size.
+        converted: What was read that is not plain RGB: `greyscale`, `transparent`.
+    """
+
+    def __init__(self, path: Path, *, size: int | None = None) -> None:
+        """List the pictures.
+
+        Raises:
+            DataError: The path cannot be read or holds no pictures.
+        """
+        self.where, self.size = _show(path), size
+        self.converted: set[str] = set()
+        self._open = ExitStack()
+        self._expected: tuple[str, tuple[int, ...]] | None = None  # the first picture's name and shape
+        if size is not None and size < 1:
+            raise DataError(f"{self.where}: size {size} asked for; allowed: at least 1 pixel")
+        try:
+            self._sources = self._list(path)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def __enter__(self) -> Pictures:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Yield pictures (3, H, W), uint8, RGB.
+
+        Raises:
+            DataError: A picture cannot be read, or is not of the size of the first; the message names it.
+        """
+        for i in indices:
+            name, decode = self._sources[i]
+            with warnings.catch_warnings():
+                # Pillow warns of odd metadata and of pictures far above MAX_PIXELS; what matters is an error here.
+                warnings.simplefilter("ignore")
+                picture = decode()
+            first, shape = self._expected = self._expected or (name, picture.shape)
+            if picture.shape != shape:
+                found, wanted = (f"{width} x {height}" for _, height, width in (picture.shape, shape))
+                raise DataError(
+                    f"{name}: {found} pixels, where {first} has {wanted}; mend: --size crops and resizes all"
+                )
+            yield picture
+
+    def batches(self, indices: Sequence[int], batch: int) -> Iterator[np.ndarray]:
+        """Yield pictures (B, 3, H, W), uint8, RGB, in batches."""
+        for start in range(0, len(indices), batch):
+            yield np.stack(list(self.read(indices[start : start + batch])))
+
+    def _list(self, path: Path) -> list[tuple[str, Callable[[], np.ndarray]]]:
+        if os.path.isdir(path):
+            return self._files(_folder(path))
+        if not os.path.isfile(path):
+            missing = "is not a file or folder" if os.path.exists(path) else "no such file or folder"
+            raise DataError(f"{self.where}: {missing}; allowed: {CATS}, or the path of a folder, a .zip or a .npz")
+        if path.suffix.lower() == ".npz":
+            array = _array(path, self.where)
+            return [(f"{self.where}: picture {i}", partial(self._row, array, i)) for i in range(len(array))]
+        if path.suffix.lower() != ".zip":
+            found = path.suffix or "nothing"
+            raise DataError(
+                f"{self.where}: found a file ending in {found}; allowed: {CATS}, a folder, a .zip or a .npz"
+            )
+        try:
+            return self._files(_entries(self._open.enter_context(zipfile.ZipFile(path)), self.where))
+        except DataError:
+            raise
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise DataError(
+                f"{self.where}: not a zip that can be read ({_show(error)}); mend: pack or download it again"
+            ) from error
+
+    def _files(self, sources: list[_Source]) -> list[tuple[str, Callable[[], np.ndarray]]]:
+        if not sources:
+            raise DataError(f"{self.where}: no pictures found; looked for files ending in {', '.join(SUFFIXES)}")
+        return [(name, partial(self._decode, name, read)) for name, read in sources]
+
+    def _decode(self, name: str, read: Callable[[], bytes]) -> np.ndarray:
+        """Decode one image file."""
+        try:
+            with Image.open(io.BytesIO(read()), formats=FORMATS) as image:
+                _check_pixels(name, *image.size)
+                frames = getattr(image, "n_frames", 1)
+                # The further frames of an MPO, a phone's JPEG, are previews and depth maps of the first.
+                if frames > 1 and image.format != "MPO":
+                    raise DataError(
+                        f"{name}: {frames} frames; allowed: still pictures; mend: save one frame or remove it"
+                    )
+                ImageOps.exif_transpose(image, in_place=True)
+                return self._fit(name, image)
+        except DataError:
+            raise
+        except UnidentifiedImageError as error:
+            raise DataError(
+                f"{name}: not a picture; allowed: {', '.join(FORMATS)}; mend: replace or remove it"
+            ) from error
+        except Image.DecompressionBombError as error:
+            raise DataError(
+                f"{name}: far too large; allowed: {MAX_PIXELS:,} pixels; mend: shrink or remove it"
+            ) from error
+        # Decoders meet damage with whatever its bytes lead to: OSError, SyntaxError, struct.error, KeyError...
+        except Exception as error:
+            raise DataError(
+                f"{name}: cannot be read ({_show(error) or type(error).__name__}); mend: replace or remove it"
+            ) from error
+
+    def _row(self, array: np.ndarray, i: int) -> np.ndarray:
+        """One picture of an array (N, H, W, C)."""
+        picture = array[i]
+        height, width, channels = picture.shape
+        if channels == 3 and self.size in (None, height) and self.size in (None, width):
+            return np.ascontiguousarray(picture.transpose(2, 0, 1))
+        image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if channels == 1 else picture))
+        return self._fit(f"{self.where}: picture {i}", image)
+
+    def _fit(self, name: str, image: Image.Image) -> np.ndarray:
+        if image.has_transparency_data:
+            self.converted.add("transparent")
+        elif image.mode[0] in "1LIF":
+            self.converted.add("greyscale")
+        rgb = _to_rgb(name, image)
+        return np.asarray(rgb).transpose(2, 0, 1) if self.size is None else _fit(rgb, self.size)
 
 
 _Source = tuple[str, Callable[[], bytes]]  # a picture's name in messages, and how to read its file
@@ -175,42 +296,6 @@ def _check_pixels(name: str, width: int, height: int) -> None:
         )
 
 
-def _decode_all(where: str, sources: list[_Source], size: int) -> np.ndarray:
-    if not sources:
-        raise DataError(f"{where}: no pictures found; looked for files ending in {', '.join(SUFFIXES)}")
-    pictures = np.empty((len(sources), 3, size, size), np.uint8)
-    with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of pictures far above MAX_PIXELS; what matters is an error here.
-        warnings.simplefilter("ignore")
-        for i, (name, read) in enumerate(sources):
-            pictures[i] = _decode(name, read, size)
-    return pictures
-
-
-def _decode(name: str, read: Callable[[], bytes], size: int) -> np.ndarray:
-    """Decode one image file to (3, size, size), uint8."""
-    try:
-        with Image.open(io.BytesIO(read()), formats=FORMATS) as image:
-            _check_pixels(name, *image.size)
-            frames = getattr(image, "n_frames", 1)
-            # The further frames of an MPO, a phone's JPEG, are previews and depth maps of the first.
-            if frames > 1 and image.format != "MPO":
-                raise DataError(f"{name}: {frames} frames; allowed: still pictures; mend: save one frame or remove it")
-            ImageOps.exif_transpose(image, in_place=True)
-            return _fit(_to_rgb(name, image), size)
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{name}: not a picture; allowed: {', '.join(FORMATS)}; mend: replace or remove it") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: far too large; allowed: {MAX_PIXELS:,} pixels; mend: shrink or remove it") from error
-    # Decoders meet damage with whatever its bytes lead to: OSError, SyntaxError, struct.error, KeyError...
-    except Exception as error:
-        raise DataError(
-            f"{name}: cannot be read ({_show(error) or type(error).__name__}); mend: replace or remove it"
-        ) from error
-
-
 def _to_rgb(name: str, image: Image.Image) -> Image.Image:
     """Return the picture in 8-bit RGB, laid on white where it is transparent."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255.
@@ -237,7 +322,8 @@ def _fit(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def _arrays(path: Path, where: str, size: int) -> np.ndarray:
+def _array(path: Path, where: str) -> np.ndarray:
+    """Return the pictures of a `.npz` as (N, H, W, C)."""
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
             names = list(file)
@@ -258,10 +344,7 @@ def _arrays(path: Path, where: str, size: int) -> np.ndarray:
     if channels not in (1, 3, 4):
         raise DataError(f"{where}: found {array.dtype} {array.shape}; {allowed}")
     _check_pixels(where, width, height)
-    if (height, width, channels) == (size, size, 3):
-        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
-    flat = array[..., 0] if channels == 1 else array
-    return np.stack([_fit(_to_rgb(where, Image.fromarray(np.ascontiguousarray(picture))), size) for picture in flat])
+    return array
 
 
 def _split(name: str, pictures: np.ndarray, credit: str, *, where: str = CATS) -> ImageSet:

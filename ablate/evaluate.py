@@ -1,0 +1,193 @@
+"""What is measured of a trained model: one-step denoising, distances to real pictures, neighbours, latency.
+
+Each function adds rows to the run's tables and its headline numbers to the run's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ablate import rng
+from ablate.checkpoint import save_tensors
+from ablate.diffusion import interpolate
+from ablate.job import Job, Tables
+from ablate.measure.extractors import Extractor
+from ablate.measure.fidelity import Features, collect
+from ablate.measure.latency import measure_latency
+from ablate.measure.metrics import EMBEDDED, PERCEPTUAL, SAMPLES, name_of
+from ablate.measure.perceptual import Distance, psnr_db
+from ablate.measure.reference import batches_of, reference_features
+from ablate.measure.suite import Looks, between, look
+from ablate.model.autoencoder import PIXELS, Codec
+from ablate.model.denoiser import Denoiser
+from ablate.report.figures import save_strip
+from ablate.sample import BATCH, denoise, draw, to_uint8
+
+TIMES = tuple(i / 10 for i in range(1, 10))  # of the one-step denoising table
+STRIP_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+NEIGHBOURS = 16  # rows of the picture of nearest neighbours
+HEADLINES = {  # of the fidelity table's metrics, those that the run's row repeats
+    *("fd", "fd_floor", "fd_inf", "kd", "fid", "fid_floor", "fid_inf", "kid"),
+    *(f"{kind}_{distance}" for kind in SAMPLES for distance in ("pd", "lpips")),
+}
+
+
+def measure_denoising(job: Job, model: Denoiser, codec: Codec) -> None:
+    """One-step denoising of held-out pictures at every time, and a picture of it."""
+    config, tables = job.spec.config, job.tables
+    distances = job.suite.distances
+    x = torch.from_numpy(job.data.held_out[: config.measure.denoise_images]).to(job.device).float() / 127.5 - 1
+    channels, size, _ = model.space
+    eps = rng.normal(job.spec.seed, "denoise", range(len(x)), (channels, size, size)).to(job.device)
+
+    def score(decoded: Iterable[Tensor]) -> dict[str, float]:
+        """Compare pictures, in batches, to the held-out ones."""
+        scores: dict[str, list[Tensor]] = {name: [] for name in ("psnr_db", *distances)}
+        with torch.inference_mode():
+            for found, clean in zip(decoded, x.split(BATCH), strict=True):
+                scores["psnr_db"].append(psnr_db(found, clean))
+                for name, distance in distances.items():
+                    scores[name].append(distance(found.clamp(-1, 1), clean))
+        return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
+
+    def denoised(t: float) -> Iterator[Tensor]:
+        for clean, noise in zip(x.split(BATCH), eps.split(BATCH), strict=True):
+            times = clean.new_full((len(clean),), t)
+            z = interpolate(codec.encode(clean), noise, times)
+            yield codec.decode(denoise(model, config, z, times, job.precision))
+
+    rows = []
+    with job.task("denoise", len(TIMES)) as bar:
+        for t in TIMES:
+            rows.append(score(denoised(t)))
+            tables.add("denoising", {"t": t, "n": len(x), **rows[-1]})
+            bar.advance()
+    tables.run |= {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if codec is not PIXELS:  # the best that any denoiser of these latents could reach
+        ceiling = score(codec.decode(codec.encode(clean)) for clean in x.split(BATCH))
+        tables.run |= {f"autoencoder_{name}": ceiling[name] for name in ("psnr_db", "pd")}
+    _save_strip(job, model, codec, x[: len(STRIP_TIMES)], eps)
+
+
+def _save_strip(job: Job, model: Denoiser, codec: Codec, x: Tensor, eps: Tensor) -> None:
+    """One row per time: noisy input, filtered output, drift (grey is none), prediction, target; in latent space all decoded."""
+    t = x.new_tensor(STRIP_TIMES[: len(x)])
+    with torch.inference_mode():
+        z = interpolate(codec.encode(x), eps[: len(x)], t)
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=job.precision == "bf16"):
+            filtered, drift = model.parts(z, t)
+        shown = codec.decode(filtered)
+        added = torch.zeros_like(x) if drift is None else codec.decode(filtered + drift) - shown
+        x_hat = codec.decode(denoise(model, job.spec.config, z, t, job.precision))
+        panels = [codec.decode(z), shown, added, x_hat, x]
+        save_strip(job.artifacts / "strip.png", [to_uint8(panel.cpu()) for panel in panels])
+        if codec is not PIXELS:
+            pairs = [x, codec.decode(codec.encode(x))]
+            save_strip(job.artifacts / "autoencoder.png", [to_uint8(panel.cpu()) for panel in pairs])
+
+
+def measure_fidelity(job: Job, samples: np.ndarray, codec: Codec) -> None:
+    """Distances between samples and training pictures, in the features of every extractor at hand, each with real against real."""
+    data, tables, budget = job.data, job.tables, job.spec.config.measure
+    reference = data.train[: budget.fd_reference]
+    # Real against real: pictures that are not in the reference, held-out ones first.
+    real = np.concatenate([data.held_out, data.train[budget.fd_reference :]])[: len(samples)]
+    reconstructed = None if codec is PIXELS else _reconstruct(real, codec, job.device)
+    kept: dict[str, Tensor] = {}
+    for extractor in job.suite.extractors.values():
+        with job.task("features", len(real) + len(reference) + len(samples)) as bar:
+            of_reference = reference_features(reference, extractor, on_batch=bar.advance)
+            of_real = reference_features(real, extractor, on_batch=bar.advance)
+            of_samples = collect(batches_of(samples), extractor, len(samples), on_batch=bar.advance)
+        kept[extractor.name] = torch.from_numpy(of_samples.rows)
+        _add_distances(tables, extractor, of_samples, of_reference, "")
+        _add_distances(tables, extractor, of_real, of_reference, "_floor")
+        if reconstructed is not None and extractor.name == EMBEDDED:
+            found = between(collect(batches_of(reconstructed), extractor, len(real)), of_reference, ["frechet"])
+            tables.run["autoencoder_fd"] = found["frechet"].value
+    # So that a difference between two runs can be resampled with common indices.
+    save_tensors(job.artifacts / "features.safetensors", kept, {"run_id": tables.run["run_id"]})
+    tables.run |= {"fd_n": len(samples), "fd_floor_n": len(real), "fd_ref_n": len(reference)}
+
+
+def _add_distances(tables: Tables, extractor: Extractor, some: Features, reference: Features, suffix: str) -> None:
+    for kind, estimate in between(some, reference).items():
+        metric = name_of(kind, extractor.name) + suffix
+        row = {"extractor": extractor.name, "metric": metric, **asdict(estimate), "weights_digest": extractor.digest}
+        tables.add("fidelity", row | {"n": some.statistics.n, "ref_n": reference.statistics.n})
+        if metric in HEADLINES:
+            tables.run[metric] = estimate.value
+
+
+def measure_neighbours(job: Job, samples: np.ndarray) -> None:
+    """How unlike each other samples are, and how near to training pictures, by every perceptual distance at hand."""
+    tables, held_out = job.tables, job.data.held_out
+    train = job.data.train[: job.spec.config.measure.nearest_train]
+    for name, distance in job.suite.distances.items():
+        with job.task("neighbours", len(train)) as bar:
+            looks = look(samples, held_out, lambda: batches_of(train), distance, job.device, on_batch=bar.advance)
+        _add_looks(tables, name, distance, looks, len(train))
+        if name == "pd":
+            order = looks.neighbours.distance.argsort()[:NEIGHBOURS]
+            pairs = [samples[order.numpy()], train[looks.neighbours.index[order].numpy()]]
+            save_strip(job.artifacts / "nearest.png", pairs)
+    tables.run["memorised"] = looks.memorised  # by the last: LPIPS where it is at hand
+
+
+def _add_looks(tables: Tables, name: str, distance: Distance, looks: Looks, n_train: int) -> None:
+    for suffix, found in (("", looks.samples), ("_floor", looks.real)):
+        for kind, estimate in found.items():
+            metric = f"{kind}_{name}{suffix}"
+            row = {
+                "extractor": PERCEPTUAL[name],
+                "metric": metric,
+                **asdict(estimate),
+                "weights_digest": distance.digest,
+            }
+            tables.add("fidelity", row | {"n": looks.counts[kind], "ref_n": None if kind == "diversity" else n_train})
+            if metric in HEADLINES:
+                tables.run[metric] = estimate.value
+
+
+def _reconstruct(pictures: np.ndarray, codec: Codec, device: torch.device) -> np.ndarray:
+    """Encode and decode pictures (N, 3, 64, 64) uint8."""
+    with torch.inference_mode():
+        batches = (x.to(device).float() / 127.5 - 1 for x in torch.from_numpy(pictures).split(BATCH))
+        return np.concatenate([to_uint8(codec.decode(codec.encode(x)).cpu()) for x in batches])
+
+
+def measure_times(job: Job, model: Denoiser, codec: Codec) -> None:
+    """Time one network evaluation at every batch size, and one whole picture."""
+    config, seed, tables, device, precision = job.spec.config, job.spec.seed, job.tables, job.device, job.precision
+    channels, size, _ = model.space
+    noise = rng.normal(seed, "latency", range(max(config.measure.latency_batches)), (channels, size, size)).to(device)
+
+    def step(batch: int) -> Tensor:
+        return denoise(model, config, noise[:batch], noise.new_full((batch,), 0.5), precision)
+
+    def image(batch: int) -> Tensor:
+        return draw(model, config, seed, range(batch), precision=precision, codec=codec)
+
+    budget = config.measure
+    calls = {
+        "step": measure_latency(
+            step,
+            batches=budget.latency_batches,
+            samples=budget.latency_samples,
+            warmup=3,
+            device=device,
+            scheme=precision,
+        ),
+        "image": measure_latency(image, batches=(1,), samples=5, warmup=1, device=device, scheme=precision),
+    }
+    for scope, rows in calls.items():
+        for row in rows:
+            tables.add("latency", {"scope": scope, **row})
+        tables.run[f"latency_{scope}_ms"] = float(
+            np.median([float(str(row["latency_ms"])) for row in rows if row["batch"] == 1])
+        )

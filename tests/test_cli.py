@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-COMMANDS = ["list", "show", "run", "report"]
+WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
+COMMANDS = ["list", "show", "run", "measure", "doctor", "report"]
 
 
 def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a small data set and its own cache."""
     path = tmp_path_factory.mktemp("work")
     np.savez(path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
-    os.environ["ABLATE_CACHE"] = str(path / "cache")
+    os.environ |= {"ABLATE_CACHE": str(path / "cache"), "TORCH_HOME": str(path / "torch"), "ABLATE_OFFLINE": "1"}
+    os.environ.pop("ABLATE_WEIGHTS", None)
     return path
 
 
@@ -61,6 +63,7 @@ def test_a_run_leaves_tables_and_pictures(study: Path) -> None:
     ):
         assert (runs[name] > 0).all(), name
     assert runs[["fid", "lpips"]].isna().all().all()
+    assert runs[["fd_inf", "kd", "diversity_pd", "nearest_pd", "memorised_pd", "memorised"]].notna().all().all()
     shares = runs.set_index("variant")["drift_macs_share"]
     assert shares["baseline"] > 0 == shares["no_drift"]
     names = ("curves", "denoising", "fidelity", "latency")
@@ -69,10 +72,37 @@ def test_a_run_leaves_tables_and_pictures(study: Path) -> None:
         assert set(table["run_id"]) == set(runs["run_id"]), name
     assert sorted(tables["denoising"]["t"].unique()) == pytest.approx([i / 10 for i in range(1, 10)])
     assert set(tables["latency"]["scope"]) == {"step", "image"}
+    measured = {"fd", "fd_inf", "kd", "precision", "recall", "diversity_pd", "nearest_pd"}
+    assert set(tables["fidelity"]["metric"]) == measured | {f"{name}_floor" for name in measured} | {"memorised_pd"}
     for run_id in runs["run_id"]:
         artifacts = study / "results" / "artifacts" / run_id
-        assert sorted(p.name for p in artifacts.iterdir()) == ["model.safetensors", "samples.png", "strip.png"]
+        left = ["features.safetensors", "model.safetensors", "nearest.png", "samples.png", "strip.png"]
+        assert sorted(p.name for p in artifacts.iterdir()) == left
         assert Image.open(artifacts / "strip.png").width == 2 * (5 * 64 + 4 * 2)
+
+
+def test_what_cannot_be_measured_is_null_and_said_once(study: Path, tmp_path: Path) -> None:
+    words = ("--results", str(tmp_path / "results"), "--metric", "fid", "--seeds", "0-1")
+    done = smoke(*words, cwd=study)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "inception" in line]
+    assert line.startswith("note: no fid and what else needs inception-v3-compat: no weights for inception_v3 here")
+    assert "ABLATE_OFFLINE forbids a download" in line
+    assert pd.read_parquet(tmp_path / "results" / "runs.parquet")["fid"].isna().all()
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"needs the real AlexNet weights in {WEIGHTS}")
+def test_lpips_is_measured_where_its_weights_are_at_hand(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    done = smoke("--results", str(folder), "--weights", str(WEIGHTS), cwd=study)
+    assert done.returncode == 0, done.stderr
+    (run,) = pd.read_parquet(folder / "runs.parquet").to_dict("records")
+    denoising = pd.read_parquet(folder / "denoising.parquet")
+    assert run["lpips"] == pytest.approx(denoising["lpips"].mean())
+    assert run["nearest_lpips"] > 0
+    assert run["diversity_lpips"] > 0
+    report = ablate("report", "--results", str(folder), "--format", "json", cwd=study)
+    assert [metric["name"] for metric in json.loads(report.stdout)["groups"][0]["metrics"]] == ["fd", "lpips"]
 
 
 def test_a_finished_run_is_skipped_and_force_makes_the_same_again(study: Path) -> None:
@@ -248,6 +278,8 @@ BAD = [
     (["run", "--results", "/proc/ablate"], 1, "/proc/ablate"),
     (["run", "--factors", "drfit"], 1, "did you mean drift?"),
     (["run", "--budget", "time"], 2, "time"),
+    (["run", "--metric", "lpip"], 1, "--metric lpip: no such metric; did you mean lpips?"),
+    (["run", "--weights", "absent", "--data", "set.npz", "--preset", "smoke"], 1, "absent: no such folder of weights"),
     (["run", "--dry-run", "--data", "absent"], 1, "absent: no such file or folder"),
     (["run", "--varient", "x"], 2, "No such option"),
     (["report", "--results", "absent"], 1, "absent: no such folder"),

@@ -221,6 +221,20 @@ def test_newer_schema_is_refused_and_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_columns_that_came_later_are_null_in_older_rows(tmp_path: Path) -> None:
+    results.append(tmp_path, {"runs": [run(fd=1.0, lpips_vgg=2.0)]})
+    path = tmp_path / "runs.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["lpips_vgg", "memorised"]), path)
+    found = results.read(tmp_path, "runs")
+    assert list(found.columns) == results.SCHEMAS["runs"].names
+    assert found["fd"].tolist() == [1.0]
+    assert found["lpips_vgg"].isna().all()
+    assert found["memorised"].isna().all()
+    results.append(tmp_path, {"runs": [run(run_id="b", lpips_vgg=3.0)]})
+    assert pd.read_parquet(path)["lpips_vgg"].tolist()[1:] == [3.0]
+
+
 def test_foreign_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.parquet"
     pq.write_table(pa.table({"x": [1]}), path)

@@ -86,12 +86,13 @@ class EfficientNetLite0(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the pooled features (B, 1280) float32 of uint8 pictures (B, 3, H, W).
 
-        The pictures are resized to 224 pixels (bicubic, antialiased where that shrinks them). Always computed in full
-        float32: a distance must not depend on the caller's autocast or on TF32.
+        The pictures are resized to 224 pixels: bicubic as torch enlarges (a = -0.75), antialiased (a = -0.5, as Pillow) where a side
+        shrinks. Always computed in full float32: a distance must not depend on the caller's autocast or on TF32.
         """
         with full_precision(images.device):
             v = images.float().contiguous(memory_format=torch.channels_last)
-            v = F.interpolate(v, size=(RESIZE, RESIZE), mode="bicubic", align_corners=False, antialias=True)
+            shrinks = max(images.shape[2:]) > RESIZE
+            v = F.interpolate(v, size=(RESIZE, RESIZE), mode="bicubic", align_corners=False, antialias=shrinks)
             h = self.blocks(self.stem((v.clamp(0, 255) - 127) / 128))
             return cast(Tensor, self.head(h)).mean((2, 3))
 

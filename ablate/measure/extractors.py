@@ -118,7 +118,7 @@ def extract(
 
 def _efficientnet(device: torch.device, search: Search) -> Extractor:
     network = efficientnet_lite0(device)
-    return Extractor(NAME, network, network.digest, f"bicubic{RESIZE} antialias float32")
+    return Extractor(NAME, network, network.digest, f"bicubic{RESIZE} antialias-where-shrinking float32")
 
 
 def _inception(device: torch.device, search: Search) -> Extractor:

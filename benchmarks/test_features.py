@@ -1,0 +1,68 @@
+"""Throughput of the feature stream against the bare extractor on pictures that lie ready in memory, and the memory it adds.
+
+    pytest benchmarks/test_features.py -s
+The two take turns in one process; the ratio of the medians is printed. Nothing here is a pass or fail by time.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ablate.data.images import Pictures
+from ablate.measure.extractors import BATCH, NAME, load
+from ablate.measure.fidelity import collect
+from ablate.measure.latency import peak_memory_mb
+
+N, ROUNDS = 8 * BATCH, 5
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i, picture in enumerate(np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), np.uint8)):
+        Image.fromarray(picture).save(tmp_path / f"{i:04}.jpg")
+    return tmp_path
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def test_stream_against_the_bare_extractor(folder: Path) -> None:
+    extractor = load(NAME)
+    with Pictures(folder) as pictures:
+        ready = [torch.from_numpy(batch) for batch in pictures.batches(range(N), BATCH)]
+
+        def bare() -> None:
+            with torch.inference_mode():
+                for batch in ready:
+                    extractor(batch)
+
+        def stream() -> None:
+            collect(pictures.batches(range(N), BATCH), extractor, N)
+
+        bare()
+        pairs = [(seconds(bare), seconds(stream)) for _ in range(ROUNDS)]
+    alone, streamed = (statistics.median(side) for side in zip(*pairs, strict=True))
+    print(
+        f"\nbare {N / alone:.1f} images/s, stream with decoding and statistics {N / streamed:.1f}: ratio {alone / streamed:.3f}"
+    )
+
+
+def test_memory_of_a_long_stream() -> None:
+    extractor = load(NAME)
+    picture = torch.zeros(BATCH, 3, 64, 64, dtype=torch.uint8)
+    peaks = []
+    for batches in (2, 40):
+        collect((picture for _ in range(batches)), extractor, batches * BATCH, keep=64)
+        peaks.append(peak_memory_mb(torch.device("cpu")))
+    print(f"\npeak memory after {2 * BATCH} pictures {peaks[0]:.0f} MB, after {40 * BATCH} more {peaks[1]:.0f} MB")

@@ -5,7 +5,7 @@ Each function adds rows to the run's tables and its headline numbers to the run'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -19,7 +19,7 @@ from ablate.job import Job, Tables
 from ablate.measure.extractors import Extractor
 from ablate.measure.fidelity import Features, collect
 from ablate.measure.latency import measure_latency
-from ablate.measure.metrics import EMBEDDED, PERCEPTUAL, SAMPLES, name_of
+from ablate.measure.metrics import EMBEDDED, PERCEPTUAL, SAMPLES, SETS, name_of
 from ablate.measure.perceptual import Distance, psnr_db
 from ablate.measure.reference import batches_of, reference_features
 from ablate.measure.suite import Looks, between, look
@@ -32,7 +32,7 @@ TIMES = tuple(i / 10 for i in range(1, 10))  # of the one-step denoising table
 STRIP_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 NEIGHBOURS = 16  # rows of the picture of nearest neighbours
 HEADLINES = {  # of the fidelity table's metrics, those that the run's row repeats
-    *("fd", "fd_floor", "fd_inf", "kd", "fid", "fid_floor", "fid_inf", "kid"),
+    *("fd", "fd_floor", "autoencoder_fd", "fd_inf", "kd", "fid", "fid_floor", "fid_inf", "kid"),
     *(f"{kind}_{distance}" for kind in SAMPLES for distance in ("pd", "lpips")),
 }
 
@@ -108,16 +108,27 @@ def measure_fidelity(job: Job, samples: np.ndarray, codec: Codec) -> None:
         _add_distances(tables, extractor, of_samples, of_reference, "")
         _add_distances(tables, extractor, of_real, of_reference, "_floor")
         if reconstructed is not None and extractor.name == EMBEDDED:
-            found = between(collect(batches_of(reconstructed), extractor, len(real)), of_reference, ["frechet"])
-            tables.run["autoencoder_fd"] = found["frechet"].value
+            of_reconstructed = collect(batches_of(reconstructed), extractor, len(real))
+            _add_distances(
+                tables, extractor, of_reconstructed, of_reference, "", prefix="autoencoder_", kinds=["frechet"]
+            )
     # So that a difference between two runs can be resampled with common indices.
     save_tensors(job.artifacts / "features.safetensors", kept, {"run_id": tables.run["run_id"]})
     tables.run |= {"fd_n": len(samples), "fd_floor_n": len(real), "fd_ref_n": len(reference)}
 
 
-def _add_distances(tables: Tables, extractor: Extractor, some: Features, reference: Features, suffix: str) -> None:
-    for kind, estimate in between(some, reference).items():
-        metric = name_of(kind, extractor.name) + suffix
+def _add_distances(
+    tables: Tables,
+    extractor: Extractor,
+    some: Features,
+    reference: Features,
+    suffix: str,
+    *,
+    prefix: str = "",
+    kinds: Collection[str] = SETS,
+) -> None:
+    for kind, estimate in between(some, reference, kinds).items():
+        metric = f"{prefix}{name_of(kind, extractor.name)}{suffix}"
         row = {"extractor": extractor.name, "metric": metric, **asdict(estimate), "weights_digest": extractor.digest}
         tables.add("fidelity", row | {"n": some.statistics.n, "ref_n": reference.statistics.n})
         if metric in HEADLINES:

@@ -186,7 +186,8 @@ def test_latent_is_charged_with_its_autoencoder(study: Path, tmp_path: Path) -> 
     assert row["wall_s"] > row["autoencoder_wall_s"] + row["train_wall_s"]
     assert len(row["autoencoder_digest"]) == 64
     names = sorted(p.name for p in (tmp_path / "artifacts" / row["run_id"]).iterdir())
-    assert names == ["autoencoder.png", "autoencoder.safetensors", "model.safetensors", "samples.png", "strip.png"]
+    made = ["features.safetensors", "model.safetensors", "nearest.png", "samples.png", "strip.png"]
+    assert names == ["autoencoder.png", "autoencoder.safetensors", *made]
     assert "autoencoder_fd" in set(pd.read_parquet(tmp_path / "fidelity.parquet")["metric"])
     assert "its autoencoder alone: fd" in ablate("report", "--results", str(tmp_path), cwd=study).stdout
 

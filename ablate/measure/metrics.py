@@ -34,6 +34,7 @@ _BY_FEATURES = {
         for size in "sblg"
     },
 }
+FEATURES = {"fd": 1280, "fid": 2048}  # headline metric -> how many features its covariance is of
 PERCEPTUAL = {"pd": EMBEDDED, "lpips": "lpips-alex", "lpips_vgg": "lpips-vgg"}  # distance -> network
 
 

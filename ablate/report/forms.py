@@ -106,6 +106,8 @@ def _legend(group: Group, sign: str) -> list[str]:
         if metric.floor is not None:
             at = "" if metric.floor_n == metric.n else f" at N = {count(metric.floor_n)}"
             line += f"; real against real{at}: {metric.floor:.4g}"
+        if metric.warning is not None:
+            line += f"; {metric.warning}"
         lines.append(line + ".")
     lines.append("Costs: medians over seeds; MACs, ms/step: one network evaluation; ms/image: nfe evaluations.")
     return lines

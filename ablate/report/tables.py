@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from ablate.errors import ResultsError, did_you_mean
+from ablate.measure.metrics import FEATURES
 from ablate.variant import BASELINE
 
 ABOUT = {
@@ -64,6 +65,7 @@ class Metric:
     ref_n: int | None = None
     floor: float | None = None
     floor_n: int | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,11 @@ def _metric(name: str, size: tuple[int | None, int | None], done: list[Run]) -> 
         return Metric(name, ABOUT[name])
     floors = [(run["fd_floor_n"], run[f"{name}_floor"]) for run in done if run[f"{name}_floor"] is not None]
     floor_n = floors[0][0] if floors else None
-    return Metric(name, ABOUT[name], *size, _summary(floor for n, floor in floors if n == floor_n).mean, floor_n)
+    few = [n for n in size if n is not None and n <= FEATURES[name]]
+    warning = f"fewer pictures than the {FEATURES[name]:,} features: a covariance without full rank" if few else None
+    return Metric(
+        name, ABOUT[name], *size, _summary(floor for n, floor in floors if n == floor_n).mean, floor_n, warning
+    )
 
 
 def _row(label: str, runs: list[Run], baseline: dict[int, Run] | None, names: list[str], notes: list[str]) -> Row:
@@ -242,6 +248,11 @@ def _row(label: str, runs: list[Run], baseline: dict[int, Run] | None, names: li
     )
     if fd is not None:
         notes.append(f"{label}: its autoencoder alone: fd {fd:.1f}, pd {pd_:.4f}, {psnr_db:.2f} dB")
+    copies = [seed for seed, run in done.items() if run["memorised"]]
+    if copies:
+        notes.append(
+            f"{label}: {_seeds(copies)}: samples lie next to training pictures more often than held-out ones do: copies?"
+        )
     unfinished = {}
     for status in UNFINISHED:
         lost = {run["seed"]: run["error"] for run in runs if run["status"] == status and run["seed"] not in done}

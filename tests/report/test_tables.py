@@ -162,6 +162,22 @@ def test_distances_with_another_n_are_left_out(tmp_path: Path) -> None:
     assert any("seed 1 measured with N = 256 against 2,048" in note for note in group.notes)
 
 
+def test_too_few_pictures_for_a_full_rank_are_said(tmp_path: Path) -> None:
+    few = build(tmp_path / "few", run("baseline", 0, 290.0))
+    assert "fewer pictures than the 1,280 features" in rich(few, 200)
+    enough = build(tmp_path / "enough", run("baseline", 0, 290.0, fd_n=2048))
+    assert "fewer pictures" not in rich(enough, 200)
+    inception = build(tmp_path / "fid", run("baseline", 0, 290.0, fd_n=2000, fid=30.0, fid_floor=2.5))
+    assert "fewer pictures than the 2,048 features" in rich(inception, 200)
+    assert inception.groups[0].metrics[0].floor == 2.5
+
+
+def test_copies_of_training_pictures_are_said(tmp_path: Path) -> None:
+    report = build(tmp_path, run("baseline", 0, 290.0, memorised=False), run("no_drift", 1, 290.0, memorised=True))
+    (note,) = [note for note in report.groups[0].notes if "copies" in note]
+    assert note.startswith("no_drift: seed 1: samples lie next to training pictures")
+
+
 def test_unequal_configurations_are_rows_of_their_own(tmp_path: Path) -> None:
     later = START + timedelta(days=1)
     new = run("baseline", 0, 200.0, config_hash="new", finished_at=later, steps=900)

@@ -22,7 +22,7 @@ from ablate.measure.latency import measure_latency
 from ablate.measure.metrics import EMBEDDED, PERCEPTUAL, SAMPLES, SETS, name_of
 from ablate.measure.perceptual import Distance, psnr_db
 from ablate.measure.reference import batches_of, reference_features
-from ablate.measure.suite import Looks, between, look
+from ablate.measure.suite import Looks, between, look, used
 from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.denoiser import Denoiser
 from ablate.report.figures import save_strip
@@ -130,7 +130,7 @@ def _add_distances(
     for kind, estimate in between(some, reference, kinds).items():
         metric = f"{prefix}{name_of(kind, extractor.name)}{suffix}"
         row = {"extractor": extractor.name, "metric": metric, **asdict(estimate), "weights_digest": extractor.digest}
-        tables.add("fidelity", row | {"n": some.statistics.n, "ref_n": reference.statistics.n})
+        tables.add("fidelity", row | {"n": used(kind, some), "ref_n": used(kind, reference)})
         if metric in HEADLINES:
             tables.run[metric] = estimate.value
 
@@ -151,7 +151,7 @@ def measure_neighbours(job: Job, samples: np.ndarray) -> None:
 
 
 def _add_looks(tables: Tables, name: str, distance: Distance, looks: Looks, n_train: int) -> None:
-    for suffix, found in (("", looks.samples), ("_floor", looks.real)):
+    for suffix, found, counts in (("", looks.samples, looks.counts), ("_floor", looks.real, looks.real_counts)):
         for kind, estimate in found.items():
             metric = f"{kind}_{name}{suffix}"
             row = {
@@ -160,7 +160,7 @@ def _add_looks(tables: Tables, name: str, distance: Distance, looks: Looks, n_tr
                 **asdict(estimate),
                 "weights_digest": distance.digest,
             }
-            tables.add("fidelity", row | {"n": looks.counts[kind], "ref_n": None if kind == "diversity" else n_train})
+            tables.add("fidelity", row | {"n": counts[kind], "ref_n": None if kind == "diversity" else n_train})
             if metric in HEADLINES:
                 tables.run[metric] = estimate.value
 

@@ -19,7 +19,7 @@ from ablate.measure.metrics import METRICS, PAIRS, SAMPLES, SETS, Metric, name_o
 from ablate.measure.neighbours import to_unit
 from ablate.measure.perceptual import psnr_db
 from ablate.measure.reference import cached_features
-from ablate.measure.suite import DIVERSE, SMALLEST, Suite, between, look, rank_warning
+from ablate.measure.suite import DIVERSE, SMALLEST, Suite, between, look, rank_warning, used
 from ablate.progress import Progress
 
 Entry = dict[str, Any]
@@ -39,9 +39,10 @@ class Side:
         """Start a stream of batches (B, 3, H, W) uint8."""
         return self.pictures.batches(self.indices, BATCH)
 
-    def first(self, n: int) -> np.ndarray:
-        """Return at most n pictures (N, 3, H, W) uint8."""
-        return np.stack(list(self.pictures.read(self.indices[:n])))
+    def some(self, n: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
+        """Return at most n pictures (N, 3, H, W) uint8, chosen at random, and where in this side they stand, (N,) int64."""
+        places = rng.permutation(seed, "some", 0, len(self))[:n]
+        return np.stack(list(self.pictures.read(self.indices[i] for i in places.tolist()))), places
 
 
 def default_metrics(suite: Suite) -> list[Metric]:
@@ -131,7 +132,7 @@ def measure_sets(
             found |= _between(reference, judged, other, suite.extractors[network], kinds, fake is None, seed, progress)
     for distance in dict.fromkeys(metric.distance for metric in metrics if metric.kind in SAMPLES):
         if distance in suite.distances:
-            found |= _look(reference, judged, distance, suite, fake is None, progress)
+            found |= _look(reference, judged, distance, suite, fake is None, seed, progress)
     paired = [metric.name for metric in metrics if metric.kind == PAIRS]
     if paired:
         found |= _pairs(reference, judged, paired, suite, progress)
@@ -169,7 +170,8 @@ def _between(
     about = {"extractor": extractor.name, "weights_digest": extractor.digest}
     warning = rank_warning(fake, real)
     found = {
-        names[kind]: _entry(e, len(judged), len(reference)) | about for kind, e in between(fake, real, kinds).items()
+        names[kind]: _entry(e, used(kind, fake), used(kind, real)) | about
+        for kind, e in between(fake, real, kinds).items()
     }
     if not floor_itself and len(real.rows) >= 4:
         halves = _halves(real, len(judged), seed)
@@ -181,7 +183,7 @@ def _between(
             found[names[kind]]["note"] = warning
     if third is not None and "frechet" in kinds:
         difference = bootstrap_difference(fake.rows, third.rows, real.statistics, seed=seed)
-        found[f"{names['frechet']}_difference"] = _entry(difference, len(judged), len(reference)) | about
+        found[f"{names['frechet']}_difference"] = _entry(difference, len(fake.rows), len(reference)) | about
     return found
 
 
@@ -194,20 +196,19 @@ def _halves(real: Features, n: int, seed: int) -> tuple[Features, Features]:
 
 
 def _look(
-    reference: Side, judged: Side, distance: str, suite: Suite, floor_itself: bool, progress: Progress
+    reference: Side, judged: Side, distance: str, suite: Suite, floor_itself: bool, seed: int, progress: Progress
 ) -> dict[str, Entry]:
     network = suite.distances[distance]
-    samples, real = judged.first(DIVERSE), reference.first(DIVERSE)
+    samples, _ = judged.some(DIVERSE, seed)
+    real, own = reference.some(DIVERSE, seed)
     with progress.task(f"{distance} neighbours", len(reference)) as bar:
         # A real picture's neighbour is looked for among the others.
-        own = torch.arange(len(real))
         looks = look(samples, real, reference.batches, network, suite.device, skip=own, on_batch=bar.advance)
     found: dict[str, Entry] = {}
     for kind, estimate in looks.samples.items():
-        used = looks.counts[kind]
-        entry = _entry(estimate, used, len(reference)) | {"weights_digest": network.digest}
+        entry = _entry(estimate, looks.counts[kind], len(reference)) | {"weights_digest": network.digest}
         if kind in looks.real and not floor_itself:
-            entry |= {"floor": looks.real[kind].value, "floor_n": used}
+            entry |= {"floor": looks.real[kind].value, "floor_n": looks.real_counts[kind]}
         found[f"{kind}_{distance}"] = entry
     if looks.memorised:
         found[f"memorised_{distance}"]["note"] = (

@@ -107,6 +107,11 @@ def between(fake: Features, real: Features, kinds: Collection[str] = SETS) -> di
     return found
 
 
+def used(kind: str, features: Features) -> int:
+    """Return how many pictures of a set enter a kind: all the Frechet distance, the rest no more than are kept."""
+    return features.statistics.n if kind == "frechet" else len(features.rows)
+
+
 def rank_warning(fake: Features, real: Features) -> str | None:
     """Say where there are fewer pictures than features, so that a covariance has no full rank."""
     d, n, m = len(real.statistics.mu), fake.statistics.n, real.statistics.n
@@ -125,6 +130,7 @@ class Looks:
     samples: dict[str, Estimate]
     real: dict[str, Estimate]
     counts: dict[str, int]  # kind -> pictures used of the samples
+    real_counts: dict[str, int]
     memorised: bool
     neighbours: Neighbours  # of the samples
 
@@ -166,6 +172,7 @@ def look(
         samples={"diversity": spread[0], "nearest": medians[0], "memorised": said.share},
         real={"diversity": spread[1], "nearest": medians[1]},
         counts={"diversity": len(of_samples), "nearest": count, "memorised": count},
+        real_counts={"diversity": len(of_real), "nearest": len(held)},
         memorised=said.flag,
         neighbours=Neighbours(near, found.index[:count]),
     )

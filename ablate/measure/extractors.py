@@ -26,6 +26,7 @@ from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtra
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
+from ablate.checkpoint import digest
 from ablate.errors import DataError
 from ablate.measure import weights
 from ablate.measure.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
@@ -157,8 +158,9 @@ def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
             lambda: torch.hub.load("facebookresearch/dinov2", model, trust_repo=True, verbose=False),
             search,
         )
-    digest = weights.digest_of(network.state_dict())
-    return Extractor(name, _DinoV2(name, network).to(device), digest, "bilinear224 tensorflow1 float32")
+    return Extractor(
+        name, _DinoV2(name, network).to(device), digest(network.state_dict()), "bilinear224 tensorflow1 float32"
+    )
 
 
 EXTRACTORS: dict[str, Callable[[torch.device, Search], Extractor]] = {

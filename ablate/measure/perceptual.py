@@ -20,6 +20,7 @@ import lpips
 import torch
 from torch import Tensor, nn
 
+from ablate.checkpoint import digest
 from ablate.measure import weights
 from ablate.measure.efficientnet import EfficientNetLite0, full_precision
 from ablate.measure.weights import Search
@@ -102,7 +103,7 @@ class Lpips(nn.Module):
             {key: trunk[f"features.{key.split('.', 1)[1]}"] for key in self.model.net.state_dict()}
         )
         self.model.eval().requires_grad_(False)
-        self.digest = weights.digest_of(self.model.state_dict())
+        self.digest = digest(self.model.state_dict())
 
     def train(self, mode: bool = True) -> Lpips:
         """Stay in evaluation mode: the package's heads drop features out otherwise."""

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from ablate.checkpoint import digest
 from ablate.errors import WeightsError
 from ablate.files import cache_folder, replacing
 
@@ -44,7 +45,7 @@ class Backbone:
     files: tuple[str, ...]  # its names: the publisher's, and others under which the same bytes are handed out
     prefix: str  # the tensors that are used; "" for all
     file_sha256: str  # of the publisher's file; for torchvision's the first digits, which stand in the file's name
-    digest: str | None  # of the tensors used, by `digest_of`; None: not known, so only the publisher's file is accepted
+    digest: str | None  # of the tensors used; None: not known, so only the publisher's file is accepted
     megabytes: int  # of the download
 
 
@@ -57,7 +58,7 @@ BACKBONES = {
             files=("alexnet-owt-7be5be79.pth",),
             prefix="features.",
             file_sha256="7be5be79",
-            digest="28dba494600075f6bf797d66e7e6b6a5e7511f9ce71cbefcd45100d803945005",
+            digest="276812cc7430109e87ad2847e4409809bf867956c8a5e9621ae88a1bfcb08e76",
             megabytes=233,
         ),
         Backbone(
@@ -66,7 +67,7 @@ BACKBONES = {
             files=("vgg16-397923af.pth",),
             prefix="features.",
             file_sha256="397923af",
-            digest="95d6e8134345c275099c83c598aa5de3e392d067085c1fa639b4073c3fdfe7c8",
+            digest="d649de3c8126095cbd4ddf98051ee4c6eb54127548e4623473d5a202c46418fe",
             megabytes=528,
         ),
         Backbone(
@@ -122,16 +123,6 @@ def offline() -> bool:
     return os.environ.get("ABLATE_OFFLINE", "") not in ("", "0")
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of tensors: names, shapes, dtypes and values, in the order of the names."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        found.update(tensor.numpy().tobytes())
-    return found.hexdigest()
-
-
 def find(name: str, search: Search) -> Weights:
     """Return the weights of a backbone.
 
@@ -174,13 +165,13 @@ def _read(backbone: Backbone, path: Path) -> Weights:
     try:
         state = load(content) if path.suffix == ".safetensors" else _unpack(content)
         tensors = {key: value for key, value in state.items() if key.startswith(backbone.prefix)}
-        digest = digest_of(tensors)
+        found = digest(tensors)
     # Readers meet damage with whatever its bytes lead to: SafetensorError, UnpicklingError, EOFError, AttributeError...
     except Exception as error:
         raise WeightsError(f"{path}: damaged, or not a file of weights ({type(error).__name__}); {mend}") from error
-    if not published and digest != backbone.digest:
-        raise WeightsError(f"{path}: other weights (digest {digest[:12]}...); {mend}")
-    return Weights(tensors, digest, path)
+    if not published and found != backbone.digest:
+        raise WeightsError(f"{path}: other weights (digest {found[:12]}...); {mend}")
+    return Weights(tensors, found, path)
 
 
 def _unpack(content: bytes) -> dict[str, Tensor]:

@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ablate.checkpoint import digest as tensors_digest
 from ablate.errors import WeightsError
 from ablate.measure import weights
-from ablate.measure.weights import BACKBONES, Search, digest_of, find
+from ablate.measure.weights import BACKBONES, Search, find
 
 TENSORS = {"features.0.weight": torch.ones(2, 3), "features.0.bias": torch.zeros(2), "classifier.weight": torch.ones(4)}
 USED = {name: tensor for name, tensor in TENSORS.items() if name.startswith("features.")}
@@ -34,7 +35,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = folder / published.files[0]
     torch.save(TENSORS, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    small = replace(published, url=path.as_uri(), file_sha256=digest[:8], digest=digest_of(USED))
+    small = replace(published, url=path.as_uri(), file_sha256=digest[:8], digest=tensors_digest(USED))
     monkeypatch.setitem(BACKBONES, "alexnet_features", small)
     return folder
 
@@ -44,7 +45,7 @@ def test_the_publishers_file_and_a_safetensors_file_are_the_same_weights(tmp_pat
     found = [find("alexnet_features", Search(folder)) for folder in (elsewhere, tmp_path)]
     assert [f.source.suffix for f in found] == [".pth", ".safetensors"]
     for f in found:
-        assert f.digest == digest_of(USED)
+        assert f.digest == tensors_digest(USED)
         assert f.tensors.keys() == USED.keys()
 
 

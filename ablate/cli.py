@@ -315,6 +315,51 @@ def measure(
 
 
 @app.command()
+def sample(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .png (a grid) or an .npz (an array).", show_default=False)
+    ],
+    n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 64,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the noise. Default: the run's own.", show_default=False)
+    ] = None,
+    folder: ResultsOption = Path("results"),
+    device: DeviceOption = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+) -> None:
+    """Draw pictures from a finished run. Picture i depends on (seed, i) alone: the run's seed draws the run's own samples again.
+
+    Example: ablate sample no_drift-quick -n 64 -o cats.png
+    """
+    from ablate.files import check_output
+
+    check_output(output, (".png", ".npz"), force=force)
+    from ablate.finished import load
+    from ablate.machine import pick_device
+    from ablate.progress import Progress
+    from ablate.report.figures import save_array, save_grid
+    from ablate.sample import draw, to_uint8
+
+    done = load(folder, run_id, pick_device(device))
+    with Progress() as progress, progress.task(f"{done.row['run_id']}: sample", n) as bar:
+        drawn = draw(
+            done.model,
+            done.config,
+            done.row["seed"] if seed is None else seed,
+            range(n),
+            precision=done.row["precision"],
+            codec=done.codec,
+            on_batch=bar.advance,
+        )
+    pictures = to_uint8(drawn)
+    (save_grid if output.suffix == ".png" else save_array)(output, pictures)
+    typer.echo(f"{output}: {n} pictures of {done.row['run_id']}", err=True)
+
+
+@app.command()
 def doctor(
     clear: Annotated[
         str | None,

@@ -83,11 +83,15 @@ def prepare(
         with suppress(ResultsError):  # a full or read-only cache: it is trained again next time
             save_tensors(path, tensors, {"sha256": digest(tensors), "wall_s": json.dumps(wall_s)})
         checkpoint.unlink(missing_ok=True)
+    return Latents(restore(config, tensors, images.device, precision), tensors, digest(tensors), wall_s)
+
+
+def restore(config: Config, tensors: dict[str, Tensor], device: torch.device, precision: str) -> Codec:
+    """Return the codec of an autoencoder's weights, shift and scale."""
     model = Autoencoder(config.autoencoder)
     model.load_state_dict({name: t for name, t in tensors.items() if name not in ("shift", "scale")})
-    model.requires_grad_(False).eval().to(images.device).to(memory_format=torch.channels_last)
-    shift, scale = tensors["shift"].to(images.device), tensors["scale"].to(images.device)
-    return Latents(codec(model, shift, scale, precision), tensors, digest(tensors), wall_s)
+    model.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+    return codec(model, tensors["shift"].to(device), tensors["scale"].to(device), precision)
 
 
 def _budget(config: Config) -> TrainConfig:

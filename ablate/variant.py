@@ -233,6 +233,24 @@ def resolve(variant: Variant, preset: str) -> Config:
     return config
 
 
+def from_json(text: str, preset: str) -> Config:
+    """Return the configuration of a run from the JSON in its row; what it leaves out (an autoencoder, a later key) is the preset's.
+
+    Raises:
+        VariantError: Not such JSON, or values that do not fit together.
+    """
+    try:
+        sections = json.loads(text)
+        config = resolve(load(BASELINE), preset)
+        for section, values in sections.items():
+            known = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+            config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **known)})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise VariantError(f"a run's configuration cannot be read: {' '.join(str(error).split())}") from error
+    _check("a run's configuration", config)
+    return config
+
+
 def _load_one(name: str) -> Variant:
     known = names()
     if name not in known:

@@ -19,6 +19,7 @@ LAYERS = [
     ["machine"],
     ["train", "sample", "doctor", "job"],
     ["latents", "evaluate"],
+    ["finished"],
     ["run"],
     ["launch"],
     ["cli"],

@@ -1,7 +1,9 @@
-"""Pictures of a run, as PNG files: sample grid and denoising strip."""
+"""Pictures of a run, as files: sample grid, denoising strip, array."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +38,24 @@ def save_strip(path: Path, panels: list[np.ndarray]) -> None:
     _save(path, tile(stacked, len(panels), gap=GAP))
 
 
+def save_array(path: Path, pictures: np.ndarray) -> None:
+    """Write pictures (N, 3, H, W) uint8 to a compressed `.npz` file, as the array `images` (N, H, W, 3)."""
+    with _written(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, images=pictures.transpose(0, 2, 3, 1))
+
+
 def _save(path: Path, sheet: np.ndarray) -> None:
     image = Image.fromarray(sheet)
     image = image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST)
+    with _written(path) as temporary:
+        image.save(temporary, "PNG", optimize=True)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Give a temporary path for `path`; a write that fails is a user's error."""
     try:
         with replacing(path) as temporary:
-            image.save(temporary, "PNG", optimize=True)
+            yield temporary
     except OSError as error:
-        raise ResultsError(
-            f"{path}: cannot be written ({error}); free some space or choose another --results folder"
-        ) from error
+        raise ResultsError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error

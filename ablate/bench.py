@@ -58,23 +58,23 @@ NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], Network]] = 
 }
 
 
-def _step(network: Network, noise: Tensor) -> Callable[[], object]:
-    t = noise.new_full((len(noise),), 0.5)
-    return lambda: network.denoise(noise, t)
+def _step(network: Network, z: Tensor) -> Callable[[], object]:
+    t = z.new_full((len(z),), 0.5)
+    return lambda: network.denoise(z, t)
 
 
-def _image(network: Network, noise: Tensor) -> Callable[[], object]:
+def _image(network: Network, z: Tensor) -> Callable[[], object]:
     settings, decode = network.run.config.sample, network.run.codec.decode
 
     def call() -> Tensor:
-        x = SOLVERS[settings.solver](network.denoise, noise, settings.num_steps)
+        x = SOLVERS[settings.solver](network.denoise, z, settings.num_steps)
         with torch.inference_mode():
             return decode(x).cpu()
 
     return call
 
 
-# What one call is: (network, noise (B, C, S, S)) -> the call.
+# What one call is: (network, noise z (B, C, S, S)) -> the call.
 SCOPES: dict[str, Callable[[Network, Tensor], Callable[[], object]]] = {"step": _step, "image": _image}
 
 
@@ -100,8 +100,10 @@ def parse_schemes(text: str) -> list[tuple[str, str]]:
     Raises:
         AblateError: A scheme or engine that there is not.
     """
-    allowed = {scheme: (scheme, engine) for scheme, engine in reversed(NETWORKS)}
-    allowed |= {f"{scheme}/{engine}": (scheme, engine) for scheme, engine in NETWORKS}
+    allowed: dict[str, tuple[str, str]] = {}
+    for scheme, engine in NETWORKS:
+        allowed.setdefault(scheme, (scheme, engine))
+        allowed[f"{scheme}/{engine}"] = (scheme, engine)
     chosen = []
     for part in map(str.strip, text.split(",")):
         if part not in allowed:

@@ -28,7 +28,7 @@ def render(found: Mapping[str, Any]) -> RenderableType:
     labels = _labels(found["runs"])
     parts: list[RenderableType] = [Text(line) for line in _head(found)]
     for group in found["groups"]:
-        parts += [Text(""), _table(found["scope"], group, labels)]
+        parts += [Text(""), _table(group, labels)]
         noisy = [row["noise"] for row in group["rows"] if row["noisy"]]
         if noisy:
             warning = (
@@ -52,7 +52,7 @@ def _agreement(agreement: Mapping[str, Any] | None, labels: Mapping[str, str]) -
 
 
 def _head(found: Mapping[str, Any]) -> list[str]:
-    what = {"step": "one network evaluation", "image": "whole images"}[found["scope"]]
+    what = {"step": "one network evaluation", "image": "the drawing of a batch of images"}[found["scope"]]
     threads = f"{found['threads']} thread{'' if found['threads'] == 1 else 's'}"
     return [
         f"{what}, {found['rounds']} rounds, session {found['session']}",
@@ -68,10 +68,9 @@ def _legend(found: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     return lines + (["img/s: pictures through one network evaluation."] if found["scope"] == "step" else [])
 
 
-def _table(scope: str, group: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
-    title = f"batch {group['batch']}, ms per {scope if scope == 'step' else 'call'}"
+def _table(group: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
     table = Table(
-        title=title,
+        title=f"batch {group['batch']}",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

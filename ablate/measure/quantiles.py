@@ -55,6 +55,7 @@ def ratio(samples: Sequence[float], reference: Sequence[float], *, seed: int = 0
     """Return median(samples) / median(reference) with a percentile bootstrap interval.
 
     Entry i of both was measured in round i, so whole rounds are resampled: a slow round is slow for both, and drops out of the ratio.
+    It speaks of this session alone: on a busy machine another session may differ by more than the interval's width.
     The percentile interval is taken because the corrections of others lean on a jackknife, which is inconsistent for a median.
 
     Args:

@@ -45,6 +45,13 @@ class Budget(StrEnum):
     macs = "macs"
 
 
+class Scope(StrEnum):
+    """What `ablate bench` times."""
+
+    step = "step"
+    image = "image"
+
+
 class Format(StrEnum):
     """How a report is written."""
 
@@ -357,6 +364,75 @@ def sample(
     pictures = to_uint8(drawn)
     (save_grid if output.suffix == ".png" else save_array)(output, pictures)
     typer.echo(f"{output}: {n} pictures of {done.row['run_id']}", err=True)
+
+
+@app.command()
+def bench(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Finished runs' names, or beginnings of them; all: every one. The first is what others are compared to.",
+            show_default=False,
+        ),
+    ],
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, as in 1,8,64.")] = "1,8,64",
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="Timed calls of each. p90 needs 20, p99 needs 200.", min=5, max=100_000)
+    ] = 30,
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            "--schemes",
+            help="Number formats, as in fp32,bf16 or fp32/torch. Default: what the device computes runs in.",
+            show_default=False,
+        ),
+    ] = None,
+    scope: Annotated[
+        Scope, typer.Option("--scope", help="Time one network evaluation, or the drawing of whole images.")
+    ] = Scope.step,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Default: as torch chooses.", min=1, max=1024, show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of calls and the intervals.", min=0)] = 0,
+    folder: ResultsOption = Path("results"),
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Time finished runs again, side by side, interleaved in rounds; raw times are added to latency.parquet.
+
+    Example: ablate bench baseline no_drift --batch 1,8 --rounds 50
+    """
+    from ablate import bench as benches
+    from ablate.machine import pick_device, pick_precision
+    from ablate.progress import Progress
+    from ablate.report import bench as pages
+
+    target, sizes = pick_device(device), benches.parse_batches(batch)
+    chosen = benches.parse_schemes(pick_precision(target) if schemes is None else schemes)
+    try:
+        with Progress() as progress:
+            found = benches.bench(
+                folder,
+                runs,
+                batches=sizes,
+                rounds=rounds,
+                schemes=chosen,
+                scope=scope,
+                device=target,
+                threads=threads,
+                seed=seed,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the batch sizes that were finished are saved", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(pages.to_json(found))
+        return
+    from rich.console import Console
+
+    Console().print(pages.render(found))
 
 
 @app.command()

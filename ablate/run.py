@@ -70,10 +70,10 @@ def execute(
             evaluate.measure_denoising(job, model, codec)
             evaluate.measure_fidelity(job, samples, codec)
             evaluate.measure_neighbours(job, samples)
+            tables.run["peak_memory_mb"] = peak_memory_mb(device)  # the timed calls count their own from zero
             evaluate.measure_times(job, model, codec)
         phases = ("load", "autoencoder", "train", "sample", "measure")
         tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
-        tables.run["peak_memory_mb"] = peak_memory_mb(device)
     except DivergedError as error:
         tables.write(folder, "diverged", str(error))
         return tables.run

@@ -20,7 +20,7 @@ LAYERS = [
     ["train", "sample", "doctor", "job"],
     ["latents", "evaluate"],
     ["finished"],
-    ["run"],
+    ["run", "bench"],
     ["launch"],
     ["cli"],
     ["__main__"],
@@ -40,7 +40,9 @@ WITHOUT_TORCH = [
     "report.figures",
     "report.sets",
     "report.doctor",
+    "report.bench",
     "measure.metrics",
+    "measure.quantiles",
     "data.cats",
     "data.images",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -169,6 +170,22 @@ def run(
     metric: MetricOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize",
+            help="Number formats: bf16, fp8, int8, int4, with commas; all; none. Finished runs get what they lack.",
+            show_default=False,
+        ),
+    ] = None,
+    scopes: Annotated[
+        str | None,
+        typer.Option(
+            "--scopes",
+            help="What is quantised: kpn (all but drift), a module group, all (the whole network); each.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make finished runs again; their rows are replaced.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, with an estimate of their time from past ones.")
@@ -191,6 +208,12 @@ def run(
         match = match_training_macs
     names = [*(variants or []), *(factor_combinations(factors) if factors is not None else [])]
     specs = plan(names or [variant.BASELINE], parse_seeds(seeds), preset, match)
+    quantizing = schemes is not None or scopes is not None
+    if quantizing:
+        from ablate.quantize import parse
+
+        chosen = parse(schemes, scopes, specs[0].config.quantize)
+        specs = [replace(spec, config=replace(spec.config, quantize=chosen)) for spec in specs]
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
@@ -213,6 +236,7 @@ def run(
             metrics=metrics,
             weights=weights,
             finished=finished,
+            quantize_finished=quantizing,
             on_row=_tell,
             on_missing=_tell_missing,
         )
@@ -222,10 +246,12 @@ def run(
     typer.echo(f"tables and pictures: {folder}; next: ablate report --results {folder}", err=True)
 
 
-def _tell(row: dict[str, Any], skipped: bool) -> None:
+def _tell(row: dict[str, Any], how: str) -> None:
     """Say in one line how a run ended."""
-    if skipped:
+    if how == "skipped":
         typer.echo(f"{row['run_id']}: done before; skipped (--force makes it again)")
+    elif how == "quantised":
+        typer.echo(f"{row['run_id']}: done before; {row['rows']} rows of number formats added")
     elif row["status"] == "done":
         found = (
             f"fd {row['fd']:.1f} (N = {row['fd_n']}; real against real {row['fd_floor']:.1f} at {row['fd_floor_n']})"

@@ -63,7 +63,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "drift_params_share drift_macs_share"),
         (_INT, "nfe decode_macs steps images_seen train_macs"),
         (_FLOAT, "autoencoder_psnr_db autoencoder_pd autoencoder_fd"),
-        (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s wall_s"),
+        (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s quantize_wall_s wall_s"),
         (_FLOAT, "images_per_s peak_memory_mb latency_step_ms latency_image_ms"),
         (_TEXT, "device precision"),
         (_INT, "threads"),
@@ -95,6 +95,17 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_INT, "threads"),
         (_TEXT, "governor"),
     ],
+    "quantized": [
+        (_TEXT, "run_id scheme scope engine"),
+        (_BOOL, "simulated"),
+        (_INT, "weight_bits activation_bits n fd_ref_n"),
+        (_FLOAT, "psnr_db pd lpips lpips_vgg"),
+        (_FLOAT, "fd fd_change fd_change_low fd_change_high fid fid_change fid_change_low fid_change_high"),
+        (_INT, "file_bytes weight_bytes"),
+        (_FLOAT, "macs_share latency_step_ms"),
+        (_INT, "calibration_n"),
+        (_TEXT, "calibration_digest"),
+    ],
 }
 _KEYS = {  # what there is one row per
     "runs": ("run_id",),
@@ -102,6 +113,7 @@ _KEYS = {  # what there is one row per
     "denoising": ("run_id", "t"),
     "fidelity": ("run_id", "extractor", "metric"),
     "latency": ("run_id", "batch", "scope", "scheme", "engine", "session", "sample"),
+    "quantized": ("run_id", "scheme", "scope"),
 }
 _REQUIRED = {  # never null
     **_KEYS,

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ablate import evaluate, latents, machine
+from ablate import evaluate, latents, machine, quantize
 from ablate.checkpoint import TrainingState, digest, save_tensors
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
 from ablate.errors import DivergedError
+from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
 from ablate.measure.efficientnet import efficientnet_lite0
 from ablate.measure.latency import peak_memory_mb
@@ -72,7 +73,14 @@ def execute(
             evaluate.measure_neighbours(job, samples)
             tables.run["peak_memory_mb"] = peak_memory_mb(device)  # the timed calls count their own from zero
             evaluate.measure_times(job, model, codec)
-        phases = ("load", "autoencoder", "train", "sample", "measure")
+        with tables.timed("quantize_wall_s"):
+            made = Finished(tables.run, spec.config, model, codec)
+            found = quantize.measure(
+                made, data, suite, spec.config.quantize, session=evaluate.RUN_SESSION, progress=progress
+            )
+            for table, rows in found.items():
+                tables.others[table] += rows
+        phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")
         tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
     except DivergedError as error:
         tables.write(folder, "diverged", str(error))

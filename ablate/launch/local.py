@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ablate import finished as finished_runs
+from ablate import quantize
 from ablate.data.images import load
 from ablate.machine import pick_device
 from ablate.measure.metrics import Metric
@@ -49,7 +52,8 @@ def launch(
     metrics: Collection[Metric] = (),
     weights: Path | None = None,
     finished: Collection[str],
-    on_row: Callable[[dict[str, Any], bool], None],
+    quantize_finished: bool = False,
+    on_row: Callable[[dict[str, Any], str], None],
     on_missing: Callable[[str, str], None],
 ) -> None:
     """Make every run that is not finished yet.
@@ -62,7 +66,9 @@ def launch(
         metrics: Metrics asked for by name: the weights of their networks may be downloaded.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
         finished: Names of runs that are not made again.
-        on_row: Called after each run with its row, or with its name and seed alone, and whether it was skipped.
+        quantize_finished: Measure them in the schemes and scopes that they lack.
+        on_row: Called after each run with its row and what was done: `made`, `skipped` (its name and seed alone) or `quantised`, then
+            with `rows`, how many were added.
         on_missing: Called once for each network that is not at hand, with its name and why.
 
     Raises:
@@ -74,14 +80,21 @@ def launch(
     data = load(source)
     load_wall_s = time.monotonic() - start
     suite = None
+    session = f"quantize-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     with Progress() as progress:
         for spec in specs:
             run_id = spec.run_id(data.name, data.digest)
+            row: dict[str, Any] = {"run_id": run_id, "variant": spec.variant, "seed": spec.seed}
+            if run_id in finished and not quantize_finished:
+                on_row(row, "skipped")
+                continue
+            if suite is None:
+                suite = assemble(metrics, weights, target)
+                for network, why in suite.missing.items():
+                    on_missing(network, why)
             if run_id in finished:
-                on_row({"run_id": run_id, "variant": spec.variant, "seed": spec.seed}, True)
+                run = finished_runs.load(folder, run_id, target)
+                added = quantize.add(folder, run, data, suite, spec.config.quantize, session=session, progress=progress)
+                on_row(row | {"rows": added}, "quantised")
             else:
-                if suite is None:
-                    suite = assemble(metrics, weights, target)
-                    for network, why in suite.missing.items():
-                        on_missing(network, why)
-                on_row(execute(spec, data, folder, suite=suite, progress=progress, load_wall_s=load_wall_s), False)
+                on_row(execute(spec, data, folder, suite=suite, progress=progress, load_wall_s=load_wall_s), "made")

@@ -12,6 +12,7 @@ alone; bf16 rounds both without a scale.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -33,22 +34,27 @@ class Format:
     round_: Callable[[Tensor], Tensor]
     activations: bool = True  # are rounded too
 
+    @property
+    def scaled(self) -> bool:
+        """Whether numbers are scaled to the format's range before they are rounded."""
+        return math.isfinite(self.largest)
+
 
 def _to_fp8(x: Tensor) -> Tensor:
     return x.to(torch.float8_e4m3fn).float()
 
 
 FORMATS: dict[str, Format] = {
-    "bf16": Format(16, float("inf"), lambda x: x.to(torch.bfloat16).float()),
+    "bf16": Format(16, math.inf, lambda x: x.to(torch.bfloat16).float()),
     "fp8": Format(8, 448.0, _to_fp8),
     "int8": Format(8, 127.0, torch.round),
     "int4": Format(4, 7.0, torch.round, activations=False),
 }
 
 
-def rounded(x: Tensor, form: Format, amax: Tensor) -> Tensor:
+def rounded(x: Tensor, form: Format, amax: Tensor | None) -> Tensor:
     """Return x rounded to a format whose largest number stands for amax (of a shape that broadcasts); beyond it, clipped."""
-    if form.largest == float("inf"):
+    if amax is None or not form.scaled:
         return form.round_(x)
     scale = amax.clamp(min=1e-12) / form.largest
     return form.round_((x / scale).clamp(-form.largest, form.largest)) * scale
@@ -64,7 +70,7 @@ def rounded_weight(layer: nn.Module, form: Format) -> Tensor:
 
 def sites(network: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that read something to be rounded, by name: layers, and the operands of filters."""
-    found = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
+    found: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if isinstance(m, LAYERS)}
     for name, module in network.named_modules():
         if isinstance(module, FilterPyramid):
             found |= {f"{name}.{n}": m for n, m in module.named_modules() if isinstance(m, nn.Identity)}
@@ -105,13 +111,13 @@ def simulated(network: nn.Module, scheme: str, groups: Collection[str], amax: di
         network: float32, frozen.
         scheme: A key of `FORMATS`.
         groups: Names of module groups.
-        amax: What `magnitudes` returned.
+        amax: What `magnitudes` returned; a format that does not scale needs none.
     """
     form = FORMATS[scheme]
     network = copy.deepcopy(network)
 
     def read(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        return lambda module, given: (rounded(given[0], form, amax[name]), *given[1:])
+        return lambda module, given: (rounded(given[0], form, amax[name] if form.scaled else None), *given[1:])
 
     for name, module in sites(network).items():
         if part_of(name) not in groups:
@@ -132,5 +138,5 @@ def weight_bytes(network: nn.Module, scheme: str, groups: Collection[str]) -> in
         if form is not None and isinstance(module, LAYERS) and part_of(name) in groups:
             weight = module.get_parameter("weight")
             channels = weight.shape[1 if isinstance(module, nn.ConvTranspose2d) else 0]
-            total += weight.numel() * form.bits // 8 - 4 * weight.numel() + (4 * channels if form.bits < 16 else 0)
+            total += weight.numel() * form.bits // 8 - 4 * weight.numel() + (4 * channels if form.scaled else 0)
     return total

@@ -294,7 +294,7 @@ def measure(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of halves, parts and resamples.")] = 0,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document: a key a metric.")] = False,

@@ -135,7 +135,7 @@ def show(
             "axis": chosen.axis,
             "about": chosen.about,
             "source": chosen.source,
-            "claim": dict(chosen.claim) if chosen.claim else None,
+            "claims": [dict(claim) for claim in chosen.claims],
             "preset": preset,
             "config_hash": config.hash,
             "delta": dict(chosen.delta),
@@ -560,7 +560,8 @@ def report(
 
     if not folder.is_dir():
         raise AblateError(f"--results {folder}: no such folder; make a run first: ablate run")
-    built = tables.build(results.read(folder, "runs"), preset=preset, data=data, budget=budget)
+    runs, quantized = (results.read(folder, table) for table in ("runs", "quantized"))
+    built = tables.build(runs, quantized, preset=preset, data=data, budget=budget)
     if format_ is Format.rich:
         from rich.console import Console
 

@@ -160,7 +160,7 @@ class Variant:
     about: str
     source: str
     axis: str
-    claim: MappingProxyType[str, str] | None
+    claims: tuple[MappingProxyType[str, str], ...]
     delta: MappingProxyType[str, Any]
     compound: bool = False  # changes more than its axis
 
@@ -215,7 +215,7 @@ def load(name: str) -> Variant:
         about=" ".join(v.about for v in variants),
         source="; ".join(dict.fromkeys(v.source for v in variants)),
         axis="+".join(dict.fromkeys(v.axis for v in variants)),
-        claim=None,
+        claims=(),
         delta=MappingProxyType(delta),
         compound=True,
     )
@@ -271,14 +271,14 @@ def _load_one(name: str) -> Variant:
     if not path.is_file():
         path = USER / f"{name}.toml"
     table = _read_toml(path)
-    words = {"about": str, "source": str, "axis": str, "claim": dict, "compound": bool}
+    words: dict[str, Any] = {"about": str, "source": str, "axis": str, "claim": (dict, list), "compound": bool}
     for key in table:
         if key not in words and key not in SECTIONS:
             allowed = [*words, *SECTIONS]
             raise VariantError(f"{path}: unknown key {key}{did_you_mean(key, allowed)} Allowed: {', '.join(allowed)}")
     for key, kind in words.items():
         if key in table and not isinstance(table[key], kind):
-            wanted = {dict: "a table", bool: "true or false", str: "a string"}[kind]
+            wanted = {bool: "true or false", str: "a string"}.get(kind, "a table, or a list of tables")
             raise VariantError(f"{path}: {key} is {table[key]!r}; it must be {wanted}")
         if key not in table and kind is str:
             raise VariantError(f"{path}: {key} is missing; every variant says about, source and axis")
@@ -290,21 +290,24 @@ def _load_one(name: str) -> Variant:
         for key, value in delta.items():
             if key in baseline and baseline[key] == value:
                 raise VariantError(f"{path}: {key} = {value!r} is what the baseline says already; leave it out")
-    claim = table.get("claim")
-    if claim is not None:
+    claims = table.get("claim", [])
+    claims = [claims] if isinstance(claims, dict) else claims
+    for claim in claims:
         _check_claim(path, claim)
     return Variant(
         name=name,
         about=table["about"],
         source=table["source"],
         axis=table["axis"],
-        claim=None if claim is None else MappingProxyType(claim),
+        claims=tuple(MappingProxyType(claim) for claim in claims),
         delta=MappingProxyType(delta),
         compound=table.get("compound", False),
     )
 
 
-def _check_claim(path: Path, claim: dict[str, Any]) -> None:
+def _check_claim(path: Path, claim: Any) -> None:
+    if not isinstance(claim, dict):
+        raise VariantError(f"{path}: claim is {claim!r}; it must be a table, or a list of tables")
     if set(claim) != {"metric", "expect", "because"} or not all(isinstance(value, str) for value in claim.values()):
         raise VariantError(
             f"{path}: claim has {', '.join(claim) or 'no keys'}; it needs the strings metric, expect and because"

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 # Each layer may import from the layers above its own line (and from its own module's package), never from below.
 LAYERS = [
     ["ablate", "errors"],
-    ["rng", "variant", "progress", "results", "files"],
+    ["rng", "variant", "progress", "results", "files", "stats"],
     ["study"],
     ["data", "diffusion", "checkpoint"],
     ["model", "measure"],
@@ -37,6 +37,8 @@ WITHOUT_TORCH = [
     "progress",
     "files",
     "report.tables",
+    "report.quantized",
+    "stats",
     "report.forms",
     "report.variants",
     "report.figures",

@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from ablate.report import quantized
 from ablate.report.tables import COSTS, Group, Report, Value, count
 
 COUNTS = ("params", "macs", "train_macs")
@@ -33,6 +34,11 @@ def to_markdown(report: Report) -> str:
         parts.append(f"## {_escape(_title(group))}")
         parts.append("\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines))
         parts.append("\n".join(f"- {_escape(line)}" for line in (*_legend(group, "±"), *group.notes)))
+        if group.quantized is not None:
+            head, *rows = quantized.cells(group.quantized)
+            lines = [head, [*["---"] * 3, *["---:"] * (len(head) - 3)], *rows]
+            parts.append("\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines))
+            parts.append("\n".join(f"- {_escape(line)}" for line in quantized.legend(group.quantized)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -59,6 +65,12 @@ class _Rendered:
             for line in group.notes:
                 yield Text(f"! {line}", style="yellow")
             yield Text("")
+            if group.quantized is not None:
+                yield _formats(group.quantized)
+                yield Text("")
+                for line in quantized.legend(group.quantized):
+                    yield Text(line, style="dim")
+                yield Text("")
 
 
 def _layout(group: Group, sign: str, console: Console, options: ConsoleOptions) -> list[Table]:
@@ -87,6 +99,22 @@ def _table(group: Group, cells: list[list[str]], columns: Sequence[int]) -> Tabl
         table.add_column(Text(head), justify="left" if column < 2 else "right", overflow="fold")
     for row, line in zip(group.rows, cells[1:], strict=True):
         table.add_row(*(Text(line[column]) for column in columns), style="bold" if row.differences is None else None)
+    return table
+
+
+def _formats(found: quantized.Quantized) -> Table:
+    """The table of number formats; a variant and a scheme are named where they change."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    head, *rows = quantized.cells(found)
+    shown = [i for i in range(len(head)) if head[i] != "seeds"]
+    for i in shown:
+        title = head[i].replace("PSNR dB", "PSNR\ndB")
+        table.add_column(Text(title), justify="left" if i < 3 else "right", overflow="fold")
+    before = ["", ""]
+    for line in rows:
+        same = [line[0] == before[0], line[:2] == before]
+        before = line[:2]
+        table.add_row(*(Text("" if i < 2 and same[i] else line[i].replace(" [", "\n[", 1)) for i in shown))
     return table
 
 

@@ -21,6 +21,7 @@ import pandas as pd
 
 from ablate.errors import ResultsError, did_you_mean
 from ablate.measure.metrics import FEATURES
+from ablate.report.quantized import Quantized, summarise
 from ablate.variant import BASELINE
 
 ABOUT = {
@@ -95,6 +96,7 @@ class Group:
     metrics: tuple[Metric, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    quantized: Quantized | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,19 @@ class Report:
     groups: tuple[Group, ...]
 
 
-def build(runs: pd.DataFrame, *, preset: str | None = None, data: str | None = None, budget: str = "steps") -> Report:
+def build(
+    runs: pd.DataFrame,
+    quantized: pd.DataFrame | None = None,
+    *,
+    preset: str | None = None,
+    data: str | None = None,
+    budget: str = "steps",
+) -> Report:
     """Summarise the runs of a study.
 
     Args:
         runs: The table `runs`, as `ablate.results.read` returns it.
+        quantized: The table `quantized`; None: number formats are left out.
         preset: Only the runs of this preset.
         data: Only the runs on this data set: its name, or the path it was read from.
         budget: `steps`: the runs of each variant with its preset's steps; `macs`: those with the baseline's training MACs.
@@ -122,7 +132,7 @@ def build(runs: pd.DataFrame, *, preset: str | None = None, data: str | None = N
     groups: dict[tuple[str, str, str], list[Run]] = {}
     for run in records:
         groups.setdefault((run["preset"], run["data"] or "", run["data_digest"] or ""), []).append(run)
-    return Report(tuple(_group(groups[key], budget) for key in sorted(groups)))
+    return Report(tuple(_group(groups[key], budget, quantized) for key in sorted(groups)))
 
 
 def _only(records: list[Run], column: str, asked: str | None, accepted: set[str | None]) -> list[Run]:
@@ -134,7 +144,7 @@ def _only(records: list[Run], column: str, asked: str | None, accepted: set[str 
     return found
 
 
-def _group(all_runs: list[Run], budget: str) -> Group:
+def _group(all_runs: list[Run], budget: str, quantized: pd.DataFrame | None) -> Group:
     notes: list[str] = []
     runs = _of_budget(all_runs, budget, notes)
     configs: dict[tuple[str, str], list[Run]] = {}  # by variant and configuration, the newest last
@@ -148,10 +158,12 @@ def _group(all_runs: list[Run], budget: str) -> Group:
     sizes = _one_size(done, baseline, notes)
     metrics = tuple(_metric(name, sizes, done) for name in names)
     several = {variant for variant, n in Counter(variant for variant, _ in configs).items() if n > 1}
-    rows = []
+    rows, labelled, base_label = [], {}, None
     axes = {key: some[-1]["axis"] or "" for key, some in configs.items()}
     for key in sorted(configs, key=lambda key: (key != base_key, key[0] != BASELINE, axes[key], *key)):
         label = f"{key[0]} @{key[1]}" if key[0] in several else key[0]
+        labelled[label] = _done(configs[key])
+        base_label = label if key == base_key else base_label
         spent, allowed = _budget(_done(configs[key]), budget), _budget(baseline, budget)
         if spent and allowed and spent != allowed:
             notes.append(f"{label}: an unequal budget: {spent}; the baseline: {allowed}")
@@ -164,8 +176,10 @@ def _group(all_runs: list[Run], budget: str) -> Group:
     if len(machines) > 1:
         listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in sorted(machines.items()))
         notes.append(f"times come from unequal devices, precisions or threads and do not compare: {listed}")
-    first = all_runs[0]
-    return Group(first["preset"], first["data"], first["data_digest"], budget, metrics, tuple(rows), tuple(notes))
+    first, formats = all_runs[0], None if quantized is None else summarise(quantized, labelled, base_label)
+    return Group(
+        first["preset"], first["data"], first["data_digest"], budget, metrics, tuple(rows), tuple(notes), formats
+    )
 
 
 def _of_budget(runs: list[Run], budget: str, notes: list[str]) -> list[Run]:

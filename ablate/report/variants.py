@@ -43,11 +43,8 @@ def render_variant(
     """
     head = Text(f"{variant.name}", style="bold")
     head.append(f"  (axis: {variant.axis}; preset {preset}; config {config.hash})\n{variant.about}\n", style="not bold")
-    if variant.claim:
-        head.append(
-            f"claim: {variant.claim['metric']} {variant.claim['expect']}, {variant.claim['because']}\n",
-            style="not bold",
-        )
+    for claim in variant.claims:
+        head.append(f"claim: {claim['metric']} {claim['expect']}, {claim['because']}\n", style="not bold")
     head.append(f"source: {variant.source}", style="not bold")
     settings = Table("setting", "value", "baseline")
     ours, theirs = config.settings(), dataclasses.asdict(baseline)

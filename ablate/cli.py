@@ -163,11 +163,19 @@ def run(
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Make finished runs again; their rows are replaced.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
+    ] = False,
+    save_every_s: Annotated[
+        float, typer.Option("--save-every", help="Seconds between checkpoints; the last two are kept.", min=0)
+    ] = 60.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, with an estimate of their time from past ones.")
     ] = False,
 ) -> None:
     """Train, sample, measure and record variants under fixed seeds. Finished runs are skipped, interrupted ones resume.
+
+    Several of these on one results folder share the runs.
 
     Example: ablate run --variant no_drift --seeds 0-2
     """
@@ -175,6 +183,8 @@ def run(
     from ablate.measure.metrics import choose
     from ablate.study import factor_combinations, parse_seeds, plan
 
+    if force and failed:
+        raise AblateError("--force --failed: --force makes finished runs again, --failed only failed ones; choose one")
     metrics = choose(metric or [])
 
     match: Callable[[variant.Config, variant.Config], variant.Config] | None = None
@@ -187,15 +197,16 @@ def run(
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
-    finished = [] if force else past.query("status == 'done'")["run_id"].tolist()
-    from ablate.launch.local import forecast, launch
+    from ablate.launch.local import Again, forecast, launch
+
+    again = Again.all if force else Again.failed if failed else Again.unfinished
 
     if dry_run:
         from rich.console import Console
 
         from ablate.report.variants import render_plan
 
-        Console().print(render_plan(forecast(specs, data, past, finished=finished)))
+        Console().print(render_plan(forecast(specs, data, past, again=again)))
         return
     try:
         launch(
@@ -205,7 +216,8 @@ def run(
             device=device,
             metrics=metrics,
             weights=weights,
-            finished=finished,
+            again=again,
+            save_every_s=save_every_s,
             on_row=_tell,
             on_missing=_tell_missing,
         )
@@ -215,10 +227,10 @@ def run(
     typer.echo(f"tables and pictures: {folder}; next: ablate report --results {folder}", err=True)
 
 
-def _tell(row: dict[str, Any], skipped: bool) -> None:
-    """Say in one line how a run ended."""
+def _tell(row: dict[str, Any], skipped: str) -> None:
+    """Say in one line how a run ended, or why it was skipped."""
     if skipped:
-        typer.echo(f"{row['run_id']}: done before; skipped (--force makes it again)")
+        typer.echo(f"{row['run_id']}: {skipped}")
     elif row["status"] == "done":
         found = (
             f"fd {row['fd']:.1f} (N = {row['fd_n']}; real against real {row['fd_floor']:.1f} at {row['fd_floor_n']})"

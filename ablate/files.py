@@ -13,8 +13,12 @@ from ablate.errors import AblateError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path to write to; flush it to the disk and put it in place of `path` when the block ends well.
+
+    Args:
+        path: What is written.
+        previous: Where to keep what stood at `path`. Between the two renames it is the only one of the two that is there.
 
     Raises:
         OSError: The folder or the file cannot be written; what stood at `path` is as it was, and nothing is left beside it.
@@ -25,11 +29,30 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if previous is not None and path.is_file():
+            path.replace(previous)
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames in a folder survive a power cut themselves."""
+    if os.name == "nt":  # no handle on a folder there; the rename is journalled
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def printable(text: object) -> str:
+    """Return a text as one line that a terminal shows as it stands: what would steer it (escape, newline, bidi marks) is escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
 
 
 def cache_folder() -> Path:

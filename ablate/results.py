@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ablate.errors import ResultsError, did_you_mean
+from ablate.files import sync_folder
 
 SCHEMA_VERSION = 1
 VERSION_KEY = b"ablate_schema_version"
@@ -69,7 +70,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_INT, "threads"),
         (_TEXT, "environment git_commit"),
         (_BOOL, "git_dirty"),
-        (_TEXT, "weights_digest samples_digest autoencoder_digest"),
+        (_TEXT, "weights_digest samples_digest autoencoder_digest nondeterministic_ops"),
         (_TIME, "started_at finished_at"),
     ],
     "curves": [
@@ -146,7 +147,7 @@ def append(results: Path, rows: Mapping[str, Sequence[Mapping[str, object]]], *,
                 _write(staged[path], pa.concat_tables([kept, added]))
             for path, written in staged.items():
                 os.replace(written, path)
-            _sync_folder(results)
+            sync_folder(results)
         except OSError as error:
             raise ResultsError(
                 f"{results}: the rows could not be saved: {_reason(error)}; earlier rows are kept; free the disk or "
@@ -310,17 +311,6 @@ def _write(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renames themselves survive a power cut."""
-    if os.name == "nt":  # no handle on a folder there; the rename is journalled
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

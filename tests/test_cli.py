@@ -149,7 +149,10 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
     assert process.returncode == 130, stderr
     assert "interrupted" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
-    assert [p.name for p in saved[0].parent.iterdir()] == ["checkpoint.safetensors"]
+    assert sorted(p.name for p in saved[0].parent.iterdir()) == [
+        "checkpoint.safetensors",
+        "previous_checkpoint.safetensors",
+    ]
     row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
     assert row["status"] == "interrupted"
     assert 0 < row["steps"] < 600

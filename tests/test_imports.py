@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 # Each layer may import from the layers above its own line (and from its own module's package), never from below.
 LAYERS = [
     ["ablate", "errors"],
-    ["rng", "variant", "progress", "results", "files"],
-    ["study"],
+    ["rng", "variant", "progress", "files"],
+    ["results"],
+    ["study", "claims"],
     ["data", "diffusion", "checkpoint"],
     ["model", "measure"],
     ["report"],

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ablate import evaluate, latents, machine
+from ablate import evaluate, latents, machine, results
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, save_tensors
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
@@ -107,6 +107,13 @@ def execute(
 def working_folder(folder: Path, run_id: str) -> Path:
     """Return where a run that has not finished keeps its checkpoints and what it has made."""
     return folder / "artifacts" / f"{run_id}.part"
+
+
+def clean(folder: Path, run_id: str) -> None:
+    """Delete the working folder of a run that is finished: its process was killed between writing the row and doing so."""
+    runs = results.read(folder, "runs")
+    if ((runs["run_id"] == run_id) & (runs["status"] == "done")).any():
+        shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
 
 
 def produce(job: Job) -> tuple[Denoiser, Codec, np.ndarray]:

@@ -22,7 +22,7 @@ from ablate.measure.metrics import Metric
 from ablate.measure.suite import Suite, assemble
 from ablate.model.cost import cost
 from ablate.progress import Progress
-from ablate.run import execute
+from ablate.run import clean, execute, working_folder
 from ablate.study import Planned, RunSpec, estimate_wall_s
 
 POLL_S = 2.0
@@ -110,7 +110,8 @@ def launch(
             made_one = False
             for run_id, spec in list(waiting.items()):
                 name = {"run_id": run_id, "variant": spec.variant, "seed": spec.seed}
-                if (why := _settled(run_id, again, at_start, folder)) is not None:
+                why = _settled(run_id, again, at_start, folder)
+                if why is not None and not working_folder(folder, run_id).exists():
                     on_row(name, why)
                     del waiting[run_id]
                     continue
@@ -122,6 +123,7 @@ def launch(
                         continue
                     # Between the first look and the claim another process may have finished it.
                     if (why := _settled(run_id, again, at_start, folder)) is not None:
+                        clean(folder, run_id)
                         on_row(name, why)
                     else:
                         if suite is None:

@@ -372,6 +372,50 @@ def sample(
 
 
 @app.command()
+def replay(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="The run's pictures, where they are not the embedded cats.", show_default=False),
+    ] = None,
+    folder: ResultsOption = Path("results"),
+    device: Annotated[
+        str | None, typer.Option("--device", help="Default: the kind that the row names.", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Default: as many as the row says.", min=1, show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Train a run again from its row alone, and say whether the outcome is the same.
+
+    Exits with 0 where it is bit-exact, with 1 where it is equal within tolerance, differs by an environment mismatch, or is not reproduced.
+
+    Example: ablate replay no_drift-quick --results results
+    """
+    from ablate import replay as replays
+    from ablate.files import printable
+    from ablate.progress import Progress
+
+    def tell(part: str, then: object, here: object) -> None:
+        typer.echo(f"note: {part} differs: {printable(then)} in the row, {printable(here)} here", err=True)
+
+    with Progress() as progress:
+        outcome = replays.replay(
+            folder, run_id, data=data, device=device, threads=threads, progress=progress, on_difference=tell
+        )
+    if as_json:
+        typer.echo(outcome.to_json())
+    else:
+        from ablate.report.replay import lines
+
+        typer.echo("\n".join(lines(outcome)))
+    raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)
+
+
+@app.command()
 def doctor(
     clear: Annotated[
         str | None,

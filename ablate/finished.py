@@ -42,7 +42,7 @@ def find(folder: Path, name: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
     runs = results.read(folder, "runs")
-    rows: list[dict[str, Any]] = runs.astype(object).where(runs.notna(), None).to_dict("records")
+    rows: list[dict[Any, Any]] = runs.astype(object).where(runs.notna(), None).to_dict("records")
     fitting = [row for row in rows if row["run_id"] == name] or [row for row in rows if row["run_id"].startswith(name)]
     done = [row for row in fitting if row["status"] == "done"]
     if len(done) == 1:

@@ -22,7 +22,7 @@ LAYERS = [
     ["latents", "evaluate"],
     ["finished"],
     ["run"],
-    ["launch"],
+    ["launch", "replay"],
     ["cli"],
     ["__main__"],
 ]
@@ -41,6 +41,7 @@ WITHOUT_TORCH = [
     "report.figures",
     "report.sets",
     "report.doctor",
+    "report.replay",
     "measure.metrics",
     "data.cats",
     "data.images",

@@ -425,12 +425,16 @@ def doctor(
             show_default=False,
         ),
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--results", help="A results folder, to be looked through as well.", show_default=False),
+    ] = None,
     weights: WeightsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Show versions, device, weights and the cache; or empty the cache.
+    """Show versions, device, compiler, disk, weights and the cache, and the health of a results folder; or empty the cache.
 
-    Example: ablate doctor --clear statistics
+    Example: ablate doctor --results results
     """
     from ablate import doctor as doctors
 
@@ -438,7 +442,7 @@ def doctor(
         files, freed = doctors.clear(clear)
         typer.echo(f"{files} files deleted, {freed / 1e6:.1f} MB freed")
         return
-    found = doctors.examine(weights)
+    found = doctors.examine(weights, folder)
     if as_json:
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
         return

@@ -2,7 +2,7 @@
 
 A study of two runs is made without interruption; that is the reference. Then, in fresh folders, it is started, killed (SIGKILL) and started
 again until it ends by itself. Half of the kills fall at a random time, half right before or after a random file operation (flush, rename,
-deletion), so that the moments in which files change places are hit as often as the long computations between them. After every kill all
+deletion; before a flush half of the file is cut off, as if it were still being written), so that the moments in which files change places are hit as often as the long computations between them. After every kill all
 tables and files are read, and after every end the digests of weights and samples are compared with the reference's. Beside one killed
 process in eight works a second one on the same study, which must end by itself; once two work side by side and none is killed, and then
 each run must have been made once.
@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def die_at(nth: int, *, after: bool) -> Callable[[], None]:
     """Return what makes a process kill itself at its nth file operation."""
 
     def install() -> None:
-        done = 0
+        done, fsync = 0, os.fsync
 
         def wrap(real: Callable[..., object]) -> Callable[..., object]:
             def counted(*args: object, **options: object) -> object:
@@ -123,6 +124,9 @@ def die_at(nth: int, *, after: bool) -> Callable[[], None]:
                 done += 1
                 last = done >= nth
                 if last and not after:
+                    if real is fsync:  # half of the file is written
+                        with suppress(OSError):
+                            os.ftruncate(int(str(args[0])), os.fstat(int(str(args[0]))).st_size // 2)
                     os.kill(os.getpid(), signal.SIGKILL)
                 value = real(*args, **options)
                 if last:

@@ -17,7 +17,7 @@ LAYERS = [
     ["data", "diffusion", "checkpoint"],
     ["model", "measure"],
     ["report"],
-    ["machine"],
+    ["machine", "health"],
     ["train", "sample", "doctor", "job"],
     ["latents", "evaluate"],
     ["finished"],

@@ -2,10 +2,10 @@
 
 A study of two runs is made without interruption; that is the reference. Then, in fresh folders, it is started, killed (SIGKILL) and started
 again until it ends by itself. Half of the kills fall at a random time, half right before or after a random file operation (flush, rename,
-deletion; before a flush half of the file is cut off, as if it were still being written), so that the moments in which files change places are hit as often as the long computations between them. After every kill all
-tables and files are read, and after every end the digests of weights and samples are compared with the reference's. Beside one killed
-process in eight works a second one on the same study, which must end by itself; once two work side by side and none is killed, and then
-each run must have been made once.
+deletion), so that the moments in which files change places are hit as often as the long computations between them; before a flush half of
+the file is cut off, as if it were still being written. After every kill all tables and files are read, and after every end the digests of
+weights and samples are compared with the reference's. Beside one killed process in eight works a second one on the same study, which must
+end by itself; once two work side by side and none is killed, and then each run must have been made once.
 
 The processes are forked from one that has imported everything: a kill costs a run's time, not an interpreter's start.
 """
@@ -50,7 +50,7 @@ latency_batches = [1]
 latency_samples = 2
 """
 OPERATIONS = ((os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "unlink"), (os, "unlink"), (os, "rmdir"))
-MOST_OPERATIONS = 150  # of a run from start to end, at least
+MOST_OPERATIONS = 250  # of a study from start to end, about
 
 
 @dataclass

@@ -13,6 +13,7 @@ import typer
 
 from ablate import __version__, variant
 from ablate.errors import AblateError
+from ablate.files import printable
 
 INTERRUPTED = 130
 
@@ -58,7 +59,8 @@ def main() -> NoReturn:
     try:
         app()
     except AblateError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        # A message may quote a file's name or content: nothing in it may steer the terminal.
+        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(1)
     sys.exit(0)
 
@@ -224,7 +226,8 @@ def run(
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    typer.echo(f"tables and pictures: {folder}; next: ablate report --results {folder}", err=True)
+    shown = printable(folder)
+    typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
 
 
 def _tell(row: dict[str, Any], skipped: str) -> None:
@@ -396,7 +399,6 @@ def replay(
     Example: ablate replay no_drift-quick --results results
     """
     from ablate import replay as replays
-    from ablate.files import printable
     from ablate.progress import Progress
 
     def tell(part: str, then: object, here: object) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ablate.errors import AblateError
+from ablate.model.memory import host_bytes
 
 LIBRARIES = (
     "ablate",
@@ -48,6 +49,11 @@ def pick_device(name: str) -> torch.device:
     if kind == "cuda" and int(number or 0) >= count:
         raise AblateError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or auto")
     return torch.device(name)
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """Return the memory that a device has in all, in bytes; None where it is unknown."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else host_bytes()
 
 
 def pick_precision(device: torch.device) -> str:

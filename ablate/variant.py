@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import tomllib
 import typing
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ PRESETS = Path(__file__).parent / "presets"
 USER = Path("variants")
 BASELINE = "baseline"
 DEFAULT_PRESET = "quick"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of folders' names, and is shown as it stands
+MAX_BYTES = 2**20  # of a TOML file
+MAX_INT = 10**12  # of a setting
 
 
 @dataclass(frozen=True)
@@ -157,10 +161,17 @@ def names() -> list[str]:
     """Return every variant's name, the baseline first, the packaged ones before the user's.
 
     Raises:
-        VariantError: A file of `./variants` has the name of a packaged variant.
+        VariantError: A file of `./variants` has the name of a packaged variant, or one that cannot be a name.
     """
     packaged = sorted(p.stem for p in PACKAGED.glob("*.toml"))
-    user = sorted(p.stem for p in USER.glob("*.toml")) if USER.is_dir() else []
+    # Hidden files are not meant: editors and file managers leave them.
+    user = sorted(p.stem for p in USER.glob("*.toml") if not p.name.startswith(".")) if USER.is_dir() else []
+    for name in user:
+        if not NAME.fullmatch(name):
+            raise VariantError(
+                f"{USER}/{name!a}.toml: not a variant's name; allowed: at most 64 of a-z A-Z 0-9 _ . and -, "
+                "the first a letter or digit; rename the file"
+            )
     clash = [name for name in user if name in packaged]
     if clash:
         raise VariantError(
@@ -268,6 +279,8 @@ def _load_one(name: str) -> Variant:
         if key in table and not isinstance(table[key], kind):
             wanted = {dict: "a table", bool: "true or false", str: "a string"}[kind]
             raise VariantError(f"{path}: {key} is {table[key]!r}; it must be {wanted}")
+        if kind is str and not str(table.get(key, "")).isprintable():
+            raise VariantError(f"{path}: {key} is {table[key]!a}; it must be one line without control characters")
         if key not in table and kind is str:
             raise VariantError(f"{path}: {key} is missing; every variant says about, source and axis")
     delta = _flatten(path, {key: table[key] for key in table if key in SECTIONS})
@@ -297,6 +310,8 @@ def _check_claim(path: Path, claim: dict[str, Any]) -> None:
         raise VariantError(
             f"{path}: claim has {', '.join(claim) or 'no keys'}; it needs the strings metric, expect and because"
         )
+    if not all(value.isprintable() for value in claim.values()):
+        raise VariantError(f"{path}: claim has control characters; each of its strings must be one line")
     if claim["expect"] not in ("better", "worse", "same"):
         raise VariantError(f"{path}: claim.expect is {claim['expect']!r}. Allowed: better, worse, same")
 
@@ -309,8 +324,16 @@ def _baseline_values() -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise VariantError(f"{path}: not a regular file")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise VariantError(f"{path}: {size:,} bytes; allowed: {MAX_BYTES:,}")
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # damaged, not UTF-8, numbers of thousands of digits, nested too deeply
         raise VariantError(f"{path}: cannot be read as TOML: {error}") from error
 
 
@@ -361,6 +384,8 @@ def _check(what: str, config: Config) -> None:
                 raise VariantError(
                     f"{what}: {name} is {value!r}; it must be {'zero or more' if name in zero_allowed else 'positive'}"
                 )
+            if any(type(n) is int and n > MAX_INT for n in numbers):
+                raise VariantError(f"{what}: {name} is {value!r}; it must be at most {MAX_INT:,}")
             if name in shares and value > 1:
                 raise VariantError(f"{what}: {name} is {value!r}; it must be at most 1")
     model = config.model

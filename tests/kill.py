@@ -50,7 +50,12 @@ latency_batches = [1]
 latency_samples = 2
 """
 OPERATIONS = ((os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "unlink"), (os, "unlink"), (os, "rmdir"))
-MOST_OPERATIONS = 250  # of a study from start to end, about
+AIMS = {
+    "": 250,
+    ".parquet": 40,
+    "checkpoint": 90,
+    ".safetensors": 110,
+}  # words in paths -> about how many operations a study makes of such
 
 
 @dataclass
@@ -112,8 +117,8 @@ def start(folder: Path, name: str, on_start: Callable[[], None] = lambda: None, 
         os._exit(status)
 
 
-def die_at(nth: int, *, after: bool) -> Callable[[], None]:
-    """Return what makes a process kill itself at its nth file operation."""
+def die_at(aim: str, nth: int, *, after: bool) -> Callable[[], None]:
+    """Return what makes a process kill itself at its nth file operation on a path that contains `aim`."""
 
     def install() -> None:
         done, fsync = 0, os.fsync
@@ -121,12 +126,13 @@ def die_at(nth: int, *, after: bool) -> Callable[[], None]:
         def wrap(real: Callable[..., object]) -> Callable[..., object]:
             def counted(*args: object, **options: object) -> object:
                 nonlocal done
-                done += 1
+                first = args[0]
+                done += aim in (os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else str(first))
                 last = done >= nth
                 if last and not after:
-                    if real is fsync:  # half of the file is written
+                    if real is fsync and isinstance(first, int):  # half of the file is written
                         with suppress(OSError):
-                            os.ftruncate(int(str(args[0])), os.fstat(int(str(args[0]))).st_size // 2)
+                            os.ftruncate(first, os.fstat(first).st_size // 2)
                     os.kill(os.getpid(), signal.SIGKILL)
                 value = real(*args, **options)
                 if last:
@@ -220,7 +226,9 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
             for _ in range(draw.randint(2, 7)):
                 second = start(folder, study.name, log_name="second.log") if draw.random() < 0.12 else None
                 if draw.random() < 0.5:
-                    pid = start(folder, study.name, die_at(draw.randint(1, MOST_OPERATIONS), after=draw.random() < 0.5))
+                    aim = draw.choice(list(AIMS))
+                    blow = die_at(aim, draw.randint(1, AIMS[aim]), after=draw.random() < 0.5)
+                    pid = start(folder, study.name, blow)
                 else:
                     pid = start(folder, study.name)
                     time.sleep(draw.uniform(0, whole_s))

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ablate.data import cats
 from ablate.errors import DataError
+from ablate.files import printable
 
 CATS = "cats"
 SUFFIXES = (
@@ -79,7 +80,7 @@ def load(source: str, *, size: int = 64) -> ImageSet:
     if not source:
         raise DataError(f"data: no name given; allowed: {CATS}, or the path of a folder, a .zip or a .npz")
     path = Path(source)
-    return _split(path.resolve().stem, read_images(path, size=size), "", where=_show(path))
+    return _split(_show(path.resolve().stem), read_images(path, size=size), "", where=_show(path))
 
 
 def read_images(path: Path, *, size: int) -> np.ndarray:
@@ -368,4 +369,4 @@ def _split(name: str, pictures: np.ndarray, credit: str, *, where: str = CATS) -
 
 def _show(text: object) -> str:
     """Return a path or a message as one printable line, whatever bytes a file's name is made of."""
-    return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())
+    return printable(" ".join(str(text).split()))

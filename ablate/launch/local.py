@@ -17,9 +17,10 @@ from ablate import results
 from ablate.checkpoint import SAVE_EVERY_S
 from ablate.claims import Claims
 from ablate.data.images import load
-from ablate.machine import pick_device
+from ablate.machine import device_bytes, pick_device
 from ablate.measure.metrics import Metric
 from ablate.measure.suite import Suite, assemble
+from ablate.model import memory
 from ablate.model.cost import cost
 from ablate.progress import Progress
 from ablate.run import clean, execute, working_folder
@@ -98,6 +99,8 @@ def launch(
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after saving.
     """
     target = pick_device(device)
+    for spec in specs:
+        memory.check(spec.variant, spec.config, device_bytes(target))
     start = time.monotonic()
     data = load(source)
     load_wall_s = time.monotonic() - start

@@ -1,4 +1,4 @@
-"""Files that a reader never meets half written, and the folder of what can be computed again."""
+"""Files that a reader never meets half written, the folder of what can be computed again, and what is safe to show and to allocate."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ def sync_folder(folder: Path) -> None:
 def printable(text: object) -> str:
     """Return a text as one line that a terminal shows as it stands: what would steer it (escape, newline, bidi marks) is escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def host_bytes() -> int | None:
+    """Return what this machine, or the container's limit, has of memory in all, in bytes; None where the system does not tell."""
+    found = []
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max" is no limit
+            found.append(int(Path(path).read_text(encoding="ascii")))
+    return min(found, default=None)
 
 
 def cache_folder() -> Path:

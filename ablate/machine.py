@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ablate.errors import AblateError
-from ablate.model.memory import host_bytes
+from ablate.files import host_bytes
 
 LIBRARIES = (
     "ablate",

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.errors import VariantError
+from ablate.files import host_bytes
 from ablate.model.autoencoder import Autoencoder
 from ablate.model.backbone import SPACES
 from ablate.model.denoiser import Denoiser
-from ablate.model.memory import check_weights, host_bytes
+from ablate.model.memory import check_weights
 from ablate.model.pyramid import pyramid_macs
 from ablate.variant import AutoencoderConfig, Config, ModelConfig
 

@@ -10,10 +10,7 @@ factor of two of what torch keeps (`tests/model/test_memory.py`).
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from ablate.errors import VariantError
 from ablate.variant import Config
@@ -106,17 +103,6 @@ def check_weights(what: str, config: Config, available: int | None) -> None:
             f"{what}: {need.params:.3g} parameters need at least {_gb(size)} of memory; there are {_gb(available)} in all; "
             "lower model.width or model.depth"
         )
-
-
-def host_bytes() -> int | None:
-    """Return what this machine, or the container's limit, has of memory in all, in bytes; None where the system does not tell."""
-    found = []
-    with suppress(OSError, ValueError, AttributeError):
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # "max" is no limit
-            found.append(int(Path(path).read_text(encoding="ascii")))
-    return min(found, default=None)
 
 
 def _gb(count: int) -> str:

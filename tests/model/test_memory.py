@@ -10,9 +10,10 @@ import torch
 
 from ablate import variant
 from ablate.errors import VariantError
+from ablate.files import host_bytes
 from ablate.model.cost import cost
 from ablate.model.denoiser import Denoiser
-from ablate.model.memory import check, estimate, host_bytes
+from ablate.model.memory import check, estimate
 
 
 def kept_bytes(config: variant.Config) -> int:

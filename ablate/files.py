@@ -50,6 +50,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def read_text(path: Path, most: int) -> str:
+    """Read a small UTF-8 file.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file: a pipe would be waited for.
+        ValueError: It has more than `most` bytes, or is not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path.stat().st_size:,} bytes; allowed: {most:,}")
+    return content.decode()
+
+
 def printable(text: object) -> str:
     """Return a text as one line that a terminal shows as it stands: what would steer it (escape, newline, bidi marks) is escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))

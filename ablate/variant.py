@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from ablate.errors import VariantError, did_you_mean
+from ablate.files import read_text
 
 PACKAGED = Path(__file__).parent / "variants"
 PRESETS = Path(__file__).parent / "presets"
@@ -168,15 +169,10 @@ def names() -> list[str]:
     user = sorted(p.stem for p in USER.glob("*.toml") if not p.name.startswith(".")) if USER.is_dir() else []
     for name in user:
         if not NAME.fullmatch(name):
-            raise VariantError(
-                f"{USER}/{name!a}.toml: not a variant's name; allowed: at most 64 of a-z A-Z 0-9 _ . and -, "
-                "the first a letter or digit; rename the file"
-            )
-    clash = [name for name in user if name in packaged]
-    if clash:
-        raise VariantError(
-            f"{USER / clash[0]}.toml: the name {clash[0]} is taken by a packaged variant; rename the file"
-        )
+            allowed = "at most 64 of a-z A-Z 0-9 _ . and -, the first a letter or digit"
+            raise VariantError(f"{USER}/{name!a}.toml: not a variant's name; allowed: {allowed}; rename the file")
+        if name in packaged:
+            raise VariantError(f"{USER / name}.toml: the name {name} is taken by a packaged variant; rename the file")
     return [BASELINE, *(name for name in packaged if name != BASELINE), *user]
 
 
@@ -256,9 +252,9 @@ def from_json(text: str, preset: str) -> Config:
         for section, values in sections.items():
             known = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
             config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **known)})
-    except (ValueError, TypeError, AttributeError) as error:
+        _check("a run's configuration", config)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise VariantError(f"a run's configuration cannot be read: {' '.join(str(error).split())}") from error
-    _check("a run's configuration", config)
     return config
 
 
@@ -324,16 +320,9 @@ def _baseline_values() -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise VariantError(f"{path}: not a regular file")
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise VariantError(f"{path}: {size:,} bytes; allowed: {MAX_BYTES:,}")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # damaged, not UTF-8, numbers of thousands of digits, nested too deeply
+        return tomllib.loads(read_text(path, MAX_BYTES))
+    # Not there, damaged or not UTF-8, with numbers of thousands of digits; nested too deeply.
+    except (OSError, ValueError, RecursionError) as error:
         raise VariantError(f"{path}: cannot be read as TOML: {error}") from error
 
 

@@ -1,11 +1,11 @@
 """Kill `ablate run` at random moments, many times over, and count what was lost: `python tests/kill.py 200`.
 
 A study of two runs is made without interruption; that is the reference. Then, in fresh folders, it is started, killed (SIGKILL) and started
-again until it ends by itself. Two in five kills fall at a random time, the others right before or after a random file operation (flush, rename,
-deletion), so that the moments in which files change places are hit as often as the long computations between them; before a flush half of
-the file is cut off, as if it were still being written. After every kill all tables and files are read, and after every end the digests of
-weights and samples are compared with the reference's. Beside one killed process in eight works a second one on the same study, which must
-end by itself; once two work side by side and none is killed, and then each run must have been made once.
+again until it ends by itself. Two in five kills fall at a random time, the others right before or after a random file operation (flush,
+rename, deletion), so that the moments in which files change places are hit as often as the long computations between them; before a flush
+half of the file is cut off, as if it were still being written. After every kill all tables and files are read, and after every end the
+digests of weights and samples are compared with the reference's. Beside one killed process in eight works a second one on the same study,
+which must end by itself; once two work side by side and none is killed, and then each run must have been made once.
 
 The processes are forked from one that has imported everything: a kill costs a run's time, not an interpreter's start.
 """

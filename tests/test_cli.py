@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
-COMMANDS = ["list", "show", "run", "measure", "doctor", "report"]
+COMMANDS = ["list", "show", "run", "measure", "replay", "doctor", "report"]
 
 
 def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -282,6 +282,13 @@ BAD = [
     (["run", "--results", "/proc/ablate"], 1, "/proc/ablate"),
     (["run", "--factors", "drfit"], 1, "did you mean drift?"),
     (["run", "--budget", "time"], 2, "time"),
+    (["run", "--force", "--failed"], 1, "--force --failed: --force makes finished runs again"),
+    (["run", "--save-every", "-1"], 2, "--save-every"),
+    (["replay", "x", "--results", "absent"], 1, "absent: no such folder"),
+    (["replay", "x", "--results", "."], 1, "run 'x': not in ."),
+    (["replay"], 2, "RUN"),
+    (["doctor", "--results", "absent"], 1, "absent: no such folder"),
+    (["report", "--results", "a\x1b[2Jb"], 1, "a\\x1b[2Jb: no such folder"),
     (["run", "--metric", "lpip"], 1, "--metric lpip: no such metric; did you mean lpips?"),
     (["run", "--weights", "absent", "--data", "set.npz", "--preset", "smoke"], 1, "absent: no such folder of weights"),
     (["run", "--dry-run", "--data", "absent"], 1, "absent: no such file or folder"),

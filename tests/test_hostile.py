@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -79,7 +80,7 @@ def test_files_that_are_not_text_or_not_files(user: Path) -> None:
     refused(lambda: variant.load("bad"), VariantError, "cannot be read as TOML")
     path.unlink()
     path.symlink_to(path)
-    refused(lambda: variant.load("bad"), VariantError, "not a regular file")
+    refused(lambda: variant.load("bad"), VariantError, "cannot be read as TOML: .*symbolic links")
     path.unlink()
     os.mkfifo(path)
     refused(lambda: variant.load("bad"), VariantError, "not a regular file")
@@ -128,6 +129,7 @@ def test_seeds_are_a_list_or_an_error(text: str) -> None:
     assert all(0 <= seed < 10**9 for seed in seeds)
 
 
+SECTIONS = list(variant.SECTIONS)
 KEYS = sorted(f"{section}.{key}" for section, kind in variant.SECTIONS.items() for key in kind.__dataclass_fields__)
 VALUES = st.one_of(
     st.integers(-(10**40), 10**40),
@@ -164,6 +166,26 @@ def test_any_bytes_are_a_variant_or_an_error(user: Path, content: bytes) -> None
     (user / "drawn.toml").write_bytes(content)
     with pytest.raises(VariantError):
         variant.load("drawn")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*SECTIONS, "width", "x"]), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(max_size=50) | JSON.map(json.dumps))
+@example("[" * 100_000)
+@example('{"train": {"ema": "x"}}')
+@example('{"model": {"upscaler_channels": 3}}')
+def test_a_rows_configuration_is_one_or_an_error(text: str) -> None:
+    try:
+        config = variant.from_json(text, "smoke")
+    except VariantError:
+        return
+    assert isinstance(config, variant.Config)
 
 
 def png(size: int = 8) -> bytes:

@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 # Each layer may import from the layers above its own line (and from its own module's package), never from below.
 LAYERS = [
     ["ablate", "errors"],
-    ["rng", "variant", "progress", "files"],
+    ["files"],
+    ["rng", "variant", "progress"],
     ["results"],
     ["study", "claims"],
     ["data", "diffusion", "checkpoint"],

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from ablate import cli, results, variant
 from ablate.data import images
@@ -286,6 +287,17 @@ def test_what_steers_a_terminal_is_shown_as_its_code(
     with pytest.raises(SystemExit):
         cli.main()
     assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_table_from_elsewhere_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    done = {"run_id": "r", "variant": f"v{ESCAPE}", "preset": "smoke", "seed": 0, "status": "done", "fd": 1.0}
+    failed = done | {"run_id": "f", "status": "failed", "error": f"{ESCAPE}\u202e", "seed": 1}
+    results.append(tmp_path, {"runs": [{**row, "data": ESCAPE} for row in (done, failed)]})
+    for format_ in ("rich", "markdown", "json"):
+        shown = CliRunner().invoke(cli.app, ["report", "--results", str(tmp_path), "--format", format_])
+        assert shown.exit_code == 0, shown.output
+        assert "\x1b[2J" not in shown.output
+        assert "\u202e" not in shown.output
 
 
 SMALL = (

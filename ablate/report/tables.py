@@ -119,7 +119,9 @@ def build(runs: pd.DataFrame, *, preset: str | None = None, data: str | None = N
     """
     records: list[Run] = runs.astype(object).where(runs.notna(), None).to_dict("records")  # type: ignore[assignment]
     # A table may come from elsewhere: what is shown of it must not steer a terminal.
-    records = [{key: printable(v) if isinstance(v, str) else v for key, v in run.items()} for run in records]
+    records = [
+        {key: printable(" ".join(v.split())) if isinstance(v, str) else v for key, v in run.items()} for run in records
+    ]
     records = _only(records, "preset", preset, {preset})
     records = _only(records, "data", data, {data, Path(data).stem} if data else set())
     groups: dict[tuple[str, str, str], list[Run]] = {}

@@ -1,4 +1,4 @@
-"""Kill `ablate run` at random moments, many times over, and count what was lost: `python tests/kill.py 200`.
+"""Kill `ablate run` at random moments, many times over, and count what was lost: `python tests/kill.py 200 [SEED]`.
 
 A study of two runs is made without interruption; that is the reference. Then, in fresh folders, it is started, killed (SIGKILL) and started
 again until it ends by itself. Two in five kills fall at a random time, the others right before or after a random file operation (flush,
@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -227,11 +228,11 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
                 second = start(folder, study.name, log_name="second.log") if draw.random() < 0.12 else None
                 if draw.random() < 0.6:
                     (aim,) = draw.choices(list(AIMS), weights=[1, 3, 1, 1])  # tables are the quickest to write
-                    blow = die_at(aim, draw.randint(1, AIMS[aim]), after=draw.random() < 0.3)
+                    blow = die_at(aim, 1 + int(AIMS[aim] * draw.random() ** 2), after=draw.random() < 0.3)
                     pid = start(folder, study.name, blow)
                 else:
                     pid = start(folder, study.name)
-                    time.sleep(draw.uniform(0, whole_s))
+                    time.sleep(whole_s * draw.random())
                     os.kill(pid, signal.SIGKILL)
                 killed = wait(pid) == -signal.SIGKILL
                 count.kills += killed
@@ -264,6 +265,7 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
 
 
 if __name__ == "__main__":
-    counted = torture(int(sys.argv[1]) if len(sys.argv) > 1 else 20, say=print)
+    numbers = [int(word) for word in sys.argv[1:]]
+    counted = torture(*(numbers or [20]), say=partial(print, flush=True))
     print(counted, *counted.problems, sep="\n")
     sys.exit(bool(counted.rows_lost or counted.damaged or counted.unequal or counted.made_twice or counted.problems))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -126,7 +126,7 @@ def test_every_moment_of_a_write_leaves_a_sound_one(
         assert fresh.step == (4 if allowed == 2 else 3)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     scalars=st.one_of(
         st.text(max_size=40),

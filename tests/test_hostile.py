@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
@@ -149,7 +149,7 @@ def as_toml(value: object) -> str:
     return repr(value)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(changes=st.dictionaries(st.sampled_from([*KEYS, "model.drfit", "x.y"]), VALUES, min_size=1, max_size=3))
 def test_a_variant_is_a_configuration_or_an_error(user: Path, changes: dict[str, object]) -> None:
     body = "".join(f"{key} = {as_toml(value)}\n" for key, value in changes.items())
@@ -161,7 +161,7 @@ def test_a_variant_is_a_configuration_or_an_error(user: Path, changes: dict[str,
     assert variant.from_json(config.to_json(), "smoke").settings() == config.settings()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(content=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
 def test_any_bytes_are_a_variant_or_an_error(user: Path, content: bytes) -> None:
     (user / "drawn.toml").write_bytes(content)
@@ -176,7 +176,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text(max_size=50) | JSON.map(json.dumps))
 @example("[" * 100_000)
 @example('{"train": {"ema": "x"}}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -44,6 +45,13 @@ class Budget(StrEnum):
 
     steps = "steps"
     macs = "macs"
+
+
+class Scope(StrEnum):
+    """What `ablate bench` times."""
+
+    step = "step"
+    image = "image"
 
 
 class Format(StrEnum):
@@ -164,6 +172,22 @@ def run(
     metric: MetricOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize",
+            help="Number formats: bf16, fp8, int8, int4, with commas; all; none. Finished runs get what they lack.",
+            show_default=False,
+        ),
+    ] = None,
+    scopes: Annotated[
+        str | None,
+        typer.Option(
+            "--scopes",
+            help="What is quantised: kpn (all but drift), a module group, all (the whole network); each.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make finished runs again; their rows are replaced.")] = False,
     failed: Annotated[
         bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
@@ -196,6 +220,12 @@ def run(
         match = match_training_macs
     names = [*(variants or []), *(factor_combinations(factors) if factors is not None else [])]
     specs = plan(names or [variant.BASELINE], parse_seeds(seeds), preset, match)
+    quantizing = schemes is not None or scopes is not None
+    if quantizing:
+        from ablate.quantize import parse
+
+        chosen = parse(schemes, scopes, specs[0].config.quantize)
+        specs = [replace(spec, config=replace(spec.config, quantize=chosen)) for spec in specs]
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
@@ -219,6 +249,7 @@ def run(
             metrics=metrics,
             weights=weights,
             again=again,
+            quantize_finished=quantizing,
             save_every_s=save_every_s,
             on_row=_tell,
             on_missing=_tell_missing,
@@ -230,10 +261,12 @@ def run(
     typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
 
 
-def _tell(row: dict[str, Any], skipped: str) -> None:
+def _tell(row: dict[str, Any], how: str) -> None:
     """Say in one line how a run ended, or why it was skipped."""
-    if skipped:
-        typer.echo(f"{row['run_id']}: {skipped}")
+    if how == "quantised":
+        typer.echo(f"{row['run_id']}: done before; {row['rows']} rows of number formats added")
+    elif how != "made":
+        typer.echo(f"{row['run_id']}: {how}")
     elif row["status"] == "done":
         found = (
             f"fd {row['fd']:.1f} (N = {row['fd_n']}; real against real {row['fd_floor']:.1f} at {row['fd_floor_n']})"
@@ -276,7 +309,7 @@ def measure(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of halves, parts and resamples.")] = 0,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document: a key a metric.")] = False,
@@ -415,6 +448,75 @@ def replay(
 
         typer.echo("\n".join(lines(outcome)))
     raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)
+
+
+@app.command()
+def bench(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Finished runs' names, or beginnings of them; all: every one. The first is what others are compared to.",
+            show_default=False,
+        ),
+    ],
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, as in 1,8,64.")] = "1,8,64",
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="Timed calls of each. p90 needs 20, p99 needs 200.", min=5, max=100_000)
+    ] = 30,
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            "--schemes",
+            help="Number formats, as in fp32,bf16 or fp32/torch. Default: what the device computes runs in.",
+            show_default=False,
+        ),
+    ] = None,
+    scope: Annotated[
+        Scope, typer.Option("--scope", help="Time one network evaluation, or the drawing of whole images.")
+    ] = Scope.step,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Default: as torch chooses.", min=1, max=1024, show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of calls and the intervals.", min=0)] = 0,
+    folder: ResultsOption = Path("results"),
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Time finished runs again, side by side, interleaved in rounds; raw times are added to latency.parquet.
+
+    Example: ablate bench baseline no_drift --batch 1,8 --rounds 50
+    """
+    from ablate import bench as benches
+    from ablate.machine import pick_device, pick_precision
+    from ablate.progress import Progress
+    from ablate.report import bench as pages
+
+    target, sizes = pick_device(device), benches.parse_batches(batch)
+    chosen = benches.parse_schemes(pick_precision(target) if schemes is None else schemes)
+    try:
+        with Progress() as progress:
+            found = benches.bench(
+                folder,
+                runs,
+                batches=sizes,
+                rounds=rounds,
+                schemes=chosen,
+                scope=scope,
+                device=target,
+                threads=threads,
+                seed=seed,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the batch sizes that were finished are saved", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(pages.to_json(found))
+        return
+    from rich.console import Console
+
+    Console().print(pages.render(found))
 
 
 @app.command()

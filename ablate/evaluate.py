@@ -5,20 +5,20 @@ Each function adds rows to the run's tables and its headline numbers to the run'
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ablate import rng
+from ablate import machine, rng
 from ablate.checkpoint import save_tensors
 from ablate.diffusion import interpolate
 from ablate.job import Job, Tables
 from ablate.measure.extractors import Extractor
 from ablate.measure.fidelity import Features, collect
-from ablate.measure.latency import measure_latency
+from ablate.measure.latency import Timed, time_calls
 from ablate.measure.metrics import EMBEDDED, PERCEPTUAL, SAMPLES, SETS, name_of
 from ablate.measure.perceptual import Distance, psnr_db
 from ablate.measure.reference import batches_of, reference_features
@@ -30,6 +30,7 @@ from ablate.sample import BATCH, denoise, draw, to_uint8
 
 TIMES = tuple(i / 10 for i in range(1, 10))  # of the one-step denoising table
 STRIP_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+RUN_SESSION = "run"  # names the latencies that a run measured itself
 NEIGHBOURS = 16  # rows of the picture of nearest neighbours
 HEADLINES = {  # of the fidelity table's metrics, those that the run's row repeats
     *("fd", "fd_floor", "autoencoder_fd", "fd_inf", "kd", "fid", "fid_floor", "fid_inf", "kid"),
@@ -173,7 +174,7 @@ def _reconstruct(pictures: np.ndarray, codec: Codec, device: torch.device) -> np
 
 
 def measure_times(job: Job, model: Denoiser, codec: Codec) -> None:
-    """Time one network evaluation at every batch size, and one whole picture."""
+    """Time one network evaluation at every batch size, side by side, and one whole picture."""
     config, seed, tables, device, precision = job.spec.config, job.spec.seed, job.tables, job.device, job.precision
     channels, size, _ = model.space
     noise = rng.normal(seed, "latency", range(max(config.measure.latency_batches)), (channels, size, size)).to(device)
@@ -184,21 +185,16 @@ def measure_times(job: Job, model: Denoiser, codec: Codec) -> None:
     def image(batch: int) -> Tensor:
         return draw(model, config, seed, range(batch), precision=precision, codec=codec)
 
+    def timed(scope: str, batch: int, call: Callable[[int], Tensor]) -> Timed:
+        columns = {"batch": batch, "scope": scope, "scheme": precision, "engine": "torch", "session": RUN_SESSION}
+        return Timed(columns | machine.conditions(device), lambda: call(batch))
+
     budget = config.measure
-    calls = {
-        "step": measure_latency(
-            step,
-            batches=budget.latency_batches,
-            samples=budget.latency_samples,
-            warmup=3,
-            device=device,
-            scheme=precision,
-        ),
-        "image": measure_latency(image, batches=(1,), samples=5, warmup=1, device=device, scheme=precision),
-    }
-    for scope, rows in calls.items():
-        for row in rows:
-            tables.add("latency", {"scope": scope, **row})
-        tables.run[f"latency_{scope}_ms"] = float(
-            np.median([float(str(row["latency_ms"])) for row in rows if row["batch"] == 1])
-        )
+    steps = [timed("step", batch, step) for batch in budget.latency_batches]
+    rows = time_calls(steps, rounds=budget.latency_samples, warmup=3, device=device, seed=seed)
+    rows += time_calls([timed("image", 1, image)], rounds=5, warmup=1, device=device, seed=seed)
+    for row in rows:
+        tables.add("latency", row)
+    for scope in ("step", "image"):
+        found = [float(str(row["latency_ms"])) for row in rows if (row["scope"], row["batch"]) == (scope, 1)]
+        tables.run[f"latency_{scope}_ms"] = float(np.median(found))

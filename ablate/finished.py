@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ablate.latents import restore
 from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.denoiser import Denoiser
 from ablate.variant import Config
+
+ALL = "all"  # instead of a name: every finished run
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,7 @@ def find(folder: Path, name: str) -> dict[str, Any]:
     Raises:
         ResultsError: There is no such run, several, or it has not finished.
     """
-    if not folder.is_dir():
-        raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
-    runs = results.read(folder, "runs")
-    rows: list[dict[Any, Any]] = runs.astype(object).where(runs.notna(), None).to_dict("records")
+    rows = _rows(folder)
     fitting = [row for row in rows if row["run_id"] == name] or [row for row in rows if row["run_id"].startswith(name)]
     done = [row for row in fitting if row["status"] == "done"]
     if len(done) == 1:
@@ -60,8 +60,33 @@ def find(folder: Path, name: str) -> dict[str, Any]:
     )
 
 
-def load(folder: Path, name: str, device: torch.device) -> Finished:
+def find_all(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of finished runs in the order of their names, once each.
+
+    Args:
+        folder: The results folder.
+        names: Of each as `find` takes it, or `all` for every finished run of the folder.
+
+    Raises:
+        ResultsError: As `find` does; or `all` finds none.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        rows = [row for row in _rows(folder) if row["status"] == "done"] if name == ALL else [find(folder, name)]
+        if not rows:
+            raise ResultsError(f"{folder}: no finished runs; make one first: ablate run")
+        found |= {row["run_id"]: row for row in rows if row["run_id"] not in found}
+    return list(found.values())
+
+
+def load(folder: Path, name: str, device: torch.device, *, precision: str | None = None) -> Finished:
     """Return a finished run with its model, and with its autoencoder where it has one.
+
+    Args:
+        folder: The results folder.
+        name: The run's, as `find` takes it.
+        device: Where its networks go.
+        precision: `fp32` or `bf16`, what the autoencoder decodes in; None: the run's own.
 
     Raises:
         ResultsError: As `find` does; or its files are missing, damaged or not those that the row names.
@@ -76,8 +101,17 @@ def load(folder: Path, name: str, device: torch.device) -> Finished:
     codec = PIXELS
     if config.model.space == "latent":
         tensors = _read(artifacts / "autoencoder.safetensors", row["autoencoder_digest"])
-        codec = restore(config, tensors, device, row["precision"])
+        codec = restore(config, tensors, device, precision or row["precision"])
     return Finished(row, config, model, codec)
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    if not folder.is_dir():
+        raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
+    runs = results.read(folder, "runs")
+    return [
+        {str(k): v for k, v in row.items()} for row in runs.astype(object).where(runs.notna(), None).to_dict("records")
+    ]
 
 
 def _read(path: Path, expected: str) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ class Tables:
 
     run: Row
     others: dict[str, list[Row]] = field(
-        default_factory=lambda: {"curves": [], "denoising": [], "fidelity": [], "latency": []}
+        default_factory=lambda: {table: [] for table in results.SCHEMAS if table != "runs"}
     )
 
     def add(self, table: str, row: Row) -> None:

@@ -122,6 +122,24 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def governor() -> str | None:
+    """Return how the system sets the processor's clock (`performance`, `powersave`, ...), or None where it does not tell."""
+    try:
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip() or None
+    except OSError:
+        return None
+
+
+def conditions(device: torch.device) -> dict[str, object]:
+    """Return what a latency depends on beside the call: columns of the latency table."""
+    return {
+        "device": str(device),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "threads": threads(),
+        "governor": governor(),
+    }
+
+
 def _cpu_flags() -> set[str]:
     for line in _cpu_info():
         if line.startswith("flags"):

@@ -68,7 +68,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "drift_params_share drift_macs_share"),
         (_INT, "nfe decode_macs steps images_seen train_macs"),
         (_FLOAT, "autoencoder_psnr_db autoencoder_pd autoencoder_fd"),
-        (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s wall_s"),
+        (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s quantize_wall_s wall_s"),
         (_FLOAT, "images_per_s peak_memory_mb latency_step_ms latency_image_ms"),
         (_TEXT, "device precision"),
         (_INT, "threads"),
@@ -93,19 +93,38 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
     "latency": [
         (_TEXT, "run_id"),
         (_INT, "batch"),
-        (_TEXT, "scope scheme engine"),
-        (_INT, "sample"),
-        (_FLOAT, "latency_ms first_call_ms"),
+        (_TEXT, "scope scheme engine session"),
+        (_INT, "sample position"),
+        (_FLOAT, "latency_ms device_ms peak_memory_mb first_call_ms"),
+        (_TEXT, "device processor"),
+        (_INT, "threads"),
+        (_TEXT, "governor"),
+    ],
+    "quantized": [
+        (_TEXT, "run_id scheme scope engine"),
+        (_BOOL, "simulated"),
+        (_INT, "weight_bits activation_bits n fd_ref_n"),
+        (_FLOAT, "psnr_db pd lpips lpips_vgg"),
+        (_FLOAT, "fd fd_change fd_change_low fd_change_high fid fid_change fid_change_low fid_change_high"),
+        (_INT, "file_bytes weight_bytes"),
+        (_FLOAT, "macs_share latency_step_ms"),
+        (_INT, "calibration_n"),
+        (_TEXT, "calibration_digest"),
     ],
 }
-_KEYS = {  # what there is one row per; never null
+_KEYS = {  # what there is one row per
     "runs": ("run_id",),
     "curves": ("run_id", "step"),
     "denoising": ("run_id", "t"),
     "fidelity": ("run_id", "extractor", "metric"),
-    "latency": ("run_id", "batch", "scope", "scheme", "engine", "sample"),
+    "latency": ("run_id", "batch", "scope", "scheme", "engine", "session", "sample"),
+    "quantized": ("run_id", "scheme", "scope"),
 }
-_REQUIRED = {**_KEYS, "runs": ("run_id", "variant", "preset", "seed", "status")}
+_REQUIRED = {  # never null
+    **_KEYS,
+    "runs": ("run_id", "variant", "preset", "seed", "status"),
+    "latency": ("run_id", "batch", "scope", "scheme", "engine", "sample"),  # the session came later
+}
 
 
 def _schema(table: str) -> pa.Schema:
@@ -120,8 +139,10 @@ def _schema(table: str) -> pa.Schema:
 SCHEMAS: dict[str, pa.Schema] = {table: _schema(table) for table in _COLUMNS}
 
 
-def append(results: Path, rows: Mapping[str, Sequence[Mapping[str, object]]], *, timeout: float = 60.0) -> None:
-    """Save the rows of one or more runs, replacing what the named tables held of those runs.
+def append(
+    results: Path, rows: Mapping[str, Sequence[Mapping[str, object]]], *, replace: bool = True, timeout: float = 60.0
+) -> None:
+    """Save the rows of one or more runs, replacing what the named tables held of those runs, or adding to it.
 
     All tables are written before any is put in place, and `runs` is put in place last: a run is visible only when its
     other rows are.
@@ -130,11 +151,12 @@ def append(results: Path, rows: Mapping[str, Sequence[Mapping[str, object]]], *,
         results: The results folder; created if it is missing.
         rows: Table name -> its rows, column -> value. Columns left out are null, and so are numbers that are not
             finite. A table that is named with no row for a run of this call loses the rows it had of that run.
+        replace: False keeps the rows that the named tables held of those runs.
         timeout: Seconds to wait for another writer.
 
     Raises:
-        ResultsError: Rows that do not fit the schema, a folder or table that cannot be read or written, a full disk,
-            or a folder that stayed locked. The tables are then as they were.
+        ResultsError: Rows that do not fit the schema or, with `replace` off, that are there already; a folder or table
+            that cannot be read or written, a full disk, or a folder that stayed locked. The tables are then as they were.
     """
     new = {table: _to_arrow(table, rows[table]) for table in sorted(rows, key=lambda name: name == "runs")}
     run_ids = pa.array(sorted({str(row["run_id"]) for table in rows.values() for row in table}), _TEXT)
@@ -145,7 +167,10 @@ def append(results: Path, rows: Mapping[str, Sequence[Mapping[str, object]]], *,
             for table, added in new.items():
                 path = results / f"{table}.parquet"
                 kept = _load(path, table)
-                kept = kept.filter(pc.invert(pc.is_in(kept["run_id"], value_set=run_ids)))
+                if replace:
+                    kept = kept.filter(pc.invert(pc.is_in(kept["run_id"], value_set=run_ids)))
+                else:
+                    _check_new(table, added, kept)
                 # A fixed name: what a killed process left behind is overwritten by the next writer.
                 staged[path] = results / f".{table}.parquet.tmp"
                 _write(staged[path], pa.concat_tables([kept, added]))
@@ -207,6 +232,18 @@ def _check_table(table: str) -> None:
         raise ResultsError(f"unknown results table {table!r}{near} Allowed: {', '.join(SCHEMAS)}")
 
 
+def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:
+    """Refuse rows whose key the table holds already."""
+    unique = list(_KEYS[table])
+    kept = kept.filter(pc.is_in(kept["run_id"], value_set=pc.unique(added["run_id"])))
+    here = set(zip(*(kept[name].to_pylist() for name in unique), strict=True))
+    for key in zip(*(added[name].to_pylist() for name in unique), strict=True):
+        if key in here:
+            raise ResultsError(
+                f"{table}: there is a row with {', '.join(unique)} = {key} already; only rows that replace it may repeat it"
+            )
+
+
 def _to_arrow(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
     """Check every value against the schema: pyarrow alone would cut 1.5 to 1 and take True for 1.0."""
     _check_table(table)
@@ -226,7 +263,7 @@ def _to_arrow(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
             raise ResultsError(
                 f"runs.status of run {row['run_id']!r} is {row['status']!r}. Allowed: {', '.join(STATUSES)}"
             )
-        key = tuple(row[column] for column in unique)
+        key = tuple(row.get(column) for column in unique)
         if key in seen:
             raise ResultsError(
                 f"{table}: two rows with {', '.join(unique)} = {key}; there is one per {' x '.join(unique)}"

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ablate import evaluate, latents, machine, results
+from ablate import evaluate, latents, machine, quantize, results
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, save_tensors
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
 from ablate.errors import DivergedError, ResultsError
 from ablate.files import sync_folder
+from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
 from ablate.measure.efficientnet import efficientnet_lite0
 from ablate.measure.latency import peak_memory_mb
@@ -83,10 +84,17 @@ def execute(
             evaluate.measure_denoising(job, model, codec)
             evaluate.measure_fidelity(job, samples, codec)
             evaluate.measure_neighbours(job, samples)
+            tables.run["peak_memory_mb"] = peak_memory_mb(device)  # the timed calls count their own from zero
             evaluate.measure_times(job, model, codec)
-        phases = ("load", "autoencoder", "train", "sample", "measure")
+        with tables.timed("quantize_wall_s"):
+            made = Finished(tables.run, spec.config, model, codec)
+            found = quantize.measure(
+                made, data, suite, spec.config.quantize, session=evaluate.RUN_SESSION, progress=progress
+            )
+            for table, rows in found.items():
+                tables.others[table] += rows
+        phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")
         tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
-        tables.run["peak_memory_mb"] = peak_memory_mb(device)
         _move(working, artifacts)
     except DivergedError as error:
         tables.write(folder, "diverged", str(error))
@@ -109,11 +117,13 @@ def working_folder(folder: Path, run_id: str) -> Path:
     return folder / "artifacts" / f"{run_id}.part"
 
 
-def clean(folder: Path, run_id: str) -> None:
-    """Delete the working folder of a run that is finished: its process was killed between writing the row and doing so."""
+def clean(folder: Path, run_id: str) -> bool:
+    """Delete the working folder of a finished run, whose process was killed before it did so; return whether the run is finished."""
     runs = results.read(folder, "runs")
-    if ((runs["run_id"] == run_id) & (runs["status"] == "done")).any():
+    done = bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
+    if done:
         shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
+    return done
 
 
 def produce(job: Job) -> tuple[Denoiser, Codec, np.ndarray]:

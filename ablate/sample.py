@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ablate import rng
-from ablate.diffusion import PREDICTION, SOLVERS
+from ablate.diffusion import PREDICTION, SOLVERS, Denoise
 from ablate.model.autoencoder import PIXELS, Codec
+from ablate.model.backbone import SPACES
 from ablate.model.denoiser import Denoiser
 from ablate.variant import Config
 
@@ -53,15 +54,53 @@ def draw(
     Returns:
         (N, 3, 64, 64) float32 on the CPU, unbounded; pictures lie in [-1, 1] up to the model's error.
     """
-    numbers, device = list(indices), next(model.parameters()).device
+    return draw_by(
+        lambda z, t: denoise(model, config, z, t, precision),
+        config,
+        seed,
+        indices,
+        decode=codec.decode,
+        device=next(model.parameters()).device,
+        batch=batch,
+        on_batch=on_batch,
+    )
+
+
+def draw_by(
+    denoise: Denoise,
+    config: Config,
+    seed: int,
+    indices: Iterable[int],
+    *,
+    stream: str = "sample",
+    decode: Callable[[Tensor], Tensor] = PIXELS.decode,
+    device: torch.device | str = "cpu",
+    batch: int = BATCH,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> Tensor:
+    """Sample pictures as `draw` does, with any function in the network's place.
+
+    Args:
+        denoise: (z (B, C, S, S), t (B,)) -> x_hat, float32.
+        config: Says what is diffused and how it is sampled.
+        seed: Of the noise.
+        indices: Which pictures.
+        stream: Of the noise.
+        decode: Maps what was diffused to pictures.
+        device: Where the noise goes.
+        batch: Pictures at a time.
+        on_batch: Called with the number of pictures finished since the last call.
+
+    Returns:
+        (N, 3, 64, 64) float32 on the CPU.
+    """
+    numbers, (channels, size, _) = list(indices), SPACES[config.model.space]
     pictures = []
     for start in range(0, len(numbers), batch):
-        channels, size, _ = model.space
-        z = rng.normal(seed, "sample", numbers[start : start + batch], (channels, size, size)).to(device)
-        solve = SOLVERS[config.sample.solver]
-        x = solve(lambda z, t: denoise(model, config, z, t, precision), z, config.sample.num_steps)
+        z = rng.normal(seed, stream, numbers[start : start + batch], (channels, size, size)).to(device)
+        x = SOLVERS[config.sample.solver](denoise, z, config.sample.num_steps)
         with torch.inference_mode():
-            pictures.append(codec.decode(x).cpu())
+            pictures.append(decode(x).cpu())
         on_batch(len(pictures[-1]))
     return torch.cat(pictures)
 

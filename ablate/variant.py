@@ -115,6 +115,16 @@ class MeasureConfig:
 
 
 @dataclass(frozen=True)
+class QuantizeConfig:
+    """What is measured of the trained model in other number formats: afterwards, so a run's name does not depend on it."""
+
+    schemes: tuple[Literal["bf16", "fp8", "int8", "int4"], ...]
+    scopes: tuple[Literal["kpn", "backbone", "upscaler", "heads", "filters", "decoder", "drift", "all"], ...]
+    samples: int  # pictures that are compared
+    calibration: int  # pictures whose sampling shows the range of every activation
+
+
+@dataclass(frozen=True)
 class Config:
     """A resolved variant at a preset: all that a run depends on, but for its data, seed and machine."""
 
@@ -124,10 +134,12 @@ class Config:
     autoencoder: AutoencoderConfig
     sample: SampleConfig
     measure: MeasureConfig
+    quantize: QuantizeConfig
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return section -> key -> value of what a run depends on: in pixel space there is no autoencoder."""
         sections = dataclasses.asdict(self)
+        del sections["quantize"]
         if self.model.space == "pixel":
             del sections["autoencoder"]
         return sections
@@ -348,6 +360,10 @@ def _convert(path: Path, key: str, value: Any, kind: Any) -> Any:
             near = did_you_mean(str(value), allowed)
             raise VariantError(f"{path}: {key} is {value!r}{near} Allowed: {', '.join(allowed)}")
         return value
+    if typing.get_origin(kind) is tuple and typing.get_origin(typing.get_args(kind)[0]) is Literal:
+        if not isinstance(value, list):
+            raise VariantError(f"{path}: {key} is {value!r}; it must be a list")
+        return tuple(_convert(path, key, item, typing.get_args(kind)[0]) for item in value)
     if typing.get_origin(kind) is tuple:
         if isinstance(value, list) and value and all(type(item) is int for item in value):
             return tuple(value)

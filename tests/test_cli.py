@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
-COMMANDS = ["list", "show", "run", "measure", "replay", "doctor", "report"]
+COMMANDS = ["list", "show", "run", "measure", "bench", "replay", "doctor", "report"]
 
 
 def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +72,10 @@ def test_a_run_leaves_tables_and_pictures(study: Path) -> None:
         assert set(table["run_id"]) == set(runs["run_id"]), name
     assert sorted(tables["denoising"]["t"].unique()) == pytest.approx([i / 10 for i in range(1, 10)])
     assert set(tables["latency"]["scope"]) == {"step", "image"}
+    assert set(tables["latency"]["session"]) == {"run"}
+    assert set(tables["latency"]["threads"]) == {1}
+    own = tables["latency"].query("scope == 'step' and batch == 1").groupby("run_id")["latency_ms"].median()
+    assert own.to_dict() == pytest.approx(runs.set_index("run_id")["latency_step_ms"].to_dict())
     measured = {"fd", "fd_inf", "kd", "precision", "recall", "diversity_pd", "nearest_pd"}
     assert set(tables["fidelity"]["metric"]) == measured | {f"{name}_floor" for name in measured} | {"memorised_pd"}
     for run_id in runs["run_id"]:
@@ -236,6 +240,55 @@ def test_a_dry_run_lists_and_writes_nothing(study: Path, tmp_path: Path) -> None
     assert not (tmp_path / "new").exists()
 
 
+def test_bench_times_runs_side_by_side_and_keeps_what_was_measured_before(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study / "results", tmp_path / "results")
+    before = pd.read_parquet(tmp_path / "results" / "latency.parquet")
+    words = ["bench", "no_drift", "all", "--batch", "1,2", "--rounds", "5", "--schemes", "fp32,bf16", "--threads", "1"]
+    shown = ablate(*words, cwd=tmp_path, COLUMNS="80")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert [line for line in map(str.rstrip, shown.stdout.splitlines()) if line.startswith("batch ")] == [
+        "batch 1",
+        "batch 2",
+    ]
+    document = json.loads(ablate(*words, "--json", "--scope", "image", cwd=tmp_path).stdout)
+    assert document["reference"]["run_id"].startswith("no_drift")
+    assert [row["scheme"] for row in document["groups"][1]["rows"]] == ["fp32", "bf16"] * 2
+    table = pd.read_parquet(tmp_path / "results" / "latency.parquet")
+    pd.testing.assert_frame_equal(table[: len(before)], before)
+    added = table[len(before) :]
+    assert added.groupby("session", sort=False)["scope"].unique().map(list).tolist() == [["step"], ["image"]]
+    assert len(added) == 2 * 2 * 2 * 2 * 5  # sessions, batch sizes, runs, schemes, rounds
+
+
+def test_bench_refuses_a_run_that_is_not_there_or_diverged(study: Path, tmp_path: Path) -> None:
+    from ablate import results
+
+    shutil.copytree(study / "results", tmp_path / "results")
+    lost = {
+        "run_id": "hot-1",
+        "variant": "hot",
+        "preset": "smoke",
+        "seed": 0,
+        "status": "diverged",
+        "error": "loss nan",
+    }
+    results.append(tmp_path / "results", {"runs": [lost]})
+    before = (tmp_path / "results" / "latency.parquet").read_bytes()
+    refused = {
+        "no_drfit": "error: run 'no_drfit': not in results",
+        "hot": "error: run hot-1: diverged (loss nan); only a finished run has a model",
+    }
+    for name, message in refused.items():
+        shown = ablate("bench", "baseline", name, cwd=tmp_path)
+        assert shown.returncode == 1
+        assert shown.stdout == ""
+        assert shown.stderr.startswith(message)
+        assert len(shown.stderr.splitlines()) == 1
+    assert (tmp_path / "results" / "latency.parquet").read_bytes() == before
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(folder: Path, command: str) -> None:
     shown = ablate(command, "--help", cwd=folder)
@@ -291,6 +344,14 @@ BAD = [
     (["run", "--weights", "absent", "--data", "set.npz", "--preset", "smoke"], 1, "absent: no such folder of weights"),
     (["run", "--dry-run", "--data", "absent"], 1, "absent: no such file or folder"),
     (["run", "--varient", "x"], 2, "No such option"),
+    (["bench"], 2, "RUN"),
+    (["bench", "x", "--results", "absent"], 1, "--results absent: no such folder"),
+    (["bench", "x", "--batch", "1,0"], 1, "--batch 1,0: '0' is not a batch size"),
+    (["bench", "x", "--schemes", "fp23"], 1, "--schemes fp23: unknown scheme 'fp23'; did you mean fp32?"),
+    (["bench", "x", "--rounds", "4"], 2, "rounds"),
+    (["bench", "x", "--scope", "pixel"], 2, "scope"),
+    (["bench", "x", "--threads", "0"], 2, "threads"),
+    (["bench", "x", "--device", "tpu"], 1, "--device tpu: unknown device"),
     (["report", "--results", "absent"], 1, "absent: no such folder"),
     (["report", "--format", "pdf"], 2, "pdf"),
     (["show", "nothing"], 1, "unknown variant 'nothing'"),

@@ -54,8 +54,8 @@ def go(folder: Path, again: Again = Again.unfinished, poll_s: float = 0.02) -> d
     """Launch the study; return what was said of each run."""
     said: dict[str, str] = {}
 
-    def tell(row: dict[str, Any], skipped: str) -> None:
-        said[row["run_id"]] = skipped
+    def tell(row: dict[str, Any], how: str) -> None:
+        said[row["run_id"]] = how
 
     launch(
         SPECS,
@@ -76,7 +76,7 @@ def test_four_launchers_make_each_run_once_and_each_sees_all(tmp_path: Path, mon
         said = list(pool.map(lambda _: go(tmp_path), range(4)))
     assert sorted(fake.made) == sorted(IDS)
     assert all(set(one) == set(IDS) for one in said)
-    assert sorted(run_id for one in said for run_id, why in one.items() if not why) == sorted(IDS)
+    assert sorted(run_id for one in said for run_id, how in one.items() if how == "made") == sorted(IDS)
     assert len(results.read(tmp_path, "runs")) == len(IDS)
     assert [path.name for path in (tmp_path / ".claims").glob("*.json")] == []
 

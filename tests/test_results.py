@@ -221,6 +221,25 @@ def test_newer_schema_is_refused_and_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def call(run_id: str, sample: int, **values: object) -> dict[str, object]:
+    columns: dict[str, object] = {"batch": 1, "scope": "step", "scheme": "fp32", "engine": "torch", "latency_ms": 1.0}
+    return {"run_id": run_id, "sample": sample, **columns, **values}
+
+
+def test_rows_can_be_added_to_those_of_the_same_run(tmp_path: Path) -> None:
+    results.append(tmp_path, {"latency": [call("a", 0), call("b", 0)]})
+    results.append(tmp_path, {"latency": [call("a", 0, session="s"), call("a", 1, session="s")]}, replace=False)
+    frame = results.read(tmp_path, "latency")
+    assert frame["run_id"].tolist() == ["a", "b", "a", "a"]
+    assert frame["session"].fillna("").tolist() == ["", "", "s", "s"]
+    with pytest.raises(ResultsError) as error:
+        results.append(tmp_path, {"latency": [call("a", 2, session="s"), call("a", 1, session="s")]}, replace=False)
+    assert "there is a row with run_id, batch, scope, scheme, engine, session, sample = ('a', 1," in one_line(error)
+    assert len(results.read(tmp_path, "latency")) == 4
+    results.append(tmp_path, {"latency": [call("a", 0, session="run")]})
+    assert results.read(tmp_path, "latency")["run_id"].tolist() == ["b", "a"]
+
+
 def test_columns_that_came_later_are_null_in_older_rows(tmp_path: Path) -> None:
     results.append(tmp_path, {"runs": [run(fd=1.0, lpips_vgg=2.0)]})
     path = tmp_path / "runs.parquet"

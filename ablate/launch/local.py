@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -13,7 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from ablate import results
+from ablate import finished as finished_runs
+from ablate import quantize, results
 from ablate.checkpoint import SAVE_EVERY_S
 from ablate.claims import Claims
 from ablate.data.images import load
@@ -72,6 +74,7 @@ def launch(
     metrics: Collection[Metric] = (),
     weights: Path | None = None,
     again: Again = Again.unfinished,
+    quantize_finished: bool = False,
     save_every_s: float = SAVE_EVERY_S,
     poll_s: float = POLL_S,
     on_row: Callable[[dict[str, Any], str], None],
@@ -89,9 +92,11 @@ def launch(
         metrics: Metrics asked for by name: the weights of their networks may be downloaded.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
         again: Which runs are made, by how they ended before.
+        quantize_finished: Measure finished ones in the schemes and scopes that they lack.
         save_every_s: Seconds between checkpoints.
         poll_s: Seconds between two looks at what other processes make.
-        on_row: Called after each run with its row, or with its name and seed alone and why it was skipped ("" where it was not).
+        on_row: Called after each run with its row and what was done: `made`, `quantised` (with `rows`, how many were added), or, with its
+            name and seed alone, why it was skipped.
         on_missing: Called once for each network that is not at hand, with its name and why.
 
     Raises:
@@ -104,18 +109,27 @@ def launch(
     start = time.monotonic()
     data = load(source)
     load_wall_s = time.monotonic() - start
-    suite: Suite | None = None
+    suites: list[Suite] = []  # loaded when the first run needs it
+    session = f"quantize-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
     claims, at_start = Claims(folder), _endings(folder)
     waiting = {spec.run_id(data.name, data.digest): spec for spec in specs}
     told: set[str] = set()
+
+    def suite() -> Suite:
+        if not suites:
+            suites.append(assemble(metrics, weights, target))
+            for network, reason in suites[0].missing.items():
+                on_missing(network, reason)
+        return suites[0]
+
     with Progress() as progress, _terminate_as_interrupt():
         while waiting:
-            made_one = False
+            took_one = False
             for run_id, spec in list(waiting.items()):
-                name = {"run_id": run_id, "variant": spec.variant, "seed": spec.seed}
+                row: dict[str, Any] = {"run_id": run_id, "variant": spec.variant, "seed": spec.seed}
                 why = _settled(run_id, again, at_start, folder)
-                if why is not None and not working_folder(folder, run_id).exists():
-                    on_row(name, why)
+                if why is not None and not quantize_finished and not working_folder(folder, run_id).exists():
+                    on_row(row, why)
                     del waiting[run_id]
                     continue
                 with claims.take(run_id) as holder:
@@ -125,29 +139,28 @@ def launch(
                             told.add(run_id)
                         continue
                     # Between the first look and the claim another process may have finished it.
-                    if (why := _settled(run_id, again, at_start, folder)) is not None:
-                        clean(folder, run_id)
-                        on_row(name, why)
-                    else:
-                        if suite is None:
-                            suite = assemble(metrics, weights, target)
-                            for network, reason in suite.missing.items():
-                                on_missing(network, reason)
-                        finished = at_start.get(run_id, ("",))[0] == "done"
-                        row = execute(
+                    why = _settled(run_id, again, at_start, folder)
+                    took_one = True
+                    if why is None:
+                        made = execute(
                             spec,
                             data,
                             folder,
-                            suite=suite,
+                            suite=suite(),
                             progress=progress,
                             load_wall_s=load_wall_s,
                             save_every_s=save_every_s,
-                            finished_before=finished,
+                            finished_before=at_start.get(run_id, ("",))[0] == "done",
                         )
-                        on_row(row, "")
-                        made_one = True
+                        on_row(made, "made")
+                    elif clean(folder, run_id) and quantize_finished:
+                        run, settings = finished_runs.load(folder, run_id, target), spec.config.quantize
+                        added = quantize.add(folder, run, data, suite(), settings, session=session, progress=progress)
+                        on_row(row | {"rows": added}, "quantised")
+                    else:
+                        on_row(row, why)
                     del waiting[run_id]
-            if waiting and not made_one:
+            if waiting and not took_one:
                 time.sleep(poll_s)
 
 

@@ -27,7 +27,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from ablate.checkpoint import digest
-from ablate.errors import DataError
+from ablate.errors import DataError, WeightsError
 from ablate.measure import weights
 from ablate.measure.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
 from ablate.measure.weights import Search
@@ -147,8 +147,14 @@ def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
     """Load DINOv2 by torch.hub: code and weights of its authors, fetched when asked for; only their digest is recorded, none is pinned."""
     hub, model = weights.hub_folder(), MODEL_METADATA[name]
     repository = next((path for path in sorted(hub.glob("facebookresearch_dinov2_*")) if path.is_dir()), None)
-    if repository is not None and (hub / "checkpoints" / f"{model}_pretrain.pth").is_file():
-        network = torch.hub.load(str(repository), model, source="local", verbose=False)
+    if repository is not None and (file := hub / "checkpoints" / f"{model}_pretrain.pth").is_file():
+        try:
+            network = torch.hub.load(str(repository), model, source="local", verbose=False)
+        except Exception as error:  # a damaged file, or whatever that code raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise WeightsError(
+                f"{name}: {repository} with {file} cannot be loaded ({reason}); mend: remove both"
+            ) from error
     else:
         network = weights.fetch(
             name,

@@ -165,25 +165,30 @@ def frechet_infinity(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
         parts = [x[_part(len(x), round(share * len(x)), seed, i, side)] for side, x in enumerate((a, b))]
         found.append(_distance(_factor(parts[0]), _factor(parts[1])))
     line = scipy.stats.linregress(1 / shares, found)
-    return Estimate(float(line.intercept), float(line.intercept_stderr))
+    error = float(line.intercept_stderr)
+    return Estimate(float(line.intercept), None if np.isnan(error) else error)  # nan: all distances are equal
 
 
 def kernel_distance(fake: np.ndarray, real: np.ndarray) -> Estimate:
     """Return the kernel distance (KID): unbiased, so it can be below 0; `error` is the standard deviation over the random parts.
+
+    Where a part is all there is of both sets there is no `error`: a spread of 0 would look like certainty.
 
     Args:
         fake: (N, D) float32 features.
         real: (M, D) float32 features; parts have min(1000, N, M) pictures.
     """
     _at_least(2, fake, real)
+    size = min(KID_SUBSET_SIZE, len(fake), len(real))
     found = kid_features_to_metric(
         torch.from_numpy(fake),
         torch.from_numpy(real),
         kid_subsets=KID_SUBSETS,
-        kid_subset_size=min(KID_SUBSET_SIZE, len(fake), len(real)),
+        kid_subset_size=size,
         verbose=False,
     )
-    return Estimate(found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD])
+    whole = size == len(fake) == len(real)
+    return Estimate(found[KEY_METRIC_KID_MEAN], None if whole else found[KEY_METRIC_KID_STD])
 
 
 def precision_recall(fake: np.ndarray, real: np.ndarray) -> tuple[float, float]:

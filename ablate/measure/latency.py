@@ -1,76 +1,90 @@
-"""Time and memory of a network evaluation, as raw samples: quantiles are left to the reader of the table.
+"""Time and memory of calls that are compared, side by side, as raw samples; `ablate.measure.quantiles` summarises them.
 
-Each batch size is called once for its first call (lazy initialisation, memory, choice of kernels), then `warmup` times.
-Then the batch sizes take turns, one call each a round, so that a disturbance of the machine meets all of them, not one.
+1. Every call is made once, timed apart: lazy initialisation, memory, the choice of kernels.
+2. It is warmed up.
+3. Rounds: each is called once a round, in an order that is shuffled for every round. A disturbance of the machine meets all of them, and
+   none always runs in the cache that the same neighbour left.
 """
 
 from __future__ import annotations
 
+import gc
 import math
+import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 
 import torch
 
 BYTES_PER_MB = 10**6
 
 
-def measure_latency(
-    step: Callable[[int], object],
+@dataclass(frozen=True)
+class Timed:
+    """One of the things that are compared: the columns that name it in the latency table, and what is called."""
+
+    columns: Mapping[str, object]
+    call: Callable[[], object]
+
+
+def time_calls(
+    things: Sequence[Timed],
     *,
-    batches: Sequence[int] = (1, 8),
-    samples: int,
+    rounds: int,
     warmup: int,
     device: torch.device,
-    scheme: str = "fp32",
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+    on_call: Callable[[], None] = lambda: None,
 ) -> list[dict[str, object]]:
-    """Return the wall time of every single call of `step`.
+    """Time several things side by side.
+
+    The first call of the first thing also pays for what the process had not loaded yet. The garbage collector rests during
+    the rounds, as in `timeit`: it would charge one call with the rubbish of all.
 
     Args:
-        step: Runs one network evaluation at a batch size.
-        batches: Batch sizes, each >= 1.
-        samples: Timed calls for each batch size.
-        warmup: Calls for each batch size that are not timed, beside the first.
-        device: Where `step` computes; a CUDA device is synchronised before and after each call.
-        scheme: The number format to write into the rows.
+        things: What is compared.
+        rounds: Timed calls of each, beside the first.
+        warmup: Calls of each between the first and the rounds, not timed.
+        device: Where they compute. A CUDA device is synchronised before and after each call.
+        seed: Of the order within the rounds.
+        clock: Seconds since any moment.
+        on_call: Called after every call outside the timed stretch, (1 + warmup + rounds) times a thing.
 
     Returns:
-        One row a call in the order of measurement: `batch`, `scheme`, `engine` (`torch`), `sample` (from 0),
-        `latency_ms`, and `first_call_ms`, the time of the very first call at that batch size.
+        One row a timed call in the order of measurement, which holds the thing's columns, `sample` (the round, from 0),
+        `position` (in the round, from 0), `latency_ms` (wall time), `device_ms` (between two CUDA events; None on a CPU),
+        `peak_memory_mb` (what tensors took at most during the call, 10^6 bytes; None on a CPU, where it cannot be told)
+        and `first_call_ms` (wall time).
     """
-
-    def call_ms(batch: int) -> float:
-        _synchronize(device)
-        start_s = time.perf_counter()
-        step(batch)
-        _synchronize(device)
-        return 1e3 * (time.perf_counter() - start_s)
-
-    first_call_ms = {}
-    for batch in batches:
-        first_call_ms[batch] = call_ms(batch)
+    first_call_ms: list[float] = []
+    for thing in things:
+        first_call_ms.append(_measure(thing.call, device, clock).latency_ms)
+        on_call()
         for _ in range(warmup):
-            step(batch)
-    return [
-        {
-            "batch": batch,
-            "scheme": scheme,
-            "engine": "torch",
-            "sample": sample,
-            "latency_ms": call_ms(batch),
-            "first_call_ms": first_call_ms[batch],
-        }
-        for sample in range(samples)
-        for batch in batches
-    ]
+            thing.call()
+            on_call()
+    rows: list[dict[str, object]] = []
+    order, shuffler = list(range(len(things))), random.Random(seed)
+    with _no_collection():
+        for sample in range(rounds):
+            shuffler.shuffle(order)
+            for position, i in enumerate(order):
+                found = _measure(things[i].call, device, clock)
+                place = {"sample": sample, "position": position}
+                rows.append({**things[i].columns, **place, **asdict(found), "first_call_ms": first_call_ms[i]})
+                on_call()
+    return rows
 
 
 def peak_memory_mb(device: torch.device) -> float:
     """Return the highest memory use so far, in megabytes (10^6 bytes).
 
     On a CPU it is the resident memory of the process, which never falls, and NaN where the system does not tell
-    (Windows). On a CUDA device it is what tensors took at most.
+    (Windows). On a CUDA device it is what tensors took at most, since the last call of `time_calls` where there was one.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / BYTES_PER_MB
@@ -82,6 +96,38 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / BYTES_PER_MB
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
+@dataclass(frozen=True)
+class _Reading:
+    latency_ms: float
+    device_ms: float | None = None
+    peak_memory_mb: float | None = None
+
+
+def _measure(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> _Reading:
+    if device.type != "cuda":
+        start_s = clock()
+        call()
+        return _Reading(1e3 * (clock() - start_s))
+    with torch.cuda.device(device):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.reset_peak_memory_stats(device)
         torch.cuda.synchronize(device)
+        start_s = clock()
+        begin.record()
+        call()
+        end.record()
+        torch.cuda.synchronize(device)
+        latency_ms = 1e3 * (clock() - start_s)
+        return _Reading(latency_ms, begin.elapsed_time(end), peak_memory_mb(device))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

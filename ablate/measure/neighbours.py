@@ -12,8 +12,9 @@ Reference: the test against held-out neighbours follows Meehan et al., arXiv 200
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import scipy.stats
@@ -76,7 +77,7 @@ def nearest(
     candidates: Iterable[np.ndarray],
     distance: Distance,
     *,
-    skip: Tensor | None = None,
+    skip: Mapping[bytes, Sequence[int]] = MappingProxyType({}),
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Neighbours:
     """Return the nearest candidate of each query; candidates are read once, in batches.
@@ -85,7 +86,8 @@ def nearest(
         queries: (Q, E) embeddings.
         candidates: (B, 3, H, W) uint8 each.
         distance: What the embeddings are of.
-        skip: (Q,) the candidate that is the query itself, -1 for none.
+        skip: A candidate's pixels -> the queries that are this picture and look for another one. A query that finds no other is at
+            distance 0.
         on_batch: Called after each batch with the number of its pictures.
     """
     best = queries.new_full((len(queries),), torch.inf)
@@ -94,15 +96,15 @@ def nearest(
     for batch in candidates:
         e = distance.embed(to_unit(batch, queries.device))
         d = squares[:, None] + e.square().sum(1) - 2 * queries @ e.T
-        if skip is not None:
-            own = (skip.to(d.device) - seen)[:, None] == torch.arange(len(e), device=d.device)
-            d = d.masked_fill(own, torch.inf)
+        for column, picture in enumerate(batch if skip else ()):
+            for query in skip.get(picture.tobytes(), ()):
+                d[query, column] = torch.inf
         value, at = d.min(1)
         index = torch.where(value < best, at + seen, index)
         best = torch.minimum(value, best)
         seen += len(e)
         on_batch(len(e))
-    return Neighbours(best.clamp(min=0).cpu(), index.cpu())
+    return Neighbours(best.clamp(min=0).masked_fill(best.isinf(), 0).cpu(), index.cpu())
 
 
 def memorisation(samples: Tensor, held_out: Tensor) -> Memorisation:

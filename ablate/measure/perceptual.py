@@ -27,12 +27,14 @@ from ablate.measure.weights import Search
 
 EPS = 1e-10  # keeps the norm of an all-zero feature differentiable
 TRUNKS = {"alex": "alexnet_features", "vgg": "vgg16_features"}  # of LPIPS -> name of the weights
+SMALLEST = {"alex": 31, "vgg": 16}  # pixels of a side from which the trunk's pooling leaves something
 
 
 class Distance(Protocol):
     """A perceptual distance: per picture, and as an embedding whose squared Euclidean distance it is."""
 
     digest: str
+    smallest: int  # pixels of a side
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
         """Return (B,) distances of pictures (B, 3, H, W) in [-1, 1]."""
@@ -54,7 +56,7 @@ class PerceptualDistance(nn.Module):
         if not 1 <= stages <= 5:
             raise ValueError(f"stages: found {stages}, expected 1 to 5")
         self.extractor, self.stages = extractor, stages
-        self.digest = extractor.digest
+        self.digest, self.smallest = extractor.digest, 1
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Return the distance of each picture to its target.
@@ -103,7 +105,7 @@ class Lpips(nn.Module):
             {key: trunk[f"features.{key.split('.', 1)[1]}"] for key in self.model.net.state_dict()}
         )
         self.model.eval().requires_grad_(False)
-        self.digest = digest(self.model.state_dict())
+        self.digest, self.smallest = digest(self.model.state_dict()), SMALLEST[net]
 
     def train(self, mode: bool = True) -> Lpips:
         """Stay in evaluation mode: the package's heads drop features out otherwise."""

@@ -8,6 +8,7 @@ flushed and renamed; two processes may fill the cache at once. A damaged file is
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -66,23 +67,35 @@ def cached_features(
         cache: The cache's folder; None: the user's.
         on_batch: Called with the number of pictures done since the last call; once, with n, where the cache has them.
     """
-    path = (cache or cache_folder() / KIND) / f"{_key(read(), extractor)}.safetensors"
-    kept = _read(path, n)
+    folder, found = cache or cache_folder() / KIND, _Digest()
+    deque(found.watch(read()), maxlen=0)
+    kept = _read(folder / found.file_name(extractor), n)
     if kept is not None:
         on_batch(n)
         return kept
-    made = collect(read(), extractor, n, on_batch=on_batch)
-    _write(path, made)
+    measured = _Digest()
+    made = collect(measured.watch(read()), extractor, n, on_batch=on_batch)
+    # Under the digest of this reading: the pictures may have changed since the other.
+    _write(folder / measured.file_name(extractor), made)
     return made
 
 
-def _key(batches: Iterable[np.ndarray], extractor: Extractor) -> str:
-    pixels, n, shape = hashlib.sha256(), 0, ()
-    for batch in batches:
-        pixels.update(np.ascontiguousarray(batch).data)
-        n, shape = n + len(batch), batch.shape[1:]
-    network = f"{extractor.name} {extractor.digest} {extractor.transform}"
-    return hashlib.sha256(f"{FORMAT} {pixels.hexdigest()} {n} {shape} {network} {KEPT}".encode()).hexdigest()
+class _Digest:
+    """The pixels, number and shape of the pictures of a stream that passes by."""
+
+    def __init__(self) -> None:
+        self.pixels, self.n, self.shape = hashlib.sha256(), 0, ()
+
+    def watch(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for batch in batches:
+            self.pixels.update(np.ascontiguousarray(batch).data)
+            self.n, self.shape = self.n + len(batch), batch.shape[1:]
+            yield batch
+
+    def file_name(self, extractor: Extractor) -> str:
+        network = f"{extractor.name} {extractor.digest} {extractor.transform}"
+        pictures = f"{self.pixels.hexdigest()} {self.n} {self.shape}"
+        return hashlib.sha256(f"{FORMAT} {pictures} {network} {KEPT}".encode()).hexdigest() + ".safetensors"
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ablate.data.images import Pictures
 from ablate.errors import DataError
 from ablate.measure.extractors import BATCH, Extractor
 from ablate.measure.fidelity import Estimate, Features, bootstrap_difference, collect, statistics
-from ablate.measure.metrics import METRICS, PAIRS, SAMPLES, SETS, Metric, name_of
+from ablate.measure.metrics import METRICS, PAIRS, PERCEPTUAL, SAMPLES, SETS, Metric, name_of
 from ablate.measure.neighbours import to_unit
 from ablate.measure.perceptual import psnr_db
 from ablate.measure.reference import cached_features
@@ -39,10 +39,10 @@ class Side:
         """Start a stream of batches (B, 3, H, W) uint8."""
         return self.pictures.batches(self.indices, BATCH)
 
-    def some(self, n: int, seed: int) -> tuple[np.ndarray, torch.Tensor]:
-        """Return at most n pictures (N, 3, H, W) uint8, chosen at random, and where in this side they stand, (N,) int64."""
+    def some(self, n: int, seed: int) -> np.ndarray:
+        """Return at most n pictures (N, 3, H, W) uint8, chosen at random."""
         places = rng.permutation(seed, "some", 0, len(self))[:n]
-        return np.stack(list(self.pictures.read(self.indices[i] for i in places.tolist()))), places
+        return np.stack(list(self.pictures.read(self.indices[i] for i in places.tolist())))
 
 
 def default_metrics(suite: Suite) -> list[Metric]:
@@ -61,6 +61,9 @@ def choose_sides(real: Pictures, fake: Pictures | None, n: int | None, seed: int
     Raises:
         DataError: There are not n pictures, too few for a distance, or the sources' pictures differ in size.
     """
+    if fake is None and len(real) < 4:
+        found = f"{len(real)} picture{'' if len(real) == 1 else 's'}"
+        raise DataError(f"{real.where}: found {found}; two halves need at least 4")
     for pictures in (real, fake):
         if pictures is not None and len(pictures) < 2:
             raise DataError(f"{pictures.where}: found 1 picture; a distance between sets needs at least 2 in each")
@@ -103,7 +106,7 @@ def measure_sets(
         metrics: What to measure.
         suite: What to measure with.
         n: How many fake pictures to use, chosen at random; None: all.
-        seed: Of every random choice.
+        seed: Of the halves, of the n pictures, of the parts of the extrapolation and of resampling.
         baseline: Pictures that belong one by one to the fake ones; adds `<metric>_difference` for every Frechet distance.
         progress: Bars to show.
 
@@ -116,7 +119,10 @@ def measure_sets(
     """
     reference, judged = choose_sides(real, fake, n, seed)
     other = None
+    suite = _able(suite, real)
     if baseline is not None:
+        if not any(metric.kind == "frechet" for metric in metrics):
+            raise DataError("--baseline: a paired difference is of a Frechet distance; mend: add --metric fd")
         _same_size(real, baseline)
         if len(baseline) != len(fake or real):
             raise DataError(
@@ -139,6 +145,20 @@ def measure_sets(
     return {metric.name: found.get(metric.name) or _missing(metric, suite) for metric in metrics} | {
         name: entry for name, entry in found.items() if name.endswith("_difference")
     }
+
+
+def _able(suite: Suite, pictures: Pictures) -> Suite:
+    """Leave out the distances whose networks the pictures are too small for."""
+    _, height, width = next(pictures.read([0])).shape
+    small = {name: d.smallest for name, d in suite.distances.items() if min(height, width) < d.smallest}
+    why = {
+        PERCEPTUAL[
+            name
+        ]: f"pictures of {width} x {height} pixels; {PERCEPTUAL[name]} needs sides of at least {smallest}"
+        for name, smallest in small.items()
+    }
+    able = {name: distance for name, distance in suite.distances.items() if name not in small}
+    return replace(suite, distances=able, missing=suite.missing | why)
 
 
 def _missing(metric: Metric, suite: Suite) -> Entry:
@@ -171,11 +191,11 @@ def _between(
     warning = rank_warning(fake, real)
     found = {
         names[kind]: _entry(e, used(kind, fake), used(kind, real)) | about
-        for kind, e in between(fake, real, kinds).items()
+        for kind, e in between(fake, real, kinds, seed).items()
     }
     if not floor_itself and len(real.rows) >= 4:
         halves = _halves(real, len(judged), seed)
-        for kind, e in between(*halves, kinds).items():
+        for kind, e in between(*halves, kinds, seed).items():
             sizes = {"floor_n": halves[0].statistics.n, "floor_ref_n": halves[1].statistics.n}
             found[names[kind]] |= {"floor": e.value, **sizes}
     for kind in {"frechet", "infinity"} & set(kinds):
@@ -199,11 +219,10 @@ def _look(
     reference: Side, judged: Side, distance: str, suite: Suite, floor_itself: bool, seed: int, progress: Progress
 ) -> dict[str, Entry]:
     network = suite.distances[distance]
-    samples, _ = judged.some(DIVERSE, seed)
-    real, own = reference.some(DIVERSE, seed)
+    samples, real = judged.some(DIVERSE, seed), reference.some(DIVERSE, seed)
     with progress.task(f"{distance} neighbours", len(reference)) as bar:
         # A real picture's neighbour is looked for among the others.
-        looks = look(samples, real, reference.batches, network, suite.device, skip=own, on_batch=bar.advance)
+        looks = look(samples, real, reference.batches, network, suite.device, within=True, on_batch=bar.advance)
     found: dict[str, Entry] = {}
     for kind, estimate in looks.samples.items():
         entry = _entry(estimate, looks.counts[kind], len(reference)) | {"weights_digest": network.digest}

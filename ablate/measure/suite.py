@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ablate.errors import WeightsError
 from ablate.measure import weights
@@ -25,15 +24,15 @@ from ablate.measure.fidelity import (
 )
 from ablate.measure.metrics import EMBEDDED, INCEPTION, PERCEPTUAL, SETS, Metric
 from ablate.measure.neighbours import Neighbours, diversity, embed, memorisation, nearest
-from ablate.measure.perceptual import Distance, PerceptualDistance, load_lpips
+from ablate.measure.perceptual import TRUNKS, Distance, PerceptualDistance, load_lpips
 from ablate.measure.weights import Search
 
 QUERIES = 256  # samples, and real pictures beside them, whose nearest training picture is looked for
 DIVERSE = 512  # samples whose diversity is measured
 SMALLEST = {"frechet": 2, "infinity": 8, "kernel": 2, "precision": NEIGHBOURHOOD + 1, "recall": NEIGHBOURHOOD + 1}
 
-# Used where they are at hand, though nobody asked: their weights' names, and the metrics they are for.
-_UNASKED = {INCEPTION: ("inception_v3", "fid, kid"), "lpips-alex": ("alexnet_features", "lpips")}
+_FILES = {INCEPTION: "inception_v3", **{f"lpips-{net}": trunk for net, trunk in TRUNKS.items()}}  # -> weights' name
+_UNASKED = (INCEPTION, "lpips-alex")  # used where they are at hand, though nobody asked
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,10 @@ def assemble(asked: Collection[Metric], folder: Path | None, device: torch.devic
     suite.distances["pd"] = PerceptualDistance(efficientnet_lite0(device))
     for network in (*_UNASKED, *sorted(asked_for - set(_UNASKED) - {EMBEDDED})):
         search = Search(folder, download=network in asked_for)
-        given = _UNASKED.get(network, (None,))[0]
         try:
             _load(network, suite, search)
         except WeightsError as error:
-            path = weights.at_hand(given, search) if given else None
+            path = weights.at_hand(_FILES[network], search) if network in _FILES else None
             if path is not None and path.parent == search.folder:
                 raise
             suite.missing[network] = str(error)
@@ -90,15 +88,18 @@ def _load(network: str, suite: Suite, search: Search) -> None:
         suite.extractors[network] = load(network, suite.device, search)
 
 
-def between(fake: Features, real: Features, kinds: Collection[str] = SETS) -> dict[str, Estimate]:
-    """Return the distances between two sets by kind; a kind that needs more pictures than there are is left out."""
+def between(fake: Features, real: Features, kinds: Collection[str] = SETS, seed: int = 0) -> dict[str, Estimate]:
+    """Return the distances between two sets by kind; a kind that needs more pictures than there are is left out.
+
+    `seed` chooses the parts of the extrapolation.
+    """
     smallest = min(len(fake.rows), len(real.rows))
     able = [kind for kind in SETS if kind in kinds and smallest >= SMALLEST[kind]]
     found: dict[str, Estimate] = {}
     if "frechet" in able:
         found["frechet"] = Estimate(frechet_distance(fake.statistics, real.statistics))
     if "infinity" in able:
-        found["infinity"] = frechet_infinity(fake.rows, real.rows)
+        found["infinity"] = frechet_infinity(fake.rows, real.rows, seed)
     if "kernel" in able:
         found["kernel"] = kernel_distance(fake.rows, real.rows)
     if "precision" in able or "recall" in able:
@@ -142,7 +143,7 @@ def look(
     distance: Distance,
     device: torch.device,
     *,
-    skip: Tensor | None = None,
+    within: bool = False,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Looks:
     """Measure samples' diversity and their distance to training pictures.
@@ -153,7 +154,7 @@ def look(
         candidates: Starts a stream of the training pictures: (B, 3, H, W) uint8.
         distance: A perceptual distance.
         device: Where it computes.
-        skip: (M,) where a real picture stands among the candidates, -1 for nowhere.
+        within: Whether the real pictures are candidates too; then neither they nor copies of them are their own neighbours.
         on_batch: Called with the number of candidates done.
     """
     with torch.inference_mode():
@@ -161,10 +162,10 @@ def look(
         spread = [Estimate(diversity(e)) for e in (of_samples, of_real)]
         queries = torch.cat([of_samples[:QUERIES], of_real[:QUERIES]])
         count = min(len(of_samples), QUERIES)
-        own = None
-        if skip is not None:
-            own = torch.cat([torch.full((count,), -1), skip[: len(queries) - count]])
-        found = nearest(queries, candidates(), distance, skip=own, on_batch=on_batch)
+        skip: dict[bytes, list[int]] = {}
+        for i, picture in enumerate(real[:QUERIES] if within else ()):
+            skip.setdefault(picture.tobytes(), []).append(count + i)
+        found = nearest(queries, candidates(), distance, skip=skip, on_batch=on_batch)
     near, held = found.distance[:count], found.distance[count:]
     said = memorisation(near, held)
     medians = [Estimate(float(x.median())) for x in (near, held)]

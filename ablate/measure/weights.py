@@ -186,7 +186,8 @@ def _download(backbone: Backbone, search: Search) -> Path:
 
     def action() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(backbone.url, str(target), progress=False)
+        # Checked before it takes its place: other programs look for it there too.
+        torch.hub.download_url_to_file(backbone.url, str(target), hash_prefix=backbone.file_sha256, progress=False)
         return target
 
     missing = f"no weights for {backbone.name} here (put {backbone.name}.safetensors or {backbone.files[0]} into --weights DIR)"

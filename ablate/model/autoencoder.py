@@ -101,10 +101,16 @@ class Autoencoder(nn.Module):
 
 
 class Codec(NamedTuple):
-    """The way from pictures (B, 3, 64, 64) to what is diffused, (B, C, S, S) float32, and back."""
+    """The way from pictures (B, 3, 64, 64) to what is diffused, (B, C, S, S) float32, and back.
+
+    In latent space `decoder` is what decodes latents times `scale` (4, 1, 1) plus `shift` (4, 1, 1).
+    """
 
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
+    decoder: Decoder | None = None
+    shift: Tensor | None = None
+    scale: Tensor | None = None
 
 
 PIXELS = Codec(lambda x: x, lambda z: z)
@@ -134,4 +140,4 @@ def codec(model: Autoencoder, shift: Tensor, scale: Tensor, precision: str) -> C
             out: Tensor = model.decoder((z * scale + shift).contiguous(memory_format=torch.channels_last))
             return out.float()
 
-    return Codec(encode, decode)
+    return Codec(encode, decode, model.decoder, shift, scale)

@@ -10,15 +10,24 @@ from torch import Tensor, nn
 from ablate import rng
 from ablate.model.backbone import SPACES, Backbone, Upscaler
 from ablate.model.drift import Drift
-from ablate.model.pyramid import FilterHead, filter_pyramid, number_rows
+from ablate.model.pyramid import FilterHead, FilterPyramid, number_rows
 from ablate.variant import ModelConfig
 
-# (configuration, noisy picture (B, C, S, S), the heads' numbers, coarse to fine) -> picture (B, C, S, S).
-OUTPUT: dict[str, Callable[[ModelConfig, Tensor, Sequence[Tensor]], Tensor]] = {
-    "kpn": lambda model, z, numbers: filter_pyramid(
-        z, numbers, kernel=model.kernel, upsampling=model.upsampling, skip=model.skip
+
+class Colours(nn.Module):
+    """The last head's numbers are the colours."""
+
+    def forward(self, image: Tensor, numbers: Sequence[Tensor]) -> Tensor:
+        """Return (B, C, S, S) float32."""
+        return numbers[-1].float()
+
+
+# (configuration, scales) -> the module that makes a picture of the noisy one (B, C, S, S) and the heads' numbers, coarse to fine.
+OUTPUT: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
+    "kpn": lambda model, scales: FilterPyramid(
+        scales, kernel=model.kernel, upsampling=model.upsampling, skip=model.skip
     ),
-    "direct": lambda model, z, numbers: numbers[-1].float(),
+    "direct": lambda model, scales: Colours(),
 }
 
 
@@ -42,6 +51,7 @@ class Denoiser(nn.Module):
         else:
             rows = number_rows(model.kernel, model.upsampling, model.skip)
         self.heads = nn.ModuleDict({str(scale): FilterHead(*channels, rows) for scale, channels in heads.items()})
+        self.filters = OUTPUT[model.output](model, scales)
         self.drift = Drift(model.drift_channels, channels=self.space.channels) if model.drift else None
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
@@ -53,7 +63,7 @@ class Denoiser(nn.Module):
         """Return the filtered picture (or predicted colours) and the drift (None without a drift network), each (B, C, S, S) float32."""
         features = self.upscaler(self.backbone(z, t))
         numbers = [head(f) for head, f in zip(self.heads.values(), features[-len(self.heads) :], strict=True)]
-        filtered = OUTPUT[self.model.output](self.model, z, numbers)
+        filtered: Tensor = self.filters(z, numbers)
         return filtered, None if self.drift is None else self.drift(z).float()
 
 

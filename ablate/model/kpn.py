@@ -69,6 +69,17 @@ class _Gather(torch.autograd.Function):
         return d_padded, d_weights
 
 
+def _gather(padded: Tensor, weights: Tensor) -> Tensor:
+    """The sum of `_Gather`; in an exported graph as few nodes as it takes: stacked rows, of them stacked columns, one product, one sum."""
+    if not torch.compiler.is_exporting():
+        out: Tensor = _Gather.apply(padded, weights)
+        return out
+    height, width = weights.shape[-2:]
+    rows = torch.stack([padded[:, :, dy : dy + height] for dy in range(SIZE)], dim=2)
+    windows = torch.stack([rows[..., dx : dx + width] for dx in range(SIZE)], dim=3).flatten(2, 3)
+    return (windows[:, :, None] * weights[:, None]).sum(3)
+
+
 def _windows(padded: Tensor, height: int, width: int) -> list[Tensor]:
     """The 25 shifted views of a padded picture, each (B, C, 1, height, width)."""
     return [padded[:, :, None, dy : dy + height, dx : dx + width] for dy in range(SIZE) for dx in range(SIZE)]
@@ -87,8 +98,7 @@ def filter_pixels(image: Tensor, weights: Tensor) -> Tensor:
     Reference:
         Bako et al., "Kernel-Predicting Convolutional Networks for Denoising Monte Carlo Renderings", 2017.
     """
-    out: Tensor = _Gather.apply(F.pad(image, (RADIUS,) * 4), weights[:, None].contiguous())
-    return out[:, :, 0]
+    return _gather(F.pad(image, (RADIUS,) * 4), weights[:, None].contiguous())[:, :, 0]
 
 
 def gaussian_kernel(parameters: Tensor) -> Tensor:
@@ -132,11 +142,16 @@ def gaussian_weights(parameters: Tensor) -> Tensor:
     Returns:
         (B, 4, 25, h, w), positive, summing to 1 over dimension 2; phase f = 2p + q holds the high-resolution pixels (2i + p, 2j + q).
     """
-    b, _, height, width = parameters.shape
+    return _gaussian_logits(parameters).softmax(dim=2)
+
+
+def _gaussian_logits(parameters: Tensor) -> Tensor:
+    """-2 q(d) of each phase and tap, (B, 4, 25, h, w); at least one tap of a pixel lies within a quarter: its logit is at least -8."""
+    height, width = parameters.shape[2:]
     # (B, 3, 2h, 2w) -> (B, 12, h w): a phase's three coefficients, by pixel_unshuffle's order (coefficient, p, q).
     form = F.pixel_unshuffle(_form(parameters), 2).flatten(2)
-    logits = _distances(parameters.dtype, parameters.device) @ form
-    return logits.view(b, 4, TAPS, height // 2, width // 2).softmax(dim=2)
+    logits: Tensor = _distances(parameters.dtype, parameters.device) @ form
+    return logits.view(-1, 4, TAPS, height // 2, width // 2)
 
 
 def _distances(dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -169,7 +184,11 @@ def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
         "Procedural Kernel Networks", arXiv 2112.09318.
     """
     padded = F.pad(image, (RADIUS,) * 4, mode="replicate")
-    out: Tensor = _Gather.apply(padded, gaussian_weights(parameters))
+    if torch.compiler.is_exporting():  # a softmax over a middle dimension is slow there: divide the sums instead
+        weights = _gaussian_logits(parameters).exp()
+        out = _gather(padded, weights) / weights.sum(2)[:, None]
+    else:
+        out = _gather(padded, gaussian_weights(parameters))
     return F.pixel_shuffle(out.flatten(1, 2), 2)
 
 

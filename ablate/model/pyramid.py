@@ -9,7 +9,7 @@ precision matrix, 1 skip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,15 @@ class FilterHead(nn.Sequential):
             super().__init__(NumbersConv2d(channels, rows))
 
 
-def filter_pyramid(image: Tensor, numbers: Sequence[Tensor], *, kernel: str, upsampling: str, skip: str) -> Tensor:
+def filter_pyramid(
+    image: Tensor,
+    numbers: Sequence[Tensor],
+    *,
+    kernel: str,
+    upsampling: str,
+    skip: str,
+    passes: Iterable[Callable[[Tensor], Tensor]] | None = None,
+) -> Tensor:
     """Filter a picture through the pyramid, in float32 whatever the heads' dtype.
 
     Args:
@@ -65,6 +73,7 @@ def filter_pyramid(image: Tensor, numbers: Sequence[Tensor], *, kernel: str, ups
         kernel: A key of `KERNEL_WEIGHTS`.
         upsampling: A key of `UPSAMPLING`.
         skip: A key of `SKIP`.
+        passes: What each picture passes before it is filtered: three on the way down, three on the way up.
 
     Returns:
         (B, C, S, S) float32.
@@ -74,14 +83,31 @@ def filter_pyramid(image: Tensor, numbers: Sequence[Tensor], *, kernel: str, ups
         n.to(image.dtype, memory_format=torch.contiguous_format).split([part.numbers for part in parts], dim=1)
         for n in numbers
     ]
+    down_up = iter(passes or [lambda picture: picture] * 2 * len(split))
     filtered = []
     with torch.autocast(image.device.type, enabled=False):
         for weights, _, _ in reversed(split):
-            filtered.append(filter_pixels(image, parts[0].apply(weights)))
+            filtered.append(filter_pixels(next(down_up)(image), parts[0].apply(weights)))
             image = F.avg_pool2d(filtered[-1], 2)
         for (_, gaussian, weight), fine in zip(split, reversed(filtered), strict=True):
-            image = parts[2].apply(parts[1].apply(image, gaussian), fine, weight)
+            image = parts[2].apply(parts[1].apply(next(down_up)(image), gaussian), fine, weight)
     return image
+
+
+class FilterPyramid(nn.Module):
+    """The filter pyramid as a module without parameters, whose operands are modules: what they carry can be watched and rounded."""
+
+    def __init__(self, scales: int, *, kernel: str, upsampling: str, skip: str) -> None:
+        """Take the parts by their names, as `filter_pyramid` does."""
+        super().__init__()
+        self.parts = {"kernel": kernel, "upsampling": upsampling, "skip": skip}
+        self.numbers = nn.ModuleList(nn.Identity() for _ in range(scales))
+        self.pictures = nn.ModuleList(nn.Identity() for _ in range(2 * scales))
+
+    def forward(self, image: Tensor, numbers: Sequence[Tensor]) -> Tensor:
+        """Return the filtered picture (B, C, S, S) float32; shapes as in `filter_pyramid`."""
+        seen = [operand(n) for operand, n in zip(self.numbers, numbers, strict=True)]
+        return filter_pyramid(image, seen, **self.parts, passes=self.pictures)
 
 
 def pyramid_macs(channels: int, size: int, scales: int, *, kernel: str, upsampling: str, skip: str) -> int:

@@ -102,6 +102,10 @@ def test_dinov2_comes_from_the_hub_only_when_it_may(tmp_path: Path, monkeypatch:
     extractor = load(name)
     (found,) = extract([pictures(3)], extractor)
     assert found.shape == (3, 3)
+    (tmp_path / "facebookresearch_dinov2_main" / "hubconf.py").write_text("damaged = ")
+    with pytest.raises(WeightsError, match=r"dinov2-vit-s-14: .* cannot be loaded \(SyntaxError.*mend: remove"):
+        load(name)
+    (tmp_path / "facebookresearch_dinov2_main" / "hubconf.py").write_text(HUB)
     assert len(extractor.digest) == 64
     v = F.interpolate(pictures(3).float(), size=224, mode="bilinear").mean((2, 3)) / 255
     expected = 2 * (v - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])

@@ -232,6 +232,12 @@ def test_grows_with_blur_noise_and_mode_collapse() -> None:
         assert 0 < weak < strong
 
 
+def test_a_kernel_distance_of_whole_sets_has_no_spread_over_parts() -> None:
+    a, b = (np.random.default_rng(seed).normal(size=(12, 4)).astype(np.float32) for seed in (0, 1))
+    assert kernel_distance(a, b).error is None  # every part is the whole: a spread of 0 would look like certainty
+    assert kernel_distance(a, b[:11]).error
+
+
 def gaussian(n: int, d: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, d))
 

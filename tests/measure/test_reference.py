@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ablate.measure.extractors import Extractor
 from ablate.measure.fidelity import Features
-from ablate.measure.reference import reference_features
+from ablate.measure.reference import cached_features, reference_features
 
 
 def blobs(n: int, seed: int) -> np.ndarray:
@@ -69,6 +69,14 @@ def test_statistics_are_measured_once_for_the_same_pixels_and_network(tmp_path: 
         measure(images, its)
         assert other.seen == 6
     assert len(list(tmp_path.iterdir())) == 6  # and no temporary file is left
+
+
+def test_pictures_that_change_between_two_readings_are_kept_under_what_they_were(tmp_path: Path) -> None:
+    before, after, (_, extractor) = blobs(6, 0), blobs(6, 1), means()
+    readings = iter([before, after])  # of a folder that another program fills
+    cached_features(lambda: [next(readings)], 6, extractor, cache=tmp_path)
+    expected = reference_features(before, extractor, cache=tmp_path / "elsewhere")
+    assert same(reference_features(before, extractor, cache=tmp_path), expected)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flip"])

@@ -172,19 +172,63 @@ def test_weights_at_hand_are_used_unasked(folder: Path, measure: Measure) -> Non
     assert named["lpips_vgg"]["value"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real AlexNet weights in {SHARED}")
+@pytest.mark.parametrize("size", ["30", "31"])
+def test_lpips_of_pictures_too_small_for_its_network_is_null(folder: Path, measure: Measure, size: str) -> None:
+    names = ("lpips", "diversity_lpips", "kd")
+    asked = [word for name in names for word in ("--metric", name)]
+    words = ("fake", "fake.npz", "--size", size, "--weights", str(SHARED / "weights"))
+    found = measure(*words, *asked, cwd=folder)
+    assert found["kd"]["value"] is not None
+    for name in ("lpips", "diversity_lpips"):
+        if size == "31":
+            assert found[name]["value"] is not None
+        else:
+            assert found[name]["value"] is None
+            assert "pictures of 30 x 30 pixels; lpips-alex needs sides of at least 31" in found[name]["note"]
+
+
+def test_pictures_of_one_colour_are_numbers_all_the_same(folder: Path, measure: Measure, tmp_path: Path) -> None:
+    np.savez(tmp_path / "flat.npz", np.full((12, 64, 64, 3), 200, np.uint8))
+    found = measure(str(tmp_path / "flat.npz"), str(tmp_path / "flat.npz"), cwd=folder)
+    assert found["fd_inf"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "error" not in found["fd_inf"]
+
+
+def test_copies_are_found_among_real_pictures_with_copies_of_their_own(
+    folder: Path, measure: Measure, tmp_path: Path
+) -> None:
+    real = blobs(40, 0)
+    np.savez(tmp_path / "twice.npz", np.concatenate([real, real[:20]]))
+    np.savez(tmp_path / "copies.npz", real[:30])
+    found = measure(str(tmp_path / "twice.npz"), str(tmp_path / "copies.npz"), "-m", "memorised_pd", cwd=folder)
+    assert found["memorised_pd"]["value"] == 1
+    assert "copies?" in found["memorised_pd"]["note"]
+
+
+def test_the_seed_chooses_the_parts_of_the_extrapolation(folder: Path, measure: Measure) -> None:
+    found = [measure("real", "fake", "-m", "fd", "-m", "fd_inf", "--seed", s, cwd=folder) for s in ("0", "1", "0")]
+    assert found[0] == found[2]
+    assert found[0]["fd"]["value"] == found[1]["fd"]["value"]
+    assert found[0]["fd_inf"]["value"] != found[1]["fd_inf"]["value"]
+
+
 @pytest.fixture
 def bad(folder: Path, tmp_path: Path) -> Path:
     """A folder with what users get wrong."""
-    for name in ("one", "sizes", "modes", "weights"):
+    for name in ("one", "few", "sizes", "modes", "weights", "vgg"):
         (tmp_path / name).mkdir()
     picture = Image.fromarray(blobs(1, 0)[0])
     picture.save(tmp_path / "one" / "a.png")
+    for i in range(3):
+        picture.save(tmp_path / "few" / f"{i}.png")
     picture.save(tmp_path / "sizes" / "a.png")
     picture.resize((32, 48)).save(tmp_path / "sizes" / "b.png")
     for i, mode in enumerate(("L", "LA", "RGBA", "RGB")):
         Image.fromarray(blobs(4, 5)[i]).convert(mode).save(tmp_path / "modes" / f"{i}.png")
     np.savez(tmp_path / "small.npz", blobs(24, 0)[:, ::2, ::2])
     (tmp_path / "weights" / "alexnet_features.safetensors").write_bytes(b"no weights")
+    (tmp_path / "vgg" / "vgg16_features.safetensors").write_bytes(b"no weights")
     for name in ("real", "fake"):
         shutil.copytree(folder / name, tmp_path / name)
     return tmp_path
@@ -194,7 +238,12 @@ def bad(folder: Path, tmp_path: Path) -> Path:
     ("words", "message"),
     [
         (["real", "one"], "one: found 1 picture; a distance between sets needs at least 2 in each"),
-        (["one"], "one: found 1 picture"),
+        (["one"], "one: found 1 picture; two halves need at least 4"),
+        (["few"], "few: found 3 pictures; two halves need at least 4"),
+        (
+            ["real", "fake", "--baseline", "fake", "-m", "kd"],
+            "--baseline: a paired difference is of a Frechet distance",
+        ),
         (
             ["sizes", "real"],
             "sizes/b.png: 32 x 48 pixels, where sizes/a.png has 64 x 64; mend: --size crops and resizes all",
@@ -216,6 +265,7 @@ def bad(folder: Path, tmp_path: Path) -> Path:
         ),
         (["real", "fake", "--weights", "absent"], "absent: no such folder of weights"),
         (["real", "fake", "--weights", "weights"], "alexnet_features.safetensors: damaged, or not a file of weights"),
+        (["real", "real", "-m", "lpips_vgg", "--weights", "vgg"], "vgg16_features.safetensors: damaged, or not a file"),
         (["real", "fake", "--device", "tpu"], "--device tpu: unknown device"),
     ],
 )

@@ -65,6 +65,13 @@ def test_a_download_happens_once_and_only_when_asked(elsewhere: Path) -> None:
     assert find("alexnet_features", Search()).source == first.source
 
 
+def test_a_download_of_something_else_is_not_kept(elsewhere: Path, tmp_path: Path) -> None:
+    (elsewhere / BACKBONES["alexnet_features"].files[0]).write_text("<html>Sign in to this network</html>")
+    with pytest.raises(WeightsError, match="failed: invalid hash value"):
+        find("alexnet_features", Search(download=True))
+    assert not list((tmp_path / "torch").rglob("*.pth"))
+
+
 def test_offline_never_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABLATE_OFFLINE", "1")
     with pytest.raises(WeightsError, match="ABLATE_OFFLINE forbids a download"):

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ablate import machine, results, rng
+from ablate import edge, export, machine, results, rng
 from ablate.diffusion import SOLVERS, Denoise
 from ablate.errors import AblateError, did_you_mean
 from ablate.finished import Finished, find_all, load
@@ -36,16 +36,29 @@ NAMES = ("run_id", "scheme", "engine")  # of a thing that is timed
 
 @dataclass(frozen=True)
 class Network:
-    """A finished run, and its network in one scheme on one engine: (z (B, C, S, S), t (B,)) -> x_hat, float32."""
+    """A finished run, and its network in one scheme on one engine: (z (B, C, S, S), t (B,)) -> x_hat, and what decodes it, float32."""
 
     run: Finished
     denoise: Denoise
+    decode: Callable[[Tensor], Tensor]
 
 
 def _in_torch(precision: str) -> Callable[[Path, str, torch.device], Network]:
     def open_(folder: Path, run_id: str, device: torch.device) -> Network:
         run = load(folder, run_id, device, precision=precision)
-        return Network(run, lambda z, t: denoise(run.model, run.config, z, t, precision))
+        return Network(run, lambda z, t: denoise(run.model, run.config, z, t, precision), run.codec.decode)
+
+    return open_
+
+
+def _in_engine(scheme: str) -> Callable[[Path, str, torch.device], Network]:
+    def open_(folder: Path, run_id: str, device: torch.device) -> Network:
+        if device.type != "cpu":
+            raise AblateError(f"--device {device}: onnxruntime computes on the processor here; use --device cpu")
+        run = load(folder, run_id, device)
+        _, graphs = export.build(run, scheme, run.config.quantize.calibration)
+        network = edge.in_engine(graphs, machine.threads())
+        return Network(run, network.denoise, network.decode)
 
     return open_
 
@@ -55,6 +68,8 @@ def _in_torch(precision: str) -> Callable[[Path, str, torch.device], Network]:
 NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], Network]] = {
     ("fp32", "torch"): _in_torch("fp32"),
     ("bf16", "torch"): _in_torch("bf16"),
+    ("int8", "onnxruntime"): _in_engine("int8"),
+    ("fp32", "onnxruntime"): _in_engine("fp32"),
 }
 
 
@@ -64,7 +79,7 @@ def _step(network: Network, z: Tensor) -> Callable[[], object]:
 
 
 def _image(network: Network, z: Tensor) -> Callable[[], object]:
-    settings, decode = network.run.config.sample, network.run.codec.decode
+    settings, decode = network.run.config.sample, network.decode
 
     def call() -> Tensor:
         x = SOLVERS[settings.solver](network.denoise, z, settings.num_steps)

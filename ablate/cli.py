@@ -54,6 +54,13 @@ class Scope(StrEnum):
     image = "image"
 
 
+class Engine(StrEnum):
+    """What computes the network."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
 class Format(StrEnum):
     """How a report is written."""
 
@@ -374,6 +381,10 @@ def sample(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of the noise. Default: the run's own.", show_default=False)
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="What computes: torch, or ONNX Runtime on the processor.")
+    ] = Engine.torch,
+    scheme: Annotated[str, typer.Option("--scheme", help="With --engine onnx: fp32 or int8.")] = "fp32",
     folder: ResultsOption = Path("results"),
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
@@ -385,25 +396,31 @@ def sample(
     from ablate.files import check_output
 
     check_output(output, (".png", ".npz"), force=force)
+    from ablate.export import build, check_scheme
     from ablate.finished import load
-    from ablate.machine import pick_device
+    from ablate.machine import pick_device, threads
     from ablate.progress import Progress
     from ablate.report.figures import save_array, save_grid
     from ablate.sample import draw, to_uint8
 
-    done = load(folder, run_id, pick_device(device))
+    check_scheme(scheme)
+    if engine is Engine.torch and scheme != "fp32":
+        raise AblateError(f"--scheme {scheme}: torch draws in the run's own precision; add --engine onnx")
+    done = load(folder, run_id, pick_device(device if engine is Engine.torch else "cpu"))
+    noise = done.row["seed"] if seed is None else seed
     with Progress() as progress, progress.task(f"{done.row['run_id']}: sample", n) as bar:
-        drawn = draw(
-            done.model,
-            done.config,
-            done.row["seed"] if seed is None else seed,
-            range(n),
-            precision=done.row["precision"],
-            codec=done.codec,
-            on_batch=bar.advance,
-        )
+        if engine is Engine.onnx:
+            from ablate.edge import in_engine
+
+            _, graphs = build(done, scheme, done.config.quantize.calibration)
+            drawn = in_engine(graphs, threads()).draw(done.config, noise, range(n), on_batch=bar.advance)
+        else:
+            precision, codec = done.row["precision"], done.codec
+            drawn = draw(
+                done.model, done.config, noise, range(n), precision=precision, codec=codec, on_batch=bar.advance
+            )
     pictures = to_uint8(drawn)
-    (save_grid if output.suffix == ".png" else save_array)(output, pictures)
+    (save_grid if output.suffix.lower() == ".png" else save_array)(output, pictures)
     typer.echo(f"{output}: {n} pictures of {done.row['run_id']}", err=True)
 
 
@@ -448,6 +465,35 @@ def replay(
 
         typer.echo("\n".join(lines(outcome)))
     raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)
+
+
+@app.command()
+def export(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file.", show_default=False)],
+    scheme: Annotated[str, typer.Option("--scheme", help="fp32, or int8: 8-bit weights and activations.")] = "fp32",
+    folder: ResultsOption = Path("results"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+) -> None:
+    """Write a finished run as an ONNX file for phones, browsers and servers, checked against PyTorch before it is kept.
+
+    Example: ablate export no_drift-quick --scheme int8 -o cats.onnx
+    """
+    from ablate.files import check_output
+
+    check_output(output, (".onnx",), force=force)
+    from ablate import export as exports
+    from ablate.finished import load
+    from ablate.machine import pick_device
+
+    exports.check_scheme(scheme)
+    run = load(folder, run_id, pick_device("cpu"), precision="fp32")
+    if run.codec.decoder is not None:
+        check_output(exports.decoder_path(output), (".onnx",), force=force)
+    for path, said in exports.write(run, output, scheme):
+        typer.echo(f"{path}: {path.stat().st_size:,} bytes, {scheme}; {said}")
 
 
 @app.command()

@@ -190,6 +190,8 @@ def inspect(folder: Path, before: set[str], whole: dict[str, dict[str, int]], co
             elif path.suffix == ".png":
                 Image.open(path).load()
         except Exception as error:
+            if not path.exists():  # a process that works beside has moved it meanwhile
+                continue
             count.damaged += 1
             count.problems.append(f"{path}: {error}")
     return set(now)
@@ -211,7 +213,7 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
         seed: Of the moments.
         say: Told how it stands after every study.
     """
-    draw, count = random.Random(seed), Count()
+    draw, count, said = random.Random(seed), Count(), 0
     folder = Path(tempfile.mkdtemp(prefix="ablate-kill-"))
     try:
         prepare(folder)
@@ -259,6 +261,9 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
             count.problems += [f"{path.name} left behind" for path in left]
             shutil.rmtree(study)
             say(str(count))
+            for problem in count.problems[said:]:
+                say(problem)
+            said = len(count.problems)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return count

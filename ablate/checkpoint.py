@@ -1,7 +1,8 @@
 """The state of a training run, and how it survives an interruption.
 
 A checkpoint is one safetensors file: weights, averaged weights, AdamW's moments and the running sums as tensors, the scalars as JSON in
-the file's metadata. It is replaced atomically. No generator's state is kept: every random number is keyed by its index (`ablate.rng`).
+the file's metadata, and a digest of both. It is replaced atomically, and the one before it is kept beside it: a damaged newest one falls
+back to that. No generator's state is kept: every random number is keyed by its index (`ablate.rng`), so `step` is the position of all.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ablate.errors import ResultsError
-from ablate.files import replacing
+from ablate.files import printable, replacing
 from ablate.variant import TrainConfig
 
+SAVE_EVERY_S = 60.0  # seconds between checkpoints, unless said otherwise
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -38,6 +40,8 @@ class TrainingState:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.sums = torch.zeros(sums, device=self.parameters[0].device)
         self.step, self.logged_step, self.wall_s = 0, 0, 0.0
+        self.saved_step, self.newest_is_sound = -1, False  # of the newest checkpoint
+        self.problems: list[str] = []  # with checkpoints that could not be used, one line each
         self.curve: list[dict[str, Any]] = []
 
     @torch.no_grad()
@@ -53,64 +57,92 @@ class TrainingState:
         return norm
 
     def save(self, path: Path) -> None:
-        """Write the state to a file, atomically.
+        """Write the state to a file, atomically; the file that stood there becomes the previous one.
 
         Raises:
-            ResultsError: The file cannot be written; an older checkpoint is left as it was.
+            ResultsError: The file cannot be written; older checkpoints are left as they were.
         """
-        tensors = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.model.named_parameters()}
         tensors |= {f"ema.{name}": p for name, p in self.ema.named_parameters()}
         for name, p in self.model.named_parameters():
             tensors |= {
                 f"{moment}.{name}": self.optimizer.state[p][moment] for moment in MOMENTS if p in self.optimizer.state
             }
-        scalars = {"step": self.step, "logged_step": self.logged_step, "wall_s": self.wall_s, "curve": self.curve}
-        save_tensors(path, tensors | {"sums": self.sums}, {"scalars": json.dumps(scalars)})
+        kept = {"step": self.step, "logged_step": self.logged_step, "wall_s": self.wall_s, "curve": self.curve}
+        tensors, scalars = tensors | {"sums": self.sums}, json.dumps(kept)
+        metadata = {"scalars": scalars, "sha256": digest(tensors, scalars)}
+        # A newest file that was found damaged must not take the place of the one that was fallen back to.
+        save_tensors(path, tensors, metadata, previous_of(path) if self.newest_is_sound else None)
+        self.saved_step, self.newest_is_sound = self.step, True
 
-    @torch.no_grad()
     def load(self, path: Path) -> None:
-        """Continue from a file; a missing one changes nothing.
+        """Continue from a file, or from the one before it where the file is missing or damaged; where there is neither, change nothing.
+
+        What was wrong with a file that could not be used stands in `problems` afterwards.
 
         Raises:
-            ResultsError: The file is damaged or belongs to another model.
+            ResultsError: Every file there is is damaged or belongs to another model.
         """
-        if not path.is_file():
+        self.problems = []
+        for candidate in (path, previous_of(path)):
+            try:
+                self._load(candidate)
+            except FileNotFoundError:
+                continue
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                why = printable(" ".join(str(error).split()))[:200]
+                self.problems.append(f"{candidate}: damaged checkpoint ({why})")
+                continue
+            self.saved_step, self.newest_is_sound = self.step, candidate == path
             return
-        try:
-            with safe_open(path, framework="pt") as file:
-                scalars = json.loads(file.metadata()["scalars"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            for kind, module in (("model", self.model), ("ema", self.ema)):
-                for name, p in module.named_parameters():
-                    p.copy_(tensors[f"{kind}.{name}"])
-            for name, p in self.model.named_parameters():
-                state = {moment: torch.empty_like(p).copy_(tensors[f"{moment}.{name}"]) for moment in MOMENTS}
-                self.optimizer.state[p] = state | {"step": torch.tensor(float(scalars["step"]), device=p.device)}
-            self.sums.copy_(tensors["sums"])
-            self.step, self.logged_step = scalars["step"], scalars["logged_step"]
-            self.wall_s, self.curve = scalars["wall_s"], scalars["curve"]
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ResultsError(
-                f"{path}: damaged checkpoint ({error}); delete the file to train from the start"
-            ) from error
+        if self.problems:
+            raise ResultsError(f"{'; '.join(self.problems)}; delete the file to train from the start")
+
+    @torch.no_grad()
+    def _load(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata["sha256"] != digest(tensors, metadata["scalars"]):
+            raise ValueError("its content does not match its digest")
+        scalars = json.loads(metadata["scalars"])
+        for kind, module in (("model", self.model), ("ema", self.ema)):
+            for name, p in module.named_parameters():
+                p.copy_(tensors[f"{kind}.{name}"])
+        for name, p in self.model.named_parameters():
+            state = {moment: torch.empty_like(p).copy_(tensors[f"{moment}.{name}"]) for moment in MOMENTS}
+            self.optimizer.state[p] = state | {"step": torch.tensor(float(scalars["step"]), device=p.device)}
+        self.sums.copy_(tensors["sums"])
+        self.step, self.logged_step = int(scalars["step"]), int(scalars["logged_step"])
+        self.wall_s, self.curve = scalars["wall_s"], scalars["curve"]
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 digest of tensors' bytes, in the order of their names, as hexadecimal digits."""
+def previous_of(path: Path) -> Path:
+    """Return where the checkpoint before the newest is kept."""
+    return path.with_name(f"previous_{path.name}")
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return the SHA-256 digest of tensors' bytes, in the order of their names, and of a text, as hexadecimal digits."""
     total = hashlib.sha256()
     for name in sorted(tensors):
-        total.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+        total.update(tensors[name].detach().cpu().contiguous().numpy().data)
+    total.update(text.encode())
     return total.hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors to a safetensors file, atomically.
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], previous: Path | None = None
+) -> None:
+    """Write tensors to a safetensors file, atomically; what stood there is kept as `previous`, if that is given.
 
     Raises:
         ResultsError: The file cannot be written; the old one, if any, is left as it was.
     """
     try:
-        with replacing(path) as temporary:
+        with replacing(path, previous) as temporary:
             save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
     except (OSError, SafetensorError) as error:
         mend = "free some space or choose another --results folder"

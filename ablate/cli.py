@@ -14,6 +14,7 @@ import typer
 
 from ablate import __version__, variant
 from ablate.errors import AblateError
+from ablate.files import printable
 
 INTERRUPTED = 130
 
@@ -73,7 +74,8 @@ def main() -> NoReturn:
     try:
         app()
     except AblateError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        # A message may quote a file's name or content: nothing in it may steer the terminal.
+        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(1)
     sys.exit(0)
 
@@ -194,11 +196,19 @@ def run(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make finished runs again; their rows are replaced.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
+    ] = False,
+    save_every_s: Annotated[
+        float, typer.Option("--save-every", help="Seconds between checkpoints; the last two are kept.", min=0)
+    ] = 60.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, with an estimate of their time from past ones.")
     ] = False,
 ) -> None:
     """Train, sample, measure and record variants under fixed seeds. Finished runs are skipped, interrupted ones resume.
+
+    Several of these on one results folder share the runs.
 
     Example: ablate run --variant no_drift --seeds 0-2
     """
@@ -206,6 +216,8 @@ def run(
     from ablate.measure.metrics import choose
     from ablate.study import factor_combinations, parse_seeds, plan
 
+    if force and failed:
+        raise AblateError("--force --failed: --force makes finished runs again, --failed only failed ones; choose one")
     metrics = choose(metric or [])
 
     match: Callable[[variant.Config, variant.Config], variant.Config] | None = None
@@ -224,15 +236,16 @@ def run(
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
-    finished = [] if force else past.query("status == 'done'")["run_id"].tolist()
-    from ablate.launch.local import forecast, launch
+    from ablate.launch.local import Again, forecast, launch
+
+    again = Again.all if force else Again.failed if failed else Again.unfinished
 
     if dry_run:
         from rich.console import Console
 
         from ablate.report.variants import render_plan
 
-        Console().print(render_plan(forecast(specs, data, past, finished=finished)))
+        Console().print(render_plan(forecast(specs, data, past, again=again)))
         return
     try:
         launch(
@@ -242,23 +255,25 @@ def run(
             device=device,
             metrics=metrics,
             weights=weights,
-            finished=finished,
+            again=again,
             quantize_finished=quantizing,
+            save_every_s=save_every_s,
             on_row=_tell,
             on_missing=_tell_missing,
         )
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    typer.echo(f"tables and pictures: {folder}; next: ablate report --results {folder}", err=True)
+    shown = printable(folder)
+    typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
 
 
 def _tell(row: dict[str, Any], how: str) -> None:
-    """Say in one line how a run ended."""
-    if how == "skipped":
-        typer.echo(f"{row['run_id']}: done before; skipped (--force makes it again)")
-    elif how == "quantised":
+    """Say in one line how a run ended, or why it was skipped."""
+    if how == "quantised":
         typer.echo(f"{row['run_id']}: done before; {row['rows']} rows of number formats added")
+    elif how != "made":
+        typer.echo(f"{row['run_id']}: {how}")
     elif row["status"] == "done":
         found = (
             f"fd {row['fd']:.1f} (N = {row['fd_n']}; real against real {row['fd_floor']:.1f} at {row['fd_floor_n']})"
@@ -410,6 +425,49 @@ def sample(
 
 
 @app.command()
+def replay(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="The run's pictures, where they are not the embedded cats.", show_default=False),
+    ] = None,
+    folder: ResultsOption = Path("results"),
+    device: Annotated[
+        str | None, typer.Option("--device", help="Default: the kind that the row names.", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Default: as many as the row says.", min=1, show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Train a run again from its row alone, and say whether the outcome is the same.
+
+    Exits with 0 where it is bit-exact, with 1 where it is equal within tolerance, differs by an environment mismatch, or is not reproduced.
+
+    Example: ablate replay no_drift-quick --results results
+    """
+    from ablate import replay as replays
+    from ablate.progress import Progress
+
+    def tell(part: str, then: object, here: object) -> None:
+        typer.echo(f"note: {part} differs: {printable(then)} in the row, {printable(here)} here", err=True)
+
+    with Progress() as progress:
+        outcome = replays.replay(
+            folder, run_id, data=data, device=device, threads=threads, progress=progress, on_difference=tell
+        )
+    if as_json:
+        typer.echo(outcome.to_json())
+    else:
+        from ablate.report.replay import lines
+
+        typer.echo("\n".join(lines(outcome)))
+    raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)
+
+
+@app.command()
 def export(
     run_id: Annotated[
         str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
@@ -517,12 +575,16 @@ def doctor(
             show_default=False,
         ),
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--results", help="A results folder, to be looked through as well.", show_default=False),
+    ] = None,
     weights: WeightsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Show versions, device, weights and the cache; or empty the cache.
+    """Show versions, device, compiler, disk, weights and the cache, and the health of a results folder; or empty the cache.
 
-    Example: ablate doctor --clear statistics
+    Example: ablate doctor --results results
     """
     from ablate import doctor as doctors
 
@@ -530,7 +592,7 @@ def doctor(
         files, freed = doctors.clear(clear)
         typer.echo(f"{files} files deleted, {freed / 1e6:.1f} MB freed")
         return
-    found = doctors.examine(weights)
+    found = doctors.examine(weights, folder)
     if as_json:
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
         return

@@ -1,15 +1,18 @@
-"""What this machine has: versions, device, weights and the cache; and how to empty the cache."""
+"""What this machine has: versions, device, compiler, disk, weights, the cache and a results folder's health; and how to empty the cache."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ablate import machine
+from ablate import health, machine
 from ablate.errors import AblateError, WeightsError, did_you_mean
-from ablate.files import cache_folder
+from ablate.files import cache_folder, printable
 from ablate.measure import weights
 from ablate.measure.efficientnet import EfficientNetLite0
 
@@ -21,16 +24,22 @@ CACHED = {  # folder of the cache -> what it holds
 }
 
 
-def examine(folder: Path | None) -> dict[str, Any]:
+def examine(folder: Path | None, results: Path | None = None) -> dict[str, Any]:
     """Return what is here, as one JSON document.
 
     Args:
         folder: A folder of weights; None: `ABLATE_WEIGHTS`.
+        results: A results folder, whose health is looked at; None: none.
 
     Returns:
         `environment` (versions, processor, GPU), `device`, `precision`, `threads`, `offline`, `weights` (name -> `source`, `digest`,
-        `problem`) and `cache` (`folder`, and kind -> `holds`, `files`, `bytes`).
+        `problem`), `compiler` (name and version, or None), `free_bytes` (folder -> bytes), `cache` (`folder`, and kind -> `holds`, `files`,
+        `bytes`) and `results` (None, or `folder` and `findings`: `kind`, `what`, `mend`).
+
+    Raises:
+        ResultsError: There is no such results folder.
     """
+    findings = None if results is None else health.to_json(health.examine(results))
     device = machine.pick_device("auto")
     root = cache_folder()
     kinds = {}
@@ -44,7 +53,10 @@ def examine(folder: Path | None) -> dict[str, Any]:
         "threads": machine.threads(),
         "offline": weights.offline(),
         "weights": {"efficientnet_lite0": _embedded(), **{name: _look_up(name, folder) for name in weights.BACKBONES}},
+        "compiler": _compiler(),
+        "free_bytes": {str(path): _free_bytes(path) for path in (root, *([results] if results else []))},
         "cache": {"folder": str(root), "kinds": kinds},
+        "results": None if results is None else {"folder": str(results), "findings": findings},
     }
 
 
@@ -73,6 +85,25 @@ def clear(kind: str) -> tuple[int, int]:
                 raise AblateError(f"{path}: cannot be deleted ({error.strerror})") from error
             files, freed = files + 1, freed + size
     return files, freed
+
+
+def _compiler() -> str | None:
+    """The C++ compiler that `torch.compile` would start, and its version, or None."""
+    for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
+        if (path := shutil.which(name)) is not None:
+            with suppress(OSError, subprocess.SubprocessError):
+                words = [path, "--version"]
+                done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True, errors="replace")
+                return printable((done.stdout.splitlines() or [name])[0])
+    return None
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What is free on the disk of a folder, or of the nearest parent that exists."""
+    for path in (folder.absolute(), *folder.absolute().parents):
+        with suppress(OSError):
+            return shutil.disk_usage(path).free
+    return None
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Files that a reader never meets half written, and the folder of what can be computed again."""
+"""Files that a reader never meets half written, the folder of what can be computed again, and what is safe to show and to allocate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from ablate.errors import AblateError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """Give a temporary path to write to; flush it to the disk and put it in place of `path` when the block ends well.
+
+    Args:
+        path: What is written.
+        previous: Where to keep what stood at `path`. Between the two renames it is the only one of the two that is there.
 
     Raises:
         OSError: The folder or the file cannot be written; what stood at `path` is as it was, and nothing is left beside it.
@@ -25,11 +29,57 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if previous is not None and path.is_file():
+            path.replace(previous)
         temporary.replace(path)
+        sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames in a folder survive a power cut themselves."""
+    if os.name == "nt":  # no handle on a folder there; the rename is journalled
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_text(path: Path, most: int) -> str:
+    """Read a small UTF-8 file.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file: a pipe would be waited for.
+        ValueError: It has more than `most` bytes, or is not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"{path.stat().st_size:,} bytes; allowed: {most:,}")
+    return content.decode()
+
+
+def printable(text: object) -> str:
+    """Return a text as one line that a terminal shows as it stands: what would steer it (escape, newline, bidi marks) is escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def host_bytes() -> int | None:
+    """Return what this machine, or the container's limit, has of memory in all, in bytes; None where the system does not tell."""
+    found = []
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max" is no limit
+            found.append(int(Path(path).read_text(encoding="ascii")))
+    return min(found, default=None)
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ablate import results
+from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import ImageSet
 from ablate.measure.suite import Suite
 from ablate.progress import Progress, Task
@@ -61,6 +62,8 @@ class Job:
     device: torch.device
     precision: str
     progress: Progress
+    save_every_s: float = SAVE_EVERY_S
+    cache: Path | None = None  # of trained autoencoders; None: the user's
 
     def task(self, name: str, total: int) -> AbstractContextManager[Task]:
         """Show a bar for a phase of this run."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ablate import rng
-from ablate.checkpoint import TrainingState, digest, save_tensors
+from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, previous_of, save_tensors
 from ablate.errors import ResultsError
 from ablate.files import cache_folder
 from ablate.measure.efficientnet import efficientnet_lite0
@@ -53,6 +53,8 @@ def prepare(
     *,
     precision: str,
     checkpoint: Path,
+    cache: Path | None = None,
+    save_every_s: float = SAVE_EVERY_S,
     on_step: Callable[[TrainingState], None] = lambda state: None,
 ) -> Latents:
     """Return the autoencoder of a data set and seed, from the cache or trained now.
@@ -63,7 +65,9 @@ def prepare(
         data_digest: The data set's fingerprint.
         seed: The run's seed.
         precision: `fp32`, or `bf16` for autocast.
-        checkpoint: Where an interrupted training is kept; the finished one is removed.
+        checkpoint: Where an interrupted training is kept; the cache's file takes its place.
+        cache: The cache's folder; None: the user's.
+        save_every_s: Seconds between checkpoints.
         on_step: Called before the first training step and after each.
 
     Raises:
@@ -71,18 +75,21 @@ def prepare(
         KeyboardInterrupt: SIGINT or SIGTERM came; the training was saved first.
     """
     budget = _budget(config)
-    path = cache_folder() / "autoencoders" / f"{_key(config, budget, data_digest, seed, precision)}.safetensors"
+    path = (
+        (cache or cache_folder()) / "autoencoders" / f"{_key(config, budget, data_digest, seed, precision)}.safetensors"
+    )
     tensors, wall_s = _read(path) or ({}, 0.0)
     if not tensors:
-        state = _train(config, budget, images, seed, precision, checkpoint, on_step)
+        state = _train(config, budget, images, seed, precision, checkpoint, on_step, save_every_s)
         assert isinstance(state.ema, Autoencoder)
         shift, scale = _moments(state.ema, images, precision)
         tensors = {name: p.detach().cpu() for name, p in state.ema.named_parameters()}
         tensors |= {"shift": shift.cpu(), "scale": scale.cpu()}
         wall_s = state.wall_s
-        with suppress(ResultsError):  # a full or read-only cache: it is trained again next time
+        with suppress(ResultsError):  # a full or read-only cache: the checkpoints have to do
             save_tensors(path, tensors, {"sha256": digest(tensors), "wall_s": json.dumps(wall_s)})
-        checkpoint.unlink(missing_ok=True)
+            for left in (checkpoint, previous_of(checkpoint)):
+                left.unlink(missing_ok=True)
     return Latents(restore(config, tensors, images.device, precision), tensors, digest(tensors), wall_s)
 
 
@@ -127,6 +134,7 @@ def _train(
     precision: str,
     checkpoint: Path,
     on_step: Callable[[TrainingState], None],
+    save_every_s: float,
 ) -> TrainingState:
     device = images.device
 
@@ -151,7 +159,7 @@ def _train(
         )
         return [parts[0] + config.autoencoder.kl_weight * kl, *parts[1:]]
 
-    return fit(state, budget, parts_of, checkpoint, on_step)
+    return fit(state, budget, parts_of, checkpoint, on_step, save_every_s)
 
 
 def _moments(model: Autoencoder, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:

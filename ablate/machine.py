@@ -6,12 +6,17 @@ import json
 import os
 import platform
 import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ablate.errors import AblateError
+from ablate.files import host_bytes
 
 LIBRARIES = (
     "ablate",
@@ -25,6 +30,8 @@ LIBRARIES = (
     "torch-fidelity",
     "torchvision",
 )
+
+_NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, behind the operation's name
 
 
 def pick_device(name: str) -> torch.device:
@@ -44,6 +51,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_bytes(device: torch.device) -> int | None:
+    """Return the memory that a device has in all, in bytes; None where it is unknown."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else host_bytes()
+
+
 def pick_precision(device: torch.device) -> str:
     """Return `bf16` where the device multiplies bfloat16 natively (measured 1.9-2.6x faster in training), else `fp32`."""
     if device.type == "cuda":
@@ -57,6 +69,34 @@ def environment(device: torch.device) -> str:
     values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu_name()}
     values["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return json.dumps(values, sort_keys=True)
+
+
+@contextmanager
+def deterministic() -> Iterator[set[str]]:
+    """Make torch choose deterministic algorithms in the block.
+
+    Yields:
+        The names of operations that have none and ran all the same: complete when the block has ended.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; without it torch warns
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    filled, names = settings.fill_uninitialized_memory, set[str]()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("default", message=f".*{_NOT_DETERMINISTIC}")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        settings.fill_uninitialized_memory = False  # it finds bugs, and costs a pass over every tensor
+        try:
+            yield names
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            settings.fill_uninitialized_memory = filled
+    for warning in caught:
+        text = str(warning.message)
+        if _NOT_DETERMINISTIC in text:
+            names.add(text.split()[0])
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def git_state() -> tuple[str | None, bool | None]:

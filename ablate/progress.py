@@ -50,6 +50,13 @@ class Progress:
         if self._bars is not None:
             self._bars.stop()
 
+    def say(self, text: str) -> None:
+        """Write a line to stderr, above the bars where there are some."""
+        if self._bars is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Task]:
         """Show a bar for `total` units of work; it goes when the block ends."""

@@ -3,6 +3,7 @@
     <results>/<table>.parquet        the tables of `SCHEMAS`, readable by `pandas.read_parquet`
     <results>/.lock, .lock.json      held by the one writer, and who that is
 
+A table of an older schema version is migrated as it is read, and written in the present one by the next run; a newer one is refused.
 A table is replaced as a whole: written beside the old file, flushed to the disk, renamed over it. So a reader sees the
 old table or the new one, never half of one, and a process that is killed loses no row that was saved before.
 """
@@ -16,7 +17,7 @@ import os
 import socket
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +30,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ablate.errors import ResultsError, did_you_mean
+from ablate.files import sync_folder
 
 SCHEMA_VERSION = 1
+# Version n -> what makes a table (its name, its content) of that version one of n + 1. The number is raised only where a column's meaning
+# or type changes, or one goes: a column that is added is null in the rows of before, and needs nothing.
+MIGRATIONS: dict[int, Callable[[str, pa.Table], pa.Table]] = {}
 VERSION_KEY = b"ablate_schema_version"
 STATUSES = ("done", "diverged", "failed", "interrupted")
 
@@ -69,7 +74,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_INT, "threads"),
         (_TEXT, "environment git_commit"),
         (_BOOL, "git_dirty"),
-        (_TEXT, "weights_digest samples_digest autoencoder_digest"),
+        (_TEXT, "weights_digest samples_digest autoencoder_digest nondeterministic_ops"),
         (_TIME, "started_at finished_at"),
     ],
     "curves": [
@@ -171,7 +176,7 @@ def append(
                 _write(staged[path], pa.concat_tables([kept, added]))
             for path, written in staged.items():
                 os.replace(written, path)
-            _sync_folder(results)
+            sync_folder(results)
         except OSError as error:
             raise ResultsError(
                 f"{results}: the rows could not be saved: {_reason(error)}; earlier rows are kept; free the disk or "
@@ -317,14 +322,20 @@ def _load(path: Path, table: str) -> pa.Table:
                     f"{path}: written with schema version {version}, this ablate reads up to {SCHEMA_VERSION}; "
                     "upgrade ablate, or choose another --results folder"
                 )
-            kinds = {field.name: field.type for field in parquet.schema_arrow}
+            found = parquet.read()
+            for older in range(int(version), SCHEMA_VERSION):
+                if older not in MIGRATIONS:
+                    raise ResultsError(
+                        f"{path}: written with schema version {version}, which this ablate cannot read; {mend}"
+                    )
+                found = MIGRATIONS[older](table, found)
+            kinds = {field.name: field.type for field in found.schema}
             # Columns that came later are null in the rows of before.
             odd = [f.name for f in schema if (f.name in kinds or not f.nullable) and kinds.get(f.name) != f.type]
             odd += [name for name in kinds if name not in schema.names]
             if odd:
                 names = ", ".join(map(repr, odd))
                 raise ResultsError(f"{path}: its columns are not those of schema version {version}: {names}; {mend}")
-            found = parquet.read()
             columns = {f.name: found[f.name] if f.name in kinds else pa.nulls(len(found), f.type) for f in schema}
             return pa.table(columns, schema=schema)
     except FileNotFoundError:
@@ -347,17 +358,6 @@ def _write(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renames themselves survive a power cut."""
-    if os.name == "nt":  # no handle on a folder there; the rename is journalled
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """One run: data -> (autoencoder ->) train -> sample -> measure -> rows.
 
-A run that has finished is skipped, an interrupted one resumes from its checkpoint. Its row is written last, so a row with status `done`
-has its artifacts and its other tables.
+A run works in `artifacts/<run_id>.part/`: its checkpoints are there, and what it has made so far. When all is made, the files move to
+`artifacts/<run_id>/`, the row is written, and the rest of the working folder is deleted. So a row with status `done` has its artifacts and
+its other tables, and a run that is made again leaves the finished one as it was until then.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ablate import evaluate, latents, machine, quantize
-from ablate.checkpoint import TrainingState, digest, save_tensors
+from ablate import evaluate, latents, machine, quantize, results
+from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, save_tensors
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
-from ablate.errors import DivergedError
+from ablate.errors import DivergedError, ResultsError
+from ablate.files import sync_folder
 from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
 from ablate.measure.efficientnet import efficientnet_lite0
@@ -39,7 +43,15 @@ GRID = 64  # pictures
 
 
 def execute(
-    spec: RunSpec, data: ImageSet, folder: Path, *, suite: Suite, progress: Progress, load_wall_s: float = 0.0
+    spec: RunSpec,
+    data: ImageSet,
+    folder: Path,
+    *,
+    suite: Suite,
+    progress: Progress,
+    load_wall_s: float = 0.0,
+    save_every_s: float = SAVE_EVERY_S,
+    finished_before: bool = False,
 ) -> Row:
     """Make one run and write its rows.
 
@@ -50,6 +62,8 @@ def execute(
         suite: What samples are measured with, on the device where everything is computed.
         progress: Bars to show.
         load_wall_s: What loading the data took, in seconds.
+        save_every_s: Seconds between checkpoints.
+        finished_before: The run has a finished row: an interruption leaves that in place.
 
     Returns:
         The row of `runs.parquet`, with status `done` or `diverged`.
@@ -59,14 +73,13 @@ def execute(
         AblateError: Something a user can mend went wrong.
     """
     run_id = spec.run_id(data.name, data.digest)
-    artifacts = folder / "artifacts" / run_id
+    artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
     device, precision = suite.device, machine.pick_precision(suite.device)
     tables = Tables(_first_columns(spec, data, device, precision, run_id) | {"load_wall_s": load_wall_s})
-    job = Job(spec, data, tables, artifacts, suite, device, precision, progress)
+    job = Job(spec, data, tables, working, suite, device, precision, progress, save_every_s)
+    _sweep(working)
     try:
-        codec = _codec(job)
-        model = _train(job, codec)
-        samples = _sample(job, model, codec)
+        model, codec, samples = produce(job)
         with tables.timed("measure_wall_s"):
             evaluate.measure_denoising(job, model, codec)
             evaluate.measure_fidelity(job, samples, codec)
@@ -82,19 +95,71 @@ def execute(
                 tables.others[table] += rows
         phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")
         tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
+        _move(working, artifacts)
     except DivergedError as error:
         tables.write(folder, "diverged", str(error))
+        shutil.rmtree(working, ignore_errors=True)  # its checkpoint would only diverge again
         return tables.run
     except KeyboardInterrupt:
-        tables.write(folder, "interrupted", "interrupted by a signal; the same command resumes it")
+        if not finished_before:
+            tables.write(folder, "interrupted", "interrupted by a signal; the same command resumes it")
         raise
     except Exception as error:
         tables.write(folder, "failed", f"{type(error).__name__}: {error}")
         raise
     tables.write(folder, "done")
-    for left in artifacts.glob("*checkpoint.safetensors*"):  # and what a killed process may have left of one
-        left.unlink()
+    shutil.rmtree(working, ignore_errors=True)
     return tables.run
+
+
+def working_folder(folder: Path, run_id: str) -> Path:
+    """Return where a run that has not finished keeps its checkpoints and what it has made."""
+    return folder / "artifacts" / f"{run_id}.part"
+
+
+def clean(folder: Path, run_id: str) -> bool:
+    """Delete the working folder of a finished run, whose process was killed before it did so; return whether the run is finished."""
+    runs = results.read(folder, "runs")
+    done = bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
+    if done:
+        shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
+    return done
+
+
+def produce(job: Job) -> tuple[Denoiser, Codec, np.ndarray]:
+    """Train and sample: all that a run's digests depend on, with deterministic algorithms.
+
+    Returns:
+        The averaged weights, the way between pictures and latents, and the samples (N, 3, 64, 64) uint8.
+
+    Raises:
+        DivergedError: A loss or gradient norm is not finite.
+        KeyboardInterrupt: Interrupted; the training was saved first.
+    """
+    with machine.deterministic() as names:
+        codec = _codec(job)
+        model = _train(job, codec)
+        samples = _sample(job, model, codec)
+    job.tables.run["nondeterministic_ops"] = " ".join(sorted(names))
+    return model, codec, samples
+
+
+def _sweep(working: Path) -> None:
+    """Delete what a killed process was just writing."""
+    for left in working.glob("*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def _move(working: Path, artifacts: Path) -> None:
+    """Put what a run has made in place of what an earlier one may have left; its checkpoints stay until its row is written."""
+    made = [path for path in working.iterdir() if not path.name.endswith("checkpoint.safetensors")]
+    try:
+        artifacts.mkdir(exist_ok=True)
+        for path in made:
+            os.replace(path, artifacts / path.name)
+        sync_folder(artifacts)
+    except OSError as error:
+        raise ResultsError(f"{artifacts}: cannot be written ({error}); mend the folder and run again") from error
 
 
 def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precision: str, run_id: str) -> Row:
@@ -151,18 +216,22 @@ def _codec(job: Job) -> Codec:
             job.spec.seed,
             precision=job.precision,
             checkpoint=job.artifacts / "autoencoder_checkpoint.safetensors",
-            on_step=_advance(bar),
+            cache=job.cache,
+            save_every_s=job.save_every_s,
+            on_step=_advance(job, bar),
         )
     job.tables.run |= {"autoencoder_wall_s": made.wall_s, "autoencoder_digest": made.digest}
     save_tensors(job.artifacts / "autoencoder.safetensors", made.tensors, {"run_id": job.tables.run["run_id"]})
     return made.codec
 
 
-def _advance(bar: Task) -> Callable[[TrainingState], None]:
+def _advance(job: Job, bar: Task) -> Callable[[TrainingState], None]:
     done = 0
 
     def on_step(state: TrainingState) -> None:
         nonlocal done
+        while state.problems:
+            job.progress.say(f"note: {state.problems.pop()}; training goes on from the one before")
         bar.advance(state.step - done, f"loss {state.curve[-1]['loss']:.3f}" if state.curve else "")
         done = state.step
 
@@ -172,7 +241,7 @@ def _advance(bar: Task) -> Callable[[TrainingState], None]:
 def _train(job: Job, codec: Codec) -> Denoiser:
     config, tables = job.spec.config, job.tables
     with job.task("train", config.train.steps) as bar:
-        advance = _advance(bar)
+        advance = _advance(job, bar)
 
         def on_step(state: TrainingState) -> None:
             advance(state)
@@ -187,6 +256,7 @@ def _train(job: Job, codec: Codec) -> Denoiser:
             precision=job.precision,
             checkpoint=job.artifacts / "checkpoint.safetensors",
             codec=codec,
+            save_every_s=job.save_every_s,
             on_step=on_step,
         )
     tables.run |= {"train_wall_s": state.wall_s, "images_per_s": tables.run["images_seen"] / state.wall_s}

@@ -32,7 +32,8 @@ class RunSpec:
         """Return the run's name: readable parts, and a digest of configuration, data set's fingerprint and seed."""
         content = hashlib.sha256(f"{self.config.to_json()}/{digest}/{self.seed}".encode()).hexdigest()[:8]
         name = re.sub(r"[^A-Za-z0-9._+-]", "_", data)[:40]
-        return f"{self.variant}-{self.preset}-{name}-s{self.seed}-{content}"
+        # Long combinations are cut: a file's name has at most 255 bytes, and the digest tells runs apart.
+        return f"{self.variant[:120]}-{self.preset}-{name}-s{self.seed}-{content}"
 
 
 def parse_seeds(text: str) -> list[int]:

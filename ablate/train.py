@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate import rng
-from ablate.checkpoint import TrainingState, stop_signals
+from ablate.checkpoint import SAVE_EVERY_S, TrainingState, stop_signals
 from ablate.diffusion import LOSS_SPACE, PREDICTION, expand, interpolate
 from ablate.errors import DivergedError
 from ablate.model.autoencoder import PIXELS, Codec
@@ -25,7 +25,6 @@ from ablate.model.denoiser import build
 from ablate.variant import Config, TrainConfig
 
 LOG_EVERY = 10  # steps
-SAVE_EVERY_S = 60.0
 LOGGED = ("loss", "loss_l2", "loss_perceptual", "grad_norm")
 
 
@@ -130,6 +129,7 @@ def train(
     precision: str,
     checkpoint: Path,
     codec: Codec = PIXELS,
+    save_every_s: float = SAVE_EVERY_S,
     on_step: Callable[[TrainingState], None] = lambda state: None,
 ) -> TrainingState:
     """Train a denoiser, resuming from the checkpoint where there is one.
@@ -142,6 +142,7 @@ def train(
         precision: `fp32`, or `bf16` for autocast.
         checkpoint: The file to resume from and to save to.
         codec: Between pictures and what is diffused.
+        save_every_s: Seconds between checkpoints.
         on_step: Called before the first step and after each.
 
     Raises:
@@ -165,7 +166,7 @@ def train(
         # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
         return loss_parts(config, perceptual, output, x, z, t, codec, pictures)
 
-    return fit(state, config.train, parts_of, checkpoint, on_step)
+    return fit(state, config.train, parts_of, checkpoint, on_step, save_every_s)
 
 
 def fit(
@@ -174,6 +175,7 @@ def fit(
     parts_of: Callable[[int], list[Tensor]],
     checkpoint: Path,
     on_step: Callable[[TrainingState], None],
+    save_every_s: float = SAVE_EVERY_S,
 ) -> TrainingState:
     """Run the training loop from the state's step, or the checkpoint's, to the budget's last.
 
@@ -183,6 +185,7 @@ def fit(
         parts_of: Gives the loss (what is minimised), its squared error and its perceptual distance at a step.
         checkpoint: The file to resume from and to save to.
         on_step: Called before the first step and after each.
+        save_every_s: Seconds between checkpoints; the last two are kept.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
@@ -213,10 +216,11 @@ def fit(
                 state.sums.zero_()
                 state.logged_step, logged_s = state.step, time.monotonic()
             on_step(state)
-            if stopped() or time.monotonic() - saved_s > SAVE_EVERY_S:
+            if stopped() or time.monotonic() - saved_s > save_every_s:
                 state.save(checkpoint)
                 saved_s = time.monotonic()
             if stopped():
                 raise KeyboardInterrupt
-    state.save(checkpoint)
+    if state.saved_step != state.step:
+        state.save(checkpoint)
     return state

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import tomllib
 import typing
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from ablate.errors import VariantError, did_you_mean
+from ablate.files import read_text
 
 PACKAGED = Path(__file__).parent / "variants"
 PRESETS = Path(__file__).parent / "presets"
 USER = Path("variants")
 BASELINE = "baseline"
 DEFAULT_PRESET = "quick"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of folders' names, and is shown as it stands
+MAX_BYTES = 2**20  # of a TOML file
+MAX_INT = 10**12  # of a setting
 
 
 @dataclass(frozen=True)
@@ -169,15 +174,17 @@ def names() -> list[str]:
     """Return every variant's name, the baseline first, the packaged ones before the user's.
 
     Raises:
-        VariantError: A file of `./variants` has the name of a packaged variant.
+        VariantError: A file of `./variants` has the name of a packaged variant, or one that cannot be a name.
     """
     packaged = sorted(p.stem for p in PACKAGED.glob("*.toml"))
-    user = sorted(p.stem for p in USER.glob("*.toml")) if USER.is_dir() else []
-    clash = [name for name in user if name in packaged]
-    if clash:
-        raise VariantError(
-            f"{USER / clash[0]}.toml: the name {clash[0]} is taken by a packaged variant; rename the file"
-        )
+    # Hidden files are not meant: editors and file managers leave them.
+    user = sorted(p.stem for p in USER.glob("*.toml") if not p.name.startswith(".")) if USER.is_dir() else []
+    for name in user:
+        if not NAME.fullmatch(name):
+            allowed = "at most 64 of a-z A-Z 0-9 _ . and -, the first a letter or digit"
+            raise VariantError(f"{USER}/{name!a}.toml: not a variant's name; allowed: {allowed}; rename the file")
+        if name in packaged:
+            raise VariantError(f"{USER / name}.toml: the name {name} is taken by a packaged variant; rename the file")
     return [BASELINE, *(name for name in packaged if name != BASELINE), *user]
 
 
@@ -257,9 +264,9 @@ def from_json(text: str, preset: str) -> Config:
         for section, values in sections.items():
             known = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
             config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **known)})
-    except (ValueError, TypeError, AttributeError) as error:
+        _check("a run's configuration", config)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise VariantError(f"a run's configuration cannot be read: {' '.join(str(error).split())}") from error
-    _check("a run's configuration", config)
     return config
 
 
@@ -280,6 +287,8 @@ def _load_one(name: str) -> Variant:
         if key in table and not isinstance(table[key], kind):
             wanted = {bool: "true or false", str: "a string"}.get(kind, "a table, or a list of tables")
             raise VariantError(f"{path}: {key} is {table[key]!r}; it must be {wanted}")
+        if kind is str and not str(table.get(key, "")).isprintable():
+            raise VariantError(f"{path}: {key} is {table[key]!a}; it must be one line without control characters")
         if key not in table and kind is str:
             raise VariantError(f"{path}: {key} is missing; every variant says about, source and axis")
     delta = _flatten(path, {key: table[key] for key in table if key in SECTIONS})
@@ -312,6 +321,8 @@ def _check_claim(path: Path, claim: Any) -> None:
         raise VariantError(
             f"{path}: claim has {', '.join(claim) or 'no keys'}; it needs the strings metric, expect and because"
         )
+    if not all(value.isprintable() for value in claim.values()):
+        raise VariantError(f"{path}: claim has control characters; each of its strings must be one line")
     if claim["expect"] not in ("better", "worse", "same"):
         raise VariantError(f"{path}: claim.expect is {claim['expect']!r}. Allowed: better, worse, same")
 
@@ -324,8 +335,9 @@ def _baseline_values() -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return tomllib.loads(read_text(path, MAX_BYTES))
+    # Not there, damaged or not UTF-8, with numbers of thousands of digits; nested too deeply.
+    except (OSError, ValueError, RecursionError) as error:
         raise VariantError(f"{path}: cannot be read as TOML: {error}") from error
 
 
@@ -380,6 +392,8 @@ def _check(what: str, config: Config) -> None:
                 raise VariantError(
                     f"{what}: {name} is {value!r}; it must be {'zero or more' if name in zero_allowed else 'positive'}"
                 )
+            if any(type(n) is int and n > MAX_INT for n in numbers):
+                raise VariantError(f"{what}: {name} is {value!r}; it must be at most {MAX_INT:,}")
             if name in shares and value > 1:
                 raise VariantError(f"{what}: {name} is {value!r}; it must be at most 1")
     model = config.model

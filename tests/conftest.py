@@ -2,5 +2,13 @@
 
 import os
 
+from hypothesis import HealthCheck, settings
+
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # read when numpy and torch are first imported, and by the processes that tests start
+
+# A busy machine is no failure, and folders that examples share are written anew by each.
+settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("busy")

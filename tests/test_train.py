@@ -104,7 +104,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(
     images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = run(SMOKE, images, tmp_path)
-    before = (tmp_path / "c.safetensors").read_bytes()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -112,8 +112,8 @@ def test_a_full_disk_keeps_the_old_checkpoint(
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ResultsError, match="No space left on device"):
         state.save(tmp_path / "c.safetensors")
-    assert (tmp_path / "c.safetensors").read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert set(before) == {"c.safetensors", "previous_c.safetensors"}
 
 
 def test_divergence_is_an_error_of_its_own(images: torch.Tensor, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import warnings
 import zipfile
@@ -23,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ablate.data import cats
 from ablate.errors import DataError
+from ablate.files import host_bytes, printable
 
 CATS = "cats"
 SUFFIXES = (
@@ -79,7 +81,7 @@ def load(source: str, *, size: int = 64) -> ImageSet:
     if not source:
         raise DataError(f"data: no name given; allowed: {CATS}, or the path of a folder, a .zip or a .npz")
     path = Path(source)
-    return _split(path.resolve().stem, read_images(path, size=size), "", where=_show(path))
+    return _split(_show(path.resolve().stem), read_images(path, size=size), "", where=_show(path))
 
 
 def read_images(path: Path, *, size: int) -> np.ndarray:
@@ -96,6 +98,7 @@ def read_images(path: Path, *, size: int) -> np.ndarray:
         DataError: The path or one of its pictures cannot be read; the message names the file.
     """
     with Pictures(path, size=size) as pictures:
+        _check_memory(pictures.where, f"{len(pictures):,} pictures of {size} x {size}", len(pictures) * 3 * size**2)
         found = np.empty((len(pictures), 3, size, size), np.uint8)
         for i, picture in enumerate(pictures.read(range(len(pictures)))):
             found[i] = picture
@@ -327,7 +330,11 @@ def _array(path: Path, where: str) -> np.ndarray:
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
             names = list(file)
-            array: np.ndarray = file["images" if "images" in names else names[0]] if names else np.empty(0)
+            name = "images" if "images" in names else (names or [""])[0]
+            _check_memory(where, f"the array {_show(name)}", _claimed_bytes(path, name))
+            array: np.ndarray = file[name] if names else np.empty(0)
+    except DataError:
+        raise
     except Exception as error:  # As in _decode: a damaged zip or header raises whatever its bytes lead to.
         raise DataError(
             f"{where}: not an .npz of plain arrays ({_show(error) or type(error).__name__}); mend: save it again"
@@ -345,6 +352,26 @@ def _array(path: Path, where: str) -> np.ndarray:
         raise DataError(f"{where}: found {array.dtype} {array.shape}; {allowed}")
     _check_pixels(where, width, height)
     return array
+
+
+def _claimed_bytes(path: Path, name: str) -> int:
+    """How many bytes an array of a `.npz` says it has: numpy allocates them before it reads any."""
+    with zipfile.ZipFile(path) as archive:
+        inside = set(archive.namelist()) & {name, f"{name}.npy"}
+        if not inside:
+            return 0
+        with archive.open(inside.pop()) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+    return math.prod(shape) * dtype.itemsize
+
+
+def _check_memory(where: str, what: str, needed: int) -> None:
+    available = host_bytes()
+    if available is not None and needed > available:
+        found = f"{what} needs {needed / 1e9:,.1f} GB of memory, there are {available / 1e9:,.1f} GB in all"
+        raise DataError(f"{where}: {found}; mend: use fewer or smaller pictures")
 
 
 def _split(name: str, pictures: np.ndarray, credit: str, *, where: str = CATS) -> ImageSet:
@@ -368,4 +395,4 @@ def _split(name: str, pictures: np.ndarray, credit: str, *, where: str = CATS) -
 
 def _show(text: object) -> str:
     """Return a path or a message as one printable line, whatever bytes a file's name is made of."""
-    return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())
+    return printable(" ".join(str(text).split()))

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablate.errors import VariantError
+from ablate.files import host_bytes
 from ablate.model.autoencoder import Autoencoder
 from ablate.model.backbone import SPACES
 from ablate.model.denoiser import Denoiser
+from ablate.model.memory import check_weights
 from ablate.model.pyramid import pyramid_macs
 from ablate.variant import AutoencoderConfig, Config, ModelConfig
 
@@ -52,7 +54,12 @@ class Cost:
 
 
 def cost(config: Config) -> Cost:
-    """Count what a configuration spends, by running one picture through an untrained network."""
+    """Count what a configuration spends, by running one picture through an untrained network.
+
+    Raises:
+        VariantError: That network does not fit into this machine's memory.
+    """
+    check_weights("the configuration", config, host_bytes())
     params, macs = _denoiser(config.model)
     step, decode, once = 3 * sum(macs.values()) * config.train.batch, 0, 0
     if config.model.space == "latent":

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from ablate.errors import ResultsError, did_you_mean
+from ablate.files import printable
 from ablate.measure.metrics import FEATURES
 from ablate.report.quantized import Quantized, summarise
 from ablate.variant import BASELINE
@@ -127,6 +128,10 @@ def build(
         ResultsError: There are runs, but none with this preset or data set.
     """
     records: list[Run] = runs.astype(object).where(runs.notna(), None).to_dict("records")  # type: ignore[assignment]
+    # A table may come from elsewhere: what is shown of it must not steer a terminal.
+    records = [
+        {key: printable(" ".join(v.split())) if isinstance(v, str) else v for key, v in run.items()} for run in records
+    ]
     records = _only(records, "preset", preset, {preset})
     records = _only(records, "data", data, {data, Path(data).stem} if data else set())
     groups: dict[tuple[str, str, str], list[Run]] = {}

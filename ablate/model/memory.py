@@ -1,0 +1,109 @@
+"""What a configuration needs of memory, estimated from its numbers alone: absurd sizes are refused before anything is allocated.
+
+    weights       P parameters x 4 bytes, five times in training: weights, gradients, AdamW's two moments, averaged weights
+    activations   what the backward pass keeps of one picture x the batch, in float32
+    samples       pictures drawn, in float32 twice (batches, and joined) and once in uint8
+
+P counts the transformer's and the convolutions' products alone, and the perceptual network is left out: a lower bound that is within a
+factor of two of what torch keeps (`tests/model/test_memory.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ablate.errors import VariantError
+from ablate.variant import Config
+
+TOKENS = 64
+PICTURE = 3 * 64 * 64  # numbers
+FLOAT = 4  # bytes
+KERNEL = 29  # numbers that a filter head gives per pixel
+TRAINING_COPIES = 5
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Estimated bytes."""
+
+    params: int  # a count, not bytes
+    activations: int  # of one picture
+    training: int
+    sampling: int
+
+    @property
+    def peak(self) -> int:
+        """The larger of what training and what sampling needs."""
+        return max(self.training, self.sampling)
+
+
+def estimate(config: Config) -> Memory:
+    """Estimate what a configuration needs, in bytes; plain arithmetic, whatever the sizes."""
+    model = config.model
+    inputs = (model.width, *model.upscaler_channels[:-1])
+    stages = list(zip((8, 16, 32), inputs, model.upscaler_channels, strict=True))
+    params = model.depth * 18 * model.width**2 + sum(13 * c * c + 4 * c * out for _, c, out in stages)
+    kept = model.depth * (22 * TOKENS * model.width + 2 * model.attention_heads * TOKENS**2)
+    kept += sum(8 * c * size**2 for size, c, _ in stages) + 64**2 * model.upscaler_channels[-1]
+    if model.output == "kpn":
+        heads = zip((16, 32, 64), model.upscaler_channels, model.head_channels, strict=True)
+        for size, c, hidden in heads:
+            params += c * hidden + (hidden or c) * KERNEL
+            kept += size**2 * (3 * hidden + 3 * KERNEL)
+    if model.drift:
+        params += 45 * model.drift_channels**2
+        kept += 8 * 64**2 * model.drift_channels
+    weights, measure = params * FLOAT, config.measure
+    samples = max(measure.fd_samples, measure.fd_reference) * PICTURE * (2 * FLOAT + 1)
+    at_once = max(*measure.latency_batches, measure.denoise_images) * PICTURE * FLOAT
+    return Memory(
+        params,
+        kept * FLOAT,
+        TRAINING_COPIES * weights + config.train.batch * kept * FLOAT,
+        2 * weights + samples + at_once,
+    )
+
+
+def check(what: str, config: Config, available: int | None) -> None:
+    """Refuse a configuration that cannot fit.
+
+    Args:
+        what: The variant, for the message.
+        config: The configuration.
+        available: Bytes that the device has in all; None: unknown, and everything is allowed.
+
+    Raises:
+        VariantError: Training or sampling needs more; the message has the figures.
+    """
+    need = estimate(config)
+    if available is None or need.peak <= available:
+        return
+    if need.training >= need.sampling:
+        weights = TRAINING_COPIES * FLOAT * need.params
+        batch = f"{_gb(need.training - weights)} for a batch of {config.train.batch}"
+        parts = f"{_gb(weights)} for {need.params:.3g} parameters and their optimiser, {batch}"
+        mend = "model.width, model.depth, the channels or train.batch"
+    else:
+        parts, mend = f"{_gb(need.sampling)} for sampling and measuring", "the numbers of pictures in [measure]"
+    raise VariantError(
+        f"{what}: needs at least {_gb(need.peak)} of memory ({parts}); there are {_gb(available)} in all; lower {mend}"
+    )
+
+
+def check_weights(what: str, config: Config, available: int | None) -> None:
+    """Refuse a configuration whose weights alone do not fit, as `check` does for all of it.
+
+    Raises:
+        VariantError: They do not.
+    """
+    need = estimate(config)
+    size = need.params * FLOAT + need.activations
+    if available is not None and size > available:
+        raise VariantError(
+            f"{what}: {need.params:.3g} parameters need at least {_gb(size)} of memory; there are {_gb(available)} in all; "
+            "lower model.width or model.depth"
+        )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count < 10**18 else f"{count:.1e} bytes"

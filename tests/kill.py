@@ -1,0 +1,276 @@
+"""Kill `ablate run` at random moments, many times over, and count what was lost: `python tests/kill.py 200 [SEED]`.
+
+A study of two runs is made without interruption; that is the reference. Then, in fresh folders, it is started, killed (SIGKILL) and started
+again until it ends by itself. Two in five kills fall at a random time, the others right before or after a random file operation (flush,
+rename, deletion), so that the moments in which files change places are hit as often as the long computations between them; before a flush
+half of the file is cut off, as if it were still being written. After every kill all tables and files are read, and after every end the
+digests of weights and samples are compared with the reference's. Beside one killed process in eight works a second one on the same study,
+which must end by itself; once two work side by side and none is killed, and then each run must have been made once.
+
+The processes are forked from one that has imported everything: a kill costs a run's time, not an interpreter's start.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors import safe_open
+
+from ablate import results
+from ablate.errors import ResultsError
+
+VARIANT = """about = "Small enough to be killed often."
+source = "test"
+axis = "test"
+[model]
+drift_channels = {channels}
+[train]
+perceptual = "none"
+[sample]
+num_steps = 2
+[measure]
+fd_samples = 8
+fd_reference = 8
+denoise_images = 1
+nearest_train = 8
+latency_batches = [1]
+latency_samples = 2
+"""
+OPERATIONS = ((os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "unlink"), (os, "unlink"), (os, "rmdir"))
+AIMS = {
+    "": 250,
+    ".parquet": 30,
+    "checkpoint": 90,
+    ".safetensors": 110,
+}  # words in paths -> about how many operations a study makes of such
+
+
+@dataclass
+class Count:
+    """What was found after the kills."""
+
+    kills: int = 0
+    ends: int = 0  # studies that ended by themselves afterwards
+    beside: int = 0  # kills of a process beside which another worked
+    made_twice: int = 0  # runs that two processes made, side by side
+    in_training: int = 0  # kills that left a checkpoint
+    rows_lost: int = 0
+    damaged: int = 0
+    unequal: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills ({self.in_training} with a checkpoint left, {self.beside} beside another process), {self.ends} resumed "
+            f"studies: rows lost {self.rows_lost}, damaged files {self.damaged}, resumed runs not bit-equal {self.unequal}, "
+            f"runs made twice {self.made_twice}"
+        )
+
+
+def prepare(folder: Path) -> None:
+    """Write the data set and the variants, and point the cache into the folder."""
+    np.savez(folder / "set.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
+    (folder / "variants").mkdir()
+    for name, channels in (("one", 8), ("two", 4)):
+        (folder / "variants" / f"{name}.toml").write_text(VARIANT.format(channels=channels))
+    os.environ |= {"ABLATE_CACHE": str(folder / "cache"), "ABLATE_OFFLINE": "1"}
+    os.environ.pop("ABLATE_WEIGHTS", None)
+    import ablate.launch.local  # noqa: F401  (what a child needs is imported before the forks)
+
+    save = Image.Image.save  # the smallest file takes a third of such a run's time
+    Image.Image.save = lambda self, *words, optimize=False, **options: save(self, *words, **options)  # type: ignore
+
+
+def start(folder: Path, name: str, on_start: Callable[[], None] = lambda: None, *, log_name: str = "child.log") -> int:
+    """Fork a process that runs the study into the results folder `name`; return its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        os.chdir(folder)
+        with (folder / log_name).open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            on_start()
+            from ablate.cli import app
+
+            words = ["run", "--preset", "smoke", "--data", "set.npz", "--results", name, "--save-every", "0.05"]
+            app([*words, "--variant", "one", "--variant", "two"], standalone_mode=False)
+            status = 0
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+    finally:
+        os._exit(status)
+
+
+def die_at(aim: str, nth: int, *, after: bool) -> Callable[[], None]:
+    """Return what makes a process kill itself at its nth file operation on a path that contains `aim`."""
+
+    def install() -> None:
+        done, fsync = 0, os.fsync
+
+        def wrap(real: Callable[..., object]) -> Callable[..., object]:
+            def counted(*args: object, **options: object) -> object:
+                nonlocal done
+                first = args[0]
+                done += aim in (os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else str(first))
+                last = done >= nth
+                if last and not after:
+                    if real is fsync and isinstance(first, int):  # half of the file is written
+                        with suppress(OSError):
+                            os.ftruncate(first, os.fstat(first).st_size // 2)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                value = real(*args, **options)
+                if last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return value
+
+            return counted
+
+        for owner, name in OPERATIONS:
+            setattr(owner, name, wrap(getattr(owner, name)))
+
+    return install
+
+
+def wait(pid: int) -> int:
+    """Return how a process ended: its exit status, or minus the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def digests(folder: Path) -> dict[str, tuple[str, str]]:
+    """Return the digests of weights and samples of finished runs."""
+    runs = results.read(folder, "runs")
+    done = runs[runs["status"] == "done"]
+    return {
+        run_id: (weights, samples)
+        for run_id, weights, samples in zip(done["run_id"], done["weights_digest"], done["samples_digest"], strict=True)
+    }
+
+
+def rows(folder: Path) -> dict[str, dict[str, int]]:
+    """Return, of every finished run, how many rows each table holds."""
+    finished = set(digests(folder))
+    sizes = {table: results.read(folder, table).groupby("run_id").size().to_dict() for table in results.SCHEMAS}
+    return {run_id: {table: int(size.get(run_id, 0)) for table, size in sizes.items()} for run_id in finished}
+
+
+def inspect(folder: Path, before: set[str], whole: dict[str, dict[str, int]], count: Count) -> set[str]:
+    """Read everything in a results folder after a kill, and return the finished runs."""
+    try:
+        now = rows(folder)
+    except ResultsError as error:
+        count.damaged += 1
+        count.problems.append(str(error))
+        return before
+    lost = [run_id for run_id in before if run_id not in now] + [r for r in now if now[r] != whole[r]]
+    count.rows_lost += len(lost)
+    count.problems += [f"rows of {run_id} lost" for run_id in lost]
+    for path in sorted((folder / "artifacts").rglob("*")):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="numpy") as file:
+                    for name in file.keys():  # noqa: SIM118 (not a dict)
+                        file.get_tensor(name)
+            elif path.suffix == ".png":
+                Image.open(path).load()
+        except Exception as error:
+            if not path.exists():  # a process that works beside has moved it meanwhile
+                continue
+            count.damaged += 1
+            count.problems.append(f"{path}: {error}")
+    return set(now)
+
+
+def share(folder: Path) -> int:
+    """Let two processes make the study side by side; return how many runs they made together."""
+    logs = ("first.log", "second.log")
+    for pid in [start(folder, "shared", log_name=log) for log in logs]:
+        assert wait(pid) == 0, "\n".join((folder / log).read_text() for log in logs)
+    return sum((folder / log).read_text().count(": done in ") for log in logs)
+
+
+def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text: None) -> Count:
+    """Kill so many times; return the count.
+
+    Args:
+        kills: How many.
+        seed: Of the moments.
+        say: Told how it stands after every study.
+    """
+    draw, count, said = random.Random(seed), Count(), 0
+    folder = Path(tempfile.mkdtemp(prefix="ablate-kill-"))
+    try:
+        prepare(folder)
+        for name in ("warm", "reference"):  # the first fills the cache
+            begin = time.monotonic()
+            assert wait(start(folder, name)) == 0, (folder / "child.log").read_text()
+            whole_s = time.monotonic() - begin
+        reference, whole = digests(folder / "reference"), rows(folder / "reference")
+        assert len(reference) == 2
+        count.made_twice = share(folder) - len(reference)
+        while count.kills < kills:
+            study, finished = folder / f"study{count.ends}", set[str]()
+            for _ in range(draw.randint(2, 7)):
+                second = start(folder, study.name, log_name="second.log") if draw.random() < 0.12 else None
+                if draw.random() < 0.6:
+                    (aim,) = draw.choices(list(AIMS), weights=[1, 3, 1, 1])  # tables are the quickest to write
+                    blow = die_at(aim, 1 + int(AIMS[aim] * draw.random() ** 2), after=draw.random() < 0.3)
+                    pid = start(folder, study.name, blow)
+                else:
+                    pid = start(folder, study.name)
+                    time.sleep(whole_s * draw.random())
+                    os.kill(pid, signal.SIGKILL)
+                killed = wait(pid) == -signal.SIGKILL
+                count.kills += killed
+                count.in_training += killed and any((study / "artifacts").glob("*.part/*checkpoint.safetensors"))
+                finished = inspect(study, finished, whole, count)
+                if second is not None:
+                    count.beside += killed
+                    if (status := wait(second)) != 0:
+                        count.problems.append(
+                            f"beside: ended with {status}: {(folder / 'second.log').read_text()[-2000:]}"
+                        )
+                    finished = inspect(study, finished, whole, count)
+                    count.rows_lost += len(reference.keys() - finished)
+                if second is not None or not killed or count.kills >= kills:
+                    break
+            if (status := wait(start(folder, study.name))) != 0:
+                count.problems.append(f"ended with {status}: {(folder / 'child.log').read_text()[-2000:]}")
+            finished = inspect(study, finished, whole, count)
+            found = digests(study)
+            count.unequal += sum(found.get(run_id) != wanted for run_id, wanted in reference.items())
+            count.rows_lost += len(reference.keys() - finished)
+            count.ends += 1
+            left = [p for p in (study / "artifacts").rglob("*") if p.name.endswith((".part", ".tmp"))]
+            count.problems += [f"{path.name} left behind" for path in left]
+            shutil.rmtree(study)
+            say(str(count))
+            for problem in count.problems[said:]:
+                say(problem)
+            said = len(count.problems)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return count
+
+
+if __name__ == "__main__":
+    numbers = [int(word) for word in sys.argv[1:]]
+    counted = torture(*(numbers or [20]), say=partial(print, flush=True))
+    print(counted, *counted.problems, sep="\n")
+    sys.exit(bool(counted.rows_lost or counted.damaged or counted.unequal or counted.made_twice or counted.problems))

@@ -1,0 +1,358 @@
+"""Hostile input: each is one printable line that says what was found, nothing is written, and what was there is as it was."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from ablate import cli, results, variant
+from ablate.data import images
+from ablate.data.images import read_images
+from ablate.errors import AblateError, DataError, VariantError
+from ablate.files import printable
+from ablate.study import RunSpec, parse_seeds, plan
+
+HEAD = 'about = "a"\nsource = "s"\naxis = "x"\n'
+ESCAPE = "\x1b[2J"
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "variants").mkdir()
+    return tmp_path / "variants"
+
+
+def refused(call: Callable[[], object], kind: type[AblateError], message: str) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        call()
+    assert len(str(caught.value)) < 2000
+
+
+TOML = {
+    "nested a thousand deep": (HEAD + "x = " + "[" * 5000 + "]" * 5000, "cannot be read as TOML"),
+    "inline tables a thousand deep": (HEAD + "x = " + "{a=" * 3000 + "1" + "}" * 3000, "cannot be read as TOML"),
+    "a number of ten thousand digits": (HEAD + "[train]\nsteps = " + "9" * 10_000, "cannot be read as TOML"),
+    "a file of two megabytes": (HEAD + "#" * 2**21, r"bytes; allowed: 1,048,576"),
+    "a number beyond 64 bits": (HEAD + "[train]\nsteps = " + "9" * 30, r"it must be at most 1,000,000,000,000"),
+    "infinity": (HEAD + "[train]\nlr = inf\n", "it must be a finite number"),
+    "not a number": (HEAD + "[train]\nema = -nan\n", "it must be a finite number"),
+    "a date for a number": (HEAD + "[model]\nwidth = 2026-11-24\n", "it must be a whole number"),
+    "a table for a number": (HEAD + "[model.width]\nx = 1\n", "it must be a whole number"),
+    "an empty list": (HEAD + "[model]\nhead_channels = []\n", "must be a list of whole numbers"),
+    "a list with a truth": (HEAD + "[model]\nhead_channels = [1, true, 2]\n", "must be a list of whole numbers"),
+    "an escape in a key": (HEAD + '[model]\n"dr\\u001b[2Jift" = 1\n', "unknown key"),
+    "an escape in a word": ('about = "a\\u001b[2J"\nsource = "s"\naxis = "x"\n', "without control characters"),
+    "an escape in a claim": (
+        HEAD + 'claim = { metric = "fd", expect = "same", because = "\\u001b[2J" }\n',
+        "claim has control characters",
+    ),
+    "a byte order mark": ("\ufeff" + HEAD, "cannot be read as TOML"),
+    "a null byte": (HEAD + "\0", "cannot be read as TOML"),
+    "the same key twice": (HEAD + 'about = "b"\n', "cannot be read as TOML"),
+}
+
+
+@pytest.mark.parametrize("name", TOML)
+def test_hostile_toml_is_one_line(user: Path, name: str) -> None:
+    content, message = TOML[name]
+    (user / "bad.toml").write_text(content, encoding="utf-8")
+    refused(lambda: variant.resolve(variant.load("bad"), "smoke"), VariantError, message)
+
+
+def test_files_that_are_not_text_or_not_files(user: Path) -> None:
+    path = user / "bad.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    refused(lambda: variant.load("bad"), VariantError, "cannot be read as TOML")
+    path.unlink()
+    path.symlink_to(path)
+    refused(lambda: variant.load("bad"), VariantError, "cannot be read as TOML: .*symbolic links")
+    path.unlink()
+    os.mkfifo(path)
+    refused(lambda: variant.load("bad"), VariantError, "not a regular file")
+
+
+@pytest.mark.parametrize(
+    "name", [ESCAPE, "a\nb", "-rf", "a b", "x" * 65, "a+b", "\u202etxt", "caf\u00e9", "..x", "$(ls)", "a\tb"]
+)
+def test_a_file_that_cannot_be_a_name_is_refused_printably(user: Path, name: str) -> None:
+    (user / f"{name}.toml").write_text(HEAD)
+    if name.startswith("."):
+        assert name not in variant.names()
+        return
+    with pytest.raises(VariantError, match="not a variant's name") as caught:
+        variant.names()
+    assert str(caught.value).isprintable()
+    assert str(caught.value).isascii()
+
+
+@pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/b", "..", ".", "con\\..\\x", "%2e%2e", "\x00", ESCAPE])
+def test_a_name_that_is_asked_for_never_becomes_a_path(user: Path, name: str) -> None:
+    (user.parent / "up.toml").write_text(HEAD)
+    refused(lambda: variant.load(name), VariantError, "unknown variant")
+
+
+@given(name=st.text(max_size=300), data=st.text(max_size=60))
+def test_a_runs_name_is_one_folder_of_a_length_that_file_systems_take(name: str, data: str) -> None:
+    (spec,) = plan(["no_drift"], [0], "smoke")
+    run_id = RunSpec("+".join(["no_drift"] * 40), "x", "smoke", 0, spec.config).run_id(data, name)
+    assert len(run_id) < 230
+    assert "/" not in run_id
+    assert run_id.isprintable()
+
+
+@given(text=st.text(max_size=40) | st.from_regex(r"[0-9,\- ]{0,30}", fullmatch=True))
+@example("0-999999999")
+@example("9" * 5000)
+@example("\u0663")  # a digit, but not one of ours
+def test_seeds_are_a_list_or_an_error(text: str) -> None:
+    try:
+        seeds = parse_seeds(text)
+    except VariantError:
+        return
+    assert seeds
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 10**9 for seed in seeds)
+
+
+SECTIONS = list(variant.SECTIONS)
+KEYS = sorted(f"{section}.{key}" for section, kind in variant.SECTIONS.items() for key in kind.__dataclass_fields__)
+VALUES = st.one_of(
+    st.integers(-(10**40), 10**40),
+    st.floats(),
+    st.booleans(),
+    st.text(max_size=8),
+    st.lists(st.integers(-5, 200), max_size=4),
+)
+
+
+def as_toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + "".join(c if c.isalnum() and c.isascii() else f"\\u{ord(c) % 0xD800:04x}" for c in value) + '"'
+    return repr(value)
+
+
+@settings(max_examples=150)
+@given(changes=st.dictionaries(st.sampled_from([*KEYS, "model.drfit", "x.y"]), VALUES, min_size=1, max_size=3))
+def test_a_variant_is_a_configuration_or_an_error(user: Path, changes: dict[str, object]) -> None:
+    body = "".join(f"{key} = {as_toml(value)}\n" for key, value in changes.items())
+    (user / "drawn.toml").write_text(HEAD + body)
+    try:
+        config = variant.resolve(variant.load("drawn"), "smoke")
+    except VariantError:
+        return
+    assert variant.from_json(config.to_json(), "smoke").settings() == config.settings()
+
+
+@settings(max_examples=150)
+@given(content=st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+def test_any_bytes_are_a_variant_or_an_error(user: Path, content: bytes) -> None:
+    (user / "drawn.toml").write_bytes(content)
+    with pytest.raises(VariantError):
+        variant.load("drawn")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*SECTIONS, "width", "x"]), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150)
+@given(text=st.text(max_size=50) | JSON.map(json.dumps))
+@example("[" * 100_000)
+@example('{"train": {"ema": "x"}}')
+@example('{"model": {"upscaler_channels": 3}}')
+def test_a_rows_configuration_is_one_or_an_error(text: str) -> None:
+    try:
+        config = variant.from_json(text, "smoke")
+    except VariantError:
+        return
+    assert isinstance(config, variant.Config)
+
+
+def png(size: int = 8) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def zipped(path: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_zip_never_writes_outside_or_anywhere(tmp_path: Path) -> None:
+    names = ["../../evil.png", "/tmp/ablate-evil.png", "a/../../evil2.png", "C:\\evil.png", "..\\evil3.png"]
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    path = zipped(tmp_path / "deep" / "er" / "slip.zip", dict.fromkeys(names, png()))
+    before = sorted(tmp_path.rglob("*"))
+    assert len(read_images(path, size=8)) == len(names)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/ablate-evil.png").exists()
+
+
+def lying_size(path: Path, size: int) -> Path:
+    """A zip that says its one entry is so long."""
+    content = zipped(path, {"a.png": png()}).read_bytes()
+    true = len(png()).to_bytes(4, "little")
+    assert content.count(true) >= 2
+    path.write_bytes(content.replace(true, size.to_bytes(4, "little")))
+    return path
+
+
+def header_bomb(path: Path) -> Path:
+    """An array that says it has a hundred terabytes."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "|u1", "fortran_order": False, "shape": (10**8, 1000, 1000, 1)}
+    )
+    return zipped(path, {"images.npy": file.getvalue()})
+
+
+def linked(folder: Path) -> Path:
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    return folder
+
+
+def around(folder: Path) -> Path:
+    """A folder that contains itself, and a picture: the loop is not followed."""
+    (folder / "again").symlink_to(folder)
+    (folder / f"x{ESCAPE}.png").write_bytes(b"nonsense")
+    return folder
+
+
+DATA: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "a bomb of zeros": (lambda p: zipped(p / "a.zip", {"a.png": bytes(300 * 2**20)}), r"allowed: 268,435,456 for one"),
+    "a size that lies low": (lambda p: lying_size(p / "a.zip", 20), r"a\.png: cannot be read"),
+    "a size that lies high": (lambda p: lying_size(p / "a.zip", 2**31), r"a\.png: 2,147,483,648 bytes; allowed"),
+    "a header that lies": (lambda p: header_bomb(p / "a.npz"), r"needs 100,000\.0 GB of memory, there are"),
+    "a link to itself": (linked, r"loop\.png: not a regular file"),
+    "a folder in itself, a name with an escape": (around, r"x\\x1b\[2J\.png: not a picture"),
+    "a name with an escape in a zip": (
+        lambda p: zipped(p / "a.zip", {f"{ESCAPE}.png": b"x"}),
+        r"\\x1b\[2J\.png: not a p",
+    ),
+    "a source with an escape": (lambda p: p / f"{ESCAPE}.zip", r"\\x1b\[2J\.zip: no such file"),
+    "an array's name with an escape": (
+        lambda p: zipped(p / "a.npz", {f"{ESCAPE}.npy": b"x"}),
+        r"not an \.npz of plain",
+    ),
+    "a zip in a zip": (lambda p: zipped(p / "a.zip", {"b.zip": b"PK"}), "no pictures found"),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_hostile_pictures_are_one_printable_line(tmp_path: Path, name: str) -> None:
+    arrange, message = DATA[name]
+    source = arrange(tmp_path)
+    with pytest.raises(DataError, match=message) as caught:
+        read_images(source, size=8)
+    assert str(caught.value).isprintable()
+
+
+def test_more_pictures_than_memory_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(tmp_path / "a.zip", {f"{i}.png": b"not read" for i in range(100)})
+    monkeypatch.setattr(images, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
+    refused(lambda: read_images(path, size=64), DataError, r"100 pictures of 64 x 64 needs 0\.0 GB of memory")
+
+
+def test_what_steers_a_terminal_is_shown_as_its_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert printable("a\x1b[2J\u202e\x07\udcff caf\u00e9") == "a\\x1b[2J\\u202e\\x07\\udcff caf\u00e9"
+    monkeypatch.setattr(sys, "argv", ["ablate", "show", f"x{ESCAPE}"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_table_from_elsewhere_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    done = {"run_id": "r", "variant": f"v{ESCAPE}", "preset": "smoke", "seed": 0, "status": "done", "fd": 1.0}
+    failed = done | {"run_id": "f", "status": "failed", "error": f"{ESCAPE}\u202e", "seed": 1}
+    results.append(tmp_path, {"runs": [{**row, "data": ESCAPE} for row in (done, failed)]})
+    for format_ in ("rich", "markdown", "json"):
+        shown = CliRunner().invoke(cli.app, ["report", "--results", str(tmp_path), "--format", format_])
+        assert shown.exit_code == 0, shown.output
+        assert "\x1b[2J" not in shown.output
+        assert "\u202e" not in shown.output
+
+
+SMALL = (
+    HEAD
+    + """[train]
+perceptual = "none"
+[measure]
+fd_samples = 8
+fd_reference = 8
+denoise_images = 1
+nearest_train = 8
+latency_batches = [1]
+latency_samples = 2
+"""
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_room(user: Path) -> None:
+    import resource
+    import signal
+
+    np.savez("set.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
+    (user / "small.toml").write_text(SMALL)
+    earlier = {"run_id": "earlier", "variant": "v", "preset": "smoke", "seed": 0, "status": "done"}
+    results.append(Path("results"), {"runs": [earlier]})
+
+    def full(limit: int) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    words = [sys.executable, "-m", "ablate", "run", "--preset", "smoke", "--data", "set.npz", "--variant", "small"]
+    environment = {**os.environ, "ABLATE_CACHE": "cache", "ABLATE_OFFLINE": "1"}
+    for limit in (
+        60_000,
+        300_000,
+    ):  # bytes a file: the tables fit, a checkpoint does not; then a checkpoint does, a picture does not
+        fill = partial(full, limit)
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, preexec_fn=fill)
+        assert done.returncode == 1, done.stderr
+        error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert len(error) == 1
+        assert "cannot be written" in error[0]
+        assert "Traceback" not in done.stderr
+        assert results.read(Path("results"), "runs")["run_id"].tolist()[0] == "earlier"
+        assert list(Path("results").rglob("*.tmp")) == []
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert sorted(results.read(Path("results"), "runs")["status"]) == ["done", "done"]
+    model = next(Path("results").rglob("model.safetensors"))
+    model.write_bytes(model.read_bytes()[:1000])
+    sample = [sys.executable, "-m", "ablate", "sample", "small", "-n", "1", "-o", "x.png"]
+    shown = subprocess.run(sample, capture_output=True, text=True, env=environment)
+    assert shown.returncode == 1
+    assert "model.safetensors: damaged" in shown.stderr
+    assert len(shown.stderr.splitlines()) == 1
+    assert not Path("x.png").exists()
+    shutil.rmtree("results")

@@ -70,6 +70,7 @@ class Count:
     in_training: int = 0  # kills that left a checkpoint
     rows_lost: int = 0
     damaged: int = 0
+    moved: int = 0  # files that a process beside put in their place while they were about to be read
     unequal: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -190,7 +191,8 @@ def inspect(folder: Path, before: set[str], whole: dict[str, dict[str, int]], co
             elif path.suffix == ".png":
                 Image.open(path).load()
         except Exception as error:
-            if not path.exists():  # a process that works beside has moved it meanwhile
+            if not path.exists():
+                count.moved += 1
                 continue
             count.damaged += 1
             count.problems.append(f"{path}: {error}")

@@ -1,0 +1,9 @@
+"""The command line: parse, call one function, render. Nothing here imports torch until a command needs it."""
+
+# ruff: noqa: I001 (the order of the commands in --help)
+from ablate.cli.app import app, main
+from ablate.cli import study
+from ablate.cli import runs
+from ablate.cli import judge
+
+__all__ = ["app", "judge", "main", "runs", "study"]

@@ -1,0 +1,78 @@
+"""The application: what all commands share. A user's error is one line on stderr and exit code 1."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from ablate import __version__
+from ablate.errors import AblateError
+from ablate.files import printable
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="ablate",
+    help="Which parts of a small image generator earn their place? Train variants under fixed seeds, measure, compare.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ResultsOption = Annotated[Path, typer.Option("--results", help="The results folder: tables and artifacts.")]
+PresetOption = Annotated[str, typer.Option("--preset", help="The budget: smoke, quick, standard or paper.")]
+
+
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option("--metric", "-m", help="A metric asked for by name; its weights may be downloaded. Repeatable."),
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="A folder of weights (also ABLATE_WEIGHTS).", show_default=False)
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+
+class Budget(StrEnum):
+    """What the variants have in common with the baseline."""
+
+    steps = "steps"
+    macs = "macs"
+
+
+def main() -> NoReturn:
+    """Run the command line; a user's error is one line on stderr and exit code 1."""
+    try:
+        app()
+    except AblateError as error:
+        # A message may quote a file's name or content: nothing in it may steer the terminal.
+        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ablate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def tell_missing(network: str, why: str) -> None:
+    """Say in one line which metrics stay empty, and why."""
+    from ablate.measure.metrics import METRICS
+
+    first = next(name for name, metric in METRICS.items() if metric.network == network)
+    typer.echo(f"note: no {first} and what else needs {network}: {why}", err=True)

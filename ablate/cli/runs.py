@@ -1,0 +1,228 @@
+"""The commands on finished runs: sample, export, bench, replay."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ablate.cli.app import (
+    INTERRUPTED,
+    DeviceOption,
+    ResultsOption,
+    app,
+)
+from ablate.errors import AblateError
+from ablate.files import printable
+
+
+class Engine(StrEnum):
+    """What computes the network."""
+
+    torch = "torch"
+    onnx = "onnx"
+
+
+class Scope(StrEnum):
+    """What `ablate bench` times."""
+
+    step = "step"
+    image = "image"
+
+
+@app.command()
+def sample(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .png (a grid) or an .npz (an array).", show_default=False)
+    ],
+    n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 64,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the noise. Default: the run's own.", show_default=False)
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="What computes: torch, or ONNX Runtime on the processor.")
+    ] = Engine.torch,
+    scheme: Annotated[str, typer.Option("--scheme", help="With --engine onnx: fp32 or int8.")] = "fp32",
+    folder: ResultsOption = Path("results"),
+    device: DeviceOption = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+) -> None:
+    """Draw pictures from a finished run. Picture i depends on (seed, i) alone: the run's seed draws the run's own samples again.
+
+    Example: ablate sample no_drift-quick -n 64 -o cats.png
+    """
+    from ablate.files import check_output
+
+    check_output(output, (".png", ".npz"), force=force)
+    from ablate.export import build, check_scheme
+    from ablate.finished import load
+    from ablate.machine import pick_device, threads
+    from ablate.progress import Progress
+    from ablate.report.figures import save_array, save_grid
+    from ablate.sample import draw, to_uint8
+
+    check_scheme(scheme)
+    if engine is Engine.torch and scheme != "fp32":
+        raise AblateError(f"--scheme {scheme}: torch draws in the run's own precision; add --engine onnx")
+    done = load(folder, run_id, pick_device(device if engine is Engine.torch else "cpu"))
+    noise = done.row["seed"] if seed is None else seed
+    with Progress() as progress, progress.task(f"{done.row['run_id']}: sample", n) as bar:
+        if engine is Engine.onnx:
+            from ablate.edge import in_engine
+
+            _, graphs = build(done, scheme, done.config.quantize.calibration)
+            drawn = in_engine(graphs, threads()).draw(done.config, noise, range(n), on_batch=bar.advance)
+        else:
+            precision, codec = done.row["precision"], done.codec
+            drawn = draw(
+                done.model, done.config, noise, range(n), precision=precision, codec=codec, on_batch=bar.advance
+            )
+    pictures = to_uint8(drawn)
+    (save_grid if output.suffix.lower() == ".png" else save_array)(output, pictures)
+    typer.echo(f"{output}: {n} pictures of {done.row['run_id']}", err=True)
+
+
+@app.command()
+def export(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file.", show_default=False)],
+    scheme: Annotated[str, typer.Option("--scheme", help="fp32, or int8: 8-bit weights and activations.")] = "fp32",
+    folder: ResultsOption = Path("results"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+) -> None:
+    """Write a finished run as an ONNX file for phones, browsers and servers, checked against PyTorch before it is kept.
+
+    Example: ablate export no_drift-quick --scheme int8 -o cats.onnx
+    """
+    from ablate.files import check_output
+
+    check_output(output, (".onnx",), force=force)
+    from ablate import export as exports
+    from ablate.finished import load
+    from ablate.machine import pick_device
+
+    exports.check_scheme(scheme)
+    run = load(folder, run_id, pick_device("cpu"), precision="fp32")
+    if run.codec.decoder is not None:
+        check_output(exports.decoder_path(output), (".onnx",), force=force)
+    for path, said in exports.write(run, output, scheme):
+        typer.echo(f"{path}: {path.stat().st_size:,} bytes, {scheme}; {said}")
+
+
+@app.command()
+def bench(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Finished runs' names, or beginnings of them; all: every one. The first is what others are compared to.",
+            show_default=False,
+        ),
+    ],
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, as in 1,8,64.")] = "1,8,64",
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="Timed calls of each. p90 needs 20, p99 needs 200.", min=5, max=100_000)
+    ] = 30,
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            "--schemes",
+            help="Number formats, as in fp32,bf16 or fp32/torch. Default: what the device computes runs in.",
+            show_default=False,
+        ),
+    ] = None,
+    scope: Annotated[
+        Scope, typer.Option("--scope", help="Time one network evaluation, or the drawing of whole images.")
+    ] = Scope.step,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Default: as torch chooses.", min=1, max=1024, show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the order of calls and the intervals.", min=0)] = 0,
+    folder: ResultsOption = Path("results"),
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Time finished runs again, side by side, interleaved in rounds; raw times are added to latency.parquet.
+
+    Example: ablate bench baseline no_drift --batch 1,8 --rounds 50
+    """
+    from ablate import bench as benches
+    from ablate.machine import pick_device, pick_precision
+    from ablate.progress import Progress
+    from ablate.report import bench as pages
+
+    target, sizes = pick_device(device), benches.parse_batches(batch)
+    chosen = benches.parse_schemes(pick_precision(target) if schemes is None else schemes)
+    try:
+        with Progress() as progress:
+            found = benches.bench(
+                folder,
+                runs,
+                batches=sizes,
+                rounds=rounds,
+                schemes=chosen,
+                scope=scope,
+                device=target,
+                threads=threads,
+                seed=seed,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the batch sizes that were finished are saved", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(pages.to_json(found))
+        return
+    from rich.console import Console
+
+    Console().print(pages.render(found))
+
+
+@app.command()
+def replay(
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="The run's pictures, where they are not the embedded cats.", show_default=False),
+    ] = None,
+    folder: ResultsOption = Path("results"),
+    device: Annotated[
+        str | None, typer.Option("--device", help="Default: the kind that the row names.", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Default: as many as the row says.", min=1, show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Train a run again from its row alone, and say whether the outcome is the same.
+
+    Exits with 0 where it is bit-exact, with 1 where it is equal within tolerance, differs by an environment mismatch, or is not reproduced.
+
+    Example: ablate replay no_drift-quick --results results
+    """
+    from ablate import replay as replays
+    from ablate.progress import Progress
+
+    def tell(part: str, then: object, here: object) -> None:
+        typer.echo(f"note: {part} differs: {printable(then)} in the row, {printable(here)} here", err=True)
+
+    with Progress() as progress:
+        outcome = replays.replay(
+            folder, run_id, data=data, device=device, threads=threads, progress=progress, on_difference=tell
+        )
+    if as_json:
+        typer.echo(outcome.to_json())
+    else:
+        from ablate.report.replay import lines
+
+        typer.echo("\n".join(lines(outcome)))
+    raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)

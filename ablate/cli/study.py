@@ -1,0 +1,254 @@
+"""The commands of a study: list, show, run, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ablate import variant
+from ablate.cli.app import (
+    INTERRUPTED,
+    Budget,
+    DeviceOption,
+    MetricOption,
+    PresetOption,
+    ResultsOption,
+    WeightsOption,
+    app,
+    tell_missing,
+)
+from ablate.errors import AblateError
+from ablate.files import printable
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    rich = "rich"
+    json = "json"
+    markdown = "markdown"
+
+
+@app.command("list")
+def list_variants(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
+    """List the variants: name, axis and what each changes.
+
+    Example: ablate list
+    """
+    loaded = [variant.load(name) for name in variant.names()]
+    if as_json:
+        rows = [
+            {"name": v.name, "axis": v.axis, "about": v.about, "source": v.source, "delta": dict(v.delta)}
+            for v in loaded
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+
+    from ablate.report.variants import render_list
+
+    Console().print(render_list(loaded, variant.presets()))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A variant, or several joined by +.")],
+    preset: PresetOption = variant.DEFAULT_PRESET,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Show a variant: the resolved configuration, what differs from the baseline, parameters and MACs by module.
+
+    Example: ablate show no_drift --preset standard
+    """
+    chosen = variant.load(name)
+    config = variant.resolve(chosen, preset)
+    from ablate.model.cost import cost
+
+    spent = cost(config)
+    if as_json:
+        document = {
+            "name": chosen.name,
+            "axis": chosen.axis,
+            "about": chosen.about,
+            "source": chosen.source,
+            "claims": [dict(claim) for claim in chosen.claims],
+            "preset": preset,
+            "config_hash": config.hash,
+            "delta": dict(chosen.delta),
+            "config": json.loads(config.to_json()),
+            "params": spent.params,
+            "macs": spent.macs,
+            "decode_macs": spent.decode_macs,
+            "train_macs": spent.train_macs(config.train.steps),
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    from rich.console import Console
+
+    from ablate.report.variants import render_variant
+
+    baseline = variant.resolve(variant.load(variant.BASELINE), preset)
+    Console().print(render_variant(chosen, preset, config, baseline, spent.params, spent.macs, spent.decode_macs))
+
+
+@app.command()
+def run(
+    variants: Annotated[
+        list[str] | None,
+        typer.Option("--variant", "-v", help="A variant; a+b combines; all: every one. Repeatable. Default: baseline."),
+    ] = None,
+    factors: Annotated[
+        str | None, typer.Option("--factors", help="Axes, as in drift,prediction: every combination of their variants.")
+    ] = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, as in 0, 0-4 or 0,3,7-9.")] = "0",
+    preset: PresetOption = variant.DEFAULT_PRESET,
+    budget: Annotated[
+        Budget,
+        typer.Option("--budget", help="Train each variant for equal steps, or for the baseline's training MACs."),
+    ] = Budget.steps,
+    data: Annotated[
+        str, typer.Option("--data", help="cats (embedded), or a folder, zip or .npz of pictures.")
+    ] = "cats",
+    folder: ResultsOption = Path("results"),
+    metric: MetricOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            "--quantize",
+            help="Number formats: bf16, fp8, int8, int4, with commas; all; none. Finished runs get what they lack.",
+            show_default=False,
+        ),
+    ] = None,
+    scopes: Annotated[
+        str | None,
+        typer.Option(
+            "--scopes",
+            help="What is quantised: kpn (all but drift), a module group, all (the whole network); each.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make finished runs again; their rows are replaced.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
+    ] = False,
+    save_every_s: Annotated[
+        float, typer.Option("--save-every", help="Seconds between checkpoints; the last two are kept.", min=0)
+    ] = 60.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs, with an estimate of their time from past ones.")
+    ] = False,
+) -> None:
+    """Train, sample, measure and record variants under fixed seeds. Finished runs are skipped, interrupted ones resume.
+
+    Several of these on one results folder share the runs.
+
+    Example: ablate run --variant no_drift --seeds 0-2
+    """
+    from ablate import results
+    from ablate.measure.metrics import choose
+    from ablate.study import factor_combinations, parse_seeds, plan
+
+    if force and failed:
+        raise AblateError("--force --failed: --force makes finished runs again, --failed only failed ones; choose one")
+    metrics = choose(metric or [])
+
+    match: Callable[[variant.Config, variant.Config], variant.Config] | None = None
+    if budget is Budget.macs:
+        from ablate.model.cost import match_training_macs
+
+        match = match_training_macs
+    names = [*(variants or []), *(factor_combinations(factors) if factors is not None else [])]
+    specs = plan(names or [variant.BASELINE], parse_seeds(seeds), preset, match)
+    quantizing = schemes is not None or scopes is not None
+    if quantizing:
+        from ablate.quantize import parse
+
+        chosen = parse(schemes, scopes, specs[0].config.quantize)
+        specs = [replace(spec, config=replace(spec.config, quantize=chosen)) for spec in specs]
+    if not dry_run:
+        results.check_folder(folder)
+    past = results.read(folder, "runs")
+    from ablate.launch.local import Again, forecast, launch
+
+    again = Again.all if force else Again.failed if failed else Again.unfinished
+
+    if dry_run:
+        from rich.console import Console
+
+        from ablate.report.variants import render_plan
+
+        Console().print(render_plan(forecast(specs, data, past, again=again)))
+        return
+    try:
+        launch(
+            specs,
+            data,
+            folder,
+            device=device,
+            metrics=metrics,
+            weights=weights,
+            again=again,
+            quantize_finished=quantizing,
+            save_every_s=save_every_s,
+            on_row=_tell,
+            on_missing=tell_missing,
+        )
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    shown = printable(folder)
+    typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
+
+
+def _tell(row: dict[str, Any], how: str) -> None:
+    """Say in one line how a run ended, or why it was skipped."""
+    if how == "quantised":
+        typer.echo(f"{row['run_id']}: done before; {row['rows']} rows of number formats added")
+    elif how != "made":
+        typer.echo(f"{row['run_id']}: {how}")
+    elif row["status"] == "done":
+        found = (
+            f"fd {row['fd']:.1f} (N = {row['fd_n']}; real against real {row['fd_floor']:.1f} at {row['fd_floor_n']})"
+        )
+        typer.echo(
+            f"{row['run_id']}: done in {row['wall_s']:.0f} s; {found}, pd {row['pd']:.4f}, {row['psnr_db']:.2f} dB"
+        )
+    else:
+        typer.echo(f"{row['run_id']}: {row['status']}: {row['error']}")
+
+
+@app.command()
+def report(
+    folder: ResultsOption = Path("results"),
+    preset: Annotated[str | None, typer.Option("--preset", help="Only this preset.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Only this data set's name.")] = None,
+    budget: Annotated[
+        Budget, typer.Option("--budget", help="Compare runs of equal steps, or of the baseline's training MACs.")
+    ] = Budget.steps,
+    format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.rich,
+) -> None:
+    """Summarise a study: metrics by variant, differences to the baseline, costs.
+
+    Example: ablate report --format markdown
+    """
+    from ablate import results
+    from ablate.report import forms, tables
+
+    if not folder.is_dir():
+        raise AblateError(f"--results {folder}: no such folder; make a run first: ablate run")
+    runs, quantized = (results.read(folder, table) for table in ("runs", "quantized"))
+    built = tables.build(runs, quantized, preset=preset, data=data, budget=budget)
+    if format_ is Format.rich:
+        from rich.console import Console
+
+        Console().print(forms.render_rich(built))
+    else:
+        typer.echo(forms.to_json(built) if format_ is Format.json else forms.to_markdown(built))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,7 @@ def measure(
         ]
         row["latency_step_ms"] = float(np.median(found)) if found else None
         row["run_id"] = run.row["run_id"]
+        row["engine_version"] = metadata.version(row["engine"])
     return {"quantized": rows, "latency": [{"run_id": run.row["run_id"], **row} for row in latencies]}
 
 

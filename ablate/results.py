@@ -101,7 +101,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TEXT, "governor"),
     ],
     "quantized": [
-        (_TEXT, "run_id scheme scope engine"),
+        (_TEXT, "run_id scheme scope engine engine_version"),
         (_BOOL, "simulated"),
         (_INT, "weight_bits activation_bits n fd_ref_n"),
         (_FLOAT, "psnr_db pd lpips lpips_vgg"),

@@ -76,7 +76,7 @@ class Fake:
             self.now_s += ms * len(z) * (1 if run.config.model.drift else 0.5) / 1e3
             return z
 
-        return bench.Network(run, call)
+        return bench.Network(run, call, run.codec.decode)
 
 
 def test_figures_of_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def uneven(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             fake.now_s += next(count) % 3 / 1e3
             return network.denoise(z, t)
 
-        return bench.Network(network.run, call)
+        return bench.Network(network.run, call, network.decode)
 
     monkeypatch.setitem(bench.NETWORKS, ("int8", "fake"), restless)
     return start(folder, "all", schemes=bench.parse_schemes("fp32,int8"), batches=[1], rounds=30)

@@ -65,7 +65,7 @@ def test_absurd_sizes_are_refused_with_the_figure(section: str, values: dict[str
     tracemalloc.start()
     with pytest.raises(VariantError, match=message) as caught:
         check("mine", absurd(section, **values), 16 * 10**9)
-    assert tracemalloc.get_traced_memory()[1] < 10**6
+    assert tracemalloc.get_traced_memory()[1] < 2 * 10**6  # the modules themselves, without their numbers, take 1.1 MB
     tracemalloc.stop()
     assert "there are 16.0 GB in all" in str(caught.value)
 

@@ -21,7 +21,7 @@ LAYERS = [
     ["report"],
     ["machine", "health"],
     ["train", "sample", "doctor", "job"],
-    ["latents", "evaluate", "edge"],
+    ["latents", "evaluate", "edge", "live"],
     ["finished"],
     ["quantize"],
     ["export"],

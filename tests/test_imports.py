@@ -39,6 +39,8 @@ WITHOUT_TORCH = [
     "results",
     "progress",
     "files",
+    "report.build",
+    "report.findings",
     "report.tables",
     "report.quantized",
     "stats",

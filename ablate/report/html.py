@@ -1,0 +1,50 @@
+"""The report as one HTML file: readable without scripts and without a network.
+
+Every text goes through the template's escaping, and the page's policy lets no script run but its own two, which are named by their digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import vl_convert
+
+from ablate import __version__
+from ablate.report.findings import Findings
+from ablate.report.page import gather
+
+
+def to_html(findings: Findings, folder: Path) -> str:
+    """Return the page of one comparison.
+
+    Args:
+        findings: What `ablate.report.build.build` found.
+        folder: The results folder: tables, and pictures in `artifacts`.
+
+    Raises:
+        ResultsError: A table cannot be read.
+    """
+    page, js = gather(findings, folder), _read("page.js")
+    bundle = vl_convert.javascript_bundle() if page.has_plots else ""
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in (bundle, js) if script)
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    template = _environment().get_template("page.html")
+    return template.render(page=page, policy=policy, css=_read("page.css"), js=js, bundle=bundle, version=__version__)
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _read(name: str) -> str:
+    return resources.files("ablate.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

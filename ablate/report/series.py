@@ -1,0 +1,86 @@
+"""What plots and notebooks show of the raw tables: rows of the runs that are compared, with their variant's label, and not more of them than can be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ablate.report.findings import Findings
+
+BINS = 50  # points of a training curve
+TICKS = 41  # single calls that are shown of one variant
+MEASURES = ("psnr_db", "pd", "lpips", "lpips_vgg")
+RUN_SESSION = "run"  # of latencies that runs measured themselves; null before sessions had names
+Runs = Mapping[str, tuple[str, int]]  # run_id -> its variant's label, its seed
+
+
+def compared_runs(findings: Findings) -> dict[str, tuple[str, int]]:
+    """Return the finished runs that are compared, in the order of the rows."""
+    return {
+        run_id: (row.label, seed)
+        for row in findings.rows
+        for run_id, seed in zip(row.run_ids, row.seeds, strict=True)
+    }
+
+
+def of_runs(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
+    """Return the rows of some runs with the columns `variant` (its label) and `seed`, variant by variant in their order."""
+    kept = frame[frame["run_id"].isin(list(runs))]
+    names = [str(run_id) for run_id in kept["run_id"]]
+    kept = kept.assign(variant=[runs[name][0] for name in names], seed=[runs[name][1] for name in names])
+    order = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in runs.values()))}
+    return kept.sort_values("variant", key=lambda labels: labels.map(order), kind="stable")
+
+
+def denoising(frame: pd.DataFrame, runs: Runs, against: str | None) -> pd.DataFrame:
+    """Return one-step denoising in long form: variant, seed, t, measure, value and its difference to `against` on the same seed (NaN where none)."""
+    measures = [name for name in MEASURES if frame[name].notna().any()]
+    long = of_runs(frame, runs).melt(["variant", "seed", "t"], measures, "measure", "value").dropna(subset="value")
+    theirs = long[long["variant"] == against].set_index(["seed", "t", "measure"])["value"]
+    keys = pd.MultiIndex.from_frame(long[["seed", "t", "measure"]])
+    long["difference"] = long["value"].to_numpy() - theirs.reindex(keys).to_numpy()
+    return long.reset_index(drop=True)
+
+
+def curves(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
+    """Return the training loss by variant and stretch of the training: variant, step (the stretch's last), loss (mean over stretch and seeds)."""
+    found = of_runs(frame, runs)[["variant", "step", "loss"]].dropna()
+    longest = found.groupby("variant")["step"].transform("max")
+    found["stretch"] = np.ceil(found["step"] / longest * BINS)
+    return found.groupby(["variant", "stretch"], sort=False).agg(step=("step", "max"), loss=("loss", "mean")).reset_index()
+
+
+def latency(frame: pd.DataFrame, runs: Runs) -> tuple[pd.DataFrame, str]:
+    """Return times of single network evaluations, and where they come from in a sentence.
+
+    Taken are those of the newest `ablate bench` of two runs or more, which timed them side by side; else those that each run took of itself.
+
+    Returns:
+        Columns name (variant, and the number format where there are several), batch, latency_ms: at most TICKS of each, evenly picked by rank.
+    """
+    found = of_runs(frame, runs)
+    found = found[found["scope"] == "step"]
+    session = found["session"].fillna(RUN_SESSION)
+    several = found.groupby(session)["run_id"].nunique()
+    benched = sorted(name for name, count in several.items() if count > 1 and str(name).startswith("bench-"))
+    chosen = benched[-1] if benched else RUN_SESSION
+    found = found[session == chosen]
+    where = (
+        "They were timed side by side by `ablate bench`."
+        if benched
+        else "Each run timed itself, at its own moment: on a busy machine they do not compare; `ablate bench` times them side by side."
+    )
+    how = found["scheme"] + " / " + found["engine"]
+    name = found["variant"] + (", " + how if how.nunique() > 1 else "")
+    return _picked(found.assign(name=name)), where
+
+
+def _picked(found: pd.DataFrame) -> pd.DataFrame:
+    parts = []
+    for (name, batch), some in found.groupby(["name", "batch"], sort=False):
+        times = np.sort(some["latency_ms"].dropna().to_numpy(float))
+        ranks = np.unique(np.linspace(0, len(times) - 1, min(TICKS, len(times))).round().astype(int)) if len(times) else []
+        parts.append(pd.DataFrame({"name": str(name), "batch": int(batch), "latency_ms": times[ranks]}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "batch", "latency_ms"])

@@ -49,26 +49,21 @@ def intervals(findings: Findings, metric: Metric) -> Plot | None:
     found = [one for one in findings.comparisons if one.metric == metric.name and one.mean is not None]
     if not found:
         return None
+    found.sort(key=lambda one: (one.mean or 0.0) * (-1 if metric.higher_is_better else 1))
     frame = pd.DataFrame([_interval(one) for one in found])
     against = findings.compared.against or "the baseline"
     better = "higher" if metric.higher_is_better else "lower"
     y = alt.Y("variant:N", sort=frame["variant"].tolist(), title=None, axis=alt.Axis(labelLimit=220))
-    colour = alt.Color("verdict:N", scale=VERDICT_COLOURS, legend=None)
+    legend = alt.Legend(orient="bottom", title="the change")
+    colour = alt.Color("verdict:N", scale=VERDICT_COLOURS, legend=legend)
+    shape = alt.Shape("verdict:N", scale=VERDICT_SHAPES, legend=legend)
     tips = [alt.Tooltip(name, type="nominal") for name in ("variant", "difference", "interval", "verdict", "seeds")]
     base = alt.Chart(frame).encode(y=y, tooltip=tips)
     title = f"{metric.name}: difference to {against} ({better} is better)"
     drawn = alt.layer(
         alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color="var(--fg)", strokeDash=[3, 3]).encode(x="x:Q"),
         base.mark_rule(strokeWidth=3, opacity=0.55).encode(x=alt.X("low:Q", title=title), x2="high:Q", color=colour),
-        base.mark_point(filled=True, size=90, opacity=1).encode(
-            x="mean:Q",
-            color=colour,
-            shape=alt.Shape(
-                "verdict:N",
-                scale=VERDICT_SHAPES,
-                legend=alt.Legend(orient="bottom", title="the change", symbolFillColor="var(--fg)", symbolStrokeColor="var(--fg)"),
-            ),
-        ),
+        base.mark_point(filled=True, size=90, opacity=1).encode(x="mean:Q", color=colour, shape=shape),
     ).properties(width=WIDTH, height=ROW * len(frame))
     rows = [(one.variant, one.difference, one.interval, one.p, one.verdict, one.seeds) for one in frame.itertuples()]
     heads = ("variant", f"difference in {metric.name}", "95 % interval", "p (Holm)", "verdict", "seeds")
@@ -128,7 +123,9 @@ def front(found: Front, index: int) -> Plot | None:
         tooltip=tips,
     )
     points = base.mark_point(size=80, filled=True, opacity=1).encode(
-        color=alt.Color("front:N", scale=alt.Scale(domain=kinds, range=["var(--accent)", "var(--undecided)"]), legend=None),
+        color=alt.Color(
+            "front:N", scale=alt.Scale(domain=kinds, range=["var(--accent)", "var(--undecided)"]), legend=_legend()
+        ),
         shape=alt.Shape("front:N", scale=alt.Scale(domain=kinds, range=["diamond", "circle"]), legend=_legend()),
     )
     labels = base.mark_text(align="left", dx=8, dy=-5, color="var(--fg)", font=FONT).encode(text="name:N")
@@ -138,12 +135,19 @@ def front(found: Front, index: int) -> Plot | None:
         for one in frame.to_dict("records")
     ]
     on = [one["name"] for one in frame.to_dict("records") if one["front"] == kinds[0]]
-    signs = [f"{name} ({'higher' if up else 'lower'} is better)" for name, up in zip(names, found.higher_is_better, strict=True)]
+    signs = [
+        f"{name} ({'higher' if up else 'lower'} is better)"
+        for name, up in zip(names, found.higher_is_better, strict=True)
+    ]
     return _plot(
         f"front-{index}",
         found.title,
         f"Objectives: {', '.join(signs)}. A diamond is on the front: no other is as good in all of them and better in one. "
-        + ("With more than two objectives a diamond may look beaten in this plane; the table has them all." if len(names) > 2 else ""),
+        + (
+            "With more than two objectives a diamond may look beaten in this plane; the table has them all."
+            if len(names) > 2
+            else ""
+        ),
         f"{found.title}: on the front are {', '.join(on)}.",
         drawn,
         [("variant", *names, "front", "beaten by", "share of resamples"), *rows],
@@ -184,7 +188,7 @@ def denoising(frame: pd.DataFrame, runs: series.Runs, against: str | None) -> Pl
         "One small panel per variant: one-step denoising at t = 0.1 to 0.9. The numbers are in the table below.",
         drawn,
         [("variant", "measure", "t", "value", f"difference to {against}"), *rows],
-        panel=PANEL,
+        panel=_panel(drawn_of),
     )
 
 
@@ -199,12 +203,20 @@ def curves(frame: pd.DataFrame, runs: series.Runs, against: str | None) -> Plot 
     panels = [found[found["variant"] == name].assign(line=kinds[0]) for name in shown]
     panels += [theirs.assign(variant=name, line=kinds[1]) for name in shown if name != against]
     drawn_of = pd.concat(panels).sort_values("variant", key=lambda names: names.map(shown.index), kind="stable")
-    line = alt.Chart().mark_line(strokeWidth=1.8).encode(
-        x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=3)),
-        y=alt.Y("loss:Q", title="loss", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(tickCount=4)),
-        color=alt.Color("line:N", scale=alt.Scale(domain=kinds, range=["var(--accent)", "var(--undecided)"]), legend=_legend()),
-        strokeDash=alt.StrokeDash("line:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3]]), legend=_legend()),
-        tooltip=["line:N", "step:Q", alt.Tooltip("loss:Q", format=".3g")],
+    line = (
+        alt.Chart()
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=3)),
+            y=alt.Y("loss:Q", title="loss", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(tickCount=4)),
+            color=alt.Color(
+                "line:N", scale=alt.Scale(domain=kinds, range=["var(--accent)", "var(--undecided)"]), legend=_legend()
+            ),
+            strokeDash=alt.StrokeDash(
+                "line:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3]]), legend=_legend()
+            ),
+            tooltip=["line:N", "step:Q", alt.Tooltip("loss:Q", format=".3g")],
+        )
     )
     last = found.groupby("variant", sort=False).tail(1)
     rows = [(one.variant, f"{one.step:,.0f}", number(one.loss)) for one in last.itertuples()]
@@ -216,7 +228,7 @@ def curves(frame: pd.DataFrame, runs: series.Runs, against: str | None) -> Plot 
         "One small panel per variant: its training loss over steps. Where each ends is in the table below.",
         _panels(line, drawn_of, height=90),
         [("variant", "last step", "loss there"), *rows],
-        panel=PANEL,
+        panel=_panel(drawn_of),
     )
 
 
@@ -233,12 +245,18 @@ def latency(frame: pd.DataFrame, runs: series.Runs) -> Plot | None:
     ticks = base.mark_tick(color="var(--accent)", opacity=0.45, thickness=1.5, height=ROW * 0.6).encode(x=x)
     middle = base.mark_point(filled=True, size=70, color="var(--fg)", opacity=1).encode(
         x="median(latency_ms):Q",
-        tooltip=[alt.Tooltip("name:N", title="variant"), alt.Tooltip("median(latency_ms):Q", title="median, ms", format=".4g")],
+        tooltip=[
+            alt.Tooltip("name:N", title="variant"),
+            alt.Tooltip("median(latency_ms):Q", title="median, ms", format=".4g"),
+        ],
     )
     drawn = alt.layer(ticks, middle).properties(width=WIDTH, height=ROW * len(order))
-    stats = found.groupby(["name", "batch"], sort=False)["latency_ms"].agg(["count", "min", "median", "max"]).reset_index()
+    stats = (
+        found.groupby(["name", "batch"], sort=False)["latency_ms"].agg(["count", "min", "median", "max"]).reset_index()
+    )
     rows = [
-        (one.name, str(one.batch), number(one.min), number(one.median), number(one.max)) for one in stats.itertuples(index=False)
+        (one.name, str(one.batch), number(one.min), number(one.median), number(one.max))
+        for one in stats.itertuples(index=False)
     ]
     return _plot(
         "latency",
@@ -278,7 +296,12 @@ def sensitivity(findings: Findings) -> Plot | None:
     )
     middle = float(frame["psnr_db"].min() + frame["psnr_db"].max()) / 2
     cells = base.mark_rect(stroke="var(--bg)", strokeWidth=2).encode(
-        color=alt.Color("psnr_db:Q", scale=alt.Scale(scheme="viridis"), title="PSNR, dB", legend=alt.Legend(orient="bottom", gradientLength=180)),
+        color=alt.Color(
+            "psnr_db:Q",
+            scale=alt.Scale(scheme="viridis"),
+            title="PSNR, dB",
+            legend=alt.Legend(orient="bottom", gradientLength=180),
+        ),
         tooltip=["variant:N", "scheme:N", "scope:N", alt.Tooltip("psnr_db:Q", format=".1f"), "pd:N", "simulated:N"],
     )
     text = base.mark_text(font=FONT, fontSize=11).encode(
@@ -290,7 +313,9 @@ def sensitivity(findings: Findings) -> Plot | None:
         .properties(width=panel, height=ROW * len(variants))
         .facet(facet=alt.Facet("scheme:N", sort=schemes, title=None), columns=max(1, (WIDTH - 60) // (panel + 110)))
     )
-    rows = [(one.variant, one.scheme, one.scope, f"{one.psnr_db:.1f}", one.pd, one.simulated) for one in frame.itertuples()]
+    rows = [
+        (one.variant, one.scheme, one.scope, f"{one.psnr_db:.1f}", one.pd, one.simulated) for one in frame.itertuples()
+    ]
     worst = min(kept, key=lambda row: row.psnr_db or math.inf)
     return _plot(
         "sensitivity",
@@ -304,16 +329,23 @@ def sensitivity(findings: Findings) -> Plot | None:
 
 
 def _legend() -> alt.Legend:
-    return alt.Legend(orient="bottom", title=None, symbolFillColor="var(--fg)")
+    return alt.Legend(orient="bottom", title=None)
 
 
 def _panels(inner: alt.Chart | alt.LayerChart, frame: pd.DataFrame, *, height: int) -> alt.FacetChart:
     """One small panel per variant, in the order of the frame."""
     order = list(dict.fromkeys(frame["variant"]))
-    head = alt.Header(labelColor="var(--fg)", labelFont=FONT, labelFontSize=12, labelLimit=PANEL, labelFontWeight="bold")
-    inner = inner.properties(width=PANEL - 20, height=height)
+    head = alt.Header(
+        labelColor="var(--fg)", labelFont=FONT, labelFontSize=12, labelLimit=_panel(frame), labelFontWeight="bold"
+    )
+    inner = inner.properties(width=_panel(frame) - 20, height=height)
     inner.data = frame
     return inner.facet(facet=alt.Facet("variant:N", sort=order, title=None, header=head), columns=PANELS)
+
+
+def _panel(frame: pd.DataFrame) -> int:
+    """Width of one panel in pixels: few are wider."""
+    return max(PANEL, min(300, (WIDTH - 60) // frame["variant"].nunique()))
 
 
 def _plot(

@@ -70,7 +70,11 @@ def gallery(findings: Findings, artifacts: Path) -> Gallery:
     reads = {}
     for seed in findings.rows[0].seeds if findings.rows else ():
         runs = {row.label: artifacts / run_id for row in findings.rows if (run_id := _run_id(row, seed))}
-        reads = {label: (folder, sheet) for label, folder in runs.items() if (sheet := read(folder / "samples.png")) is not None}
+        reads = {
+            label: (folder, sheet)
+            for label, folder in runs.items()
+            if (sheet := read(folder / "samples.png")) is not None
+        }
         if findings.rows[0].label in reads:
             break
     if not reads:

@@ -161,7 +161,9 @@ def gather(findings: Findings, folder: Path) -> Page:
 def _clean(frame: pd.DataFrame) -> pd.DataFrame:
     """Tables may come from elsewhere: text without what steers a reader."""
     columns = {
-        name: frame[name].map(printable, na_action="ignore") for name in frame if frame[name].dtype == "string" and name != "run_id"
+        name: frame[name].map(printable, na_action="ignore")
+        for name in frame
+        if frame[name].dtype == "string" and name != "run_id"
     }
     return frame.assign(**columns)
 
@@ -188,7 +190,9 @@ def _lead(findings: Findings) -> str:
     counts = Counter(one.verdict for one in found)
     said = []
     if counts["hurts"]:
-        said.append(f"{counts['hurts']} {'makes' if counts['hurts'] == 1 else 'make'} the pictures worse: there, what {compared.against} does earns its place")
+        said.append(
+            f"{counts['hurts']} {'makes' if counts['hurts'] == 1 else 'make'} the pictures worse: there, what {compared.against} does earns its place"
+        )
     if counts["helps"]:
         said.append(f"{counts['helps']} {'makes' if counts['helps'] == 1 else 'make'} them better")
     if counts["undecided"]:
@@ -207,7 +211,12 @@ def _how_judged(findings: Findings) -> str:
     if metric is None:
         return ""
     floor = "" if metric.floor is None else f" Real pictures against real ones reach {number(metric.floor)}."
-    size = "" if metric.n is None else f" N = {metric.n:,} samples" + ("." if metric.ref_n is None else f" against {metric.ref_n:,} real pictures.")
+    size = (
+        ""
+        if metric.n is None
+        else f" N = {metric.n:,} samples"
+        + ("." if metric.ref_n is None else f" against {metric.ref_n:,} real pictures.")
+    )
     return (
         f"{metric.name}: {metric.about}; {'higher' if metric.higher_is_better else 'lower'} is better.{size}{floor} Why this one: {compared.why_headline}. "
         f"Each change is compared with {compared.against} seed by seed. In brackets 95 % intervals; a verdict needs a sign-flip test below {compared.alpha:g}, corrected by Holm over "
@@ -240,7 +249,9 @@ def _said(claim: Claim, against: str | None) -> Said:
     within = f" within {claim.margin}" if claim.margin else ""
     words = f"{claim.label} was claimed to be {claim.expect} than {against} in {claim.metric}, because {claim.because}."
     if claim.expect == "same":
-        words = f"{claim.label} was claimed to be as good as {against} in {claim.metric}{within}, because {claim.because}."
+        words = (
+            f"{claim.label} was claimed to be as good as {against} in {claim.metric}{within}, because {claim.because}."
+        )
     effect = "" if claim.mean is None else f" Difference {signed(claim.mean)}"
     if claim.low is not None and claim.high is not None:
         effect += f" [{signed(claim.low)}, {signed(claim.high)}]"
@@ -253,7 +264,9 @@ def _factorials(findings: Findings) -> list[Titled]:
         rows: Table = [("effect", study.metric, "95 % interval", "p (Holm)", "verdict")]
         for effect in study.effects:
             interval = "-" if effect.low is None else f"{signed(effect.low)} to {signed(effect.high)}"
-            rows.append((" × ".join(effect.levels), signed(effect.mean), interval, number(effect.p_holm), effect.verdict))
+            rows.append(
+                (" × ".join(effect.levels), signed(effect.mean), interval, number(effect.p_holm), effect.verdict)
+            )
         found.append(Titled(f"Main effects and interactions of {' × '.join(study.axes)}, by {study.metric}", rows))
     return found
 
@@ -279,16 +292,36 @@ def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
     compared = findings.compared
     said = [
         ("Question", "Which parts of a small image generator earn their place? Each variant changes one thing of it."),
-        ("Pairing", "Variants of one seed share initial weights of common parts, order of pictures, training noise, and the noise that samples start from."),
+        (
+            "Pairing",
+            "Variants of one seed share initial weights of common parts, order of pictures, training noise, and the noise that samples start from.",
+        ),
         ("Data", f"{compared.data}, fingerprint {str(compared.data_digest)[:16]}" + _sizes(runs)),
-        ("Budget", f"Preset {compared.preset}, {'equal training steps' if compared.budget == 'steps' else 'the training MACs of the baseline'}."),
-        ("Statistics", f"Paired differences over seeds: 95 % intervals by Student's t; two-sided sign-flip test; Holm's correction over {compared.family} tests at {compared.alpha:g}."),
+        (
+            "Budget",
+            f"Preset {compared.preset}, {'equal training steps' if compared.budget == 'steps' else 'the training MACs of the baseline'}.",
+        ),
+        (
+            "Statistics",
+            f"Paired differences over seeds: 95 % intervals by Student's t; two-sided sign-flip test; Holm's correction over {compared.family} tests at {compared.alpha:g}.",
+        ),
     ]
     for metric in findings.metrics:
         network = "" if metric.extractor is None else f", {metric.extractor} {str(metric.extractor_digest or '')[:12]}"
-        size = "" if metric.n is None else f", N = {metric.n:,}" + ("" if metric.ref_n is None else f" against {metric.ref_n:,}")
-        floor = "" if metric.floor is None else f"; real against real {number(metric.floor)}" + ("" if metric.floor_n is None else f" at N = {metric.floor_n:,}")
-        said.append((metric.name, f"{metric.about}{network}{size}{floor}." + (f" {metric.warning}." if metric.warning else "")))
+        size = (
+            ""
+            if metric.n is None
+            else f", N = {metric.n:,}" + ("" if metric.ref_n is None else f" against {metric.ref_n:,}")
+        )
+        floor = (
+            ""
+            if metric.floor is None
+            else f"; real against real {number(metric.floor)}"
+            + ("" if metric.floor_n is None else f" at N = {metric.floor_n:,}")
+        )
+        said.append(
+            (metric.name, f"{metric.about}{network}{size}{floor}." + (f" {metric.warning}." if metric.warning else ""))
+        )
     return [(term, printable(text)) for term, text in said]
 
 

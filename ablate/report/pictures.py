@@ -17,7 +17,14 @@ from ablate.report.figures import ZOOM
 SIZE = 64  # pixels of one picture
 COLUMNS = 8
 MAX_PIXELS = 16_000_000  # of a file: what a run writes has less
-LEVELS = ((64, 88), (64, 75), (32, 75), (16, 75), (8, 70), (8, 40))  # pictures of a grid, quality: the first that fits is taken
+LEVELS = (
+    (64, 88),
+    (64, 75),
+    (32, 75),
+    (16, 75),
+    (8, 70),
+    (8, 40),
+)  # pictures of a grid, quality: the first that fits is taken
 SKETCH = re.compile(r"samples_(\d{1,9})\.png")
 
 

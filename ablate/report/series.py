@@ -19,9 +19,7 @@ Runs = Mapping[str, tuple[str, int]]  # run_id -> its variant's label, its seed
 def compared_runs(findings: Findings) -> dict[str, tuple[str, int]]:
     """Return the finished runs that are compared, in the order of the rows."""
     return {
-        run_id: (row.label, seed)
-        for row in findings.rows
-        for run_id, seed in zip(row.run_ids, row.seeds, strict=True)
+        run_id: (row.label, seed) for row in findings.rows for run_id, seed in zip(row.run_ids, row.seeds, strict=True)
     }
 
 
@@ -49,7 +47,9 @@ def curves(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
     found = of_runs(frame, runs)[["variant", "step", "loss"]].dropna()
     longest = found.groupby("variant")["step"].transform("max")
     found["stretch"] = np.ceil(found["step"] / longest * BINS)
-    return found.groupby(["variant", "stretch"], sort=False).agg(step=("step", "max"), loss=("loss", "mean")).reset_index()
+    return (
+        found.groupby(["variant", "stretch"], sort=False).agg(step=("step", "max"), loss=("loss", "mean")).reset_index()
+    )
 
 
 def latency(frame: pd.DataFrame, runs: Runs) -> tuple[pd.DataFrame, str]:
@@ -81,6 +81,8 @@ def _picked(found: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for (name, batch), some in found.groupby(["name", "batch"], sort=False):
         times = np.sort(some["latency_ms"].dropna().to_numpy(float))
-        ranks = np.unique(np.linspace(0, len(times) - 1, min(TICKS, len(times))).round().astype(int)) if len(times) else []
+        ranks = (
+            np.unique(np.linspace(0, len(times) - 1, min(TICKS, len(times))).round().astype(int)) if len(times) else []
+        )
         parts.append(pd.DataFrame({"name": str(name), "batch": int(batch), "latency_ms": times[ranks]}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "batch", "latency_ms"])

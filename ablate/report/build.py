@@ -37,7 +37,7 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     return {table: results.read(folder, table) for table in TABLES}
 
 
-def build(frames: Mapping[str, pd.DataFrame], choice: Choice = Choice()) -> Findings:  # noqa: B008 (frozen)
+def build(frames: Mapping[str, pd.DataFrame], choice: Choice = Choice()) -> Findings:
     """Return the findings of one comparison.
 
     Args:

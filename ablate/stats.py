@@ -81,8 +81,8 @@ def sign_flip(differences: Sequence[float] | np.ndarray, *, one_sided: bool = Fa
     if size == 0 or (not one_sided and least <= 0):
         return 1.0
     if len(x) > EXACT:
-        sums = _random_signs(len(x)) @ x
-        found = int(np.count_nonzero((sums if one_sided else np.abs(sums)) >= least))
+        sums = _random_signs(len(x)) @ x.astype(np.float32)
+        found = int(np.count_nonzero((sums if one_sided else np.abs(sums)) >= seen - 1e-5 * size))
         return (found + 1) / (RANDOM + 1)
     # Every pattern's sum is one of the first half plus one of the second: 2^(n/2) of each are enough to count all 2^n.
     first, second = _sums(x[: len(x) // 2]), np.sort(_sums(x[len(x) // 2 :]))
@@ -198,6 +198,14 @@ def seeds_needed(found: Paired, alpha: float = ALPHA) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if power(effect, middle, alpha) >= POWER else (middle, high)
     return high
+
+
+def seeds_for_margin(found: Paired, margin: float) -> int | None:
+    """Return how many seeds put the interval within +-margin, if mean and spread stay; None where no number up to `MOST_SEEDS` does."""
+    if found.sd is None or found.mean is None:
+        return SEEDS_NEEDED
+    room = margin - abs(found.mean)
+    return next((n for n in range(SEEDS_NEEDED, MOST_SEEDS + 1) if reach(n, found.sd) < room), None)
 
 
 def stands(found: Paired, p_holm: float | None) -> bool:

@@ -17,8 +17,13 @@ def beaten(points: np.ndarray) -> np.ndarray:
     Returns:
         (..., points, points): [i, j]: j beats i.
     """
-    mine, others = points[..., :, None, :], points[..., None, :, :]
-    return np.all(others <= mine, axis=-1) & np.any(others < mine, axis=-1)
+    shape = (*points.shape[:-1], points.shape[-2])
+    never, somewhere = np.zeros(shape, bool), np.zeros(shape, bool)
+    for k in range(points.shape[-1]):
+        mine, others = points[..., :, None, k], points[..., None, :, k]
+        never |= ~(others <= mine)
+        somewhere |= others < mine
+    return somewhere & ~never
 
 
 def shares(values: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[np.ndarray, int]:

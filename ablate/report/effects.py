@@ -10,7 +10,7 @@ import pandas as pd
 from ablate import factorial, pareto, stats
 from ablate.report.findings import Effect, Factorial, Front, Point, Row
 from ablate.report.metrics import higher_is_better
-from ablate.report.tables import MACHINE, Rows
+from ablate.report.tables import MACHINE, Grid, Rows
 from ablate.variant import BASELINE
 
 BYTES_PER_PARAMETER = 4  # float32
@@ -49,12 +49,10 @@ def _cells(rows: Sequence[Row]) -> dict[factorial.Cell, Row]:
     return cells
 
 
-def _factorial(
-    design: factorial.Design, metric: str, values: pd.DataFrame, labels: Mapping[factorial.Cell, Row]
-) -> Factorial:
-    wanted = {cell: labels[cell].label for cell in design.cells()}
-    known = values.reindex(columns=list(wanted.values())).dropna()
-    numbers = {cell: known[label].to_numpy() for cell, label in wanted.items()}
+def _factorial(design: factorial.Design, metric: str, values: Grid, labels: Mapping[factorial.Cell, Row]) -> Factorial:
+    numbers = {cell: values.of(labels[cell].label) for cell in design.cells()}
+    known = ~np.isnan(np.stack([*numbers.values()])).any(axis=0)
+    numbers = {cell: x[known] for cell, x in numbers.items()}
     contrasts = list(factorial.effects(design, numbers))
     pairs = [stats.paired(contrast) for _, _, contrast in contrasts]
     corrected = stats.holm([1.0 if pair.p is None else pair.p for pair in pairs])
@@ -77,7 +75,7 @@ def _factorial(
             )
         )
     levels = tuple((BASELINE, *own) for own in design.levels)
-    return Factorial(design.axes, levels, metric, tuple(int(seed) for seed in known.index), tuple(made))
+    return Factorial(design.axes, levels, metric, tuple(values.seeds[known].tolist()), tuple(made))
 
 
 def make_fronts(made: Rows, formats: pd.DataFrame, notes: list[str]) -> tuple[Front, ...]:
@@ -130,24 +128,21 @@ def _front(title: str, runs: pd.DataFrame, objectives: list[str]) -> Front | Non
         return None
     up = tuple(higher_is_better(name) for name in objectives)
     sign = np.where(up, -1.0, 1.0)
-    names = list(dict.fromkeys(runs["point"]))
-    seeds = sorted(runs["seed"].unique())
+    at, names = pd.factorize(runs["point"])
+    seeds, of_seed = np.unique(runs["seed"].to_numpy(np.int64), return_inverse=True)
     values = np.full((len(names), len(seeds), len(objectives)), np.nan)
-    place = {name: i for i, name in enumerate(names)}, {seed: i for i, seed in enumerate(seeds)}
-    at = [place[0][name] for name in runs["point"]], [place[1][seed] for seed in runs["seed"]]
-    values[at[0], at[1]] = runs[objectives].astype("float64").to_numpy() * sign
+    values[at, of_seed] = runs[objectives].astype("float64").to_numpy() * sign
     means = np.nanmean(values, axis=1)
     beaten = pareto.beaten(means)
     shares, resamples = pareto.shares(values)
-    first = runs.drop_duplicates("point").set_index("point")
+    first = runs.drop_duplicates("point")
     points = []
-    for i, name in enumerate(names):
+    for i, (label, scheme) in enumerate(zip(first["label"], first["scheme"], strict=True)):
         by = np.flatnonzero(beaten[i])
-        scheme = first.loc[name, "scheme"]
         count = int((~np.isnan(values[i, :, 0])).sum())
         points.append(
             Point(
-                label=str(first.loc[name, "label"]),
+                label=str(label),
                 scheme=None if pd.isna(scheme) else str(scheme),
                 seeds=count,
                 values=tuple(float(x) for x in means[i] * sign),

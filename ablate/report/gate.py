@@ -25,7 +25,7 @@ from ablate.report import sheets, terminal
 from ablate.report.metrics import higher_is_better
 from ablate.report.select import Choice, select
 from ablate.report.sheets import Sheet
-from ablate.report.tables import column, make_rows
+from ablate.report.tables import make_rows
 from ablate.report.verdicts import unequal
 
 
@@ -194,16 +194,14 @@ def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, 
         raise ResultsError(f"nothing to judge: the results hold {choice.against} alone here")
     refused, values = unequal(made, choice.budget), made.values[metric]
     alpha = stats.ALPHA / len(others)
-    theirs, found = column(values, made.against), []
+    theirs, up, found = values.of(made.against), higher_is_better(metric), []
     for row in others:
-        mine = column(values, row.label)
-        shared = mine.index.intersection(theirs.index)
+        mine = values.of(row.label)
+        shared = ~np.isnan(mine - theirs)
         if row.label in refused:
-            found.append(Gated(row.label, len(shared), None, None, None, "undecided", refused[row.label]))
-            continue
-        up = higher_is_better(metric)
-        pair = mine[shared].to_numpy(), theirs[shared].to_numpy()
-        found.append(judge(row.label, *pair, tolerance, alpha=alpha, higher_is_better=up))
+            found.append(Gated(row.label, int(shared.sum()), None, None, None, "undecided", refused[row.label]))
+        else:
+            found.append(judge(row.label, mine[shared], theirs[shared], tolerance, alpha=alpha, higher_is_better=up))
     first = selected.done.iloc[-1]
     return Gate(
         metric=metric,

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 FLOAT = "fp32"
+INTERVAL = ("fd_change_low", "fd_change_high")
+MEANS = ("psnr_db", "pd", "lpips", "fd_change", *INTERVAL, "macs_share")
 ORDER = ("kpn", "backbone", "upscaler", "heads", "filters", "decoder", "drift", "all")
 
 
@@ -62,8 +66,13 @@ def summarise(found: pd.DataFrame) -> Quantized | None:
     for ratio, column in (("smaller", "file_bytes"), ("faster", "latency_step_ms")):
         this = found[column].astype("float64")
         found[ratio] = found[f"{column}_float"].astype("float64") / this.where(this != 0)
-    groups = {tuple(map(str, key)): some for key, some in found.groupby(["label", "scheme", "scope"])}
-    rows = [_row(key, groups[key]) for key in sorted(groups, key=lambda key: (order[key[0]], _place(key[1:])))]
+    groups = found.groupby(["label", "scheme", "scope"])
+    means = groups[[*MEANS]].mean().astype("float64").replace(np.nan, None)
+    medians = groups[["smaller", "faster"]].median().astype("float64").replace(np.nan, None)
+    table = pd.concat([means, medians, groups[["simulated", "n"]].first()], axis=1).assign(seeds=groups.size())
+    records = {tuple(map(str, key)): row for key, row in zip(table.index, table.to_dict("records"), strict=True)}
+    keys = sorted(records, key=lambda key: (order[key[0]], _place(key[1:])))
+    rows = [_row(key, {str(name): value for name, value in records[key].items()}) for key in keys]
     return Quantized(tuple(rows), _sensitive(rows))
 
 
@@ -72,28 +81,20 @@ def _place(key: tuple[str, ...]) -> tuple[str, int]:
     return scheme, ORDER.index(scope) if scope in ORDER else len(ORDER)
 
 
-def _row(key: tuple[str, ...], found: pd.DataFrame) -> QuantizedRow:
-    def mean(column: str) -> float | None:
-        known = found[column].dropna()
-        return float(known.mean()) if len(known) else None
-
-    def median(column: str) -> float | None:
-        known = found[column].dropna()
-        return float(known.median()) if len(known) else None
-
-    one = found.iloc[0]
+def _row(key: tuple[str, ...], found: dict[str, Any]) -> QuantizedRow:
+    label, scheme, scope = key
     return QuantizedRow(
-        label=key[0],
-        scheme=key[1],
-        scope=key[2],
-        simulated=bool(one["simulated"]),
-        seeds=len(found),
-        n=None if pd.isna(one["n"]) else int(one["n"]),
-        **{name: mean(name) for name in ("psnr_db", "pd", "lpips", "fd_change", "macs_share")},
+        label=label,
+        scheme=scheme,
+        scope=scope,
+        simulated=bool(found["simulated"]),
+        seeds=int(found["seeds"]),
+        n=None if pd.isna(found["n"]) else int(found["n"]),
+        **{name: found[name] for name in MEANS if name not in INTERVAL},
         # Of other pictures of the same run: of several seeds there is no such interval.
-        **{name: mean(name) if len(found) == 1 else None for name in ("fd_change_low", "fd_change_high")},
-        smaller=median("smaller"),
-        faster=median("faster"),
+        **{name: found[name] if found["seeds"] == 1 else None for name in INTERVAL},
+        smaller=found["smaller"],
+        faster=found["faster"],
     )
 
 

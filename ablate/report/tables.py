@@ -31,7 +31,33 @@ COSTS = {  # column -> head
     "latency_image_ms": "ms/image",
 }
 UNFINISHED = ("diverged", "failed", "interrupted")
+AUTOENCODER = ("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db")
+NOTHING = Value(None, None, 0)
 MACHINE = ("device", "precision", "threads")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A metric of every label and seed: `values` (seeds, labels) float64, NaN where there is none; `place`: label -> its column."""
+
+    seeds: np.ndarray  # (seeds,) int64, ascending
+    place: dict[str, int]
+    values: np.ndarray
+
+    def of(self, label: str | None) -> np.ndarray:
+        """Return a label's values (seeds,), all NaN if it has none."""
+        if label is None or label not in self.place:
+            return np.full(len(self.seeds), np.nan)
+        return self.values[:, self.place[label]]
+
+
+def make_grid(label: pd.Series, seed: pd.Series, value: pd.Series) -> Grid:
+    """Lay out values by seed and label; of a pair that comes twice the last counts."""
+    seeds, row = np.unique(seed.to_numpy(np.int64), return_inverse=True)
+    column, labels = pd.factorize(label)
+    values = np.full((len(seeds), len(labels)), np.nan)
+    values[row, column] = value.astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    return Grid(seeds, {str(name): i for i, name in enumerate(labels)}, values)
 
 
 @dataclass(frozen=True)
@@ -40,7 +66,7 @@ class Rows:
 
     rows: tuple[Row, ...]
     against: str | None  # a label; None: it has no finished run
-    values: dict[str, pd.DataFrame]  # metric -> seeds x labels, NaN where there is none
+    values: dict[str, Grid]  # by metric
     done: pd.DataFrame  # with a column `label`
 
 
@@ -59,29 +85,25 @@ def make_rows(selected: Selected, against: str, budget: str, notes: list[str]) -
     labels = {key: f"{key[0]} @{key[1]}" if key[0] in several else key[0] for key in keys}
     named = [labels[key] for key in zip(runs["variant"], runs["config_hash"], strict=True)]
     runs["label"] = pd.Series(named, runs.index, dtype=object)
-    done = runs.loc[selected.done.index]
+    done = runs.loc[selected.done.index].sort_values("seed", kind="stable")
     finished = set(done["label"])
     base = next((labels[key] for key in keys if key[0] == against and labels[key] in finished), None)
-    values = {name: _matrix(done, name) for name in selected.metrics}
-    axes = {labels[key]: "" for key in keys} | dict(zip(runs["label"], runs["axis"].fillna(""), strict=True))
-    by_label = {str(label): some for label, some in runs.groupby("label", sort=False)}
-    finished_by_label = {str(label): some.sort_values("seed") for label, some in done.groupby("label", sort=False)}
-    rows = []
-    for key in sorted(keys, key=lambda key: (labels[key] != base, key[0] != BASELINE, axes[labels[key]], *key)):
-        label = labels[key]
-        mine = finished_by_label.get(label, done.iloc[:0])
-        rows.append(_row(label, by_label[label], mine, values, base, notes))
-    _unequal(rows, finished_by_label, base, budget, notes)
+    axes = dict(zip(runs["label"], runs["axis"].fillna(""), strict=True))
+    order = sorted(keys, key=lambda key: (labels[key] != base, key[0] != BASELINE, axes[labels[key]], *key))
+    values = {name: make_grid(done["label"], done["seed"], done[name]) for name in selected.metrics}
+    rows = _rows([(labels[key], *key, axes[labels[key]]) for key in order], runs, done, values, base, notes)
+    _more(done, [row.label for row in rows], notes)
+    _unequal(rows, done, base, budget, notes)
+    what = _name(against)
     if base is None:
-        what = "the baseline" if against == BASELINE else against
         notes.append(f"{what} has no finished run here: no differences")
     elif against in several:
         newest = base.partition(" @")[2]
-        what = "the baseline" if against == BASELINE else against
         notes.append(f"{what} has several configurations; differences are to the newest, @{newest}")
-    machines = Counter(_machine(*parts) for parts in zip(*(done[name] for name in MACHINE), strict=True))
+    machines = done.groupby([*MACHINE], dropna=False).size()
     if len(machines) > 1:
-        listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in sorted(machines.items()))
+        shown = sorted((_machine(*key), int(n)) for key, n in zip(machines.index, machines, strict=True))
+        listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in shown)
         notes.append(f"times come from unequal devices, precisions or threads and do not compare: {listed}")
     return Rows(tuple(rows), base, values, done)
 
@@ -122,107 +144,128 @@ def _first(numbers: pd.Series) -> int | None:
     return int(known.iloc[0]) if len(known) else None
 
 
-def _matrix(done: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Seeds x labels of a metric, float64."""
-    known = done.loc[done[metric].notna(), ["seed", "label"]]
-    known = known.assign(value=done.loc[known.index, metric].astype("float64"))
-    return known.pivot(index="seed", columns="label", values="value")
-
-
-def column(values: pd.DataFrame, label: str) -> pd.Series:
-    """Return a label's known values by seed."""
-    return values[label].dropna() if label in values.columns else pd.Series(dtype="float64")
-
-
-def _row(
-    label: str,
+def _rows(
+    keys: Sequence[tuple[str, str, str, str]],
     runs: pd.DataFrame,
     done: pd.DataFrame,
-    values: dict[str, pd.DataFrame],
+    values: dict[str, Grid],
     against: str | None,
     notes: list[str],
-) -> Row:
-    seeds = tuple(int(seed) for seed in done["seed"])
-    of_metric: dict[str, Value] = {}
-    differences: dict[str, Value] = {}
-    by_seed: dict[str, tuple[float | None, ...]] = {}
-    for name, matrix in values.items():
-        mine = column(matrix, label)
-        theirs = column(matrix, against) if against is not None else mine.iloc[:0]
-        shared = mine.index.intersection(theirs.index)
-        of_metric[name] = summary(mine.to_numpy())
-        differences[name] = summary((mine[shared] - theirs[shared]).to_numpy())
-        known = dict(zip(mine.index.tolist(), mine.tolist(), strict=True))
-        by_seed[name] = tuple(known.get(seed) for seed in seeds)
-        if label != against and len(theirs) and len(shared) < len(mine):
-            common = f"difference over {_seeds(shared)}" if len(shared) else "no difference"
-            lacking = _seeds(set(mine.index) - set(shared))
-            notes.append(f"{label}: {name} {common}: {_name(against)} lacks {lacking}")
-        if len(mine) < len(seeds):
-            notes.append(f"{label}: no {name} for {_seeds(set(seeds) - set(mine.index))}")
-    _more(label, done, notes)
-    unfinished = _unfinished(label, runs, set(seeds), notes)
-    newest = runs.iloc[-1]
-    return Row(
-        label=label,
-        variant=str(newest["variant"]),
-        axis=None if pd.isna(newest["axis"]) else str(newest["axis"]),
-        config_hash=str(newest["config_hash"]) or None,
-        seeds=seeds,
-        run_ids=tuple(str(name) for name in done["run_id"]),
-        runs=len(seeds) + sum(unfinished.values()),
-        unfinished=unfinished,
-        values=of_metric,
-        differences=None if label == against else differences,
-        by_seed=by_seed,
-        costs={name: None if done[name].isna().all() else float(done[name].median()) for name in COSTS},
-    )
+) -> list[Row]:
+    """Make a row of each label, variant, configuration and axis."""
+    costs = done.groupby("label")[[*COSTS]].agg("median").astype("float64").replace(np.nan, None).to_dict("index")
+    of_label = done.groupby("label").indices
+    unfinished = _unfinished(runs, done, notes)
+    counts = runs["label"].value_counts()
+    all_seeds, run_ids = done["seed"].to_numpy(), done["run_id"].to_numpy()
+    summaries = {name: _summaries(grid, None) for name, grid in values.items()}
+    paired = {name: _summaries(grid, grid.of(against)) for name, grid in values.items()}
+    rows = []
+    for label, variant, config_hash, axis in keys:
+        at = of_label.get(label, np.zeros(0, int))
+        seeds = tuple(all_seeds[at].tolist())
+        lost = unfinished.get(label, dict.fromkeys(UNFINISHED, 0))
+        by_seed = {}
+        for name, grid in values.items():
+            mine = grid.of(label)[np.searchsorted(grid.seeds, seeds)]
+            by_seed[name] = tuple(None if x != x else x for x in mine.tolist())
+            _lacking(label, name, grid, against, seeds, mine, notes)
+        rows.append(
+            Row(
+                label=label,
+                variant=variant,
+                axis=axis or None,
+                config_hash=config_hash or None,
+                seeds=seeds,
+                run_ids=tuple(map(str, run_ids[at])),
+                runs=len(seeds) + sum(lost.values()) if counts[label] else 0,
+                unfinished=lost,
+                values={name: some.get(label, NOTHING) for name, some in summaries.items()},
+                differences=None if label == against else {name: x.get(label, NOTHING) for name, x in paired.items()},
+                by_seed=by_seed,
+                costs=costs.get(label, dict.fromkeys(COSTS)),
+            )
+        )
+    return rows
 
 
-def _more(label: str, done: pd.DataFrame, notes: list[str]) -> None:
+def _summaries(grid: Grid, theirs: np.ndarray | None) -> dict[str, Value]:
+    """Mean and spread of every label, or of its differences to others' values (seeds,)."""
+    x = grid.values if theirs is None else grid.values - theirs[:, None]
+    n = np.sum(~np.isnan(x), axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(x, axis=0) / n
+        sd = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / (n - 1))
+    numbers = zip(grid.place, mean.tolist(), sd.tolist(), n.tolist(), strict=True)
+    return {name: Value(m if k else None, s if k > 1 else None, k) for name, m, s, k in numbers}
+
+
+def _lacking(
+    label: str,
+    metric: str,
+    grid: Grid,
+    against: str | None,
+    seeds: tuple[int, ...],
+    mine: np.ndarray,
+    notes: list[str],
+) -> None:
+    """Note the seeds that one of the two lacks."""
+    known = ~np.isnan(mine)
+    theirs = ~np.isnan(grid.of(against)[np.searchsorted(grid.seeds, seeds)])
+    shared, own = known & theirs, np.asarray(seeds)
+    if label != against and against is not None and shared.sum() < known.sum():
+        common = f"difference over {_seeds(own[shared])}" if shared.any() else "no difference"
+        notes.append(f"{label}: {metric} {common}: {_name(against)} lacks {_seeds(own[known & ~theirs])}")
+    if not known.all():
+        notes.append(f"{label}: no {metric} for {_seeds(own[~known])}")
+
+
+def _more(done: pd.DataFrame, labels: Iterable[str], notes: list[str]) -> None:
     """Note what an autoencoder reaches alone, and samples that look like copies."""
-    means = {name: done[f"autoencoder_{name}"].mean() for name in ("fd", "pd", "psnr_db")}
-    if not pd.isna(means["fd"]):
-        notes.append(
-            f"{label}: its autoencoder alone: fd {means['fd']:.1f}, pd {means['pd']:.4f}, {means['psnr_db']:.2f} dB"
-        )
-    copies = done.loc[done["memorised"].fillna(False).astype(bool), "seed"]
-    if len(copies):
-        notes.append(
-            f"{label}: {_seeds(copies)}: samples lie next to training pictures more often than held-out ones do: copies?"
-        )
+    alone = done[done["autoencoder_fd"].notna()].groupby("label")[[*AUTOENCODER]].mean().astype("float64")
+    copied = done[done["memorised"].fillna(False).astype(bool)]
+    copies = {label: _seeds(seeds) for label, seeds in copied.groupby("label")["seed"]}
+    for label in labels:
+        if label in alone.index:
+            fd, pd_, psnr_db = alone.loc[label]
+            notes.append(f"{label}: its autoencoder alone: fd {fd:.1f}, pd {pd_:.4f}, {psnr_db:.2f} dB")
+        if label in copies:
+            near = "samples lie next to training pictures more often than held-out ones do: copies?"
+            notes.append(f"{label}: {copies[label]}: {near}")
 
 
-def _unfinished(label: str, runs: pd.DataFrame, finished: set[int], notes: list[str]) -> dict[str, int]:
-    counts = dict.fromkeys(UNFINISHED, 0)
+def _unfinished(runs: pd.DataFrame, done: pd.DataFrame, notes: list[str]) -> dict[str, dict[str, int]]:
+    """Count the seeds that ended otherwise and were not finished since, by label and status, and say why."""
+    counts: dict[str, dict[str, int]] = {}
     rest = runs[runs["status"] != "done"]
-    for status in UNFINISHED if len(rest) else ():
-        some = rest[(rest["status"] == status) & ~rest["seed"].isin(list(finished))].drop_duplicates(
-            "seed", keep="last"
-        )
-        counts[status] = len(some)
-        if len(some):
-            errors = "; ".join(dict.fromkeys(textwrap.shorten(str(error), 160) for error in some["error"].dropna()))
-            notes.append(f"{label}: {_seeds(some['seed'])} {status}, not in the means{': ' if errors else ''}{errors}")
+    if len(rest):
+        finished = pd.MultiIndex.from_frame(done[["label", "seed"]])
+        rest = rest[~pd.MultiIndex.from_frame(rest[["label", "seed"]]).isin(finished)]
+    for (label, status), some in rest.drop_duplicates(["label", "seed"], keep="last").groupby(["label", "status"]):
+        counts.setdefault(str(label), dict.fromkeys(UNFINISHED, 0))[str(status)] = len(some)
+        errors = "; ".join(dict.fromkeys(textwrap.shorten(str(error), 160) for error in some["error"].dropna()))
+        notes.append(f"{label}: {_seeds(some['seed'])} {status}, not in the means{': ' if errors else ''}{errors}")
     return counts
 
 
-def _unequal(
-    rows: Sequence[Row], done: dict[str, pd.DataFrame], against: str | None, budget: str, notes: list[str]
-) -> None:
+def _unequal(rows: Sequence[Row], done: pd.DataFrame, against: str | None, budget: str, notes: list[str]) -> None:
     """Note the variants that spend something else than what they are compared with."""
-    allowed = spent(done[against], budget) if against is not None else ""
+    costs = spent(done, budget)
+    allowed = costs.get(against or "")
     for row in rows:
-        mine = spent(done[row.label], budget) if row.seeds else ""
+        mine = costs.get(row.label)
         if mine and allowed and mine != allowed:
             notes.append(f"{row.label}: an unequal budget: {mine}; {_name(against)}: {allowed}")
 
 
-def spent(done: pd.DataFrame, budget: str) -> str:
-    """Return what one configuration spends on each of its runs, beside what makes the budgets equal."""
-    first = done.iloc[0]
-    nfe = f"nfe {count(first['nfe'])}"
-    return f"{count(first['steps'])} steps, {nfe}" if budget == "steps" else nfe
+def spent(done: pd.DataFrame, budget: str) -> dict[str, str]:
+    """Return what each label spends on each of its runs, beside what makes the budgets equal."""
+    first = done.drop_duplicates("label")
+    numbers = zip(first["label"], first["steps"], first["nfe"], strict=True)
+    return {
+        label: f"{count(steps)} steps, nfe {count(nfe)}" if budget == "steps" else f"nfe {count(nfe)}"
+        for label, steps, nfe in numbers
+    }
 
 
 def _machine(*parts: Any) -> str:
@@ -231,12 +274,6 @@ def _machine(*parts: Any) -> str:
 
 def _name(label: str | None) -> str:
     return "the baseline" if label is None or label.partition(" @")[0] == BASELINE else label
-
-
-def summary(numbers: np.ndarray) -> Value:
-    """Return mean and spread of numbers (n,)."""
-    n = len(numbers)
-    return Value(float(numbers.mean()) if n else None, float(numbers.std(ddof=1)) if n > 1 else None, n)
 
 
 def _seeds(seeds: Iterable[int]) -> str:

@@ -16,7 +16,7 @@ from ablate.errors import VariantError
 from ablate.measure.metrics import METRICS
 from ablate.report.findings import Claim, Comparison, Row
 from ablate.report.metrics import COSTS, higher_is_better
-from ablate.report.tables import Rows, column, spent
+from ablate.report.tables import Grid, Rows, make_grid, spent
 from ablate.variant_claims import read_margin
 
 SCHEMES = ("bf16", "fp8", "int8", "int4")
@@ -103,22 +103,22 @@ def unequal(made: Rows, budget: str) -> dict[str, str]:
     """Return the labels that were trained for another number of steps than what they are compared with, and why that is not judged."""
     if made.against is None or budget != "steps":
         return {}
-    first = made.done.drop_duplicates("label").set_index("label", drop=False)
-    steps = {str(label): n for label, n in first["steps"].dropna().items()}
-    allowed, there = steps.get(made.against), spent(first.loc[[made.against]], budget)
+    first = made.done.drop_duplicates("label")
+    steps = {label: n for label, n in zip(first["label"], first["steps"], strict=True) if not pd.isna(n)}
+    allowed, costs = steps.get(made.against), spent(made.done, budget)
     return {
-        label: f"not judged: an unequal budget, {spent(first.loc[[label]], budget)} against {there}"
+        label: f"not judged: an unequal budget, {costs[label]} against {costs[made.against]}"
         for label, n in steps.items()
         if allowed is not None and n != allowed
     }
 
 
-def _differences(values: pd.DataFrame, label: str, against: str, refused: str | None = None) -> _Differences:
-    mine, theirs = column(values, label), column(values, against)
-    shared = mine.index.intersection(theirs.index).sort_values()
-    x = (mine[shared] - theirs[shared]).to_numpy()
-    whole = float(theirs[shared].mean()) if len(shared) else None
-    return _Differences(tuple(int(seed) for seed in shared), x, whole, stats.paired(x), refused)
+def _differences(values: Grid, label: str, against: str, refused: str | None = None) -> _Differences:
+    theirs = values.of(against)
+    x = values.of(label) - theirs
+    known = ~np.isnan(x)
+    whole = float(theirs[known].mean()) if known.any() else None
+    return _Differences(tuple(values.seeds[known].tolist()), x[known], whole, stats.paired(x[known]), refused)
 
 
 def _comparison(row: Row, metric: str, pair: _Differences, p_holm: float | None, family: int) -> Comparison:
@@ -165,15 +165,10 @@ def _stated(
     refused: Mapping[str, str],
 ) -> list[_Stated]:
     stated = []
-    cache: dict[str, pd.DataFrame | str] = {}
+    cache: dict[str, Grid | str] = {}
+    known = set(variant.names())
     for row in made.rows:
-        if row.label == made.against:
-            continue
-        try:
-            claims = variant.load(row.variant).claims
-        except VariantError:  # a user's file that is gone: its runs are still shown
-            continue
-        for claim in claims:
+        for claim in _claims_of(row.variant, known) if row.label != made.against else ():
             metric = claim["metric"]
             pair = pairs.get((row.label, metric))
             if pair is None:
@@ -189,8 +184,8 @@ def _stated(
     return stated
 
 
-def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd.DataFrame) -> pd.DataFrame | str:
-    """Return the values that a claim is about, seeds x labels, or why there are none."""
+def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd.DataFrame) -> Grid | str:
+    """Return the values that a claim is about, or why there are none."""
     of_run = done[["run_id", "label", "seed"]]
     scheme, _, plain = metric.partition("_")
     if scheme in SCHEMES:
@@ -208,9 +203,7 @@ def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd
         found = of_run.merge(fidelity.loc[fidelity["metric"] == metric, ["run_id", "value"]], on="run_id")
     else:
         return f"{metric} is not a metric"
-    found = found[found["value"].notna()].drop_duplicates(["seed", "label"], keep="last")
-    found = found.assign(value=found["value"].astype("float64"))
-    return found.pivot(index="seed", columns="label", values="value")
+    return make_grid(found["label"], found["seed"], found["value"])
 
 
 def _claim(one: _Stated, corrected: Mapping[tuple[str, ...], float], family: int) -> Claim:

@@ -73,14 +73,22 @@ def compare(
         (a, b), runs, extra = _two_runs(runs, a, b)
     else:
         one, other = (a, b) if a in variants else (b, a)
-        kind = "a run" if len(_begin(runs, other)) else "neither a variant nor a run here"
-        raise ResultsError(f"compare: {one} is a variant and {other} is {kind}; name two variants, or two runs")
+        if not len(_begin(runs, other)):
+            near = did_you_mean(other, sorted(variants))
+            raise ResultsError(
+                f"compare {other}: no variant and no run here{near} Variants in the results: {_listed(variants)}"
+            )
+        raise ResultsError(f"compare: {one} is a variant and {other} is a run; name two variants, or two runs")
     findings = build({**frames, "runs": runs}, replace(choice, against=a, variants=(b,)))
     rows = {row.label: row for row in findings.rows}
     pairs = tuple(_pairs(rows[a], rows[b], folder)) if a in rows and b in rows else ()
     compared = findings.compared
     notes = (*extra, *(note for note in findings.notes if not note.startswith(("claims are", "quality is"))))
     return Versus(a, b, compared.preset, compared.data, findings.comparisons, pairs, notes), findings
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def _newest(runs: pd.DataFrame) -> pd.DataFrame:

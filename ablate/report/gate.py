@@ -260,11 +260,17 @@ class _Rendered:
             low, high = (None if x is None else scale * x for x in (one.low, one.high))
             seen = None if one.regression is None else scale * one.regression
             shown = sheets.signed(seen, decimals) + (unit if seen is not None else "")
-            return one.label, shown, sheets.interval(low, high, decimals), str(one.n), one.verdict, one.why
+            return one.label, shown, sheets.interval(low, high, decimals), str(one.n), one.verdict
 
-        heads = ("variant", "regression", f"{100 * found.level:.4g} % interval", "seeds", "verdict", "why")
-        sheet = Sheet("", heads, tuple(map(line, found.variants)), (0, 4, 5), drop=(5,))
+        heads = ("variant", "regression", f"{100 * found.level:.4g} % interval", "seeds", "verdict")
+        sheet = Sheet("", heads, tuple(map(line, found.variants)), (0, 4))
         yield terminal.fit(sheet, options)
         yield Text("")
+        reasons: dict[str, list[str]] = {}
+        for one in found.variants:
+            if one.verdict == "undecided":
+                reasons.setdefault(one.why, []).append(one.label)
+        for why, labels in reasons.items():
+            yield Text(f"{', '.join(labels)}: {why}")
         for note in found.notes:
             yield Text(f"! {note}")

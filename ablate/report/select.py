@@ -100,8 +100,9 @@ def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> Selected:
 
 def _shown(runs: pd.DataFrame) -> pd.DataFrame:
     """Keep the columns that a report is about, as plain objects where they are text."""
-    kept = [name for name in runs.columns if name in (*TEXT, *NUMBERS) or name in METRICS or name in COSTS]
+    kept = [name for name in runs.columns if name in (*TEXT, *NUMBERS, "precision") or name in METRICS or name in COSTS]
     shown = runs[kept]
+    shown = shown.rename(columns={"precision": "arithmetic"})  # a metric has that name
     # A table may come from elsewhere: what is shown of it must not steer a terminal.
     safe = {
         name: shown[name].astype(object).map(_safe(shown[name]), na_action="ignore").astype(object) for name in TEXT

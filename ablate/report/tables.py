@@ -33,7 +33,7 @@ COSTS = {  # column -> head
 UNFINISHED = ("diverged", "failed", "interrupted")
 AUTOENCODER = ("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db")
 NOTHING = Value(None, None, 0)
-MACHINE = ("device", "precision", "threads")
+MACHINE = ("device", "arithmetic", "threads")
 
 
 @dataclass(frozen=True)

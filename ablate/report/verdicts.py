@@ -184,6 +184,16 @@ def _stated(
     return stated
 
 
+def _claims_of(name: str, known: set[str]) -> tuple[Mapping[str, str], ...]:
+    """The claims in a variant's file: none of a combination, nor of a user's file that is gone or damaged, whose runs are still shown."""
+    if name not in known:
+        return ()
+    try:
+        return variant.load(name).claims
+    except VariantError:
+        return ()
+
+
 def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd.DataFrame) -> Grid | str:
     """Return the values that a claim is about, or why there are none."""
     of_run = done[["run_id", "label", "seed"]]

@@ -27,7 +27,7 @@ TEXT = (
     "budget",
     "config_hash",
     "device",
-    "precision",
+    "arithmetic",
 )
 
 NUMBERS = (

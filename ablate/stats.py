@@ -157,9 +157,11 @@ def _t_power(effect: float, n: int, alpha: float) -> float:
     from scipy import special
 
     shift, far = effect * math.sqrt(n), _quantile(n, alpha)
-    if n > 100 or shift > 30:  # the noncentral t is not computed well out there
+    upper = 1 - float(special.nctdtr(n - 1, shift, far))
+    if n > 100 or shift > 30 or math.isnan(upper):  # the noncentral t is not computed well out there
         return float(special.ndtr(shift - far) + special.ndtr(-shift - far))
-    return float(1 - special.nctdtr(n - 1, shift, far) + special.nctdtr(n - 1, shift, -far))
+    # The other tail is computed as NaN where it is nothing.
+    return upper + (float(special.nctdtr(n - 1, shift, -far)) if shift < 1 else 0.0)
 
 
 @lru_cache(maxsize=4096)

@@ -68,6 +68,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         headline=selected.metrics,
         why_headline=selected.why_metrics,
         family=family,
+        least_seeds=stats.min_seeds(stats.ALPHA / max(1, family)),
         alpha=stats.ALPHA,
         power=stats.POWER,
         runs=sum(row.runs for row in made.rows),

@@ -57,6 +57,7 @@ class Compared:
     headline: tuple[str, ...]  # the metrics, the first is the one that verdicts are read by first
     why_headline: str  # why these, in a sentence
     family: int  # tests that Holm's correction covers
+    least_seeds: int  # with which any of them can decide
     alpha: float  # share of studies without any difference in which one may be claimed
     power: float  # for which `detectable` and `seeds_needed` hold
     runs: int

@@ -22,7 +22,7 @@ def to_json(findings: Findings) -> str:
 
 
 def to_markdown(findings: Findings) -> str:
-    """Return the report as Markdown: verdicts first, then claims, quality and costs, effects, trade-offs, number formats, notes."""
+    """Return the report as Markdown: verdicts first, then claims, quality and costs, notes, effects, trade-offs, number formats."""
     if not findings.rows:
         return EMPTY + "\n"
     parts = [f"## {escape(sheets.title(findings))}"]
@@ -36,13 +36,11 @@ def to_markdown(findings: Findings) -> str:
     parts.append("### Quality and costs")
     head, *rows = sheets.quality_cells(findings, " ± ")
     parts.append(table(head, rows, (0, 1)))
-    parts.append(_list(sheets.legend(findings, "±")))
+    parts.append(_list((*sheets.legend(findings, "±"), *findings.notes)))
     for sheet in (*sheets.factorial_sheets(findings), *sheets.front_sheets(findings)):
         parts += _sheet(sheet)
     formats = sheets.format_sheet(findings)
     parts += _sheet(formats) if formats is not None else []
-    if findings.notes:
-        parts += ["### Notes", _list(findings.notes)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -61,9 +61,15 @@ def explained(findings: Findings) -> str:
     compared = findings.compared
     many = f" after Holm's correction over {compared.family} tests" if compared.family > 1 else ""
     judged = f"by a paired sign-flip test at {compared.alpha:g}{many} and a 95 % interval without 0"
+    most = max((comparison.n for comparison in findings.comparisons), default=0)
+    few = (
+        f" With fewer than {compared.least_seeds} seeds none of these tests can decide."
+        if most < compared.least_seeds
+        else ""
+    )
     return (
         f"helps, hurts: better or worse than {compared.against}, {judged}. detects: the smallest true difference found with "
-        f"probability {compared.power:g}. seeds: there are / are needed."
+        f"probability {compared.power:g}. seeds: there are / are needed.{few}"
     )
 
 
@@ -218,7 +224,8 @@ def _front(front: Front) -> Sheet:
     heads = [FRONT_HEADS.get(name, name) for name in front.objectives]
     legend = (
         "On the front: nothing is as good everywhere and better somewhere. "
-        f"share: of {front.resamples:,} resamples of the seeds, those in which it is there.",
+        f"share: of {front.resamples:,} resamples of the seeds, those in which it is there."
+        + (" bytes: parameters in float32." if "bytes" in front.objectives else ""),
     )
     last = len(heads) + 3
     return Sheet(

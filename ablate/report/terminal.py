@@ -54,6 +54,8 @@ class _Rendered:
             yield Text("")
         for line in sheets.legend(findings, sign):
             yield Text(line, style="dim")
+        for line in findings.notes:
+            yield Text(f"! {line}")
         yield Text("")
         for sheet in (*sheets.factorial_sheets(findings), *sheets.front_sheets(findings)):
             yield from _sheet(sheet, options)
@@ -65,8 +67,6 @@ class _Rendered:
             for line in formats.legend:
                 yield Text(line, style="dim")
             yield Text("")
-        for line in findings.notes:
-            yield Text(f"! {line}")
 
 
 def _verdicts(findings: Findings, options: ConsoleOptions) -> Iterator[RenderableType]:

@@ -1,11 +1,10 @@
-"""The commands of a study: list, show, run, report."""
+"""The commands of a study: list, show, run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,14 +24,6 @@ from ablate.cli.app import (
 )
 from ablate.errors import AblateError
 from ablate.files import printable
-
-
-class Format(StrEnum):
-    """How a report is written."""
-
-    rich = "rich"
-    json = "json"
-    markdown = "markdown"
 
 
 @app.command("list")
@@ -223,32 +214,3 @@ def _tell(row: dict[str, Any], how: str) -> None:
         )
     else:
         typer.echo(f"{row['run_id']}: {row['status']}: {row['error']}")
-
-
-@app.command()
-def report(
-    folder: ResultsOption = Path("results"),
-    preset: Annotated[str | None, typer.Option("--preset", help="Only this preset.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Only this data set's name.")] = None,
-    budget: Annotated[
-        Budget, typer.Option("--budget", help="Compare runs of equal steps, or of the baseline's training MACs.")
-    ] = Budget.steps,
-    format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.rich,
-) -> None:
-    """Summarise a study: metrics by variant, differences to the baseline, costs.
-
-    Example: ablate report --format markdown
-    """
-    from ablate import results
-    from ablate.report import forms, tables
-
-    if not folder.is_dir():
-        raise AblateError(f"--results {folder}: no such folder; make a run first: ablate run")
-    runs, quantized = (results.read(folder, table) for table in ("runs", "quantized"))
-    built = tables.build(runs, quantized, preset=preset, data=data, budget=budget)
-    if format_ is Format.rich:
-        from rich.console import Console
-
-        Console().print(forms.render_rich(built))
-    else:
-        typer.echo(forms.to_json(built) if format_ is Format.json else forms.to_markdown(built))

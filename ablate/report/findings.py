@@ -1,4 +1,4 @@
-"""What a report shows: every number and verdict of one comparison. `ablate.report.build` computes them once; the forms only write them down.
+"""What a report shows: every number and verdict of one comparison, computed once by `ablate.report.build`; the forms only write them down.
 
 One comparison is one preset on one data set at one budget, measured with one extractor and one number of samples: nothing else is mixed in.
 
@@ -6,8 +6,8 @@ One comparison is one preset on one data set at one budget, measured with one ex
     helps      = the variant is better than what it is compared against: the difference is real, by test and interval, over the whole study
     hurts      = it is worse;   undecided = the seeds there are cannot tell, and `why` says what is missing
 
-All intervals are 95 % (Student's t over seeds), not corrected; every p-value is of the two-sided sign-flip test, and `p_holm` is corrected over
-`Compared.family` tests. What is not known is None, never NaN.
+All intervals are 95 % (Student's t over seeds), not corrected; every p-value is of the two-sided sign-flip test, and `p_holm` is corrected
+over `Compared.family` tests. What is not known is None, never NaN.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Compared:
     headline: tuple[str, ...]  # the metrics, the first is the one that verdicts are read by first
     why_headline: str  # why these, in a sentence
     family: int  # tests that Holm's correction covers
+    least_seeds: int  # with which any of them can decide
     alpha: float  # share of studies without any difference in which one may be claimed
     power: float  # for which `detectable` and `seeds_needed` hold
     runs: int
@@ -99,8 +100,12 @@ class Comparison:
     relative: float | None  # mean / mean of the other over the same seeds
     p: float | None
     p_holm: float | None
-    detectable: float | None  # smallest true difference found with `power` at this n and sd; None: n cannot decide, or sd is unknown
-    seeds_needed: int | None  # in all, for the difference and spread seen; None: more than `stats.MOST_SEEDS`, or spread unknown
+    detectable: (
+        float | None
+    )  # smallest true difference found with `power` at this n and sd; None: n cannot decide, or sd is unknown
+    seeds_needed: (
+        int | None
+    )  # in all, for the difference and spread seen; None: more than `stats.MOST_SEEDS`, or spread unknown
     verdict: str  # one of VERDICTS
     why: str  # in a sentence
 

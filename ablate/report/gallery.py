@@ -1,4 +1,4 @@
-"""The pictures of a page: samples of every variant from the same noise, what a run drew while it trained, and what may be shown of the data."""
+"""The pictures of a page: samples of every variant from the same noise, sketches of the training, and what may be shown of the data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablate.data import images
 from ablate.report.figures import GAP
 from ablate.report.findings import Findings, Row
 from ablate.report.pictures import SIZE, Grid, fit, pack, read, sketches
-from ablate.report.text import number
+from ablate.report.sheets import decimals_of
 
 # Bytes of data URIs; with the plots and their library a page of fifteen variants stays below 5 MB.
 SAMPLES_BYTES, SKETCHES_BYTES, STRIPS_BYTES, NEAREST_BYTES = 1_300_000, 700_000, 500_000, 350_000
@@ -65,7 +65,7 @@ class Part:
     pictures: tuple[Picture, ...]
 
 
-def gallery(findings: Findings, artifacts: Path) -> Gallery:
+def make_gallery(findings: Findings, artifacts: Path) -> Gallery:
     """Collect the samples of all variants under the first seed of which what they are compared with has pictures."""
     reads = {}
     for seed in findings.rows[0].seeds if findings.rows else ():
@@ -83,14 +83,18 @@ def gallery(findings: Findings, artifacts: Path) -> Gallery:
     drawn = _sketches({label: folder for label, (folder, _) in reads.items()})
     metric = findings.compared.headline[0]
     verdicts = {one.label: one.verdict for one in findings.comparisons if one.metric == metric}
-    shown = []
+    shown, decimals = [], decimals_of([row.values[metric].mean for row in findings.rows])
     for (label, (_, sheet)), uri in zip(reads.items(), uris, strict=True):
         row = next(row for row in findings.rows if row.label == label)
         value = dict(zip(row.seeds, row.by_seed.get(metric, ()), strict=False)).get(seed)
+        shown_value = f"{metric} -" if value is None else f"{metric} {value:,.{decimals}f}"
         final = Grid(label, None, uri, min(count, sheet.shape[0] // SIZE * 8))
-        shown.append(Shown(label, seed, f"{metric} {number(value)}", verdicts.get(label), final, drawn.get(label, ())))
+        shown.append(Shown(label, seed, shown_value, verdicts.get(label), final, drawn.get(label, ())))
     lacking = [row.label for row in findings.rows if row.label not in reads]
-    how = f"Seed {seed}. In the same place every variant starts from the same noise, so what differs is the variant's doing. Nothing is picked: these are noises 0, 1, 2, ..."
+    how = (
+        f"Seed {seed}. In the same place every variant starts from the same noise (latent: of latents), so what differs is the variant's "
+        "doing. Nothing is picked: these are noises 0, 1, 2, ..."
+    )
     return Gallery(tuple(shown), how + (f" No pictures of this seed: {', '.join(lacking)}." if lacking else ""))
 
 
@@ -136,23 +140,24 @@ def inside(findings: Findings, artifacts: Path, shown: Gallery) -> list[Part]:
         Part(
             "strips",
             "What the filters do, and what the drift adds",
-            "Held-out pictures, one a row, at t = 0.1, 0.2, ... 0.8 (the first is nearly all noise). From left to right: the noisy input, the filtered picture, the drift (grey is none), the "
-            "prediction, the target.",
+            "Held-out pictures, one a row, at t = 0.1, 0.2, ... 0.8 (the first is nearly all noise). From left to right: the noisy input, "
+            "the filtered picture, the drift (grey is none), the prediction, the target.",
             "Noisy input, filtered picture, drift, prediction and target at eight noise levels:",
             (),
         ),
         Part(
             "nearest",
             "Next to the training pictures",
-            "The samples that lie nearest to a training picture, each (left) beside that picture (right), the nearest first. A model that copies shows equal pairs.",
+            "The samples that lie nearest to a training picture, each (left) beside that picture (right), the nearest first. A model that "
+            "copies shows equal pairs.",
             "Pairs of a sample and the training picture nearest to it:",
             (),
         ),
     )
     if not is_embedded(findings):
         why = (
-            f"Left out: it shows pictures of the data set ({findings.compared.data}), whose licence is not known to this page; only those of the embedded cats are put in. It lies beside the "
-            "samples, in the folder of each run."
+            f"Left out: it shows pictures of the data set ({findings.compared.data}), whose licence this page does not know; only those of "
+            "the embedded cats are put in. It lies beside the samples, in each run's folder."
         )
         return [Part(part.kind, part.title, why, part.alt, ()) for part in parts]
     found = []

@@ -14,8 +14,10 @@ import jinja2
 import vl_convert
 
 from ablate import __version__
-from ablate.report.findings import Findings
+from ablate.report.findings import CLAIM_VERDICTS, VERDICTS, Findings
 from ablate.report.page import gather
+
+WORDS = {*VERDICTS, *CLAIM_VERDICTS}  # that a table shows as badges
 
 
 def to_html(findings: Findings, folder: Path) -> str:
@@ -29,11 +31,13 @@ def to_html(findings: Findings, folder: Path) -> str:
         ResultsError: A table cannot be read.
     """
     page, js = gather(findings, folder), _read("page.js")
-    bundle = vl_convert.javascript_bundle() if page.has_plots else ""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if page.has_plots else ""
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in (bundle, js) if script)
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
     template = _environment().get_template("page.html")
-    return template.render(page=page, policy=policy, css=_read("page.css"), js=js, bundle=bundle, version=__version__)
+    return template.render(
+        page=page, policy=policy, css=_read("page.css"), js=js, bundle=bundle, words=WORDS, version=__version__
+    )
 
 
 def _environment() -> jinja2.Environment:

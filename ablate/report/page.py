@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,14 @@ from ablate import results, variant
 from ablate.data import cats
 from ablate.errors import VariantError
 from ablate.files import printable
-from ablate.report import charts, gallery, quantized, series
-from ablate.report.charts import Plot
-from ablate.report.findings import Claim, Comparison, Findings, Value
-from ablate.report.text import large, number, signed
+from ablate.report import charts, measured, series, sheets
+from ablate.report.findings import Claim, Comparison, Findings
+from ablate.report.gallery import Gallery, Part, inside, is_embedded, make_gallery
+from ablate.report.plot import Plot, records
+from ablate.report.sheets import Sheet
 
 TITLES = {"helps": "Better than {}", "hurts": "Worse than {}", "undecided": "Undecided"}
-COSTS = {
-    "params": "parameters",
-    "macs": "MACs",
-    "nfe": "nfe",
-    "train_macs": "train MACs",
-    "train_wall_s": "train s",
-    "latency_step_ms": "ms/step",
-    "latency_image_ms": "ms/image",
-}
-AMOUNTS = ("params", "macs", "train_macs")
-Table = list[tuple[str, ...]]
+RAW = ("runs", "curves", "denoising", "latency")
 
 
 @dataclass(frozen=True)
@@ -54,14 +45,6 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Titled:
-    """A table with its title."""
-
-    title: str
-    rows: Table
-
-
-@dataclass(frozen=True)
 class Page:
     """All that the template writes down."""
 
@@ -69,23 +52,20 @@ class Page:
     title: str
     subtitle: str
     lead: str
-    how_judged: str
+    explained: str
     cards: list[tuple[str, str, list[Card]]]  # verdict, title, variants
     claims: list[Said]
     intervals: list[Plot]
-    factorials: list[Titled]
-    gallery: gallery.Gallery
+    factorials: list[Sheet]
+    gallery: Gallery
     fronts: list[Plot]
     over_time: list[Plot]
     formats: Plot | None
-    formats_rows: Table
-    formats_legend: list[str]
     latency: Plot | None
-    inside: list[gallery.Part]
-    rows: Table
-    rows_how: str
+    inside: list[Part]
+    quality: Sheet
     methods: list[tuple[str, str]]
-    environment: Table
+    environment: Sheet
     credits: list[str]
 
     @property
@@ -98,15 +78,15 @@ class Page:
         """The sections that there are: element's id and name."""
         listed = [
             ("verdicts", "Findings", True),
-            ("claims", "Claims", bool(self.claims)),
-            ("differences", "Differences", bool(self.intervals)),
             ("samples", "Samples", bool(self.gallery.rows)),
+            ("differences", "Differences", bool(self.intervals)),
+            ("claims", "Claims", bool(self.claims)),
             ("trade", "Cost", bool(self.fronts)),
             ("training", "Training", bool(self.over_time)),
             ("formats", "Number formats", self.formats is not None),
-            ("latency-section", "Latency", self.latency is not None),
-            ("inside", "Inside", True),
-            ("table", "Numbers", True),
+            ("speed", "Latency", self.latency is not None),
+            ("inside", "Inside", bool(self.inside)),
+            ("table", "Numbers", bool(self.findings.rows)),
             ("methods", "Methods", True),
         ]
         return [(name, title) for name, title, there in listed if there]
@@ -124,34 +104,33 @@ def gather(findings: Findings, folder: Path) -> Page:
     """
     compared, artifacts = findings.compared, folder / "artifacts"
     runs = series.compared_runs(findings)
-    tables = {name: _clean(results.read(folder, name)) for name in ("runs", "curves", "denoising", "latency")}
-    shown = gallery.gallery(findings, artifacts)
-    plots = [
-        charts.denoising(tables["denoising"], runs, compared.against),
-        charts.curves(tables["curves"], runs, compared.against),
-    ]
-    formats = findings.quantized
+    tables = {name: _clean(results.read(folder, name)) for name in RAW}
     mine = tables["runs"][tables["runs"]["run_id"].isin(list(runs))]
+    shown = make_gallery(findings, artifacts)
+    fronts = zip(findings.fronts, sheets.front_sheets(findings), strict=True)
+    over_time = (
+        measured.denoising(tables["denoising"], runs, compared.against),
+        measured.curves(tables["curves"], runs, compared.against),
+    )
+    head, *lines = sheets.quality_cells(findings, " ± ")
+    quality = Sheet("All variants", tuple(head), tuple(map(tuple, lines)), (0, 1), tuple(sheets.legend(findings, "±")))
     return Page(
         findings=findings,
-        title=f"Ablation study: {_plural(compared.variants, 'variant')}, preset {compared.preset}, data {compared.data}",
+        title=f"Ablation study of {_plural(compared.variants, 'variant')}",
         subtitle=_subtitle(findings, mine),
         lead=_lead(findings),
-        how_judged=_how_judged(findings),
-        cards=_cards(findings),
-        claims=[_said(claim, compared.against) for claim in findings.claims],
+        explained=sheets.explained(findings) if findings.comparisons else "",
+        cards=_cards(findings) if findings.comparisons else [],
+        claims=[_said(claim, findings) for claim in findings.claims],
         intervals=[plot for metric in findings.metrics if (plot := charts.intervals(findings, metric))],
-        factorials=_factorials(findings),
+        factorials=sheets.factorial_sheets(findings),
         gallery=shown,
-        fronts=[plot for i, front in enumerate(findings.fronts) if (plot := charts.front(front, i))],
-        over_time=[plot for plot in plots if plot],
+        fronts=[plot for i, (one, sheet) in enumerate(fronts) if (plot := charts.front(one, i, sheet))],
+        over_time=[plot for plot in over_time if plot],
         formats=charts.sensitivity(findings),
-        formats_rows=[tuple(line) for line in quantized.cells(formats)] if formats else [],
-        formats_legend=[*quantized.legend(formats)] if formats else [],
-        latency=charts.latency(tables["latency"], runs),
-        inside=gallery.inside(findings, artifacts, shown),
-        rows=_rows(findings),
-        rows_how="Means ± standard deviations over seeds; costs are medians. MACs and ms/step: of one network evaluation; ms/image: of nfe evaluations.",
+        latency=measured.latency(tables["latency"], runs),
+        inside=inside(findings, artifacts, shown) if findings.rows else [],
+        quality=quality,
         methods=_methods(findings, mine),
         environment=_environment(mine),
         credits=_credits(findings),
@@ -159,13 +138,9 @@ def gather(findings: Findings, folder: Path) -> Page:
 
 
 def _clean(frame: pd.DataFrame) -> pd.DataFrame:
-    """Tables may come from elsewhere: text without what steers a reader."""
-    columns = {
-        name: frame[name].map(printable, na_action="ignore")
-        for name in frame
-        if frame[name].dtype == "string" and name != "run_id"
-    }
-    return frame.assign(**columns)
+    """Tables may come from elsewhere: their text without what steers a reader's eye."""
+    texts = [name for name in frame if frame[name].dtype == "string" and name not in ("run_id", "environment")]
+    return frame.assign(**{str(name): frame[name].map(printable, na_action="ignore") for name in texts})
 
 
 def _plural(n: int, word: str) -> str:
@@ -173,30 +148,31 @@ def _plural(n: int, word: str) -> str:
 
 
 def _subtitle(findings: Findings, runs: pd.DataFrame) -> str:
-    seeds = {seed for row in findings.rows for seed in row.seeds}
+    compared, seeds = findings.compared, {seed for row in findings.rows for seed in row.seeds}
     moments = runs["finished_at"].dropna()
     when = f", finished {moments.min():%Y-%m-%d} to {moments.max():%Y-%m-%d}" if len(moments) else ""
-    budget = "equal training steps" if findings.compared.budget == "steps" else "equal training MACs"
-    return f"{_plural(findings.compared.runs, 'run')} under {_plural(len(seeds), 'seed')}, {budget}{when}."
+    budget = "equal training steps" if compared.budget == "steps" else "equal training MACs"
+    where = f"Preset {compared.preset} on {compared.data}" if compared.preset else "No preset"
+    return f"{where}: {_plural(compared.runs, 'run')} under {_plural(len(seeds), 'seed')}, {budget}{when}."
 
 
 def _lead(findings: Findings) -> str:
     if not findings.rows:
-        return "There are no finished runs yet."
-    compared = findings.compared
-    found = _judged(findings)
-    if not found or compared.against is None:
-        return f"Nothing is compared yet: that needs finished runs of {compared.against or 'the baseline'} and of a variant under the same seeds."
-    counts = Counter(one.verdict for one in found)
-    said = []
-    if counts["hurts"]:
-        said.append(
-            f"{counts['hurts']} {'makes' if counts['hurts'] == 1 else 'make'} the pictures worse: there, what {compared.against} does earns its place"
+        return "There are no runs yet: start some with `ablate run`."
+    compared, found = findings.compared, _judged(findings)
+    if not found:
+        return (
+            "Nothing is compared yet: that needs finished runs of the baseline and of a variant under the same seeds."
         )
-    if counts["helps"]:
-        said.append(f"{counts['helps']} {'makes' if counts['helps'] == 1 else 'make'} them better")
-    if counts["undecided"]:
-        said.append(f"{counts['undecided']} cannot be told from chance with the seeds there are")
+    counts, said = Counter(one.verdict for one in found), []
+    if n := counts["hurts"]:
+        said.append(
+            f"{n} {'makes' if n == 1 else 'make'} the pictures worse: there, the way of {compared.against} earns its place"
+        )
+    if n := counts["helps"]:
+        said.append(f"{n} {'makes' if n == 1 else 'make'} them better")
+    if n := counts["undecided"]:
+        said.append(f"{n} cannot be told from chance with the seeds there are")
     return f"Of {_plural(len(found), 'change')} to {compared.against}, {'; '.join(said)} (judged by {compared.headline[0]})."
 
 
@@ -205,35 +181,16 @@ def _judged(findings: Findings) -> list[Comparison]:
     return [one for one in findings.comparisons if one.metric == findings.compared.headline[0]]
 
 
-def _how_judged(findings: Findings) -> str:
-    compared = findings.compared
-    metric = next((metric for metric in findings.metrics if metric.name == compared.headline[0]), None)
-    if metric is None:
-        return ""
-    floor = "" if metric.floor is None else f" Real pictures against real ones reach {number(metric.floor)}."
-    size = (
-        ""
-        if metric.n is None
-        else f" N = {metric.n:,} samples"
-        + ("." if metric.ref_n is None else f" against {metric.ref_n:,} real pictures.")
-    )
-    return (
-        f"{metric.name}: {metric.about}; {'higher' if metric.higher_is_better else 'lower'} is better.{size}{floor} Why this one: {compared.why_headline}. "
-        f"Each change is compared with {compared.against} seed by seed. In brackets 95 % intervals; a verdict needs a sign-flip test below {compared.alpha:g}, corrected by Holm over "
-        f"{_plural(compared.family, 'test')}."
-    )
-
-
 def _cards(findings: Findings) -> list[tuple[str, str, list[Card]]]:
-    judged, against = _judged(findings), findings.compared.against or "the baseline"
-    sign = -1 if any(m.higher_is_better for m in findings.metrics if m.name == findings.compared.headline[0]) else 1
-    judged.sort(key=lambda one: sign * (one.mean or 0.0))
+    metric = findings.compared.headline[0]
+    decimals = sheets.difference_decimals(findings, metric)
     cards: dict[str, list[Card]] = {verdict: [] for verdict in TITLES}
-    for one in judged:
-        effect = f"{one.metric} {signed(one.mean)}"
-        if one.low is not None and one.high is not None:
-            effect += f" [{signed(one.low)}, {signed(one.high)}]"
-        cards.setdefault(one.verdict, []).append(Card(one.label, _about(one.variant), effect, one.why))
+    for one in sorted(_judged(findings), key=lambda one: -abs(one.mean or 0.0)):
+        effect = f"{metric} {sheets.signed(one.mean, decimals)}"
+        if one.low is not None:
+            effect += f" {sheets.interval(one.low, one.high, decimals)}"
+        cards[one.verdict].append(Card(one.label, _about(one.variant), effect, one.why))
+    against = findings.compared.against or "the baseline"
     return [(verdict, TITLES[verdict].format(against), some) for verdict, some in cards.items()]
 
 
@@ -245,47 +202,21 @@ def _about(name: str) -> str:
         return ""
 
 
-def _said(claim: Claim, against: str | None) -> Said:
+def _said(claim: Claim, findings: Findings) -> Said:
+    against = findings.compared.against
+    than = f"as good as {against}" if claim.expect == "same" else f"{claim.expect} than {against}"
     within = f" within {claim.margin}" if claim.margin else ""
-    words = f"{claim.label} was claimed to be {claim.expect} than {against} in {claim.metric}, because {claim.because}."
-    if claim.expect == "same":
-        words = (
-            f"{claim.label} was claimed to be as good as {against} in {claim.metric}{within}, because {claim.because}."
-        )
-    effect = "" if claim.mean is None else f" Difference {signed(claim.mean)}"
-    if claim.low is not None and claim.high is not None:
-        effect += f" [{signed(claim.low)}, {signed(claim.high)}]"
-    return Said(printable(words), claim.verdict, f"{claim.why}.{effect}")
-
-
-def _factorials(findings: Findings) -> list[Titled]:
-    found = []
-    for study in findings.factorials:
-        rows: Table = [("effect", study.metric, "95 % interval", "p (Holm)", "verdict")]
-        for effect in study.effects:
-            interval = "-" if effect.low is None else f"{signed(effect.low)} to {signed(effect.high)}"
-            rows.append(
-                (" × ".join(effect.levels), signed(effect.mean), interval, number(effect.p_holm), effect.verdict)
-            )
-        found.append(Titled(f"Main effects and interactions of {' × '.join(study.axes)}, by {study.metric}", rows))
-    return found
-
-
-def _rows(findings: Findings) -> Table:
-    names = [metric.name for metric in findings.metrics]
-    lines: Table = [("variant", "axis", "seeds", *names, *COSTS.values())]
-    for row in findings.rows:
-        seeds = f"{len(row.seeds)}" if len(row.seeds) == row.runs else f"{len(row.seeds)}/{row.runs}"
-        values = [_value(row.values.get(name)) for name in names]
-        costs = [large(row.costs.get(name)) if name in AMOUNTS else number(row.costs.get(name)) for name in COSTS]
-        lines.append((row.label, row.axis or "-", seeds, *values, *costs))
-    return lines
-
-
-def _value(value: Value | None) -> str:
-    if value is None or value.mean is None:
-        return "-"
-    return number(value.mean) if value.sd is None else f"{number(value.mean)} ± {number(value.sd)}"
+    known = claim.metric in findings.compared.headline
+    decimals = sheets.difference_decimals(findings, claim.metric) if known else 3
+    why = f"{claim.why[:1].upper()}{claim.why[1:].rstrip('.')}."
+    if claim.mean is not None:
+        why += f" Difference {sheets.signed(claim.mean, decimals)}"
+        why += f" {sheets.interval(claim.low, claim.high, decimals)}." if claim.low is not None else "."
+    return Said(
+        printable(f"{claim.label}: {than} in {claim.metric}{within}, because {claim.because.rstrip('.')}."),
+        claim.verdict,
+        why,
+    )
 
 
 def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -294,57 +225,47 @@ def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
         ("Question", "Which parts of a small image generator earn their place? Each variant changes one thing of it."),
         (
             "Pairing",
-            "Variants of one seed share initial weights of common parts, order of pictures, training noise, and the noise that samples start from.",
+            "Variants of one seed share initial weights of common parts, order of pictures, training noise, and the noise that "
+            "samples start from. What is compared are differences seed by seed.",
         ),
-        ("Data", f"{compared.data}, fingerprint {str(compared.data_digest)[:16]}" + _sizes(runs)),
-        (
-            "Budget",
-            f"Preset {compared.preset}, {'equal training steps' if compared.budget == 'steps' else 'the training MACs of the baseline'}.",
-        ),
+        ("Data", f"{compared.data}, fingerprint {str(compared.data_digest)[:16]}{_sizes(runs)}"),
         (
             "Statistics",
-            f"Paired differences over seeds: 95 % intervals by Student's t; two-sided sign-flip test; Holm's correction over {compared.family} tests at {compared.alpha:g}.",
+            "Sign-flip tests of paired differences, corrected by Holm; 95 % intervals by Student's t, not corrected.",
         ),
     ]
     for metric in findings.metrics:
-        network = "" if metric.extractor is None else f", {metric.extractor} {str(metric.extractor_digest or '')[:12]}"
-        size = (
-            ""
-            if metric.n is None
-            else f", N = {metric.n:,}" + ("" if metric.ref_n is None else f" against {metric.ref_n:,}")
-        )
-        floor = (
-            ""
-            if metric.floor is None
-            else f"; real against real {number(metric.floor)}"
-            + ("" if metric.floor_n is None else f" at N = {metric.floor_n:,}")
-        )
-        said.append(
-            (metric.name, f"{metric.about}{network}{size}{floor}." + (f" {metric.warning}." if metric.warning else ""))
-        )
+        if metric.extractor is not None:
+            said.append(
+                (f"Network of {metric.name}", f"{metric.extractor}, weights {str(metric.extractor_digest)[:16]}")
+            )
     return [(term, printable(text)) for term, text in said]
 
 
 def _sizes(runs: pd.DataFrame) -> str:
     if runs.empty or runs["n_train"].isna().all():
-        return "."
+        return ""
     one = runs.iloc[0]
-    return f": {one['n_train']:,} pictures to train on, {one['n_held_out']:,} held out, {one['duplicates']:,} copies dropped."
+    return f": {one['n_train']:,} pictures to train on, {one['n_held_out']:,} held out, {one['duplicates']:,} copies dropped"
 
 
-def _environment(runs: pd.DataFrame) -> Table:
-    """What the runs were made with: each value with the number of runs that had it."""
+def _environment(runs: pd.DataFrame) -> Sheet:
+    """What the runs were made with: each value, with the number of runs that had it where there are several."""
     found: dict[str, Counter[str]] = {}
-    for row in runs.astype(object).where(runs.notna(), None).to_dict("records"):
+    for row in records(runs.astype(object).where(runs.notna(), None)):
         known: Mapping[str, Any] = {name: row[name] for name in ("device", "precision", "threads", "git_commit")}
         for name, value in {**known, **_parsed(row["environment"])}.items():
             if value not in (None, ""):
                 found.setdefault(printable(name), Counter())[printable(value)] += 1
-    lines: Table = [("what", "value (runs)")]
+    lines = []
     for name, counts in found.items():
-        shown = list(counts) if len(counts) == 1 else [f"{value} ({n})" for value, n in counts.most_common()]
+        shown = (
+            list(counts)
+            if len(counts) == 1
+            else [f"{value} ({_plural(n, 'run')})" for value, n in counts.most_common()]
+        )
         lines.append((name, ", ".join(shown)))
-    return lines
+    return Sheet("Environment", ("what", "value"), tuple(lines), (0, 1))
 
 
 def _parsed(text: str | None) -> Mapping[str, Any]:
@@ -356,13 +277,14 @@ def _parsed(text: str | None) -> Mapping[str, Any]:
 
 
 def _credits(findings: Findings) -> list[str]:
-    listed: Sequence[str] = [
-        "The model and the claims: A. Schreiner, “Generating Cats with KPN Filtering” (2025).",
-        "EfficientNet-Lite0 weights: Apache-2.0. Plots: Vega-Lite, Altair and vl-convert (BSD-3-Clause).",
-    ]
-    data = (
-        f"Data: {cats.CREDIT}"
-        if gallery.is_embedded(findings)
-        else f"Data: {findings.compared.data}, the user's own. None of its pictures is in this file; samples are a model's."
+    name = findings.compared.data
+    own = (
+        f"{name}, the user's own. None of its pictures is in this file: samples are drawn by the models."
+        if name
+        else "none"
     )
-    return [printable(data), *listed]
+    return [
+        f"Data: {cats.CREDIT if findings.rows and is_embedded(findings) else printable(own)}",
+        "The model and its claims: A. Schreiner, “Generating Cats with KPN Filtering” (2025).",
+        "EfficientNet-Lite0 weights: Apache-2.0. Plots: Vega-Lite, by Altair and vl-convert (BSD-3-Clause).",
+    ]

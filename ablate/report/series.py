@@ -1,4 +1,4 @@
-"""What plots and notebooks show of the raw tables: rows of the runs that are compared, with their variant's label, and not more of them than can be seen."""
+"""What plots show of the raw tables: rows of the runs that are compared, with their variant's label, and not more than can be seen."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def of_runs(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
 
 
 def denoising(frame: pd.DataFrame, runs: Runs, against: str | None) -> pd.DataFrame:
-    """Return one-step denoising in long form: variant, seed, t, measure, value and its difference to `against` on the same seed (NaN where none)."""
+    """Return one-step denoising in long form: variant, seed, t, measure, value, difference to `against` on the same seed (NaN: none)."""
     measures = [name for name in MEASURES if frame[name].notna().any()]
     long = of_runs(frame, runs).melt(["variant", "seed", "t"], measures, "measure", "value").dropna(subset="value")
     theirs = long[long["variant"] == against].set_index(["seed", "t", "measure"])["value"]
@@ -43,7 +43,7 @@ def denoising(frame: pd.DataFrame, runs: Runs, against: str | None) -> pd.DataFr
 
 
 def curves(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
-    """Return the training loss by variant and stretch of the training: variant, step (the stretch's last), loss (mean over stretch and seeds)."""
+    """Return the training loss by variant and stretch of the training: step (the stretch's last), loss (mean over stretch and seeds)."""
     found = of_runs(frame, runs)[["variant", "step", "loss"]].dropna()
     longest = found.groupby("variant")["step"].transform("max")
     found["stretch"] = np.ceil(found["step"] / longest * BINS)
@@ -55,16 +55,16 @@ def curves(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
 def latency(frame: pd.DataFrame, runs: Runs) -> tuple[pd.DataFrame, str]:
     """Return times of single network evaluations, and where they come from in a sentence.
 
-    Taken are those of the newest `ablate bench` of two runs or more, which timed them side by side; else those that each run took of itself.
+    Taken are those of the newest `ablate bench` of two runs or more, which timed them side by side; else what each run took of itself.
 
     Returns:
-        Columns name (variant, and the number format where there are several), batch, latency_ms: at most TICKS of each, evenly picked by rank.
+        Columns name (variant, and number format where there are several), batch, latency_ms: at most TICKS of each, evenly picked by rank.
     """
     found = of_runs(frame, runs)
     found = found[found["scope"] == "step"]
     session = found["session"].fillna(RUN_SESSION)
     several = found.groupby(session)["run_id"].nunique()
-    benched = sorted(name for name, count in several.items() if count > 1 and str(name).startswith("bench-"))
+    benched = sorted(str(name) for name, count in several.items() if count > 1 and str(name).startswith("bench-"))
     chosen = benched[-1] if benched else RUN_SESSION
     found = found[session == chosen]
     where = (
@@ -78,11 +78,17 @@ def latency(frame: pd.DataFrame, runs: Runs) -> tuple[pd.DataFrame, str]:
 
 
 def _picked(found: pd.DataFrame) -> pd.DataFrame:
-    parts = []
-    for (name, batch), some in found.groupby(["name", "batch"], sort=False):
-        times = np.sort(some["latency_ms"].dropna().to_numpy(float))
-        ranks = (
-            np.unique(np.linspace(0, len(times) - 1, min(TICKS, len(times))).round().astype(int)) if len(times) else []
-        )
-        parts.append(pd.DataFrame({"name": str(name), "batch": int(batch), "latency_ms": times[ranks]}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "batch", "latency_ms"])
+    """Order statistics of every name and batch, evenly spread over the ranks."""
+    ordered = found.dropna(subset="latency_ms").sort_values("latency_ms")
+    groups = ordered.groupby(["name", "batch"], sort=False)["latency_ms"]
+    rank, count = groups.cumcount(), groups.transform("size")
+    taken = count.clip(upper=TICKS)
+    # Of `count` ranks those where the next of `taken` even steps begins.
+    step = np.floor(rank * taken / count)
+    chosen = ordered[step != np.floor((rank - 1) * taken / count)]
+    order = list(dict.fromkeys(found["name"]))
+    return chosen[["name", "batch", "latency_ms"]].sort_values(
+        ["batch", "name"],
+        key=lambda column: column.map(order.index) if column.name == "name" else column,
+        kind="stable",
+    )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-UNITS = ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3))
-
 
 def number(value: float | None) -> str:
     """Return three digits of a number, `-` for none: `0.0123`, `9.87`, `123`, `12,346`."""
@@ -21,13 +19,3 @@ def signed(value: float | None) -> str:
     """Return a difference as `number` does, with its sign."""
     shown = number(value)
     return shown if value is None or shown == "-" or value < 0 else f"+{shown}"
-
-
-def large(value: float | None) -> str:
-    """Return a count or an amount with a unit of thousands: `1.2 M`."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    for unit, size in UNITS:
-        if abs(value) >= size:
-            return number(value / size) + unit
-    return number(value) if value % 1 else f"{value:,.0f}"

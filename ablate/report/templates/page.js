@@ -12,7 +12,11 @@
     const spec = JSON.parse(figure.querySelector(".spec").textContent);
     const panel = Number(figure.dataset.panel || 0);
     if (panel) {
-      spec.columns = Math.max(1, Math.floor((width - 50) / panel));
+      // Two panels at least where they may be narrower; as wide as fits.
+      const stretches = "stretches" in figure.dataset;
+      const fitting = Math.floor((width - 60) / panel);
+      spec.columns = Math.max(stretches && width > 250 ? 2 : 1, fitting);
+      if (stretches) spec.spec.width = Math.min(280, Math.floor((width - 60) / spec.columns) - 20);
     } else {
       spec.width = Math.max(280, width);
       spec.autosize = { type: "fit-x", contains: "padding" };

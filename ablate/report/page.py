@@ -208,9 +208,9 @@ def _said(claim: Claim, findings: Findings) -> Said:
     within = f" within {claim.margin}" if claim.margin else ""
     known = claim.metric in findings.compared.headline
     decimals = sheets.difference_decimals(findings, claim.metric) if known else 3
-    why = f"{claim.why[:1].upper()}{claim.why[1:].rstrip('.')}."
+    why = f"{claim.why.rstrip('.')}."
     if claim.mean is not None:
-        why += f" Difference {sheets.signed(claim.mean, decimals)}"
+        why += f" The difference is {sheets.signed(claim.mean, decimals)}"
         why += f" {sheets.interval(claim.low, claim.high, decimals)}." if claim.low is not None else "."
     return Said(
         printable(f"{claim.label}: {than} in {claim.metric}{within}, because {claim.because.rstrip('.')}."),

@@ -19,7 +19,7 @@ WIDTH = 640  # pixels of the drawing without scripts; with them a plot is as wid
 ROW = 24  # pixels of a variant's row
 PANEL = 150  # pixels of one of many small panels, with its margin
 PANELS = 4  # beside each other, without scripts
-FONT = "system-ui, sans-serif"
+FONT = "Arial, Helvetica, sans-serif"  # its widths are known where the drawing is made
 FG, MUTED, GRID, ACCENT, QUIET = (f"var(--{name})" for name in ("fg", "muted", "grid", "accent", "undecided"))
 AXIS = {
     "labelColor": FG,
@@ -68,7 +68,12 @@ def finish(
         stretches: Whether panels may be of another width.
     """
     spec: dict[str, Any] = chart.to_dict()
-    spec |= {"background": None, "description": told, "config": CONFIG}
+    spec |= {
+        "background": None,
+        "description": told,
+        "config": CONFIG,
+        "padding": {"left": 12, "right": 12, "top": 5, "bottom": 5},
+    }
     svg = vl_convert.vegalite_to_svg(spec, vl_version=".".join(alt.SCHEMA_VERSION.split(".")[:2]))
     return Plot(name, title, how, told, svg, json.dumps(spec).replace("<", "\\u003c"), sheet, panel, stretches)
 

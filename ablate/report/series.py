@@ -27,7 +27,8 @@ def of_runs(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
     """Return the rows of some runs with the columns `variant` (its label) and `seed`, variant by variant in their order."""
     kept = frame[frame["run_id"].isin(list(runs))]
     names = [str(run_id) for run_id in kept["run_id"]]
-    kept = kept.assign(variant=[runs[name][0] for name in names], seed=[runs[name][1] for name in names])
+    labels = pd.Series([runs[name][0] for name in names], kept.index, dtype=object)  # text also where there is none
+    kept = kept.assign(variant=labels, seed=[runs[name][1] for name in names])
     order = {label: i for i, label in enumerate(dict.fromkeys(label for label, _ in runs.values()))}
     return kept.sort_values("variant", key=lambda labels: labels.map(order), kind="stable")
 
@@ -72,7 +73,7 @@ def latency(frame: pd.DataFrame, runs: Runs) -> tuple[pd.DataFrame, str]:
         if benched
         else "Each run timed itself, at its own moment: on a busy machine they do not compare; `ablate bench` times them side by side."
     )
-    how = found["scheme"] + " / " + found["engine"]
+    how = found["scheme"].astype("string") + " / " + found["engine"].astype("string")
     name = found["variant"] + (", " + how if how.nunique() > 1 else "")
     return _picked(found.assign(name=name)), where
 

@@ -14,9 +14,9 @@
     if (panel) {
       // Two panels at least where they may be narrower; as wide as fits.
       const stretches = "stretches" in figure.dataset;
-      const fitting = Math.floor((width - 60) / panel);
+      const fitting = Math.floor((width - 80) / panel);
       spec.columns = Math.max(stretches && width > 250 ? 2 : 1, fitting);
-      if (stretches) spec.spec.width = Math.min(280, Math.floor((width - 60) / spec.columns) - 20);
+      if (stretches) spec.spec.width = Math.min(280, Math.floor((width - 80) / spec.columns) - 20);
     } else {
       spec.width = Math.max(280, width);
       spec.autosize = { type: "fit-x", contains: "padding" };

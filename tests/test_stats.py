@@ -62,6 +62,9 @@ def test_random_patterns_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(stats, "EXACT", 8)
     assert stats.sign_flip(x) == pytest.approx(exact, abs=4 * np.sqrt(exact / stats.RANDOM))
     assert stats.sign_flip(x) == stats.sign_flip(x)
+    tied = np.array([0.1] * 16 + [-0.1] * 8)  # sums that are equal but for rounding count
+    exact = float(2 * scipy_stats.binom.cdf(8, 24, 0.5))
+    assert stats.sign_flip(tied) == pytest.approx(exact, abs=4 * np.sqrt(exact / stats.RANDOM))
     assert stats.sign_flip(np.full(24, 2.0)) == pytest.approx(1 / (stats.RANDOM + 1))
 
 
@@ -196,6 +199,13 @@ def test_sameness_needs_a_margin() -> None:
     assert same(near, 0.06) == "undecided"
     assert same(near + 5, 1.0) == "contradicted"
     assert same(near + 5, None) == "undecided"
+
+
+def test_sameness_needs_the_interval_within_the_margin_too() -> None:
+    x = 0.7 + 0.479 * np.array([1, -1] * 6)  # 90 % of it lies below 1, 95 % does not
+    assert stats.equivalence(x, 1.0) < stats.ALPHA
+    assert same(x, 1.0) == "undecided"
+    assert same(x - 0.1, 1.0) == "supported"
 
 
 def test_sameness_is_claimed_at_the_margin_in_at_most_five_percent() -> None:

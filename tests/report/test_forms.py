@@ -81,6 +81,13 @@ def test_what_is_not_a_report_is_not_valid() -> None:
         jsonschema.Draft202012Validator(SCHEMA).validate(document)
 
 
+def test_a_number_that_is_none_is_refused_rather_than_written() -> None:
+    report = study()
+    broken = dataclasses.replace(report.comparisons[0], mean=float("nan"))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        forms.to_json(dataclasses.replace(report, comparisons=(broken,)))
+
+
 def markdown_table(text: str, title: str) -> list[dict[str, str]]:
     lines = text.split(f"### {title}")[1].strip().splitlines()
     table = [[cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")] for line in lines if "|" in line]

@@ -72,6 +72,17 @@ def test_what_helps_what_hurts_what_is_undecided() -> None:
     assert (comparison(turned, "no_drift", "psnr_db").mean or 0) < 0
 
 
+def test_what_is_undecided_needs_more_seeds_than_there_are() -> None:
+    made = synthetic.rows({"baseline": 0.0, "gone": 0.0}, range(6))
+    base = {run["seed"]: run["fd"] for run in made["runs"][:6]}
+    for run, difference in zip(made["runs"][6:], [10, 10, 10, 10, 10, -0.1], strict=True):
+        run["fd"] = base[run["seed"]] + difference
+    one = comparison(found(made, metrics=("fd",)), "gone")
+    expected = stats.paired(one.differences)
+    assert stats.seeds_needed(expected) == 6  # by the size of the difference; but one sign differs
+    assert (one.verdict, one.seeds_needed) == ("undecided", 7)
+
+
 def test_all_comparisons_and_claims_are_one_family() -> None:
     truth = {"baseline": 0.0, "no_drift": 5.0, "no_skip": 0.0, "direct": 0.0}
     findings = found(synthetic.rows(truth, range(8), spread=0.5, schemes=["int8"]))

@@ -147,8 +147,6 @@ def power(effect: float, n: int, alpha: float = ALPHA) -> float:
     effect = min(abs(effect), 8.0)
     reached = patterns / 2.0 ** (n - 1) if n < 60 else alpha
     same_sign = float(special.ndtr(effect)) ** n + float(special.ndtr(-effect)) ** n
-    if patterns == 1:
-        return same_sign
     lost = max(0.0, _t_power(effect, n, 2.0 ** (1 - n)) - same_sign) / patterns if patterns < 1000 else 0.0
     return max(same_sign, _t_power(effect, n, reached) - lost)
 

@@ -179,9 +179,7 @@ def _of_budget(runs: pd.DataFrame, budget: str, notes: list[str]) -> pd.DataFram
     matched = (runs["budget"] == "macs").fillna(False).astype(bool)
     if budget == "steps":
         if matched.any():
-            notes.append(
-                f"{_runs(int(matched.sum()))} with the baseline's training MACs are left out: see --budget macs"
-            )
+            notes.append(f"left out: {_runs(int(matched.sum()))} with the baseline's training MACs (see --budget macs)")
         return runs[~matched]
     spent = runs["train_macs"].astype("Float64").fillna(0).astype("float64")
     for macs in spent[(runs["variant"] == BASELINE) & (spent > 0)].unique():

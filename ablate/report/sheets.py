@@ -19,6 +19,7 @@ FRONT_HEADS = {
     "file_bytes": "bytes",
 }
 MANY = 12  # names in a line
+NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def summary(findings: Findings) -> list[tuple[str, str]]:
     for word in VERDICTS:
         names = [comparison.label for comparison in mine if comparison.verdict == word]
         more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-        lines.append((word, ", ".join(names[:MANY]) + more if names else "none"))
+        lines.append((word, ", ".join(names[:MANY]) + more if names else NONE))
     return lines
 
 
@@ -112,7 +113,7 @@ def _verdicts(findings: Findings, metric: Metric) -> Sheet:
     )
     better = "higher is better" if metric.higher_is_better else "lower is better"
     words = tuple(c.verdict for c in mine)
-    return Sheet(f"{metric.name}, {better}", heads, lines, (0, 7, 8), (), words, (8, 3, 5, 4))
+    return Sheet(f"{metric.name}, {better}", heads, lines, (0, 7, 8), (), words, (8, 3, 5, 4, 1))
 
 
 def difference_decimals(findings: Findings, metric: str) -> int:

@@ -72,7 +72,7 @@ class _Rendered:
 def _verdicts(findings: Findings, options: ConsoleOptions) -> Iterator[RenderableType]:
     words = Table.grid(padding=(0, 2))
     for word, names in sheets.summary(findings):
-        words.add_row(coloured(word), Text(names))
+        words.add_row(Text(word) if names == sheets.NONE else coloured(word), Text(names))
     yield words
     yield Text("")
     for sheet in sheets.verdict_sheets(findings):

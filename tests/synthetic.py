@@ -1,6 +1,6 @@
 """Results folders of any size, made of random numbers: for benchmarks and tests of what reads tables.
 
-python benchmarks/synthetic.py FOLDER [VARIANTS] [SEEDS]
+python tests/synthetic.py FOLDER [VARIANTS] [SEEDS]
 """
 
 from __future__ import annotations

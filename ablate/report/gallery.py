@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from ablate.data import images
 from ablate.report.figures import GAP
 from ablate.report.findings import Findings, Row
-from ablate.report.pictures import SIZE, Grid, fit, pack, read, sketches
+from ablate.report.pictures import SIZE, STRIPS, Grid, fit, read, sketches
 from ablate.report.sheets import decimals_of
 
 # Bytes of data URIs; with the plots and their library a page of fifteen variants stays below 5 MB.
@@ -79,23 +78,24 @@ def make_gallery(findings: Findings, artifacts: Path) -> Gallery:
             break
     if not reads:
         return Gallery((), "")
-    uris, count = fit([sheet for _, sheet in reads.values()], SAMPLES_BYTES)
+    uris = fit([sheet for _, sheet in reads.values()], SAMPLES_BYTES)
     drawn = _sketches({label: folder for label, (folder, _) in reads.items()})
     metric = findings.compared.headline[0]
     verdicts = {one.label: one.verdict for one in findings.comparisons if one.metric == metric}
     shown, decimals = [], decimals_of([row.values[metric].mean for row in findings.rows])
-    for (label, (_, sheet)), uri in zip(reads.items(), uris, strict=True):
+    for label, uri in zip(reads, uris, strict=False):  # those that fit
         row = next(row for row in findings.rows if row.label == label)
         value = dict(zip(row.seeds, row.by_seed.get(metric, ()), strict=False)).get(seed)
         shown_value = f"{metric} -" if value is None else f"{metric} {value:,.{decimals}f}"
-        final = Grid(label, None, uri, min(count, sheet.shape[0] // SIZE * 8))
+        final = Grid(label, None, uri)
         shown.append(Shown(label, seed, shown_value, verdicts.get(label), final, drawn.get(label, ())))
-    lacking = [row.label for row in findings.rows if row.label not in reads]
+    there = {one.label for one in shown}
+    lacking = [row.label for row in findings.rows if row.label not in there]
     how = (
         f"Seed {seed}. In the same place every variant starts from the same noise (latent: of latents), so what differs is the variant's "
         "doing. Nothing is picked: these are noises 0, 1, 2, ..."
     )
-    return Gallery(tuple(shown), how + (f" No pictures of this seed: {', '.join(lacking)}." if lacking else ""))
+    return Gallery(tuple(shown), how + (f" No pictures here of {', '.join(lacking)}." if lacking else ""))
 
 
 def _run_id(row: Row, seed: int) -> str | None:
@@ -110,10 +110,10 @@ def _sketches(folders: dict[str, Path]) -> dict[str, tuple[Grid, ...]]:
         for step, path in list(sketches(folder).items())[-MOST_SKETCHES:]
         if (sheet := read(path)) is not None
     ]
-    uris, count = fit([sheet for _, _, sheet in found], SKETCHES_BYTES) if found else ([], 0)
+    uris = fit([sheet for _, _, sheet in found], SKETCHES_BYTES)
     grids: dict[str, tuple[Grid, ...]] = {}
-    for (label, step, _), uri in zip(found, uris, strict=True):
-        grids[label] = (*grids.get(label, ()), Grid(label, step, uri, count))
+    for (label, step, _), uri in zip(found, uris, strict=False):
+        grids[label] = (*grids.get(label, ()), Grid(label, step, uri))
     return grids
 
 
@@ -165,20 +165,11 @@ def inside(findings: Findings, artifacts: Path, shown: Gallery) -> list[Part]:
         sheets = {label: sheet for label, folder in folders.items() if (sheet := read(folder / file)) is not None}
         if part.kind == "nearest":
             sheets = {label: _in_rows(sheet) for label, sheet in sheets.items()}
-        packed = _within(list(sheets.values()), budget)
-        pictures = tuple(Picture(label, uri) for label, uri in zip(sheets, packed, strict=True))
+        packed = fit(list(sheets.values()), budget, STRIPS)
+        pictures = tuple(Picture(label, uri) for label, uri in zip(sheets, packed, strict=False))
         how = part.how if pictures else "The runs' folders hold no such picture."
         found.append(Part(part.kind, part.title, how, part.alt, pictures))
     return found
-
-
-def _within(sheets: Sequence[np.ndarray], budget: int) -> list[str]:
-    packed: list[str] = []
-    for quality in (85, 70, 50, 30, 10):
-        packed = [pack(sheet, quality) for sheet in sheets]
-        if sum(map(len, packed)) <= budget:
-            break
-    return packed
 
 
 def _in_rows(sheet: np.ndarray) -> np.ndarray:

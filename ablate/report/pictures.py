@@ -17,14 +17,10 @@ from ablate.report.figures import ZOOM
 SIZE = 64  # pixels of one picture
 COLUMNS = 8
 MAX_PIXELS = 16_000_000  # of a file: what a run writes has less
-LEVELS = (
-    (64, 88),
-    (64, 75),
-    (32, 75),
-    (16, 75),
-    (8, 70),
-    (8, 40),
-)  # pictures of a grid, quality: the first that fits is taken
+# Pixels of height and quality of a grid or strip: the first that fits is taken.
+GRIDS = ((512, 88), (512, 75), (256, 75), (128, 75), (64, 70), (64, 40), (64, 10))
+STRIPS = ((2000, 85), (2000, 60), (264, 60), (264, 30), (132, 30), (66, 10))
+TRIED = 3  # by which the level is chosen
 SKETCH = re.compile(r"samples_(\d{1,9})\.png")
 
 
@@ -35,7 +31,6 @@ class Grid:
     label: str
     step: int | None  # of the training; None: when it was finished
     uri: str
-    count: int
 
 
 def read(path: Path) -> np.ndarray | None:
@@ -56,22 +51,31 @@ def pack(pixels: np.ndarray, quality: int) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def fit(sheets: Sequence[np.ndarray], budget: int) -> tuple[list[str], int]:
-    """Pack grids alike, in as many pictures and as well as `budget` bytes allow.
+def fit(sheets: Sequence[np.ndarray], budget: int, levels: Sequence[tuple[int, int]] = GRIDS) -> list[str]:
+    """Pack sheets alike, as much of each and as well as `budget` bytes allow.
 
     Args:
-        sheets: Grids (H, W, 3) uint8, eight pictures a row.
-        budget: Bytes of all data URIs; where not even the least fits, that is taken.
+        sheets: Pictures (H, W, 3) uint8; what does not fit is cut off below.
+        budget: Bytes of all data URIs.
+        levels: Height in pixels and quality, from the best on.
 
     Returns:
-        Data URIs, and how many pictures each has at most.
+        Data URIs of the first sheets: of all, where not even the last level is too much.
     """
+    tried = [sheets[i] for i in sorted({0, len(sheets) // 2, len(sheets) - 1})] if len(sheets) > TRIED else sheets
     packed: list[str] = []
-    for count, quality in LEVELS:
-        packed = [pack(sheet[: count // COLUMNS * SIZE], quality) for sheet in sheets]
+    for height, quality in levels:
+        some = sum(len(pack(sheet[:height], quality)) for sheet in tried) if tried is not sheets else 0
+        if some * len(sheets) > budget * len(tried):
+            continue
+        packed = [pack(sheet[:height], quality) for sheet in sheets]
         if sum(map(len, packed)) <= budget:
-            break
-    return packed, count
+            return packed
+    height, quality = levels[-1]
+    packed = packed or [pack(sheet[:height], quality) for sheet in sheets]
+    while sum(map(len, packed)) > budget:
+        packed.pop()
+    return packed
 
 
 def sketches(folder: Path) -> dict[int, Path]:

@@ -54,6 +54,8 @@ WITHOUT_TORCH = [
     "report.variants",
     "report.figures",
     "report.sets",
+    "report.html",
+    "report.watch",
     "report.doctor",
     "report.replay",
     "report.bench",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.cli.app import Budget, ResultsOption, app
+from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app
 from ablate.errors import AblateError
 from ablate.variant import BASELINE
+
+if TYPE_CHECKING:
+    from ablate.report.select import Choice
 
 PresetChoice = Annotated[
     str | None, typer.Option("--preset", help="Only this preset: several do not compare.", show_default=False)
@@ -51,6 +54,9 @@ class Format(StrEnum):
     html = "html"
 
 
+ENDINGS = {Format.rich: "md", Format.json: "json", Format.markdown: "md", Format.html: "html"}
+
+
 @app.command()
 def report(
     folder: ResultsOption = Path("results"),
@@ -68,22 +74,38 @@ def report(
         typer.Option("--output", "-o", help="Write to this file: .html, .md or .json.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it anew whenever the tables change, until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Say what helps, what hurts and what is undecided; then claims, quality and costs, trade-offs, number formats.
 
     Example: ablate report --format html -o report.html
     """
-    from ablate.report import forms
-    from ablate.report.build import build, read
     from ablate.report.select import Choice
 
     if output is not None:
         format_ = _format_of(output, format_, force)
     elif format_ is Format.html:
         raise AblateError("--format html: needs a file to write to, as in -o report.html")
-    frames = read(folder)
+    elif watch and format_ is not Format.rich:
+        raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report.{ENDINGS[format_]}")
     choice = Choice(preset, data, budget.value, against, tuple(metric or ()), samples, extractor, tuple(variants or ()))
-    findings = build(frames, choice)
+    if not watch:
+        _write(folder, choice, format_, output)
+        return
+    try:
+        _watch(folder, choice, format_, output)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -> None:
+    """Write one report to a file or to stdout."""
+    from ablate.report import forms
+    from ablate.report.build import build, read
+
+    findings = build(read(folder), choice)
     if format_ is Format.rich:
         from rich.console import Console
 
@@ -99,11 +121,32 @@ def report(
     if output is None:
         typer.echo(text)
         return
-    from ablate.files import replacing
+    from ablate.files import printable, replacing
 
     with replacing(output) as temporary:
         temporary.write_text(text, "utf-8")
-    typer.echo(f"{output}: written", err=True)
+    typer.echo(f"{printable(output)}: written", err=True)
+
+
+def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None) -> None:
+    """Write the report again and again: to the file, or in place on the terminal."""
+    from ablate.report.watch import changes, making
+
+    if output is not None:
+        for _ in changes(folder):
+            _write(folder, choice, format_, output)
+        return
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    from ablate.report import terminal
+    from ablate.report.build import build, read
+
+    with Live(auto_refresh=False, vertical_overflow="crop") as live:
+        for _ in changes(folder):
+            lines = [Text(f"now: {line}", style="dim") for line in making(folder)]
+            live.update(Group(*lines, terminal.render(build(read(folder), choice))), refresh=True)
 
 
 def _format_of(output: Path, asked: Format, force: bool) -> Format:

@@ -176,7 +176,8 @@ def run(
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
-    from ablate.launch.local import Again, forecast, launch
+    from ablate.launch.local import forecast, launch
+    from ablate.launch.share import Again
 
     again = Again.all if force else Again.failed if failed else Again.unfinished
 

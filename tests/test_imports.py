@@ -25,13 +25,15 @@ LAYERS = [
     ["finished"],
     ["quantize"],
     ["export"],
-    ["run", "bench"],
+    ["execute", "bench"],
     ["launch", "replay"],
+    ["api"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 WITHOUT_TORCH = [
+    "api",
     "cli",
     "errors",
     "variant",

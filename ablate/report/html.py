@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import jinja2
 import vl_convert
 
 from ablate import __version__
+from ablate.files import printable
+from ablate.report import sheets
 from ablate.report.findings import CLAIM_VERDICTS, VERDICTS, Findings
-from ablate.report.page import gather
+from ablate.report.page import gather, lead
 
 WORDS = {*VERDICTS, *CLAIM_VERDICTS}  # that a table shows as badges
 
@@ -38,6 +41,29 @@ def to_html(findings: Findings, folder: Path) -> str:
     return template.render(
         page=page, policy=policy, css=_read("page.css"), js=js, bundle=bundle, words=WORDS, version=__version__
     )
+
+
+def to_fragment(
+    findings: Findings | None, *, note: str = "", heads: Sequence[str] = (), rows: Sequence[Sequence[object]] = ()
+) -> str:
+    """Return what a notebook shows of a comparison: its verdicts by the first metric; or of other rows, with a note.
+
+    Args:
+        findings: The comparison, or None.
+        note: Stands above the rows.
+        heads: Of the rows.
+        rows: What is shown where there is no comparison.
+    """
+    words: dict[str, object] = {
+        "note": printable(note),
+        "heads": heads,
+        "rows": [list(map(printable, row)) for row in rows],
+    }
+    if findings is not None:
+        found = sheets.verdict_sheets(findings)
+        words = {"title": sheets.title(findings), "lead": lead(findings), "explained": sheets.explained(findings)}
+        words |= {"heads": found[0].heads if found else (), "rows": found[0].lines if found else ()}
+    return _environment().get_template("fragment.html").render(findings=findings, **words)
 
 
 def _environment() -> jinja2.Environment:

@@ -118,7 +118,7 @@ def gather(findings: Findings, folder: Path) -> Page:
         findings=findings,
         title=f"Ablation study of {_plural(compared.variants, 'variant')}",
         subtitle=_subtitle(findings, mine),
-        lead=_lead(findings),
+        lead=lead(findings),
         explained=sheets.explained(findings) if findings.comparisons else "",
         cards=_cards(findings) if findings.comparisons else [],
         claims=[_said(claim, findings) for claim in findings.claims],
@@ -156,7 +156,8 @@ def _subtitle(findings: Findings, runs: pd.DataFrame) -> str:
     return f"{where}: {_plural(compared.runs, 'run')} under {_plural(len(seeds), 'seed')}, {budget}{when}."
 
 
-def _lead(findings: Findings) -> str:
+def lead(findings: Findings) -> str:
+    """Return what was found in a sentence."""
     if not findings.rows:
         return "There are no runs yet: start some with `ablate run`."
     compared, found = findings.compared, _judged(findings)

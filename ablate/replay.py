@@ -107,7 +107,10 @@ def replay(
         tables = Tables({"run_id": row["run_id"]})
         # The suite measures, which a replay does not: it stands for the device alone.
         suite, precision = Suite(target, {}, {}, {}), row["precision"]
-        job = Job(spec, pictures, tables, Path(scratch), suite, target, precision, progress, math.inf, Path(scratch))
+        compiled = machine.pick_compile("on" if row["compiled"] else "off", config.train.steps, target)
+        job = Job(
+            spec, pictures, tables, Path(scratch), suite, target, precision, compiled, progress, math.inf, Path(scratch)
+        )
         model, _, samples = produce(job)
         made = tables.run
         weights_equal = made["weights_digest"] == row["weights_digest"]

@@ -52,6 +52,7 @@ def execute(
     load_wall_s: float = 0.0,
     save_every_s: float = SAVE_EVERY_S,
     finished_before: bool = False,
+    compile: str = "auto",
 ) -> Row:
     """Make one run and write its rows.
 
@@ -64,6 +65,7 @@ def execute(
         load_wall_s: What loading the data took, in seconds.
         save_every_s: Seconds between checkpoints.
         finished_before: The run has a finished row: an interruption leaves that in place.
+        compile: As in `machine.pick_compile`.
 
     Returns:
         The row of `runs.parquet`, with status `done` or `diverged`.
@@ -75,8 +77,10 @@ def execute(
     run_id = spec.run_id(data.name, data.digest)
     artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
     device, precision = suite.device, machine.pick_precision(suite.device)
-    tables = Tables(_first_columns(spec, data, device, precision, run_id) | {"load_wall_s": load_wall_s})
-    job = Job(spec, data, tables, working, suite, device, precision, progress, save_every_s)
+    compiled = machine.pick_compile(compile, spec.config.train.steps, device)
+    tables = Tables(_first_columns(spec, data, device, precision, run_id))
+    tables.run |= {"compiled": compiled, "load_wall_s": load_wall_s}
+    job = Job(spec, data, tables, working, suite, device, precision, compiled, progress, save_every_s)
     _sweep(working)
     try:
         model, codec, samples = produce(job)
@@ -283,6 +287,7 @@ def _train(job: Job, codec: Codec) -> Denoiser:
             job.spec.seed,
             perceptual=perceptual_loss(config.train, job.device),
             precision=job.precision,
+            compiled=job.compiled,
             checkpoint=job.artifacts / "checkpoint.safetensors",
             codec=codec,
             save_every_s=job.save_every_s,

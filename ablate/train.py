@@ -127,6 +127,7 @@ def train(
     *,
     perceptual: nn.Module | None,
     precision: str,
+    compiled: bool = False,
     checkpoint: Path,
     codec: Codec = PIXELS,
     save_every_s: float = SAVE_EVERY_S,
@@ -140,6 +141,7 @@ def train(
         seed: The run's seed.
         perceptual: The frozen perceptual distance on the same device, or None; maps (x_hat, x) to a distance per picture.
         precision: `fp32`, or `bf16` for autocast.
+        compiled: Compile the transformer blocks.
         checkpoint: The file to resume from and to save to.
         codec: Between pictures and what is diffused.
         save_every_s: Seconds between checkpoints.
@@ -150,9 +152,10 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     device = images.device
-    state = TrainingState(
-        build(config.model, seed, device), build(config.model, seed, device), config.train, len(LOGGED)
-    )
+    model = build(config.model, seed, device)
+    if compiled:
+        model.backbone.compile_blocks()
+    state = TrainingState(model, build(config.model, seed, device), config.train, len(LOGGED))
     batches = Batches(images, config.train, seed)
 
     def parts_of(step: int) -> list[Tensor]:

@@ -36,6 +36,14 @@ class Launcher(StrEnum):
     ray = "ray"
 
 
+class Compile(StrEnum):
+    """Whether a training compiles its transformer blocks."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 class Format(StrEnum):
     """How a report is written."""
 
@@ -185,6 +193,12 @@ def run(
     failed: Annotated[
         bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
     ] = False,
+    compile: Annotated[
+        Compile,
+        typer.Option(
+            "--compile", help="torch.compile for the transformer's blocks. auto: where the training is long enough."
+        ),
+    ] = Compile.auto,
     save_every_s: Annotated[
         float, typer.Option("--save-every", help="Seconds between checkpoints; the last two are kept.", min=0)
     ] = 60.0,
@@ -252,6 +266,7 @@ def run(
             again=again,
             quantize_finished=quantizing,
             save_every_s=save_every_s,
+            compile=compile,
             on_row=_tell,
             on_missing=tell_missing,
         )

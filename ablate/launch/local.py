@@ -61,6 +61,7 @@ def launch(
     quantize_finished: bool = False,
     save_every_s: float = SAVE_EVERY_S,
     threads: int | None = None,
+    compile: str = "auto",
     poll_s: float = POLL_S,
     on_row: Callable[[dict[str, Any], str], None],
     on_missing: Callable[[str, str], None],
@@ -80,6 +81,7 @@ def launch(
         quantize_finished: Measure finished ones in the schemes and scopes that they lack.
         save_every_s: Seconds between checkpoints.
         threads: That torch computes with; None: as they are.
+        compile: As in `machine.pick_compile`.
         poll_s: Seconds between two looks at what other processes make.
         on_row: Called after each run with its row and what was done: `made`, `quantised` (with `rows`, how many were added), or, with its
             name and seed alone, why it was skipped.
@@ -137,6 +139,7 @@ def launch(
                             load_wall_s=load_wall_s,
                             save_every_s=save_every_s,
                             finished_before=turn.finished_before,
+                            compile=compile,
                         )
                         on_row(made, "made")
                 study.made_one()

@@ -71,7 +71,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s quantize_wall_s wall_s"),
         (_FLOAT, "images_per_s peak_memory_mb latency_step_ms latency_image_ms"),
         (_TEXT, "device precision"),
-        (_INT, "threads"),
+        (_INT, "threads world_size"),
         (_TEXT, "environment git_commit"),
         (_BOOL, "git_dirty"),
         (_TEXT, "weights_digest samples_digest autoencoder_digest nondeterministic_ops"),

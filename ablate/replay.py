@@ -144,6 +144,7 @@ def _environment(row: dict[str, Any], device: torch.device) -> dict[str, tuple[A
     commit, dirty = machine.git_state()
     then = json.loads(row["environment"]) | {"threads": row["threads"], "device": str(row["device"])}
     here = json.loads(machine.environment(device)) | {"threads": machine.threads(), "device": str(device)}
+    then, here = then | {"processes": row["world_size"] or 1}, here | {"processes": 1}
     if commit is not None and row["git_commit"] is not None:
         then["git commit"] = row["git_commit"] + (" with changes" if row["git_dirty"] else "")
         here["git commit"] = commit + (" with changes" if dirty else "")

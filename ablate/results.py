@@ -72,7 +72,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "images_per_s peak_memory_mb latency_step_ms latency_image_ms"),
         (_TEXT, "device precision"),
         (_BOOL, "compiled"),
-        (_INT, "threads"),
+        (_INT, "threads world_size"),
         (_TEXT, "environment git_commit"),
         (_BOOL, "git_dirty"),
         (_TEXT, "weights_digest samples_digest autoencoder_digest nondeterministic_ops"),

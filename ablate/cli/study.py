@@ -239,6 +239,7 @@ def run(
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
+    from ablate import parallel
     from ablate.launch.local import forecast, launch
     from ablate.launch.share import Again
 
@@ -252,6 +253,10 @@ def run(
         Console().print(render_plan(forecast(specs, data, past, again=again)))
         return
     make = partial(launch, device=device, threads=threads)
+    if launcher is Launcher.ray and parallel.is_started_by_torchrun():
+        raise AblateError(
+            "--launcher ray: torchrun shares one run among processes, ray gives each run one; choose one of them"
+        )
     if launcher is Launcher.ray:
         from ablate.launch import ray
 
@@ -271,10 +276,12 @@ def run(
             on_missing=tell_missing,
         )
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        if parallel.is_leader():
+            typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    shown = printable(folder)
-    typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
+    if parallel.is_leader():
+        shown = printable(folder)
+        typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
 
 
 def _first_given(options: Mapping[str, object]) -> str | None:

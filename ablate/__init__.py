@@ -9,10 +9,14 @@
 """
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Results", "__version__", "load_results", "run"]
+
+# ONNX Runtime reports every process to its makers over the network, unless it is told not to before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> Any:

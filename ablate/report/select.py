@@ -49,6 +49,7 @@ class Choice:
     samples: str | None = None  # what Frechet distances were taken of: `512`, or with the reference `512/2048`
     extractor: str | None = None  # the beginning of a digest of weights
     variants: tuple[str, ...] = ()  # only these, beside what they are compared against; none: all
+    claims: bool = True  # whether the claims of the variants' files are judged too
 
 
 @dataclass(frozen=True)

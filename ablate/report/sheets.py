@@ -135,6 +135,24 @@ def seeds(comparison: Comparison) -> str:
     return f"{comparison.n}/{'many' if comparison.seeds_needed is None else f'{comparison.seeds_needed:,}'}"
 
 
+def budget_sheet(findings: Findings) -> Sheet | None:
+    """Return the differences at equal steps beside those at equal training MACs, where a study has both."""
+    both = [row for row in findings.rows if row.differences is not None and row.at_other_budget is not None]
+    if not both:
+        return None
+    here, there = ("steps", "MACs") if findings.compared.budget == "steps" else ("MACs", "steps")
+    heads, lines = ["variant"], [[row.label] for row in both]
+    for metric in findings.metrics:
+        heads += [f"{metric.name}, equal {here}", f"{metric.name}, equal {there}"]
+        decimals = difference_decimals(findings, metric.name)
+        for row, line in zip(both, lines, strict=True):
+            for some in (row.differences, row.at_other_budget):
+                value = (some or {}).get(metric.name)
+                line.append("-" if value is None else spread(value, decimals, " ", "+").removesuffix(" -"))
+    legend = "Mean difference and its sd, over the seeds finished by both; verdicts on the other budget: --budget."
+    return Sheet("At either budget", tuple(heads), tuple(map(tuple, lines)), (0,), (legend,))
+
+
 def claim_sheet(findings: Findings) -> Sheet | None:
     """Return the claims of the variants' files with their verdicts."""
     if not findings.claims:

@@ -46,12 +46,17 @@ def title(findings: Findings) -> str:
 
 
 def summary(findings: Findings) -> list[tuple[str, str]]:
-    """Return each verdict word with the variants it holds for, by the first metric."""
-    first = findings.compared.headline[0] if findings.compared.headline else ""
-    mine = [comparison for comparison in _ranked(findings) if comparison.metric == first]
+    """Return each verdict word with the variants it holds for: by the first metric, or by the one in brackets; undecided: by none."""
+    named: dict[str, dict[str, str]] = {word: {} for word in VERDICTS}
+    for metric in findings.compared.headline:
+        suffix = "" if metric == findings.compared.headline[0] else f" ({metric})"
+        for comparison in (c for c in _ranked(findings) if c.metric == metric):
+            named[comparison.verdict].setdefault(comparison.label, comparison.label + suffix)
+    open_, *words = reversed(VERDICTS)
+    named[open_] = {label: label for label in named[open_] if not any(label in named[word] for word in words)}
     lines = []
-    for word in VERDICTS:
-        names = [comparison.label for comparison in mine if comparison.verdict == word]
+    for word, found in named.items():
+        names = list(found.values())
         more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
         lines.append((word, ", ".join(names[:MANY]) + more if names else NONE))
     return lines

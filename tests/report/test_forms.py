@@ -172,6 +172,14 @@ def test_the_first_lines_say_it_all() -> None:
     assert lines[2:5] == ["helps      direct", "hurts      no_drift, no_drift+v_pred", "undecided  v_pred"]
 
 
+def test_verdicts_by_the_second_metric_alone_name_it() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0, "direct": 0.0}, range(12), spread=0.5)
+    for run in made["runs"]:
+        run["pd"] -= 0.1 * (run["variant"] == "direct")
+    lines = [line.rstrip() for line in rich(found(made), 80).splitlines()]
+    assert lines[2:5] == ["helps      direct (pd)", "hurts      none", "undecided  no_drift"]
+
+
 def test_colour_stands_only_where_a_verdict_does() -> None:
     def coloured(report: Findings) -> set[str]:
         text = rich(report, 120, force_terminal=True, color_system="standard", legacy_windows=False)

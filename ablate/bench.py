@@ -6,8 +6,7 @@ meets all of them, and ratios are taken within rounds. The raw times of a sessio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,7 +168,7 @@ def bench(
     started = datetime.now(UTC)
     session = f"{PREFIX}{started:%Y%m%dT%H%M%S.%fZ}"
     groups = []
-    with _threads(threads):
+    with machine.use_threads(threads):
         networks = {
             (row["run_id"], *scheme): NETWORKS[scheme](folder, row["run_id"], device)
             for row in runs
@@ -294,13 +293,3 @@ def agreement(groups: Sequence[Row], columns: Row, before: pd.DataFrame) -> Row 
 def _noise(network: Network, batch: int, seed: int, device: torch.device) -> Tensor:
     channels, size, _ = network.run.model.space
     return rng.normal(seed, "latency", range(batch), (channels, size, size)).to(device)
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

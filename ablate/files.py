@@ -11,6 +11,9 @@ import platformdirs
 
 from ablate.errors import AblateError
 
+# Read by numpy's and torch's libraries when they are first imported.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:

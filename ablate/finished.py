@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -108,10 +109,13 @@ def load(folder: Path, name: str, device: torch.device, *, precision: str | None
 def _rows(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
-    runs = results.read(folder, "runs")
-    return [
-        {str(k): v for k, v in row.items()} for row in runs.astype(object).where(runs.notna(), None).to_dict("records")
-    ]
+    return records(results.read(folder, "runs"))
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a results table as plain dictionaries, null as None."""
+    found = table.astype(object).where(table.notna(), None).to_dict("records")
+    return [{str(k): v for k, v in row.items()} for row in found]
 
 
 def _read(path: Path, expected: str) -> dict[str, torch.Tensor]:

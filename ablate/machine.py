@@ -122,6 +122,17 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+@contextmanager
+def use_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads in the block; None leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def governor() -> str | None:
     """Return how the system sets the processor's clock (`performance`, `powersave`, ...), or None where it does not tell."""
     try:

@@ -1,8 +1,9 @@
-"""Progress bars on stderr: the work's name, how far, how fast, how long still, and a note such as the loss."""
+"""One live table on stderr: the study, and of each running piece of work its name, how far, how fast, how long still, and a note."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,10 +26,40 @@ class Task:
             if note:
                 self._bars.update(self._id, note=note)
 
+    def show(self, name: str, total: int, done: int, note: str) -> None:
+        """Show how work stands that is done elsewhere; another name starts the bar anew."""
+        if self._bars is not None and self._id is not None:
+            if name != self._bars.tasks[self._bars.task_ids.index(self._id)].description:
+                self._bars.reset(self._id, total=total, description=name)
+            self._bars.update(self._id, total=total, completed=done, note=note)
+
     def remove(self) -> None:
         """Take the bar off the screen, so that a long study does not pile them up."""
         if self._bars is not None and self._id is not None:
             self._bars.remove_task(self._id)
+
+
+class Study(Task):
+    """The bar of a whole study: how many of its runs are settled, how many under way, and about how long it takes still."""
+
+    def __init__(self, bars: rich.progress.Progress | None, total: int) -> None:
+        super().__init__(bars, "study", total)
+        self._total, self._made, self._skipped, self._start = total, 0, 0, time.monotonic()
+
+    def left_to(self, skipped: int, under_way: int) -> None:
+        """Tell how many runs were skipped so far, and how many are under way."""
+        self._skipped = skipped
+        note = f"{under_way} under way"
+        if self._made:
+            left = self._total - self._made - self._skipped
+            left_s = (time.monotonic() - self._start) / self._made * left
+            note += f", about {left_s / 60:.0f} min left" if left_s > 90 else f", about {left_s:.0f} s left"
+        self.show("study", self._total, self._made + self._skipped, note)
+
+    def made_one(self, under_way: int = 0) -> None:
+        """Count a run as made."""
+        self._made += 1
+        self.left_to(self._skipped, under_way)
 
 
 class Progress:
@@ -56,6 +87,15 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
         else:
             self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def study(self, total: int) -> Iterator[Study]:
+        """Show a bar for a study of `total` runs above theirs; none for a single run."""
+        study = Study(self._bars if total > 1 else None, total)
+        try:
+            yield study
+        finally:
+            study.remove()
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Task]:

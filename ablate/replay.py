@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +97,10 @@ def replay(
         )
     target = machine.pick_device(device or ("auto" if str(row["device"]).startswith("cuda") else "cpu"))
     spec = RunSpec(row["variant"], row["axis"], row["preset"], row["seed"], config, row["budget"])
-    with _threads(threads or row["threads"]), tempfile.TemporaryDirectory(prefix="ablate-replay-") as scratch:
+    with (
+        machine.use_threads(threads or row["threads"]),
+        tempfile.TemporaryDirectory(prefix="ablate-replay-") as scratch,
+    ):
         differing = _environment(row, target)
         for part, (then, here) in differing.items():
             on_difference(part, then, here)
@@ -143,16 +145,6 @@ def _environment(row: dict[str, Any], device: torch.device) -> dict[str, tuple[A
         then["git commit"] = row["git_commit"] + (" with changes" if row["git_dirty"] else "")
         here["git commit"] = commit + (" with changes" if dirty else "")
     return {k: (then.get(k), here.get(k)) for k in sorted(then.keys() | here.keys()) if then.get(k) != here.get(k)}
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _psnr_db(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, save_tensors
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
 from ablate.errors import DivergedError, ResultsError
-from ablate.files import sync_folder
+from ablate.files import replacing, sync_folder
 from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
 from ablate.measure.efficientnet import efficientnet_lite0
@@ -124,6 +124,35 @@ def clean(folder: Path, run_id: str) -> bool:
     if done:
         shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
     return done
+
+
+def adopt(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[str, Sequence[Row]]) -> None:
+    """Record a run that was made elsewhere, as `execute` records its own: the files, then the rows.
+
+    Args:
+        folder: The results folder.
+        run_id: The run.
+        files: Name -> content, of its artifacts, or of its checkpoints where it has not finished.
+        rows: Table -> its rows, or nothing where only checkpoints came.
+
+    Raises:
+        ResultsError: A file or a table cannot be written.
+    """
+    artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
+    for name, content in files.items():
+        try:
+            with replacing(working / name) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            mend = "free some space or choose another --results folder"
+            raise ResultsError(f"{working / name}: cannot be written ({error}); {mend}") from error
+    statuses = [row["status"] for row in rows.get("runs", ())]
+    if "done" in statuses:
+        _move(working, artifacts)
+    if statuses:
+        results.append(folder, rows)
+    if {"done", "diverged"} & set(statuses):
+        shutil.rmtree(working, ignore_errors=True)
 
 
 def produce(job: Job) -> tuple[Denoiser, Codec, np.ndarray]:

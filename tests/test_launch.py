@@ -17,8 +17,9 @@ import pytest
 from ablate import results
 from ablate.claims import Claims
 from ablate.errors import ResultsError
-from ablate.launch import local
-from ablate.launch.local import Again, launch
+from ablate.launch import local, share
+from ablate.launch.local import launch
+from ablate.launch.share import Again
 from ablate.study import RunSpec, plan
 
 SPECS = plan(["baseline", "no_drift"], [0, 1, 2], "smoke")
@@ -89,7 +90,7 @@ def test_with_force_too_each_run_is_made_once(tmp_path: Path, monkeypatch: pytes
     # Set back by a year: only that a row changed counts, not which of two times is later.
     fake.moment = datetime(2025, 1, 1, tzinfo=UTC)
     both = threading.Barrier(2)
-    monkeypatch.setattr(local, "_endings", lambda folder, endings=local._endings: (endings(folder), start())[0])
+    monkeypatch.setattr(share, "endings", lambda folder, endings=share.endings: (endings(folder), start())[0])
 
     def start() -> None:
         """Let both look at the folder before either changes it."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +26,14 @@ from ablate.cli.app import (
     tell_missing,
 )
 from ablate.errors import AblateError
-from ablate.files import printable
+from ablate.files import THREAD_VARIABLES, printable
+
+
+class Launcher(StrEnum):
+    """Where the runs of a study are made."""
+
+    local = "local"
+    ray = "ray"
 
 
 @app.command("list")
@@ -110,6 +120,43 @@ def run(
     metric: MetricOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
+    launcher: Annotated[
+        Launcher,
+        typer.Option("--launcher", help="Where runs are made: here, one by one, or as tasks of a Ray cluster."),
+    ] = Launcher.local,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            help="The cluster's address; without one, a cluster of this machine for the time of the study.",
+            envvar="RAY_ADDRESS",
+            show_default=False,
+            show_envvar=True,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", help="With ray: runs at once. Default: as many as fit.", min=1, show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            help="Threads of a run. Default: as torch chooses; 1 with ray.",
+            min=1,
+            max=1024,
+            show_default=False,
+        ),
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus",
+            help="With ray: a run's share of GPUs, as in 0.5. Default: 1 where there are any.",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     schemes: Annotated[
         str | None,
         typer.Option(
@@ -143,12 +190,15 @@ def run(
 
     Example: ablate run --variant no_drift --seeds 0-2
     """
+    _fix_threads(threads or (1 if launcher is Launcher.ray else None))
     from ablate import results
     from ablate.measure.metrics import choose
     from ablate.study import factor_combinations, parse_seeds, plan
 
     if force and failed:
         raise AblateError("--force --failed: --force makes finished runs again, --failed only failed ones; choose one")
+    if launcher is Launcher.local and (only_ray := _first_given({"--jobs": jobs, "--gpus": gpus})):
+        raise AblateError(f"{only_ray}: the local launcher makes one run at a time; add --launcher ray")
     metrics = choose(metric or [])
 
     match: Callable[[variant.Config, variant.Config], variant.Config] | None = None
@@ -167,7 +217,8 @@ def run(
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
-    from ablate.launch.local import Again, forecast, launch
+    from ablate.launch.local import forecast, launch
+    from ablate.launch.share import Again
 
     again = Again.all if force else Again.failed if failed else Again.unfinished
 
@@ -178,12 +229,16 @@ def run(
 
         Console().print(render_plan(forecast(specs, data, past, again=again)))
         return
+    make = partial(launch, device=device, threads=threads)
+    if launcher is Launcher.ray:
+        from ablate.launch import ray
+
+        make = partial(ray.launch, device=device, address=ray_address, shares=ray.Shares(threads or 1, gpus, jobs))
     try:
-        launch(
+        make(
             specs,
             data,
             folder,
-            device=device,
             metrics=metrics,
             weights=weights,
             again=again,
@@ -197,6 +252,17 @@ def run(
         raise typer.Exit(INTERRUPTED) from None
     shown = printable(folder)
     typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
+
+
+def _first_given(options: Mapping[str, object]) -> str | None:
+    """Return how the first option that was given was written, or None."""
+    return next((f"{name} {value}" for name, value in options.items() if value is not None), None)
+
+
+def _fix_threads(threads: int | None) -> None:
+    """Let every library that comes now compute with so many threads: a run's numbers depend on it in their last bits."""
+    if threads is not None:
+        os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
 def _tell(row: dict[str, Any], how: str) -> None:

@@ -387,10 +387,15 @@ def _split(name: str, pictures: np.ndarray, credit: str, *, where: str = CATS) -
     held = [first[digest] for digest in sorted(first)[: -(-len(first) // HELD_OUT_EVERY)]]
     train = pictures[sorted(set(first.values()) - set(held))]
     held_out = pictures[held]
+    return ImageSet(name, train, held_out, fingerprint(train, held_out), duplicates, credit)
+
+
+def fingerprint(train: np.ndarray, held_out: np.ndarray) -> str:
+    """Return the digest of a data set: SHA-256 (hexadecimal) of both shapes and all pixels, uint8 (N, 3, S, S) each."""
     digest = hashlib.sha256(f"{train.shape} {held_out.shape}".encode())
-    digest.update(train.tobytes())
-    digest.update(held_out.tobytes())
-    return ImageSet(name, train, held_out, digest.hexdigest(), duplicates, credit)
+    for pictures in (train, held_out):
+        digest.update(np.ascontiguousarray(pictures).data)
+    return digest.hexdigest()
 
 
 def _show(text: object) -> str:

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from enum import StrEnum
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pandas as pd
 
 from ablate import finished as finished_runs
-from ablate import quantize, results
+from ablate import quantize
 from ablate.checkpoint import SAVE_EVERY_S
-from ablate.claims import Claims
 from ablate.data.images import load
-from ablate.machine import device_bytes, pick_device
+from ablate.launch.share import AS_FAILED, POLL_S, Again, Share, terminate_as_interrupt
+from ablate.machine import device_bytes, pick_device, use_threads
 from ablate.measure.metrics import Metric
 from ablate.measure.suite import Suite, assemble
 from ablate.model import memory
 from ablate.model.cost import cost
 from ablate.progress import Progress
-from ablate.run import clean, execute, working_folder
+from ablate.run import execute
 from ablate.study import Planned, RunSpec, estimate_wall_s
-
-POLL_S = 2.0
-AS_FAILED = ("failed", "diverged")
-
-
-class Again(StrEnum):
-    """Which runs of a study are made."""
-
-    unfinished = "unfinished"  # all but finished ones
-    failed = "failed"  # failed and diverged ones only
-    all = "all"  # finished ones too
 
 
 def forecast(specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, again: Again) -> list[Planned]:
@@ -76,6 +60,7 @@ def launch(
     again: Again = Again.unfinished,
     quantize_finished: bool = False,
     save_every_s: float = SAVE_EVERY_S,
+    threads: int | None = None,
     poll_s: float = POLL_S,
     on_row: Callable[[dict[str, Any], str], None],
     on_missing: Callable[[str, str], None],
@@ -94,6 +79,7 @@ def launch(
         again: Which runs are made, by how they ended before.
         quantize_finished: Measure finished ones in the schemes and scopes that they lack.
         save_every_s: Seconds between checkpoints.
+        threads: That torch computes with; None: as they are.
         poll_s: Seconds between two looks at what other processes make.
         on_row: Called after each run with its row and what was done: `made`, `quantised` (with `rows`, how many were added), or, with its
             name and seed alone, why it was skipped.
@@ -110,10 +96,6 @@ def launch(
     data = load(source)
     load_wall_s = time.monotonic() - start
     suites: list[Suite] = []  # loaded when the first run needs it
-    session = f"quantize-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-    claims, at_start = Claims(folder), _endings(folder)
-    waiting = {spec.run_id(data.name, data.digest): spec for spec in specs}
-    told: set[str] = set()
 
     def suite() -> Suite:
         if not suites:
@@ -122,84 +104,39 @@ def launch(
                 on_missing(network, reason)
         return suites[0]
 
-    with Progress() as progress, _terminate_as_interrupt():
-        while waiting:
-            took_one = False
-            for run_id, spec in list(waiting.items()):
-                row: dict[str, Any] = {"run_id": run_id, "variant": spec.variant, "seed": spec.seed}
-                why = _settled(run_id, again, at_start, folder)
-                if why is not None and not quantize_finished and not working_folder(folder, run_id).exists():
-                    on_row(row, why)
-                    del waiting[run_id]
+    with Progress() as progress, terminate_as_interrupt(), use_threads(threads):
+        share = Share(
+            specs,
+            data,
+            folder,
+            again=again,
+            quantize_finished=quantize_finished,
+            on_row=on_row,
+            say=progress.say,
+        )
+        with progress.study(share.total) as study:
+            for turn in share.turns():
+                if turn is None:
+                    time.sleep(poll_s)
                     continue
-                with claims.take(run_id) as holder:
-                    if holder is not None:
-                        if run_id not in told:
-                            progress.say(f"{run_id}: {holder.describe()} is making it")
-                            told.add(run_id)
-                        continue
-                    # Between the first look and the claim another process may have finished it.
-                    why = _settled(run_id, again, at_start, folder)
-                    took_one = True
-                    if why is None:
+                study.left_to(share.settled, 1)
+                with turn:
+                    if turn.quantise:
+                        run, settings = finished_runs.load(folder, turn.run_id, target), turn.spec.config.quantize
+                        added = quantize.add(
+                            folder, run, data, suite(), settings, session=share.session, progress=progress
+                        )
+                        on_row(turn.row | {"rows": added}, "quantised")
+                    else:
                         made = execute(
-                            spec,
+                            turn.spec,
                             data,
                             folder,
                             suite=suite(),
                             progress=progress,
                             load_wall_s=load_wall_s,
                             save_every_s=save_every_s,
-                            finished_before=at_start.get(run_id, ("",))[0] == "done",
+                            finished_before=turn.finished_before,
                         )
                         on_row(made, "made")
-                    elif clean(folder, run_id) and quantize_finished:
-                        run, settings = finished_runs.load(folder, run_id, target), spec.config.quantize
-                        added = quantize.add(folder, run, data, suite(), settings, session=session, progress=progress)
-                        on_row(row | {"rows": added}, "quantised")
-                    else:
-                        on_row(row, why)
-                    del waiting[run_id]
-            if waiting and not took_one:
-                time.sleep(poll_s)
-
-
-def _endings(folder: Path) -> dict[str, tuple[str, Any]]:
-    """How each run of the folder ended, and when."""
-    runs = results.read(folder, "runs")
-    return {
-        run_id: (status, moment)
-        for run_id, status, moment in zip(runs["run_id"], runs["status"], runs["finished_at"], strict=True)
-    }
-
-
-def _settled(run_id: str, again: Again, at_start: dict[str, tuple[str, Any]], folder: Path) -> str | None:
-    """Why a run is not to be made, by the table as it is now, or None where it is."""
-    now = _endings(folder).get(run_id)
-    before = at_start.get(run_id)
-    # Times are compared for being the same, never for order: a clock may have been set back between the two.
-    if now is not None and now != before and now[0] != "interrupted":
-        return f"{now[0]} meanwhile by another process"
-    if again is Again.failed and (before is None or before[0] not in AS_FAILED):
-        return f"{'not run yet' if before is None else before[0]}; --failed leaves it"
-    if again is Again.unfinished and before is not None and before[0] == "done":
-        return "done before; skipped (--force makes it again)"
-    return None
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM interrupt as Ctrl-C does, so that what was begun is recorded."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # Not the main thread: signals are someone else's.
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+                study.made_one()

@@ -79,6 +79,19 @@ def assemble(asked: Collection[Metric], folder: Path | None, device: torch.devic
     return suite
 
 
+def files_of(suite: Suite, folder: Path | None) -> list[Path]:
+    """Return the files of weights that a suite was loaded from, with the folder that it was assembled with; the embedded ones excepted."""
+    loaded = {*suite.extractors, *(PERCEPTUAL[name] for name in suite.distances)}
+    paths = [weights.at_hand(_FILES[network], Search(folder)) for network in _FILES if network in loaded]
+    return [path for path in paths if path is not None]
+
+
+def only(suite: Suite, extractors: Collection[str], distances: Collection[str]) -> Suite:
+    """Return a suite without networks that another one, of these extractors and distances, does not have."""
+    kept = {name: network for name, network in suite.extractors.items() if name in extractors}
+    return Suite(suite.device, kept, {n: d for n, d in suite.distances.items() if n in distances}, suite.missing)
+
+
 def _load(network: str, suite: Suite, search: Search) -> None:
     if network.startswith("lpips-"):
         name = next(name for name, its in PERCEPTUAL.items() if its == network)

@@ -1,0 +1,136 @@
+"""A Ray cluster for the time of a study: joined or started, its messages kept away from the result, its machines' sight of a folder."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import AblateError
+from ablate.files import printable
+from ablate.progress import Progress
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the head of one of ray's messages, which go on for a page."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
+
+
+def check_installed() -> None:
+    """Raise an AblateError where ray is not installed."""
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise AblateError("--launcher ray: ray is not installed; mend: pip install 'ablate[ray]'") from error
+
+
+@contextmanager
+def connected(address: str | None, cpus: int) -> Iterator[None]:
+    """Join a cluster, or start one of this machine that ends with the block; one that is joined already is used as it is.
+
+    Args:
+        address: Of the cluster; None: start one, that no other machine reaches, and that reports to nobody.
+        cpus: That the started one has.
+
+    Raises:
+        AblateError: No cluster answers, or none starts.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # ray would report to its makers
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        options["_node_ip_address"] = "127.0.0.1"  # else ray looks for this machine's address in the network
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        what = f"--ray-address {address}: no cluster answers" if address else "--launcher ray: ray does not start"
+        mend = "start one with `ray start --head`, or leave the address out" if address else "see its logs in /tmp/ray"
+        raise AblateError(f"{what} ({first_sentence(error)}); {mend}") from error
+    try:
+        yield
+    finally:
+        with _uninterrupted():
+            ray.shutdown()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let no second Ctrl-C leave processes of a cluster behind."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # Not the main thread: signals are someone else's.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def marked(folder: Path, apart: bool) -> Iterator[str | None]:
+    """Lay a file into the results folder, by which machines that see the folder know it."""
+    if apart:
+        yield None
+        return
+    mark = folder / ".claims" / f"shared-{secrets.token_hex(8)}"
+    mark.parent.mkdir(exist_ok=True)
+    mark.touch()
+    try:
+        yield str(mark.relative_to(folder))
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+class _Aside(io.TextIOBase):
+    """Stands for stdout while a cluster is joined: what ray's own thread prints there goes, in short, to the progress."""
+
+    def __init__(self, stdout: Any, progress: Progress) -> None:
+        self._stdout, self._progress, self._owner = stdout, progress, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() == self._owner:
+            return int(self._stdout.write(text))
+        if head := re.sub(r"\x1b\[[0-9;]*m", "", text).strip().partition("\n")[0].partition(". ")[0]:
+            self._progress.say(f"ray: {printable(head)}")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stdout.flush()
+
+    def isatty(self) -> bool:
+        return bool(self._stdout.isatty())
+
+    def fileno(self) -> int:
+        return int(self._stdout.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return str(getattr(self._stdout, "encoding", "utf-8"))
+
+
+@contextmanager
+def quiet(progress: Progress) -> Iterator[None]:
+    """Keep what ray prints away from stdout, which carries the result."""
+    before = sys.stdout
+    sys.stdout = _Aside(before, progress)
+    try:
+        yield
+    finally:
+        sys.stdout = before

@@ -17,6 +17,7 @@ from ablate.report.build import build
 from ablate.report.findings import Comparison, Findings, Row
 from ablate.report.select import Choice
 from ablate.report.sheets import Sheet
+from ablate.variant import canonical
 
 PICTURES = "samples.png"
 
@@ -64,6 +65,7 @@ def compare(
     """
     runs = frames["runs"]
     variants = set(runs["variant"])
+    a, b = (canonical(name) if canonical(name) in variants else name for name in (a, b))
     if a == b:
         raise ResultsError(f"compare {a} {b}: twice the same; name two variants, or two runs")
     extra: list[str] = []

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import synthetic
 from rich.console import Console
-from test_select import found, frames
+from synthetic import found, frames
 
 from ablate.report import build, findings, forms, quantized, terminal
 from ablate.report.findings import Findings

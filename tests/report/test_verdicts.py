@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from test_select import found, frames
+from synthetic import found, frames
 
 from ablate import stats
 from ablate.errors import VariantError
@@ -111,6 +111,14 @@ def test_fewer_than_six_seeds_decide_nothing(n: int) -> None:
     assert {c.verdict for c in (*findings.comparisons, *findings.claims)} == {"undecided"}
     assert all(f"{n} seed" in c.why for c in findings.comparisons)
     assert all((c.seeds_needed or 0) >= 6 for c in findings.comparisons)
+
+
+def test_seeds_that_diverged_stand_in_the_reason() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(12), spread=0.5)
+    made["runs"][-1] |= {"status": "diverged", "fd": None, "pd": None}
+    one = comparison(found(made), "no_drift")
+    assert (one.verdict, one.n) == ("hurts", 11)
+    assert one.why.endswith("; 1 seed diverged or failed, not counted")
 
 
 def test_without_a_baseline_there_is_nothing_to_judge() -> None:

@@ -291,7 +291,8 @@ def _few(n: int) -> str:
 
 
 def _tested(found: Paired, p_holm: float | None) -> str:
-    return f"p = {found.p:.2g} over {found.n} seeds, {p_holm:.2g} after Holm's correction"
+    corrected = "" if p_holm == found.p else f", {p_holm:.2g} after Holm's correction"
+    return f"p = {found.p:.2g} over {found.n} seeds{corrected}"
 
 
 def _undecided(found: Paired, p_holm: float | None, family: int) -> str:

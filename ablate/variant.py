@@ -206,7 +206,7 @@ def load(name: str) -> Variant:
     Raises:
         VariantError: An unknown name, a damaged or invalid file, or two parts that set one key differently.
     """
-    parts = sorted({part.strip() for part in name.split("+")} - {BASELINE}) or [BASELINE]
+    parts = canonical(name).split("+")
     variants = [_load_one(part) for part in parts]
     if len(variants) == 1:
         return variants[0]
@@ -227,6 +227,11 @@ def load(name: str) -> Variant:
         delta=MappingProxyType(delta),
         compound=True,
     )
+
+
+def canonical(name: str) -> str:
+    """Return the name that a combination goes by, whatever the order of its parts."""
+    return "+".join(sorted({part.strip() for part in name.split("+")} - {BASELINE}) or [BASELINE])
 
 
 def resolve(variant: Variant, preset: str) -> Config:

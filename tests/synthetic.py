@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ablate import results, variant
+from ablate.report.build import build
+from ablate.report.findings import Findings
+from ablate.report.select import Choice
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "5" * 64
@@ -119,6 +123,20 @@ def _format(run_id: str, scheme: str, fd: float, draw: np.random.Generator) -> d
         row |= {"file_bytes": 14_000_000 if scheme == "fp32" else 3_800_000}
         row |= {"latency_step_ms": (16 if scheme == "fp32" else 9) + draw.normal(0, 0.2)}
     return row
+
+
+def frames(*studies: Rows) -> dict[str, pd.DataFrame]:
+    """Return the tables of several studies in one folder, as they are read."""
+    tables = ("runs", "fidelity", "quantized")
+    return {
+        table: results._to_arrow(table, [row for made in studies for row in made[table]]).to_pandas()
+        for table in tables
+    }
+
+
+def found(*studies: Rows, **choice: Any) -> Findings:
+    """Return what a report finds in them; `choice` as in `Choice`."""
+    return build(frames(*studies), Choice(**choice))
 
 
 def save(folder: Path, made: Rows) -> Path:

@@ -27,13 +27,14 @@ LAYERS = [
     ["export"],
     ["execute", "bench"],
     ["launch", "replay"],
-    ["api"],
+    ["api", "trackers"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 WITHOUT_TORCH = [
     "api",
+    "trackers",
     "cli",
     "errors",
     "variant",

@@ -194,6 +194,14 @@ def run(
     save_every_s: Annotated[
         float, typer.Option("--save-every", help="Seconds between checkpoints; the last two are kept.", min=0)
     ] = 60.0,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log",
+            help="Also record finished runs as tensorboard or mlflow files in the results folder. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, with an estimate of their time from past ones.")
     ] = False,
@@ -244,6 +252,15 @@ def run(
 
         Console().print(render_plan(forecast(specs, data, past, again=again)))
         return
+    from ablate.trackers import open_trackers, record
+
+    trackers = open_trackers(log or [], folder)
+
+    def on_row(row: dict[str, Any], how: str) -> None:
+        _tell(row, how)
+        if how == "made" and row["status"] == "done":
+            record(trackers, folder, row["run_id"])
+
     make = partial(launch, device=device, threads=threads)
     if launcher is Launcher.ray and parallel.is_started_by_torchrun():
         raise AblateError(
@@ -264,7 +281,7 @@ def run(
             quantize_finished=quantizing,
             save_every_s=save_every_s,
             compile=compile,
-            on_row=_tell,
+            on_row=on_row,
             on_missing=tell_missing,
         )
     except KeyboardInterrupt:

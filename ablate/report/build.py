@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pandas as pd
 from ablate import results, stats
 from ablate.errors import ResultsError
 from ablate.report.effects import make_factorials, make_fronts
-from ablate.report.findings import Compared, Findings
+from ablate.report.findings import Compared, Findings, Row, Value
 from ablate.report.quantized import summarise
 from ablate.report.select import Choice, select
 from ablate.report.tables import describe_metrics, make_rows
@@ -47,8 +48,8 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     selected = select(frames, choice)
     notes = selected.notes
     made = make_rows(selected, choice.against, choice.budget, notes)
-    claimed = choice.against == BASELINE
-    if not claimed:
+    claimed = choice.claims and choice.against == BASELINE
+    if choice.claims and not claimed:
         notes.append(f"claims are not judged: they speak of the baseline, not of {choice.against}")
     formats = _formats(made.done, frames.get("quantized"))
     fidelity = frames.get("fidelity", pd.DataFrame())
@@ -77,7 +78,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     return Findings(
         compared=compared,
         metrics=describe_metrics(selected),
-        rows=made.rows,
+        rows=_at_other_budget(made.rows, frames, choice, selected.metrics),
         comparisons=comparisons,
         claims=claims,
         factorials=factorials,
@@ -93,3 +94,21 @@ def _formats(done: pd.DataFrame, quantized: pd.DataFrame | None) -> pd.DataFrame
     if quantized is None or not len(quantized):
         return pd.DataFrame()
     return of_run.merge(quantized.astype(dict.fromkeys(("run_id", "scheme", "scope"), object)), on="run_id")
+
+
+def _at_other_budget(
+    rows: tuple[Row, ...], frames: Mapping[str, pd.DataFrame], choice: Choice, metrics: tuple[str, ...]
+) -> tuple[Row, ...]:
+    """Add the differences of the same variants at equal training MACs, where the study has such runs (or at equal steps)."""
+    if not rows or not (frames["runs"]["budget"] == "macs").any():
+        return rows
+    budget = "macs" if choice.budget == "steps" else "steps"
+    try:
+        other = make_rows(select(frames, replace(choice, budget=budget, metrics=metrics)), choice.against, budget, [])
+    except ResultsError:  # nothing there that compares
+        return rows
+    there: dict[str, dict[str, Value]] = {}
+    for row in other.rows:
+        if row.differences is not None and any(value.n for value in row.differences.values()):
+            there.setdefault(row.variant, row.differences)
+    return tuple(replace(row, at_other_budget=there.get(row.variant) if row.differences else None) for row in rows)

@@ -17,6 +17,7 @@ from ablate.report.build import build
 from ablate.report.findings import Comparison, Findings, Row
 from ablate.report.select import Choice
 from ablate.report.sheets import Sheet
+from ablate.variant import canonical
 
 PICTURES = "samples.png"
 
@@ -64,6 +65,7 @@ def compare(
     """
     runs = frames["runs"]
     variants = set(runs["variant"])
+    a, b = (canonical(name) if canonical(name) in variants else name for name in (a, b))
     if a == b:
         raise ResultsError(f"compare {a} {b}: twice the same; name two variants, or two runs")
     extra: list[str] = []
@@ -79,11 +81,11 @@ def compare(
                 f"compare {other}: no variant and no run here{near} Variants in the results: {_listed(variants)}"
             )
         raise ResultsError(f"compare: {one} is a variant and {other} is a run; name two variants, or two runs")
-    findings = build({**frames, "runs": runs}, replace(choice, against=a, variants=(b,)))
+    findings = build({**frames, "runs": runs}, replace(choice, against=a, variants=(b,), claims=False))
     rows = {row.label: row for row in findings.rows}
     pairs = tuple(_pairs(rows[a], rows[b], folder)) if a in rows and b in rows else ()
     compared = findings.compared
-    notes = (*extra, *(note for note in findings.notes if not note.startswith(("claims are", "quality is"))))
+    notes = (*extra, *(note for note in findings.notes if not note.startswith("quality is")))
     return Versus(a, b, compared.preset, compared.data, findings.comparisons, pairs, notes), findings
 
 

@@ -78,6 +78,9 @@ class Row:
     unfinished: dict[str, int]  # status -> seeds
     values: dict[str, Value]  # metric -> over its finished seeds
     differences: dict[str, Value] | None  # None: this is what the others are compared with
+    at_other_budget: (
+        dict[str, Value] | None
+    )  # the differences at equal training MACs where these are at equal steps, and vice versa
     by_seed: dict[str, tuple[float | None, ...]]  # metric -> value of each seed
     costs: dict[str, float | None]
 

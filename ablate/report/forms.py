@@ -37,6 +37,8 @@ def to_markdown(findings: Findings) -> str:
     head, *rows = sheets.quality_cells(findings, " ± ")
     parts.append(table(head, rows, (0, 1)))
     parts.append(_list((*sheets.legend(findings, "±"), *findings.notes)))
+    budgets = sheets.budget_sheet(findings)
+    parts += _sheet(budgets) if budgets is not None else []
     for sheet in (*sheets.factorial_sheets(findings), *sheets.front_sheets(findings)):
         parts += _sheet(sheet)
     formats = sheets.format_sheet(findings)

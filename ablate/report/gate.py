@@ -200,8 +200,13 @@ def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, 
         shared = ~np.isnan(mine - theirs)
         if row.label in refused:
             found.append(Gated(row.label, int(shared.sum()), None, None, None, "undecided", refused[row.label]))
-        else:
-            found.append(judge(row.label, mine[shared], theirs[shared], tolerance, alpha=alpha, higher_is_better=up))
+            continue
+        one = judge(row.label, mine[shared], theirs[shared], tolerance, alpha=alpha, higher_is_better=up)
+        lost = row.unfinished["diverged"] + row.unfinished["failed"]
+        if lost and one.verdict == "passed":
+            why = f"{one.why} where it finished, but {lost} seed{'' if lost == 1 else 's'} diverged or failed"
+            one = replace(one, verdict="undecided", why=why)
+        found.append(one)
     first = selected.done.iloc[-1]
     return Gate(
         metric=metric,

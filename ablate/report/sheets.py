@@ -46,12 +46,17 @@ def title(findings: Findings) -> str:
 
 
 def summary(findings: Findings) -> list[tuple[str, str]]:
-    """Return each verdict word with the variants it holds for, by the first metric."""
-    first = findings.compared.headline[0] if findings.compared.headline else ""
-    mine = [comparison for comparison in _ranked(findings) if comparison.metric == first]
+    """Return each verdict word with the variants it holds for: by the first metric, or by the one in brackets; undecided: by none."""
+    named: dict[str, dict[str, str]] = {word: {} for word in VERDICTS}
+    for metric in findings.compared.headline:
+        suffix = "" if metric == findings.compared.headline[0] else f" ({metric})"
+        for comparison in (c for c in _ranked(findings) if c.metric == metric):
+            named[comparison.verdict].setdefault(comparison.label, comparison.label + suffix)
+    open_, *words = reversed(VERDICTS)
+    named[open_] = {label: label for label in named[open_] if not any(label in named[word] for word in words)}
     lines = []
-    for word in VERDICTS:
-        names = [comparison.label for comparison in mine if comparison.verdict == word]
+    for word, found in named.items():
+        names = list(found.values())
         more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
         lines.append((word, ", ".join(names[:MANY]) + more if names else NONE))
     return lines
@@ -133,6 +138,24 @@ def seeds(comparison: Comparison) -> str:
     if comparison.verdict != "undecided":
         return f"{comparison.n}"
     return f"{comparison.n}/{'many' if comparison.seeds_needed is None else f'{comparison.seeds_needed:,}'}"
+
+
+def budget_sheet(findings: Findings) -> Sheet | None:
+    """Return the differences at equal steps beside those at equal training MACs, where a study has both."""
+    both = [row for row in findings.rows if row.differences is not None and row.at_other_budget is not None]
+    if not both:
+        return None
+    here, there = ("steps", "MACs") if findings.compared.budget == "steps" else ("MACs", "steps")
+    heads, lines = ["variant"], [[row.label] for row in both]
+    for metric in findings.metrics:
+        heads += [f"{metric.name}, equal {here}", f"{metric.name}, equal {there}"]
+        decimals = difference_decimals(findings, metric.name)
+        for row, line in zip(both, lines, strict=True):
+            for some in (row.differences, row.at_other_budget):
+                value = (some or {}).get(metric.name)
+                line.append("-" if value is None else spread(value, decimals, " ", "+").removesuffix(" -"))
+    legend = "Mean difference and its sd, over the seeds finished by both; verdicts on the other budget: --budget."
+    return Sheet("At either budget", tuple(heads), tuple(map(tuple, lines)), (0,), (legend,))
 
 
 def claim_sheet(findings: Findings) -> Sheet | None:

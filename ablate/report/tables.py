@@ -181,6 +181,7 @@ def _rows(
                 runs=len(seeds) + sum(lost.values()) if counts[label] else 0,
                 unfinished=lost,
                 values={name: some.get(label, NOTHING) for name, some in summaries.items()},
+                at_other_budget=None,
                 differences=None if label == against else {name: x.get(label, NOTHING) for name, x in paired.items()},
                 by_seed=by_seed,
                 costs=costs.get(label, dict.fromkeys(COSTS)),

@@ -57,6 +57,9 @@ class _Rendered:
         for line in findings.notes:
             yield Text(f"! {line}")
         yield Text("")
+        budgets = sheets.budget_sheet(findings)
+        for sheet in [budgets] if budgets is not None else []:
+            yield from _sheet(sheet, options)
         for sheet in (*sheets.factorial_sheets(findings), *sheets.front_sheets(findings)):
             yield from _sheet(sheet, options)
         formats = sheets.format_sheet(findings)

@@ -16,7 +16,7 @@ from ablate.errors import VariantError
 from ablate.measure.metrics import METRICS
 from ablate.report.findings import Claim, Comparison, Row
 from ablate.report.metrics import COSTS, higher_is_better
-from ablate.report.tables import Grid, Rows, make_grid, spent
+from ablate.report.tables import Grid, Rows, count, make_grid, spent
 from ablate.variant_claims import read_margin
 
 SCHEMES = ("bf16", "fp8", "int8", "int4")
@@ -127,6 +127,8 @@ def _comparison(row: Row, metric: str, pair: _Differences, p_holm: float | None,
         said = stats.Verdict("undecided", pair.refused)
     else:
         said = stats.compare(found, p_holm, family, higher_is_better=higher_is_better(metric))
+    lost = row.unfinished["diverged"] + row.unfinished["failed"]
+    why = said.why + (f"; {count(lost)} seed{'' if lost == 1 else 's'} diverged or failed, not counted" if lost else "")
     return Comparison(
         label=row.label,
         variant=row.variant,
@@ -145,7 +147,7 @@ def _comparison(row: Row, metric: str, pair: _Differences, p_holm: float | None,
         detectable=stats.detectable(found.sd, found.n, alpha),
         seeds_needed=_needed(found, said, alpha),
         verdict=said.word,
-        why=said.why,
+        why=why,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import synthetic
 from rich.console import Console
-from test_select import frames
+from synthetic import frames
 
 from ablate.errors import ResultsError
 from ablate.report import compare
@@ -69,6 +69,11 @@ def test_the_newest_configuration_counts() -> None:
     one = versus("baseline", "no_drift", made)
     assert one.comparisons[0].mean == pytest.approx(5, abs=1)
     assert len(one.comparisons) == 2
+
+
+def test_the_order_of_a_combination_does_not_matter() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift+v_pred": 1.0}, range(3))
+    assert versus("baseline", "v_pred+no_drift", made).b == "no_drift+v_pred"
 
 
 def test_two_runs_are_one_pair_and_undecided() -> None:

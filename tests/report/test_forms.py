@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import synthetic
 from rich.console import Console
-from test_select import found, frames
+from synthetic import found, frames
 
 from ablate.report import build, findings, forms, quantized, terminal
 from ablate.report.findings import Findings
@@ -170,6 +170,14 @@ def test_the_first_lines_say_it_all() -> None:
     lines = [line.rstrip() for line in rich(study(), 80).splitlines()]
     assert lines[0] == "preset quick, data cats (55555555), equal steps: variants 5, runs 60"
     assert lines[2:5] == ["helps      direct", "hurts      no_drift, no_drift+v_pred", "undecided  v_pred"]
+
+
+def test_verdicts_by_the_second_metric_alone_name_it() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0, "direct": 0.0}, range(12), spread=0.5)
+    for run in made["runs"]:
+        run["pd"] -= 0.1 * (run["variant"] == "direct")
+    lines = [line.rstrip() for line in rich(found(made), 80).splitlines()]
+    assert lines[2:5] == ["helps      direct (pd)", "hurts      none", "undecided  no_drift"]
 
 
 def test_colour_stands_only_where_a_verdict_does() -> None:

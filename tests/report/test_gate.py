@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import synthetic
 from scipy import stats as scipy_stats
-from test_select import frames
+from synthetic import frames
 
 from ablate.errors import ResultsError
 from ablate.report import gate
@@ -75,6 +75,16 @@ def test_what_cannot_be_judged_is_an_error() -> None:
         gate.gate(frames(synthetic.rows({"direct": 0.0}, range(3))), "fd", FIVE, Choice())
     with pytest.raises(ResultsError, match="no such metric; did you mean fd"):
         gate.gate(made, "fdd", FIVE, Choice())
+
+
+def test_what_diverged_has_not_passed() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0}, range(8))
+    made["runs"][-1] |= {"status": "diverged", "fd": None}
+    (one,) = gate.gate(frames(made), "fd", FIVE, Choice()).variants
+    assert (one.n, one.verdict) == (7, "undecided")
+    assert one.why == "the whole interval is within 5% where it finished, but 1 seed diverged or failed"
+    made["runs"][-1]["status"] = "interrupted"  # that will go on
+    assert verdicts(gate.gate(frames(made), "fd", FIVE, Choice())) == {"no_drift": "passed"}
 
 
 def test_unequal_steps_are_not_judged() -> None:

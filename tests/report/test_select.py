@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import pytest
 import synthetic
+from synthetic import found
 
-from ablate import results
 from ablate.errors import ResultsError
-from ablate.report.build import build
-from ablate.report.findings import Findings
-from ablate.report.select import Choice
 
 TWO = {"baseline": 0.0, "no_drift": 5.0}
-
-
-def frames(*studies: synthetic.Rows) -> dict[str, pd.DataFrame]:
-    """The tables of several studies in one folder, as they are read."""
-    found = {}
-    for table in ("runs", "fidelity", "quantized"):
-        rows = [row for study in studies for row in study[table]]
-        found[table] = results._to_arrow(table, rows).to_pandas()
-    return found
 
 
 def other(mark: str, *seeds: int, **columns: Any) -> synthetic.Rows:
@@ -33,10 +20,6 @@ def other(mark: str, *seeds: int, **columns: Any) -> synthetic.Rows:
         for row in rows:
             row["run_id"] += mark
     return made
-
-
-def found(*studies: synthetic.Rows, **choice: Any) -> Findings:
-    return build(frames(*studies), Choice(**choice))
 
 
 def refused(*studies: synthetic.Rows, **choice: Any) -> str:
@@ -85,7 +68,7 @@ def test_data_sets_of_one_name_are_told_apart_by_their_digest() -> None:
 def test_budgets_are_never_mixed() -> None:
     matched = other("x", 0, 1, budget="macs", steps=2000, config_hash="m")
     steps, macs = (found(MAIN, matched, budget=budget) for budget in ("steps", "macs"))
-    assert steps.rows == found(MAIN).rows
+    assert [row.differences for row in steps.rows] == [row.differences for row in found(MAIN).rows]
     assert "left out: 4 runs with the baseline's training MACs (see --budget macs)" in steps.notes
     assert macs.compared.budget == "macs"
 
@@ -144,6 +127,12 @@ def test_variants_are_chosen_and_compared_against_any() -> None:
     assert "claims are not judged: they speak of the baseline, not of direct" in turned.notes
     assert "did you mean direct?" in refused(three, against="dircet")
     assert "no run of variant 'latent'" in refused(three, variants=("latent",))
+
+
+def test_the_order_of_a_combination_does_not_matter() -> None:
+    three = synthetic.rows(TWO | {"no_drift+v_pred": 1.0}, range(3))
+    assert [row.label for row in found(three, variants=("v_pred+no_drift",)).rows] == ["baseline", "no_drift+v_pred"]
+    assert found(three, against="v_pred + no_drift").compared.against == "no_drift+v_pred"
 
 
 def test_metrics_by_name() -> None:

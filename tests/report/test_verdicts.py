@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from test_select import found, frames
+from synthetic import found, frames
 
 from ablate import stats
 from ablate.errors import VariantError
+from ablate.report import forms
 from ablate.report.build import build
 from ablate.report.findings import Claim, Comparison, Findings
 from ablate.variant import load
@@ -110,6 +111,14 @@ def test_fewer_than_six_seeds_decide_nothing(n: int) -> None:
     assert {c.verdict for c in (*findings.comparisons, *findings.claims)} == {"undecided"}
     assert all(f"{n} seed" in c.why for c in findings.comparisons)
     assert all((c.seeds_needed or 0) >= 6 for c in findings.comparisons)
+
+
+def test_seeds_that_diverged_stand_in_the_reason() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(12), spread=0.5)
+    made["runs"][-1] |= {"status": "diverged", "fd": None, "pd": None}
+    one = comparison(found(made), "no_drift")
+    assert (one.verdict, one.n) == ("hurts", 11)
+    assert one.why.endswith("; 1 seed diverged or failed, not counted")
 
 
 def test_without_a_baseline_there_is_nothing_to_judge() -> None:
@@ -264,3 +273,35 @@ def test_fronts_over_quality_time_and_bytes() -> None:
 def test_one_seed_has_no_share() -> None:
     findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 10.0}, [0]))
     assert [point.share for point in findings.fronts[0].points] == [None, None]
+
+
+def test_both_budgets_stand_side_by_side() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 10.0, "direct": 2.0}, range(3), spread=0.5)
+    more = synthetic.rows({"no_drift": 4.0}, range(3), spread=0.5, budget="macs", steps=1700, config_hash="m")
+    base = [run["fd"] for run in made["runs"][:3]]
+    for run in made["runs"][3:6]:
+        run["train_macs"] = 8 * 10**12
+    for run, fd in zip(more["runs"], base, strict=True):
+        run["fd"] = fd + 4
+    for rows in more.values():
+        for row in rows:
+            row["run_id"] += "m"
+    both = {table: made[table] + more[table] for table in made}
+    steps, macs = found(both), found(both, budget="macs")
+    rows = {row.label: row for row in steps.rows}
+    assert rows["no_drift"].at_other_budget is not None
+    assert rows["no_drift"].at_other_budget["fd"].mean == pytest.approx(4.0)
+    assert (rows["baseline"].at_other_budget, rows["direct"].at_other_budget is None) == (None, False)
+    turned = {row.label: row for row in macs.rows}["no_drift"]
+    assert turned.differences is not None
+    assert turned.differences["fd"] == rows["no_drift"].at_other_budget["fd"]
+    assert turned.at_other_budget == rows["no_drift"].differences
+    assert "### At either budget" in forms.to_markdown(steps)
+    assert "+4.0" in forms.to_markdown(steps).split("At either budget")[1].split("###")[0]
+    assert {row.at_other_budget is None for row in found(made).rows} == {True}
+    assert "At either budget" not in forms.to_markdown(found(made))
+
+
+def test_claims_may_be_left_out() -> None:
+    findings = found(synthetic.rows({"baseline": 0.0, "direct": 0.0}, range(3), schemes=["int8"]), claims=False)
+    assert (findings.claims, findings.compared.family) == ((), 2)

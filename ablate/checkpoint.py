@@ -11,7 +11,7 @@ import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -97,6 +97,10 @@ class TrainingState:
             return
         if self.problems:
             raise ResultsError(f"{'; '.join(self.problems)}; delete the file to train from the start")
+
+    def stop_signals(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Return what turns SIGINT and SIGTERM into a question that the loop asks between two steps."""
+        return stop_signals()
 
     @torch.no_grad()
     def _load(self, path: Path) -> None:

@@ -61,6 +61,7 @@ class Job:
     suite: Suite
     device: torch.device
     precision: str
+    compiled: bool
     progress: Progress
     save_every_s: float = SAVE_EVERY_S
     cache: Path | None = None  # of trained autoencoders; None: the user's

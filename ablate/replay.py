@@ -107,7 +107,10 @@ def replay(
         tables = Tables({"run_id": row["run_id"]})
         # The suite measures, which a replay does not: it stands for the device alone.
         suite, precision = Suite(target, {}, {}, {}), row["precision"]
-        job = Job(spec, pictures, tables, Path(scratch), suite, target, precision, progress, math.inf, Path(scratch))
+        compiled = machine.pick_compile("on" if row["compiled"] else "off", config.train.steps, target)
+        job = Job(
+            spec, pictures, tables, Path(scratch), suite, target, precision, compiled, progress, math.inf, Path(scratch)
+        )
         model, _, samples = produce(job)
         made = tables.run
         weights_equal = made["weights_digest"] == row["weights_digest"]
@@ -141,6 +144,7 @@ def _environment(row: dict[str, Any], device: torch.device) -> dict[str, tuple[A
     commit, dirty = machine.git_state()
     then = json.loads(row["environment"]) | {"threads": row["threads"], "device": str(row["device"])}
     here = json.loads(machine.environment(device)) | {"threads": machine.threads(), "device": str(device)}
+    then, here = then | {"processes": row["world_size"] or 1}, here | {"processes": 1}
     if commit is not None and row["git_commit"] is not None:
         then["git commit"] = row["git_commit"] + (" with changes" if row["git_dirty"] else "")
         here["git commit"] = commit + (" with changes" if dirty else "")

@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load
 from torch import nn
 
-from ablate import evaluate, latents, machine, quantize, results
+from ablate import evaluate, latents, machine, parallel, quantize, results, variant
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, save_tensors
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
-from ablate.errors import DivergedError, ResultsError
+from ablate.errors import DataError, DivergedError, ResultsError
 from ablate.files import replacing, sync_folder
 from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
@@ -52,6 +54,7 @@ def execute(
     load_wall_s: float = 0.0,
     save_every_s: float = SAVE_EVERY_S,
     finished_before: bool = False,
+    compile: str = "auto",
 ) -> Row:
     """Make one run and write its rows.
 
@@ -64,6 +67,7 @@ def execute(
         load_wall_s: What loading the data took, in seconds.
         save_every_s: Seconds between checkpoints.
         finished_before: The run has a finished row: an interruption leaves that in place.
+        compile: As in `machine.pick_compile`.
 
     Returns:
         The row of `runs.parquet`, with status `done` or `diverged`.
@@ -75,8 +79,10 @@ def execute(
     run_id = spec.run_id(data.name, data.digest)
     artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
     device, precision = suite.device, machine.pick_precision(suite.device)
-    tables = Tables(_first_columns(spec, data, device, precision, run_id) | {"load_wall_s": load_wall_s})
-    job = Job(spec, data, tables, working, suite, device, precision, progress, save_every_s)
+    compiled = machine.pick_compile(compile, spec.config.train.steps, device)
+    tables = Tables(_first_columns(spec, data, device, precision, run_id))
+    tables.run |= {"compiled": compiled, "load_wall_s": load_wall_s}
+    job = Job(spec, data, tables, working, suite, device, precision, compiled, progress, save_every_s)
     _sweep(working)
     try:
         model, codec, samples = produce(job)
@@ -218,6 +224,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "device": str(device),
         "precision": precision,
         "threads": machine.threads(),
+        "world_size": parallel.size(),
         "environment": machine.environment(device),
         "git_commit": commit,
         "git_dirty": dirty,
@@ -277,12 +284,14 @@ def _train(job: Job, codec: Codec) -> Denoiser:
             tables.run |= {"steps": state.step, "images_seen": state.step * config.train.batch}
             tables.others["curves"] = [{"run_id": tables.run["run_id"], **row} for row in state.curve]
 
+        _tell_others(job)
         state = train(
             config,
             torch.from_numpy(job.data.train).to(job.device),
             job.spec.seed,
             perceptual=perceptual_loss(config.train, job.device),
             precision=job.precision,
+            compiled=job.compiled,
             checkpoint=job.artifacts / "checkpoint.safetensors",
             codec=codec,
             save_every_s=job.save_every_s,
@@ -295,6 +304,44 @@ def _train(job: Job, codec: Codec) -> Denoiser:
     save_tensors(job.artifacts / "model.safetensors", weights, metadata)
     assert isinstance(state.ema, Denoiser)
     return state.ema
+
+
+def _tell_others(job: Job) -> None:
+    """Let the other processes of this run train with this one."""
+    config = job.spec.config
+    message = {"config": config.to_json(), "preset": job.spec.preset, "seed": job.spec.seed}
+    latent = config.model.space == "latent"
+    codec = (job.artifacts / "autoencoder.safetensors").read_bytes() if latent and parallel.size() > 1 else b""
+    parallel.send(message | {"precision": job.precision, "data_digest": job.data.digest}, codec)
+
+
+def follow(data: ImageSet, device: torch.device) -> None:
+    """Train, in another process than the first, what that one trains, until it has no more.
+
+    Raises:
+        DataError: The first process has other pictures.
+        KeyboardInterrupt: The training was interrupted; the first process has saved it.
+    """
+    while True:
+        message, content = parallel.receive()
+        if message is None:
+            return
+        if message["data_digest"] != data.digest:
+            raise DataError(
+                f"{data.name}: process {parallel.rank()} has other pictures than the first; give all the same --data"
+            )
+        config = variant.from_json(message["config"], message["preset"])
+        codec = latents.restore(config, load(content), device, message["precision"]) if content else PIXELS
+        with suppress(DivergedError), machine.deterministic():
+            train(
+                config,
+                torch.from_numpy(data.train).to(device),
+                message["seed"],
+                perceptual=perceptual_loss(config.train, device),
+                precision=message["precision"],
+                checkpoint=Path("none"),  # the first process loads and saves
+                codec=codec,
+            )
 
 
 def _sample(job: Job, model: Denoiser, codec: Codec) -> np.ndarray:

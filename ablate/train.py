@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ablate import rng
-from ablate.checkpoint import SAVE_EVERY_S, TrainingState, stop_signals
+from ablate import parallel, rng
+from ablate.checkpoint import SAVE_EVERY_S, TrainingState
 from ablate.diffusion import LOSS_SPACE, PREDICTION, expand, interpolate
 from ablate.errors import DivergedError
 from ablate.model.autoencoder import PIXELS, Codec
@@ -40,14 +41,16 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 class Batches:
     """The pictures of each training step; picture n of the run depends on (seed, n) alone."""
 
-    def __init__(self, images: Tensor, config: TrainConfig, seed: int) -> None:
-        """Draw from uint8 images (N, 3, S, S) on the training device."""
-        self.images, self.config, self.seed = images, config, seed
+    def __init__(
+        self, images: Tensor, config: TrainConfig, seed: int, share: Callable[[range], range] = lambda numbers: numbers
+    ) -> None:
+        """Draw from uint8 images (N, 3, S, S) on the training device; `share` chooses which of a step's pictures."""
+        self.images, self.config, self.seed, self.share = images, config, seed, share
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
 
     def numbers(self, step: int) -> range:
         """Return the numbers of a step's pictures in the run."""
-        return range(step * self.config.batch, (step + 1) * self.config.batch)
+        return self.share(range(step * self.config.batch, (step + 1) * self.config.batch))
 
     def __call__(self, step: int) -> Tensor:
         """Return the pictures (B, 3, S, S) of a step, float32 in [-1, 1]."""
@@ -127,6 +130,7 @@ def train(
     *,
     perceptual: nn.Module | None,
     precision: str,
+    compiled: bool = False,
     checkpoint: Path,
     codec: Codec = PIXELS,
     save_every_s: float = SAVE_EVERY_S,
@@ -140,6 +144,7 @@ def train(
         seed: The run's seed.
         perceptual: The frozen perceptual distance on the same device, or None; maps (x_hat, x) to a distance per picture.
         precision: `fp32`, or `bf16` for autocast.
+        compiled: Compile the transformer blocks.
         checkpoint: The file to resume from and to save to.
         codec: Between pictures and what is diffused.
         save_every_s: Seconds between checkpoints.
@@ -150,10 +155,14 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     device = images.device
-    state = TrainingState(
-        build(config.model, seed, device), build(config.model, seed, device), config.train, len(LOGGED)
-    )
-    batches = Batches(images, config.train, seed)
+    team = parallel.team(config.train)
+    model = build(config.model, seed, device)
+    if compiled:
+        model.backbone.compile_blocks()
+    state = team.state(model, build(config.model, seed, device), len(LOGGED))
+    network, batches = team.network(state.model), Batches(images, config.train, seed, team.share)
+    own = replace(config, train=team.config)  # what the loss of this process' share is taken by
+    distance = perceptual if own.train.perceptual_share else None
 
     def parts_of(step: int) -> list[Tensor]:
         pictures, numbers = batches(step), batches.numbers(step)
@@ -162,9 +171,9 @@ def train(
         t = rng.uniform(seed, "time", numbers).to(device)
         z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = state.model(z, t)
+            output = network(z, t)
         # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
-        return loss_parts(config, perceptual, output, x, z, t, codec, pictures)
+        return team.whole(loss_parts(own, distance, output, x, z, t, codec, pictures), step)
 
     return fit(state, config.train, parts_of, checkpoint, on_step, save_every_s)
 
@@ -194,7 +203,7 @@ def fit(
     state.load(checkpoint)
     start_s = time.monotonic() - state.wall_s
     logged_s, saved_s = time.monotonic(), -math.inf  # the first step saves: whether there is room shows at once
-    with stop_signals() as stopped:
+    with state.stop_signals() as stopped:
         on_step(state)
         while state.step < budget.steps:
             parts = parts_of(state.step)

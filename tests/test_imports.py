@@ -19,7 +19,7 @@ LAYERS = [
     ["model"],
     ["measure"],
     ["report"],
-    ["machine", "health"],
+    ["machine", "health", "parallel"],
     ["train", "sample", "doctor", "job"],
     ["latents", "evaluate", "edge"],
     ["finished"],

@@ -36,6 +36,14 @@ class Launcher(StrEnum):
     ray = "ray"
 
 
+class Compile(StrEnum):
+    """Whether a training compiles its transformer blocks."""
+
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
 @app.command("list")
 def list_variants(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
     """List the variants: name, axis and what each changes.
@@ -177,6 +185,12 @@ def run(
     failed: Annotated[
         bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
     ] = False,
+    compile: Annotated[
+        Compile,
+        typer.Option(
+            "--compile", help="torch.compile for the transformer's blocks. auto: where the training is long enough."
+        ),
+    ] = Compile.auto,
     save_every_s: Annotated[
         float, typer.Option("--save-every", help="Seconds between checkpoints; the last two are kept.", min=0)
     ] = 60.0,
@@ -217,6 +231,7 @@ def run(
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
+    from ablate import parallel
     from ablate.launch.local import forecast, launch
     from ablate.launch.share import Again
 
@@ -230,6 +245,10 @@ def run(
         Console().print(render_plan(forecast(specs, data, past, again=again)))
         return
     make = partial(launch, device=device, threads=threads)
+    if launcher is Launcher.ray and parallel.is_started_by_torchrun():
+        raise AblateError(
+            "--launcher ray: torchrun shares one run among processes, ray gives each run one; choose one of them"
+        )
     if launcher is Launcher.ray:
         from ablate.launch import ray
 
@@ -244,14 +263,17 @@ def run(
             again=again,
             quantize_finished=quantizing,
             save_every_s=save_every_s,
+            compile=compile,
             on_row=_tell,
             on_missing=tell_missing,
         )
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        if parallel.is_leader():
+            typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    shown = printable(folder)
-    typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
+    if parallel.is_leader():
+        shown = printable(folder)
+        typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
 
 
 def _first_given(options: Mapping[str, object]) -> str | None:

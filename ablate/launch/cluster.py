@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import re
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ from ablate.errors import AblateError
 from ablate.files import printable
 from ablate.progress import Progress
 
+KNOCK_S = 10.0  # to wait for a cluster's answer
+
 
 def first_sentence(error: BaseException) -> str:
     """Return the head of one of ray's messages, which go on for a page."""
@@ -27,10 +31,8 @@ def first_sentence(error: BaseException) -> str:
 
 def check_installed() -> None:
     """Raise an AblateError where ray is not installed."""
-    try:
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise AblateError("--launcher ray: ray is not installed; mend: pip install 'ablate[ray]'") from error
+    if importlib.util.find_spec("ray") is None:
+        raise AblateError("--launcher ray: ray is not installed; mend: pip install 'ablate[ray]'")
 
 
 @contextmanager
@@ -38,27 +40,31 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
     """Join a cluster, or start one of this machine that ends with the block; one that is joined already is used as it is.
 
     Args:
-        address: Of the cluster; None: start one, that no other machine reaches, and that reports to nobody.
+        address: Of the cluster; None: start one, that obeys this process alone.
         cpus: That the started one has.
 
     Raises:
         AblateError: No cluster answers, or none starts.
     """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # ray would report to its makers
+    if address is None and "ray" not in sys.modules:
+        # Its ports are open to the network: who does not know the token is refused. Read when ray is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     if ray.is_initialized():
         yield
         return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # ray would report to its makers
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        options["_node_ip_address"] = "127.0.0.1"  # else ray looks for this machine's address in the network
     else:
         options["address"] = address
     try:
+        _knock(address)
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, OverflowError) as error:
         what = f"--ray-address {address}: no cluster answers" if address else "--launcher ray: ray does not start"
         mend = "start one with `ray start --head`, or leave the address out" if address else "see its logs in /tmp/ray"
         raise AblateError(f"{what} ({first_sentence(error)}); {mend}") from error
@@ -67,6 +73,13 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
     finally:
         with _uninterrupted():
             ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Raise an OSError where nobody listens at `host:port`: ray itself would go on trying for many minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ablate import finished as finished_runs
-from ablate import quantize
+from ablate import parallel, quantize
 from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import load
 from ablate.launch.share import AS_FAILED, POLL_S, Again, Share, terminate_as_interrupt
@@ -20,7 +21,7 @@ from ablate.measure.suite import Suite, assemble
 from ablate.model import memory
 from ablate.model.cost import cost
 from ablate.progress import Progress
-from ablate.run import execute
+from ablate.run import execute, follow
 from ablate.study import Planned, RunSpec, estimate_wall_s
 
 
@@ -61,11 +62,14 @@ def launch(
     quantize_finished: bool = False,
     save_every_s: float = SAVE_EVERY_S,
     threads: int | None = None,
+    compile: str = "auto",
     poll_s: float = POLL_S,
     on_row: Callable[[dict[str, Any], str], None],
     on_missing: Callable[[str, str], None],
 ) -> None:
     """Make the runs of a study, sharing them with other processes that work in the same folder.
+
+    Under torchrun all its processes train each run together, and the first does all else.
 
     A run that another process is making is left to it, and waited for at the end: where that process dies, its run is taken over.
 
@@ -80,6 +84,7 @@ def launch(
         quantize_finished: Measure finished ones in the schemes and scopes that they lack.
         save_every_s: Seconds between checkpoints.
         threads: That torch computes with; None: as they are.
+        compile: As in `machine.pick_compile`.
         poll_s: Seconds between two looks at what other processes make.
         on_row: Called after each run with its row and what was done: `made`, `quantised` (with `rows`, how many were added), or, with its
             name and seed alone, why it was skipped.
@@ -95,16 +100,23 @@ def launch(
     start = time.monotonic()
     data = load(source)
     load_wall_s = time.monotonic() - start
-    suites: list[Suite] = []  # loaded when the first run needs it
+    with ExitStack() as stack:
+        target = stack.enter_context(parallel.joined(target))
+        stack.enter_context(use_threads(threads))
+        if parallel.rank():
+            follow(data, target)
+            return
+        progress = stack.enter_context(Progress())
+        stack.enter_context(terminate_as_interrupt())
+        suites: list[Suite] = []  # loaded when the first run needs it
 
-    def suite() -> Suite:
-        if not suites:
-            suites.append(assemble(metrics, weights, target))
-            for network, reason in suites[0].missing.items():
-                on_missing(network, reason)
-        return suites[0]
+        def suite() -> Suite:
+            if not suites:
+                suites.append(assemble(metrics, weights, target))
+                for network, reason in suites[0].missing.items():
+                    on_missing(network, reason)
+            return suites[0]
 
-    with Progress() as progress, terminate_as_interrupt(), use_threads(threads):
         share = Share(
             specs,
             data,
@@ -114,29 +126,28 @@ def launch(
             on_row=on_row,
             say=progress.say,
         )
-        with progress.study(share.total) as study:
-            for turn in share.turns():
-                if turn is None:
-                    time.sleep(poll_s)
-                    continue
-                study.left_to(share.settled, 1)
-                with turn:
-                    if turn.quantise:
-                        run, settings = finished_runs.load(folder, turn.run_id, target), turn.spec.config.quantize
-                        added = quantize.add(
-                            folder, run, data, suite(), settings, session=share.session, progress=progress
-                        )
-                        on_row(turn.row | {"rows": added}, "quantised")
-                    else:
-                        made = execute(
-                            turn.spec,
-                            data,
-                            folder,
-                            suite=suite(),
-                            progress=progress,
-                            load_wall_s=load_wall_s,
-                            save_every_s=save_every_s,
-                            finished_before=turn.finished_before,
-                        )
-                        on_row(made, "made")
-                study.made_one()
+        study = stack.enter_context(progress.study(share.total))
+        for turn in share.turns():
+            if turn is None:
+                time.sleep(poll_s)
+                continue
+            study.left_to(share.settled, 1)
+            with turn:
+                if turn.quantise:
+                    run, settings = finished_runs.load(folder, turn.run_id, target), turn.spec.config.quantize
+                    added = quantize.add(folder, run, data, suite(), settings, session=share.session, progress=progress)
+                    on_row(turn.row | {"rows": added}, "quantised")
+                else:
+                    made = execute(
+                        turn.spec,
+                        data,
+                        folder,
+                        suite=suite(),
+                        progress=progress,
+                        load_wall_s=load_wall_s,
+                        save_every_s=save_every_s,
+                        finished_before=turn.finished_before,
+                        compile=compile,
+                    )
+                    on_row(made, "made")
+            study.made_one()

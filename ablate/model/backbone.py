@@ -163,6 +163,14 @@ class Backbone(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
+    def compile_blocks(self) -> None:
+        """Let Inductor compile the blocks, which have the same shapes and so share one graph; the numbers change in their last bits.
+
+        They gain most: the other modules are convolutions, which Inductor leaves to the library, and loops of our own (LOG.md).
+        """
+        for block in self.blocks:
+            block.compile(dynamic=False)
+
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Return the features."""
         tokens = self.positions(self.embed(z).flatten(2).transpose(1, 2))

@@ -139,3 +139,19 @@ def test_shorter_heads_start_as_rows_of_the_baselines(name: str, rows: list[int]
     for key, tensor in short.items():
         expected = full[key] if tensor.shape == full[key].shape else full[key][rows]
         assert torch.equal(tensor, expected), key
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_features_and_gradients() -> None:
+    plain, compiled = (backbone.Backbone(dataclasses.replace(SMOKE, depth=2)) for _ in range(2))
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile_blocks()
+    z, t = torch.randn(2, 3, 64, 64), torch.rand(2)
+    grad = torch.randn(2, SMOKE.width, 8, 8)
+    for net in (plain, compiled):
+        net(z, t).backward(grad)
+    torch.testing.assert_close(compiled(z, t), plain(z, t), rtol=1e-4, atol=1e-4)
+    for (name, found), expected in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-3, msg=name)

@@ -22,11 +22,11 @@ import torch
 from ablate import finished, machine, variant
 from ablate.data.images import CATS, load
 from ablate.errors import DataError, ResultsError
+from ablate.execute import produce
 from ablate.job import Job, Tables
 from ablate.measure.suite import Suite
 from ablate.model.denoiser import Denoiser
 from ablate.progress import Progress
-from ablate.run import produce
 from ablate.sample import draw, to_uint8
 from ablate.study import RunSpec
 

@@ -22,10 +22,10 @@ from safetensors import safe_open
 from ablate import results
 from ablate.checkpoint import TrainingState
 from ablate.errors import AblateError
+from ablate.execute import working_folder
 from ablate.launch import local, ray
 from ablate.launch.board import Board, Relay
 from ablate.model.denoiser import build
-from ablate.run import working_folder
 from ablate.study import RunSpec, plan
 from ablate.train import LOGGED
 

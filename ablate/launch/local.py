@@ -14,6 +14,7 @@ from ablate import finished as finished_runs
 from ablate import parallel, quantize
 from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import load
+from ablate.execute import execute, follow
 from ablate.launch.share import AS_FAILED, POLL_S, Again, Share, terminate_as_interrupt
 from ablate.machine import device_bytes, pick_device, use_threads
 from ablate.measure.metrics import Metric
@@ -21,7 +22,6 @@ from ablate.measure.suite import Suite, assemble
 from ablate.model import memory
 from ablate.model.cost import cost
 from ablate.progress import Progress
-from ablate.run import execute, follow
 from ablate.study import Planned, RunSpec, estimate_wall_s
 
 

@@ -24,6 +24,7 @@ import torch
 from ablate import __version__, finished, quantize, results
 from ablate.data.images import ImageSet, fingerprint
 from ablate.errors import AblateError
+from ablate.execute import execute, working_folder
 from ablate.files import cache_folder, replacing
 from ablate.job import Row
 from ablate.launch.board import Relay
@@ -32,7 +33,6 @@ from ablate.measure.metrics import Metric
 from ablate.measure.suite import Suite, assemble, only
 from ablate.model import memory
 from ablate.progress import Progress
-from ablate.run import execute, working_folder
 from ablate.study import RunSpec
 
 SEND_S = 1.0  # between two looks for a new checkpoint

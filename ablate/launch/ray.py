@@ -24,6 +24,7 @@ from ablate import finished, results
 from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import ImageSet, load
 from ablate.errors import AblateError
+from ablate.execute import adopt, working_folder
 from ablate.files import THREAD_VARIABLES
 from ablate.job import Row
 from ablate.launch.board import Board, News
@@ -33,7 +34,6 @@ from ablate.launch.share import POLL_S, Again, Share, Turn, terminate_as_interru
 from ablate.measure.metrics import Metric
 from ablate.measure.suite import assemble, files_of
 from ablate.progress import Progress, Study, Task
-from ablate.run import adopt, working_folder
 from ablate.study import RunSpec
 
 RETRIES = 5  # of a run whose machine was lost

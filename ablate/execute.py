@@ -27,6 +27,7 @@ from ablate.errors import DataError, DivergedError, ResultsError
 from ablate.files import replacing, sync_folder
 from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
+from ablate.live import Sketches
 from ablate.measure.efficientnet import efficientnet_lite0
 from ablate.measure.latency import peak_memory_mb
 from ablate.measure.perceptual import PerceptualDistance
@@ -82,7 +83,7 @@ def execute(
     compiled = machine.pick_compile(compile, spec.config.train.steps, device)
     tables = Tables(_first_columns(spec, data, device, precision, run_id))
     tables.run |= {"compiled": compiled, "load_wall_s": load_wall_s}
-    job = Job(spec, data, tables, working, suite, device, precision, compiled, progress, save_every_s)
+    job = Job(spec, data, tables, working, suite, device, precision, compiled, progress, save_every_s, sketches=True)
     _sweep(working)
     try:
         model, codec, samples = produce(job)
@@ -277,10 +278,13 @@ def _advance(job: Job, bar: Task) -> Callable[[TrainingState], None]:
 def _train(job: Job, codec: Codec) -> Denoiser:
     config, tables = job.spec.config, job.tables
     with job.task("train", config.train.steps) as bar:
-        advance = _advance(job, bar)
+        advance, sketch = _advance(job, bar), Sketches(job, codec) if job.sketches else None
 
         def on_step(state: TrainingState) -> None:
             advance(state)
+            if sketch is not None:
+                assert isinstance(state.ema, Denoiser)
+                sketch(state.step, state.ema)
             tables.run |= {"steps": state.step, "images_seen": state.step * config.train.batch}
             tables.others["curves"] = [{"run_id": tables.run["run_id"], **row} for row in state.curve]
 

@@ -13,7 +13,7 @@ from ablate.errors import ResultsError
 from ablate.report.effects import make_factorials, make_fronts
 from ablate.report.findings import Compared, Findings, Row, Value
 from ablate.report.quantized import summarise
-from ablate.report.select import Choice, select
+from ablate.report.select import Choice, finite, select
 from ablate.report.tables import describe_metrics, make_rows
 from ablate.report.verdicts import make_verdicts
 from ablate.variant import BASELINE
@@ -93,7 +93,7 @@ def _formats(done: pd.DataFrame, quantized: pd.DataFrame | None) -> pd.DataFrame
     of_run = done[["run_id", "label", "seed"]]
     if quantized is None or not len(quantized):
         return pd.DataFrame()
-    return of_run.merge(quantized.astype(dict.fromkeys(("run_id", "scheme", "scope"), object)), on="run_id")
+    return of_run.merge(finite(quantized).astype(dict.fromkeys(("run_id", "scheme", "scope"), object)), on="run_id")
 
 
 def _at_other_budget(

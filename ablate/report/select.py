@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablate.errors import ResultsError, did_you_mean
@@ -75,7 +76,7 @@ def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> Selected:
         ResultsError: They differ in what must not differ, or what was chosen is not there.
     """
     runs = _shown(frames["runs"])
-    fidelity = frames.get("fidelity", pd.DataFrame())
+    fidelity = finite(frames.get("fidelity", pd.DataFrame()))
     runs = _only(runs, "preset", choice.preset, {choice.preset or ""})
     stems = {choice.data, Path(choice.data).stem} if choice.data else set()
     runs = _data(runs, choice, {stem for stem in stems if stem})
@@ -107,12 +108,18 @@ def _shown(runs: pd.DataFrame) -> pd.DataFrame:
     """Keep the columns that a report is about, as plain objects where they are text."""
     kept = [name for name in runs.columns if name in (*TEXT, *NUMBERS, "precision") or name in METRICS or name in COSTS]
     shown = runs[kept]
-    shown = shown.rename(columns={"precision": "arithmetic"})  # a metric has that name
+    shown = finite(shown.rename(columns={"precision": "arithmetic"}))  # a metric has the name precision
     # A table may come from elsewhere: what is shown of it must not steer a terminal.
     safe = {
         name: shown[name].astype(object).map(_safe(shown[name]), na_action="ignore").astype(object) for name in TEXT
     }
     return shown.assign(**safe, run_id=shown["run_id"].astype(object), seed=shown["seed"].astype("int64"))
+
+
+def finite(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which numbers that are not finite are null, as `ablate.results.append` writes them; others may not."""
+    floats = frame.select_dtypes("float64")
+    return frame.assign(**floats.where(np.isfinite(floats)))
 
 
 def _safe(texts: pd.Series) -> dict[str, str]:

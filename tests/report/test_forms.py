@@ -88,6 +88,16 @@ def test_a_number_that_is_none_is_refused_rather_than_written() -> None:
         forms.to_json(dataclasses.replace(report, comparisons=(broken,)))
 
 
+def test_tables_from_elsewhere_may_hold_what_is_no_number() -> None:
+    tables = synthetic.frames(synthetic.rows(TRUTH, range(3), schemes=["int8"]))
+    for name, column in (("runs", "fd"), ("runs", "train_wall_s"), ("quantized", "psnr_db"), ("quantized", "fd")):
+        tables[name].loc[3, column] = float("inf")
+    report = build.build(tables)
+    validate(report)
+    assert "inf" not in forms.to_markdown(report).split("### Number formats")[1]
+    assert any("for seed" in note for note in report.notes)
+
+
 def markdown_table(text: str, title: str) -> list[dict[str, str]]:
     lines = text.split(f"### {title}")[1].strip().splitlines()
     table = [[cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")] for line in lines if "|" in line]

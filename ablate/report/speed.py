@@ -44,13 +44,13 @@ def render(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             _number(row["ours_peak_mb"]),
         )
     threads = rows[0]["threads"]
-    head = Text(f"{rows[0]['device']}, {threads} thread{'' if threads == 1 else 's'}; medians")
+    title = Text(f"{rows[0]['device']}, {threads} thread{'' if threads == 1 else 's'}; medians")
     legend = (
         "ref.: the published formulation, float32, eager. ratio: ref. / ours, with its 95 %.",
         "floor: what the arithmetic or the bytes take at the rates of a matrix product",
         "and a copy measured here, as a share of ours. MB: tensors of one call at most.",
     )
-    return Group(head, Text(""), table, Text(""), *(Text(words, style="dim") for words in legend))
+    return Group(title, Text(""), table, Text(""), *(Text(words, style="dim") for words in legend))
 
 
 def _number(value: float | None) -> str:

@@ -26,6 +26,8 @@ LAYERS = [
     ["quantize"],
     ["export"],
     ["execute", "bench"],
+    ["ops"],
+    ["speed"],
     ["launch", "replay"],
     ["api", "trackers"],
     ["cli"],

@@ -25,9 +25,20 @@ RADIUS = SIZE // 2
 # Sums may be reordered and multiplications joined to additions; infinities and NaN stay what they are.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 _jit: Callable[..., Any] = numba.njit(parallel=True, cache=True, nogil=True, error_model="numpy", fastmath=FAST)
-MOST_THREADS = numba.get_num_threads()  # of the pool, before anyone asks for fewer
 _inline: Callable[..., Any] = numba.njit(fastmath=FAST, error_model="numpy", inline="always")
 _turn = threading.Lock()  # one of Numba's pools of threads aborts the process where two threads call it at once
+
+
+def _start_threads() -> int:
+    """Start Numba's threads, and return how many there are; where they are OpenMP's, this also sets how many torch takes."""
+    before = torch.get_num_threads()
+    most = numba.get_num_threads()
+    numba.set_num_threads(most)
+    torch.set_num_threads(before)
+    return most
+
+
+MOST_THREADS = _start_threads()
 
 
 def run(loop: Callable[..., None], *values: Tensor | int | bool) -> None:

@@ -1,6 +1,8 @@
 """The two filters against independent float64 formulations, and their own backward against finite differences."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,6 +132,12 @@ def test_loops_do_not_depend_on_threads_and_let_nan_through() -> None:
     numbers[0, 3, 2, 2] = math.nan
     assert kpn.filter_pixels(image, numbers, squash=True)[0, :, 2, 2].isnan().all()
     assert kpn.upsample_gaussian(image[..., :4, :4], torch.full((2, 3, 8, 8), math.nan)).isnan().all()
+
+
+def test_the_loops_leave_torch_its_threads() -> None:
+    code = "import torch; torch.set_num_threads(1); from ablate.model import loops; print(torch.get_num_threads())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 @pytest.mark.parametrize("phases", [1, 4])

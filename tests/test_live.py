@@ -56,7 +56,7 @@ def test_a_run_keeps_its_grids_and_a_replay_without_them_has_the_same_bits(
     np.savez(tmp_path / "set.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "small.toml").write_text(VARIANT)
-    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "small"]
+    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "small", "--log", "tensorboard"]
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     folder = tmp_path / "results" / "artifacts" / results.read(tmp_path / "results", "runs")["run_id"][0]
@@ -74,6 +74,7 @@ def test_a_run_keeps_its_grids_and_a_replay_without_them_has_the_same_bits(
     )
     assert own.mean() < other.mean()
     assert not np.array_equal(early, late)
+    assert list((tmp_path / "results" / "tensorboard" / folder.name).glob("events.out.*"))
     replayed = CliRunner().invoke(cli.app, ["replay", "small", "--data", "set.npz"])
     assert replayed.exit_code == 0, replayed.output
     assert "bit" in replayed.output

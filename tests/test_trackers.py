@@ -9,8 +9,9 @@ from typing import Any
 
 import pages
 import pytest
+from typer.testing import CliRunner
 
-from ablate import results, trackers
+from ablate import cli, results, trackers
 from ablate.errors import AblateError
 
 
@@ -78,4 +79,7 @@ def test_without_the_library_there_is_one_line(folder: Path, monkeypatch: pytest
 def test_an_unknown_name_says_what_is_allowed(folder: Path) -> None:
     with pytest.raises(AblateError, match="--log wandb: unknown; allowed: tensorboard, mlflow"):
         trackers.open_trackers(["wandb"], folder)
+    made = CliRunner().invoke(cli.app, ["run", "--preset", "smoke", "--log", "wandb", "--results", str(folder / "new")])
+    assert "--log wandb" in str(made.exception)
+    assert not (folder / "new").exists()
     trackers.record([], folder, "nothing")  # no trackers: nothing is read

@@ -236,6 +236,9 @@ def run(
 
         chosen = parse(schemes, scopes, specs[0].config.quantize)
         specs = [replace(spec, config=replace(spec.config, quantize=chosen)) for spec in specs]
+    from ablate.trackers import open_trackers, record
+
+    trackers = open_trackers(log or [], folder)
     if not dry_run:
         results.check_folder(folder)
     past = results.read(folder, "runs")
@@ -252,9 +255,6 @@ def run(
 
         Console().print(render_plan(forecast(specs, data, past, again=again)))
         return
-    from ablate.trackers import open_trackers, record
-
-    trackers = open_trackers(log or [], folder)
 
     def on_row(row: dict[str, Any], how: str) -> None:
         _tell(row, how)

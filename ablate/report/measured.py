@@ -97,7 +97,7 @@ def latency(frame: pd.DataFrame, runs: series.Runs) -> Plot | None:
     batches, order = sorted({int(batch) for batch in found["batch"]}), list(dict.fromkeys(found["name"]))
     pick = alt.param(name="batch", value=batches[0], bind=alt.binding_select(options=batches, name="Batch size: "))
     base = alt.Chart(found).encode(y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)))
-    x = alt.X("latency_ms:Q", title="ms for one network evaluation of the batch", scale=alt.Scale(zero=False))
+    x = alt.X("latency_ms:Q", title="ms per network evaluation", scale=alt.Scale(zero=False))
     ticks = base.mark_tick(color=ACCENT, opacity=0.45, thickness=1.5, height=ROW * 0.6).encode(x=x)
     tip = alt.Tooltip("median(latency_ms):Q", title="median, ms", format=".4g")
     middle = base.mark_point(filled=True, size=70, color=FG, opacity=1)

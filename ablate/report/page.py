@@ -120,7 +120,7 @@ def gather(findings: Findings, folder: Path) -> Page:
         subtitle=_subtitle(findings, mine),
         lead=lead(findings),
         explained=sheets.explained(findings) if findings.comparisons else "",
-        cards=_cards(findings) if findings.comparisons else [],
+        cards=cards_of(findings) if findings.comparisons else [],
         claims=[_said(claim, findings) for claim in findings.claims],
         intervals=[plot for metric in findings.metrics if (plot := charts.intervals(findings, metric))],
         factorials=sheets.factorial_sheets(findings),
@@ -182,7 +182,8 @@ def _judged(findings: Findings) -> list[Comparison]:
     return [one for one in findings.comparisons if one.metric == findings.compared.headline[0]]
 
 
-def _cards(findings: Findings) -> list[tuple[str, str, list[Card]]]:
+def cards_of(findings: Findings) -> list[tuple[str, str, list[Card]]]:
+    """Return each verdict with its title and its variants, the largest difference first."""
     metric = findings.compared.headline[0]
     decimals = sheets.difference_decimals(findings, metric)
     cards: dict[str, list[Card]] = {verdict: [] for verdict in TITLES}
@@ -190,7 +191,9 @@ def _cards(findings: Findings) -> list[tuple[str, str, list[Card]]]:
         effect = f"{metric} {sheets.signed(one.mean, decimals)}"
         if one.low is not None:
             effect += f" {sheets.interval(one.low, one.high, decimals)}"
-        cards[one.verdict].append(Card(one.label, _about(one.variant), effect, one.why))
+        more = one.verdict == "undecided" and one.seeds_needed is not None and one.seeds_needed > one.n
+        why = f"{one.why}; by the spread seen, {one.seeds_needed:,} seeds would tell" if more else one.why
+        cards[one.verdict].append(Card(one.label, _about(one.variant), effect, why))
     against = findings.compared.against or "the baseline"
     return [(verdict, TITLES[verdict].format(against), some) for verdict, some in cards.items()]
 

@@ -47,7 +47,7 @@ def curves(frame: pd.DataFrame, runs: Runs) -> pd.DataFrame:
     """Return the training loss by variant and stretch of the training: step (the stretch's last), loss (mean over stretch and seeds)."""
     found = of_runs(frame, runs)[["variant", "step", "loss"]].dropna()
     longest = found.groupby("variant")["step"].transform("max")
-    found["stretch"] = np.ceil(found["step"] / longest * BINS)
+    found["stretch"] = np.ceil(found["step"] * BINS / longest)
     return (
         found.groupby(["variant", "stretch"], sort=False).agg(step=("step", "max"), loss=("loss", "mean")).reset_index()
     )

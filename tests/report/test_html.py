@@ -20,6 +20,7 @@ from ablate import cli
 from ablate.report import gallery, pictures, series
 from ablate.report.build import build, read
 from ablate.report.html import to_html
+from ablate.report.page import cards_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'\u202e{{7*7}}"
 
@@ -71,6 +72,13 @@ def test_it_says_what_was_found_without_scripts(html: str) -> None:
     undecided = text.index("Undecided 1")
     assert better < text.index("direct fd -", better) < worse < text.index("no_drift fd +", worse) < undecided
     assert "no_drift: worse than baseline in fd, because drift restores low-frequency colour." in text
+
+
+def test_what_is_open_says_how_many_seeds_would_tell(tmp_path: Path) -> None:
+    found = build(read(pages.make(tmp_path, seeds=range(4), pictures=False)))
+    cards = {card.label: card.why for _, _, some in cards_of(found) for card in some}
+    needed = {one.label: one.seeds_needed for one in found.comparisons if one.metric == "fd"}
+    assert cards["no_drift"].endswith(f"; by the spread seen, {needed['no_drift']} seeds would tell")
 
 
 def test_it_has_every_plot_with_its_table_and_every_picture_with_its_words(html: str) -> None:

@@ -129,16 +129,28 @@ def _training(preset: str, batch: int, perceptual: bool) -> Callable[[torch.devi
             parts_of(state.step)[0].backward()
             state.update(learning_rate(config.train, state.step), config.train.grad_clip, config.train.ema)
 
-        reference = _published_step(config, batches, network, device)
+        reference = published_step(config, batches, network, device)
         return Case(batch, ours, reference, flops=6.0 * batch * cost(config).total_macs)
 
     return make
 
 
-def _published_step(
-    config: Config, batches: Batches, perceptual: nn.Module | None, device: torch.device
+def published_step(
+    config: Config,
+    batches: Batches,
+    perceptual: nn.Module | None,
+    device: torch.device,
+    on_loss: Callable[[float], None] = lambda loss: None,
 ) -> Callable[[], object]:
-    """A training step without what this project adds: float32, eager, a loop over parameters for optimiser and averages."""
+    """Return a training step without what this project adds: float32, eager, a loop over parameters for optimiser and averages.
+
+    Args:
+        config: What to train.
+        batches: The pictures of each step.
+        perceptual: The frozen perceptual distance, or None.
+        device: Where it trains.
+        on_loss: Called with each step's loss.
+    """
     model, averaged = _plain(config, device), _plain(config, device).requires_grad_(False)
     parameters, train = list(model.parameters()), config.train
     optimizer = torch.optim.AdamW(parameters, train.lr, weight_decay=train.weight_decay, foreach=False)
@@ -148,7 +160,9 @@ def _published_step(
         nonlocal step
         x, numbers = batches(step), batches.numbers(step)
         z = interpolate(x, rng.normal(0, "noise", numbers, tuple(x.shape[1:])).to(device), t := _t(numbers, device))
-        loss_parts(config, perceptual, published.denoise(model, z, t), x, z, t)[0].backward()
+        loss = loss_parts(config, perceptual, published.denoise(model, z, t), x, z, t)[0]
+        loss.backward()
+        on_loss(loss.item())
         nn.utils.clip_grad_norm_(parameters, train.grad_clip, foreach=False)
         optimizer.step()
         optimizer.zero_grad()

@@ -55,7 +55,7 @@ def is_started_by_torchrun() -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that torchrun started, if it did.
+    """Join the processes that torchrun started, if it did; where the caller has joined them already, they stay so afterwards.
 
     Args:
         device: What the run computes on.
@@ -77,13 +77,16 @@ def joined(device: torch.device) -> Iterator[torch.device]:
             )
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    joined_before = _is_joined()
+    if not joined_before:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield device
         if rank() == 0:
             send(None)
     finally:
-        dist.destroy_process_group()
+        if not joined_before:
+            dist.destroy_process_group()
 
 
 def send(message: dict[str, Any] | None, content: bytes = b"") -> None:

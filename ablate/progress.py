@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import rich.progress
+
+
+STUDY = "study"  # the name of its bar
 
 
 class Task:
@@ -17,7 +21,7 @@ class Task:
 
     def __init__(self, bars: rich.progress.Progress | None, name: str, total: int) -> None:
         self._bars = bars
-        self._id = None if bars is None else bars.add_task(name, total=total, note="")
+        self._id = None if bars is None else bars.add_task(name, total=total, note="", left="")
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count `n` more as done; an empty `note` leaves the last one standing."""
@@ -43,18 +47,17 @@ class Study(Task):
     """The bar of a whole study: how many of its runs are settled, how many under way, and about how long it takes still."""
 
     def __init__(self, bars: rich.progress.Progress | None, total: int) -> None:
-        super().__init__(bars, "study", total)
+        super().__init__(bars, STUDY, total)
         self._total, self._made, self._skipped, self._start = total, 0, 0, time.monotonic()
 
     def left_to(self, skipped: int, under_way: int) -> None:
         """Tell how many runs were skipped so far, and how many are under way."""
         self._skipped = skipped
-        note = f"{under_way} under way"
-        if self._made:
+        if self._bars is not None and self._id is not None and self._made:
             left = self._total - self._made - self._skipped
             left_s = (time.monotonic() - self._start) / self._made * left
-            note += f", about {left_s / 60:.0f} min left" if left_s > 90 else f", about {left_s:.0f} s left"
-        self.show("study", self._total, self._made + self._skipped, note)
+            self._bars.update(self._id, left=str(timedelta(seconds=round(left_s))))
+        self.show(STUDY, self._total, self._made + self._skipped, f"{under_way} under way")
 
     def made_one(self, under_way: int = 0) -> None:
         """Count a run as made."""
@@ -114,12 +117,29 @@ def _bars() -> rich.progress.Progress:
 
     class Rate(rp.ProgressColumn):
         def render(self, task: rp.Task) -> Text:
-            speed = task.speed or 0.0
+            speed = (task.speed or 0.0) if task.description != STUDY else 0.0  # a study's runs are too few for one
             return Text(f"{speed:,.0f}/s" if speed >= 100 else f"{speed:.3g}/s" if speed else "", style="cyan")
 
-    name = rp.TextColumn("{task.description}", markup=False)
-    note = rp.TextColumn("{task.fields[note]}", markup=False, style="dim")
-    columns = (name, rp.BarColumn(bar_width=24), rp.MofNCompleteColumn(), Rate(), rp.TimeRemainingColumn(), note)
+    class Left(rp.TimeRemainingColumn):
+        def render(self, task: rp.Task) -> Text:
+            return Text(task.fields["left"], style="cyan") if task.description == STUDY else super().render(task)
+
+    class Cut(rp.ProgressColumn):
+        """A text that leaves room for the numbers on a narrow screen."""
+
+        def __init__(self, read: Callable[[rp.Task], str], most: int, style: str = "") -> None:
+            super().__init__()
+            self.read, self.most, self.style = read, most, style
+
+        def render(self, task: rp.Task) -> Text:
+            text = Text(self.read(task), style=self.style, no_wrap=True)
+            text.truncate(self.most, overflow="ellipsis")
+            return text
+
     # stdout carries the result: it may pass through the bars' console only where both are the same screen.
     console = Console(stderr=True, force_terminal=True)
+    narrow = console.width < 110
+    name = Cut(lambda task: task.description, 28 if narrow else 60)
+    note = Cut(lambda task: str(task.fields["note"]), 18 if narrow else 60, "dim")
+    columns = (name, rp.BarColumn(bar_width=8 if narrow else 24), rp.MofNCompleteColumn(), Rate(), Left(), note)
     return rp.Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty(), transient=True)

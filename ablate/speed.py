@@ -81,7 +81,7 @@ def measure(
         best = ceilings(device, precision)
         bar.advance()
         for name in names:
-            with _scratch():
+            with scratch():
                 rows.append({"name": name, **_row(CASES[name](device), best, device, precision, rounds)})
             bar.advance()
     return rows
@@ -139,7 +139,7 @@ def _peak_mb(call: Callable[[], object], device: torch.device) -> float | None:
 
 
 @contextmanager
-def _scratch() -> Iterator[None]:
+def scratch() -> Iterator[None]:
     """Let temporary files of the block lie in one folder, which goes with it."""
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="ablate-speed-") as folder:

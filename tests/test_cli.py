@@ -326,6 +326,8 @@ BAD = [
     (["run", "--preset", "quik"], 1, "did you mean quick?"),
     (["run", "--seeds", "-1"], 1, "'-1' is not a seed"),
     (["run", "--seeds", "5-2"], 1, "runs backwards"),
+    (["run", "--jobs", "2"], 1, "--jobs 2: the local launcher makes one run at a time; add --launcher ray"),
+    (["run", "--launcher", "slurm"], 2, "'slurm' is not one of"),
     (["run", "--data", "absent"], 1, "absent: no such file or folder"),
     (["run", "--data", "empty"], 1, "empty: no pictures found"),
     (["run", "--device", "tpu"], 1, "--device tpu: unknown device"),

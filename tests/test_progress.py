@@ -7,6 +7,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from ablate.progress import Progress
 
@@ -26,6 +28,38 @@ def test_bars_show_the_work_its_share_and_the_last_note(capsys: pytest.CaptureFi
     assert shown.out == "the result\n"
     for part in ("train baseline", "3/3", "loss [0.1]"):
         assert part in shown.err
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_study_of_runs_made_elsewhere_fits_the_screen(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    progress = Progress(enabled=True)
+    with progress, progress.study(16) as study, progress.task("baseline s0: train", 1500) as run:
+        study.left_to(2, 1)
+        study._start -= 60
+        study.made_one(1)
+        run.show("no_drift+v_pred+latent s10: neighbours", 1500, 700, "a-machine-with-a-long-name loss 0.312")
+        assert progress._bars is not None
+        lines = Table.grid()
+        lines.add_row(progress._bars.get_renderable())
+        console = Console(width=width)
+        with console.capture() as shown:
+            console.print(lines)
+    first, second = shown.get().rstrip().splitlines()
+    for part in ("study", "3/16", "0:13:00", "1 under way"):
+        assert part in first
+    for part in ("no_drift+v_pred+latent s10:", "700/1500", "a-machine-with-a-"):
+        assert part in second
+    assert max(len(first), len(second)) <= width
+
+
+def test_a_single_run_has_no_bar_of_a_study() -> None:
+    progress = Progress(enabled=True)
+    with progress.study(1):
+        assert progress._bars is not None
+        assert progress._bars.tasks == []
 
 
 @pytest.mark.parametrize("enabled", [False, None])

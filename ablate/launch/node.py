@@ -35,7 +35,7 @@ from ablate.model import memory
 from ablate.progress import Progress
 from ablate.study import RunSpec
 
-SEND_S = 1.0  # between two looks for a new checkpoint
+SEND_S = 0.5  # between two looks for a new checkpoint
 CHECKPOINTS = ("checkpoint.safetensors", "autoencoder_checkpoint.safetensors")
 MODELS = ("model.safetensors", "autoencoder.safetensors")
 

@@ -17,6 +17,10 @@ from PIL import Image
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
 COMMANDS = ["list", "show", "run", "measure", "bench", "replay", "doctor", "report", "compare", "gate"]
 
+# The files of a finished run at `smoke`, in order.
+MADE = ["features.safetensors", "model.safetensors", "nearest.png", "samples.png"]
+MADE += ["samples_3.png", "samples_6.png", "strip.png"]
+
 
 def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "COLUMNS": "100", **environment}
@@ -80,8 +84,7 @@ def test_a_run_leaves_tables_and_pictures(study: Path) -> None:
     assert set(tables["fidelity"]["metric"]) == measured | {f"{name}_floor" for name in measured} | {"memorised_pd"}
     for run_id in runs["run_id"]:
         artifacts = study / "results" / "artifacts" / run_id
-        left = ["features.safetensors", "model.safetensors", "nearest.png", "samples.png", "strip.png"]
-        assert sorted(p.name for p in artifacts.iterdir()) == left
+        assert sorted(p.name for p in artifacts.iterdir()) == MADE
         assert Image.open(artifacts / "strip.png").width == 2 * (5 * 64 + 4 * 2)
 
 
@@ -191,8 +194,7 @@ def test_latent_is_charged_with_its_autoencoder(study: Path, tmp_path: Path) -> 
     assert row["wall_s"] > row["autoencoder_wall_s"] + row["train_wall_s"]
     assert len(row["autoencoder_digest"]) == 64
     names = sorted(p.name for p in (tmp_path / "artifacts" / row["run_id"]).iterdir())
-    made = ["features.safetensors", "model.safetensors", "nearest.png", "samples.png", "strip.png"]
-    assert names == ["autoencoder.png", "autoencoder.safetensors", *made]
+    assert names == ["autoencoder.png", "autoencoder.safetensors", *MADE]
     assert "autoencoder_fd" in set(pd.read_parquet(tmp_path / "fidelity.parquet")["metric"])
     assert "its autoencoder alone: fd" in ablate("report", "--results", str(tmp_path), cwd=study).stdout
 

@@ -163,7 +163,9 @@ def bench(
         _bench_ops(runs or [], device, rounds=rounds, threads=threads, as_json=as_json)
         return
     if not runs:
-        raise AblateError("ablate bench: which runs? Name some, or all; or time parts of a run: ablate bench --ops")
+        raise typer.BadParameter(
+            "which runs? Name some, or all; or time the parts of a run: --ops", param_hint="RUN..."
+        )
     from ablate import bench as benches
     from ablate.machine import pick_device, pick_precision
     from ablate.progress import Progress

@@ -276,7 +276,8 @@ class _Launcher:
 
     def _settle(self, ref: Any, *, stopping: bool = False) -> None:
         """Record how a task ended, or start it again where its machine was lost."""
-        errors, one = self._ray.exceptions, self._running.pop(ref)
+        # It stays among the running ones until all is recorded: what an interruption cuts short here is done again.
+        errors, one = self._ray.exceptions, self._running[ref]
         lost = (errors.NodeDiedError, errors.WorkerCrashedError, errors.OutOfMemoryError, errors.ObjectLostError)
         try:
             outcome: Outcome = self._ray.get(ref)
@@ -288,14 +289,17 @@ class _Launcher:
                 outcome = Outcome("interrupted")
             elif one.losses <= RETRIES:
                 self._progress.say(f"{one.turn.run_id}: {first_sentence(error)}; the run goes on elsewhere")
+                del self._running[ref]
                 self._start(one)
                 return
             else:
                 outcome = self._given_up(one, first_sentence(error))
         except errors.RayError as error:
             outcome = self._given_up(one, first_sentence(error))
-        with one.ends:
-            self._record(one.turn, outcome)
+        self._record(one.turn, outcome)
+        one.ends.close()
+        del self._running[ref]
+        self._study.made_one(len(self._running))
 
     def _record(self, turn: Turn, outcome: Outcome) -> None:
         parcel = outcome.parcel or Parcel()
@@ -310,7 +314,6 @@ class _Launcher:
             self._on_row(turn.row | {"status": "failed", "error": outcome.error}, "made")
         elif outcome.how != "interrupted":
             self._on_row(turn.row | outcome.row, outcome.how)
-        self._study.made_one(len(self._running))
 
     def _given_up(self, one: _Running, error: str) -> Outcome:
         """A failed row for a run that no machine could say a word about."""

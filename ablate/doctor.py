@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ablate import health, machine
 from ablate.errors import AblateError, WeightsError, did_you_mean
-from ablate.files import cache_folder, printable
+from ablate.files import cache_folder
 from ablate.measure import weights
 from ablate.measure.efficientnet import EfficientNetLite0
 
@@ -53,7 +51,7 @@ def examine(folder: Path | None, results: Path | None = None) -> dict[str, Any]:
         "threads": machine.threads(),
         "offline": weights.offline(),
         "weights": {"efficientnet_lite0": _embedded(), **{name: _look_up(name, folder) for name in weights.BACKBONES}},
-        "compiler": _compiler(),
+        "compiler": machine.compiler(),
         "free_bytes": {str(path): _free_bytes(path) for path in (root, *([results] if results else []))},
         "cache": {"folder": str(root), "kinds": kinds},
         "results": None if results is None else {"folder": str(results), "findings": findings},
@@ -85,17 +83,6 @@ def clear(kind: str) -> tuple[int, int]:
                 raise AblateError(f"{path}: cannot be deleted ({error.strerror})") from error
             files, freed = files + 1, freed + size
     return files, freed
-
-
-def _compiler() -> str | None:
-    """The C++ compiler that `torch.compile` would start, and its version, or None."""
-    for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
-        if (path := shutil.which(name)) is not None:
-            with suppress(OSError, subprocess.SubprocessError):
-                words = [path, "--version"]
-                done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True, errors="replace")
-                return printable((done.stdout.splitlines() or [name])[0])
-    return None
 
 
 def _free_bytes(folder: Path) -> int | None:

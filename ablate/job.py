@@ -61,9 +61,11 @@ class Job:
     suite: Suite
     device: torch.device
     precision: str
+    compiled: bool
     progress: Progress
     save_every_s: float = SAVE_EVERY_S
     cache: Path | None = None  # of trained autoencoders; None: the user's
+    sketches: bool = False  # draw small grids while it trains
 
     def task(self, name: str, total: int) -> AbstractContextManager[Task]:
         """Show a bar for a phase of this run."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
+import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 import torch
 
 from ablate.errors import AblateError
-from ablate.files import host_bytes
+from ablate.files import host_bytes, printable
 
 LIBRARIES = (
     "ablate",
@@ -31,6 +34,7 @@ LIBRARIES = (
     "torchvision",
 )
 
+COMPILE_FROM = 1000  # steps: compiling takes about as long as it saves in so many at the sizes of `quick` (LOG.md)
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, behind the operation's name
 
 
@@ -61,6 +65,50 @@ def pick_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "fp32"
+
+
+def pick_compile(choice: str, steps: int, device: torch.device) -> bool:
+    """Return whether a training compiles its transformer blocks.
+
+    Args:
+        choice: `on`, `off`, or `auto`: where the training is long enough to repay the compilation, and `torch.compile` works.
+        steps: Of the training.
+        device: Where it trains.
+
+    Raises:
+        AblateError: `on`, and `torch.compile` does not work.
+    """
+    if choice == "off" or (choice == "auto" and steps < COMPILE_FROM):
+        return False
+    problem = _cannot_compile(device)
+    if problem is not None and choice == "on":
+        raise AblateError(
+            f"--compile on: torch.compile does not work here ({problem}); install what it needs, or use --compile off"
+        )
+    return problem is None
+
+
+@cache
+def _cannot_compile(device: torch.device) -> str | None:
+    """Why `torch.compile` does not work, found by trying it; None where it does."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # one graph needs no pool of processes
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no GPU is no news
+    try:
+        torch.compile(lambda x: x.exp() + 1, dynamic=False)(torch.zeros(64, device=device))
+    except Exception as error:  # a missing compiler, its missing headers, a library that does not load
+        return printable(" ".join(str(error).split()))[:200]
+    return None
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that `torch.compile` would start, and its version, or None."""
+    for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
+        if (path := shutil.which(name)) is not None:
+            with suppress(OSError, subprocess.SubprocessError):
+                words = [path, "--version"]
+                done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True, errors="replace")
+                return printable((done.stdout.splitlines() or [name])[0])
+    return None
 
 
 def environment(device: torch.device) -> str:

@@ -22,11 +22,11 @@ import torch
 from ablate import finished, machine, variant
 from ablate.data.images import CATS, load
 from ablate.errors import DataError, ResultsError
+from ablate.execute import produce
 from ablate.job import Job, Tables
 from ablate.measure.suite import Suite
 from ablate.model.denoiser import Denoiser
 from ablate.progress import Progress
-from ablate.run import produce
 from ablate.sample import draw, to_uint8
 from ablate.study import RunSpec
 
@@ -107,7 +107,10 @@ def replay(
         tables = Tables({"run_id": row["run_id"]})
         # The suite measures, which a replay does not: it stands for the device alone.
         suite, precision = Suite(target, {}, {}, {}), row["precision"]
-        job = Job(spec, pictures, tables, Path(scratch), suite, target, precision, progress, math.inf, Path(scratch))
+        compiled = machine.pick_compile("on" if row["compiled"] else "off", config.train.steps, target)
+        job = Job(
+            spec, pictures, tables, Path(scratch), suite, target, precision, compiled, progress, math.inf, Path(scratch)
+        )
         model, _, samples = produce(job)
         made = tables.run
         weights_equal = made["weights_digest"] == row["weights_digest"]

@@ -10,6 +10,7 @@ old table or the new one, never half of one, and a process that is killed loses 
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import numbers
@@ -71,6 +72,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s quantize_wall_s wall_s"),
         (_FLOAT, "images_per_s peak_memory_mb latency_step_ms latency_image_ms"),
         (_TEXT, "device precision"),
+        (_BOOL, "compiled"),
         (_INT, "threads world_size"),
         (_TEXT, "environment git_commit"),
         (_BOOL, "git_dirty"),
@@ -166,14 +168,14 @@ def append(
         try:
             for table, added in new.items():
                 path = results / f"{table}.parquet"
-                kept = _load(path, table)
-                if replace:
-                    kept = kept.filter(pc.invert(pc.is_in(kept["run_id"], value_set=run_ids)))
-                else:
+                kept = _load(path, table, encoded=True)
+                if not replace:
                     _check_new(table, added, kept)
+                elif pc.any(replaced := pc.is_in(kept["run_id"], value_set=run_ids)).as_py():
+                    kept = kept.filter(pc.invert(replaced))
                 # A fixed name: what a killed process left behind is overwritten by the next writer.
                 staged[path] = results / f".{table}.parquet.tmp"
-                _write(staged[path], pa.concat_tables([kept, added]))
+                _write(staged[path], pa.concat_tables([kept, added.cast(_encode(added.schema))]))
             for path, written in staged.items():
                 os.replace(written, path)
             sync_folder(results)
@@ -307,8 +309,9 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _load(path: Path, table: str) -> pa.Table:
-    schema = SCHEMAS[table]
+def _load(path: Path, table: str, *, encoded: bool = False) -> pa.Table:
+    """Read a table, with encoded texts where that is asked for."""
+    schema = _encode(SCHEMAS[table]) if encoded else SCHEMAS[table]
     mend = "restore it from a copy, or move it away to start an empty table"
     try:
         with path.open("rb") as file:
@@ -322,6 +325,9 @@ def _load(path: Path, table: str) -> pa.Table:
                     f"{path}: written with schema version {version}, this ablate reads up to {SCHEMA_VERSION}; "
                     "upgrade ablate, or choose another --results folder"
                 )
+            if encoded:
+                texts = [field.name for field in parquet.schema_arrow if field.type == _TEXT]
+                parquet = pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=texts)
             found = parquet.read()
             for older in range(int(version), SCHEMA_VERSION):
                 if older not in MIGRATIONS:
@@ -353,9 +359,28 @@ def _load(path: Path, table: str) -> pa.Table:
         raise ResultsError(f"{path}: damaged ({_reason(error)}); {mend}") from error
 
 
+def _encode(schema: pa.Schema) -> pa.Schema:
+    """The schema with texts as numbers into a list of the different ones: most repeat, so in this form a long table is added to fast."""
+    code = pa.dictionary(pa.int32(), _TEXT)
+    fields = [field.with_type(code) if field.type == _TEXT else field for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _decode(schema: pa.Schema) -> pa.Schema:
+    fields = [field.with_type(_TEXT) if pa.types.is_dictionary(field.type) else field for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
 def _write(path: Path, table: pa.Table) -> None:
     with path.open("wb") as file:
-        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+        texts = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]  # numbers seldom repeat
+        options = {"compression": "lz4", "use_dictionary": texts, "write_statistics": False, "store_schema": False}
+        with pq.ParquetWriter(file, table.schema, write_page_checksum=True, **options) as writer:
+            # Readers shall see plain texts, not categories: so the schema that they go by is not that of the encoded form.
+            plain = _decode(table.schema)
+            arrow = base64.b64encode(plain.serialize().to_pybytes())
+            writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": arrow})
+            writer.write_table(table)
         file.flush()
         os.fsync(file.fileno())
 

@@ -123,6 +123,43 @@ def loss_parts(
     return add_perceptual(squared, perceptual, weight, share, lambda n: codec.decode(x_hat[:n]), pictures)
 
 
+def objective(
+    config: Config,
+    network: nn.Module,
+    batches: Batches,
+    seed: int,
+    *,
+    perceptual: nn.Module | None,
+    precision: str,
+    codec: Codec = PIXELS,
+) -> Callable[[int], list[Tensor]]:
+    """Return what maps a step's number to its loss and the loss's parts, as `loss_parts` does.
+
+    Args:
+        config: The configuration.
+        network: (z (B, C, S, S), t (B,)) -> output.
+        batches: The pictures of each step.
+        seed: The run's seed.
+        perceptual: As in `train`.
+        precision: `fp32`, or `bf16` for autocast.
+        codec: Between pictures and what is diffused.
+    """
+    device = batches.images.device
+
+    def parts_of(step: int) -> list[Tensor]:
+        pictures, numbers = batches(step), batches.numbers(step)
+        x = codec.encode(pictures)
+        eps = rng.normal(seed, "noise", numbers, tuple(x.shape[1:])).to(device)
+        t = rng.uniform(seed, "time", numbers).to(device)
+        z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            output = network(z, t)
+        # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
+        return loss_parts(config, perceptual, output, x, z, t, codec, pictures)
+
+    return parts_of
+
+
 def train(
     config: Config,
     images: Tensor,
@@ -130,6 +167,7 @@ def train(
     *,
     perceptual: nn.Module | None,
     precision: str,
+    compiled: bool = False,
     checkpoint: Path,
     codec: Codec = PIXELS,
     save_every_s: float = SAVE_EVERY_S,
@@ -143,6 +181,7 @@ def train(
         seed: The run's seed.
         perceptual: The frozen perceptual distance on the same device, or None; maps (x_hat, x) to a distance per picture.
         precision: `fp32`, or `bf16` for autocast.
+        compiled: Compile the transformer blocks.
         checkpoint: The file to resume from and to save to.
         codec: Between pictures and what is diffused.
         save_every_s: Seconds between checkpoints.
@@ -154,23 +193,16 @@ def train(
     """
     device = images.device
     team = parallel.team(config.train)
-    state = team.state(build(config.model, seed, device), build(config.model, seed, device), len(LOGGED))
+    model = build(config.model, seed, device)
+    if compiled:
+        model.backbone.compile_blocks()
+    state = team.state(model, build(config.model, seed, device), len(LOGGED))
     network, batches = team.network(state.model), Batches(images, config.train, seed, team.share)
     own = replace(config, train=team.config)  # what the loss of this process' share is taken by
     distance = perceptual if own.train.perceptual_share else None
 
-    def parts_of(step: int) -> list[Tensor]:
-        pictures, numbers = batches(step), batches.numbers(step)
-        x = codec.encode(pictures)
-        eps = rng.normal(seed, "noise", numbers, tuple(x.shape[1:])).to(device)
-        t = rng.uniform(seed, "time", numbers).to(device)
-        z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = network(z, t)
-        # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
-        return team.whole(loss_parts(own, distance, output, x, z, t, codec, pictures), step)
-
-    return fit(state, config.train, parts_of, checkpoint, on_step, save_every_s)
+    loss_of = objective(own, network, batches, seed, perceptual=distance, precision=precision, codec=codec)
+    return fit(state, config.train, lambda step: team.whole(loss_of(step), step), checkpoint, on_step, save_every_s)
 
 
 def fit(

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from ablate.errors import VariantError, did_you_mean
 from ablate.files import read_text
+from ablate.variant_claims import check_claim
 
 PACKAGED = Path(__file__).parent / "variants"
 PRESETS = Path(__file__).parent / "presets"
@@ -205,7 +206,7 @@ def load(name: str) -> Variant:
     Raises:
         VariantError: An unknown name, a damaged or invalid file, or two parts that set one key differently.
     """
-    parts = sorted({part.strip() for part in name.split("+")} - {BASELINE}) or [BASELINE]
+    parts = canonical(name).split("+")
     variants = [_load_one(part) for part in parts]
     if len(variants) == 1:
         return variants[0]
@@ -226,6 +227,11 @@ def load(name: str) -> Variant:
         delta=MappingProxyType(delta),
         compound=True,
     )
+
+
+def canonical(name: str) -> str:
+    """Return the name that a combination goes by, whatever the order of its parts."""
+    return "+".join(sorted({part.strip() for part in name.split("+")} - {BASELINE}) or [BASELINE])
 
 
 def resolve(variant: Variant, preset: str) -> Config:
@@ -302,7 +308,7 @@ def _load_one(name: str) -> Variant:
     claims = table.get("claim", [])
     claims = [claims] if isinstance(claims, dict) else claims
     for claim in claims:
-        _check_claim(path, claim)
+        check_claim(path, claim)
     return Variant(
         name=name,
         about=table["about"],
@@ -312,19 +318,6 @@ def _load_one(name: str) -> Variant:
         delta=MappingProxyType(delta),
         compound=table.get("compound", False),
     )
-
-
-def _check_claim(path: Path, claim: Any) -> None:
-    if not isinstance(claim, dict):
-        raise VariantError(f"{path}: claim is {claim!r}; it must be a table, or a list of tables")
-    if set(claim) != {"metric", "expect", "because"} or not all(isinstance(value, str) for value in claim.values()):
-        raise VariantError(
-            f"{path}: claim has {', '.join(claim) or 'no keys'}; it needs the strings metric, expect and because"
-        )
-    if not all(value.isprintable() for value in claim.values()):
-        raise VariantError(f"{path}: claim has control characters; each of its strings must be one line")
-    if claim["expect"] not in ("better", "worse", "same"):
-        raise VariantError(f"{path}: claim.expect is {claim['expect']!r}. Allowed: better, worse, same")
 
 
 def _baseline_values() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
-COMMANDS = ["list", "show", "run", "measure", "bench", "replay", "doctor", "report"]
+COMMANDS = ["list", "show", "run", "measure", "bench", "replay", "doctor", "report", "compare", "gate"]
 
 
 def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -106,7 +106,7 @@ def test_lpips_is_measured_where_its_weights_are_at_hand(study: Path, tmp_path: 
     assert run["nearest_lpips"] > 0
     assert run["diversity_lpips"] > 0
     report = ablate("report", "--results", str(folder), "--format", "json", cwd=study)
-    assert [metric["name"] for metric in json.loads(report.stdout)["groups"][0]["metrics"]] == ["fd", "lpips"]
+    assert [metric["name"] for metric in json.loads(report.stdout)["metrics"]] == ["fd", "lpips"]
 
 
 def test_a_finished_run_is_skipped_and_force_makes_the_same_again(study: Path) -> None:
@@ -220,12 +220,12 @@ def test_equal_training_macs_are_another_run_and_another_report(study: Path, tmp
         for budget in ("steps", "macs")
     }
     hashes = {
-        budget: {row["variant"]: row["config_hash"] for row in document["groups"][0]["rows"]}
+        budget: {row["variant"]: row["config_hash"] for row in document["rows"]}
         for budget, document in documents.items()
     }
     assert hashes["macs"]["no_drift"] == matched["config_hash"] != hashes["steps"]["no_drift"]
     assert hashes["macs"]["baseline"] == hashes["steps"]["baseline"]
-    assert not any("unequal budget" in note for note in documents["macs"]["groups"][0]["notes"])
+    assert not any("unequal budget" in note for note in documents["macs"]["notes"])
 
 
 def test_a_dry_run_lists_and_writes_nothing(study: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Deterministic algorithms: on in the block, off after it, and operations that have none are named."""
+"""Deterministic algorithms: on in the block, off after it, and operations that have none are named. What is compiled, and where."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import warnings
 import pytest
 import torch
 
+from ablate import machine
+from ablate.errors import AblateError
 from ablate.machine import deterministic
 
 
@@ -33,3 +35,34 @@ def test_operations_without_a_deterministic_form_are_named_each_time() -> None:
 def test_other_warnings_come_through() -> None:
     with pytest.warns(UserWarning, match="mind the step"), deterministic():
         warnings.warn("mind the step", UserWarning, stacklevel=1)
+
+
+def test_long_trainings_compile_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    problem: list[str | None] = [None]
+    monkeypatch.setattr(machine, "_cannot_compile", lambda device: problem[0])
+    assert [machine.pick_compile("auto", steps, cpu) for steps in (machine.COMPILE_FROM - 1, machine.COMPILE_FROM)] == [
+        False,
+        True,
+    ]
+    assert machine.pick_compile("on", 1, cpu)
+    assert not machine.pick_compile("off", 10**6, cpu)
+    problem[0] = "no compiler"
+    assert not machine.pick_compile("auto", 10**6, cpu)
+    with pytest.raises(AblateError, match=r"--compile on: .*no compiler"):
+        machine.pick_compile("on", 1, cpu)
+
+
+def test_why_nothing_compiles_is_one_printable_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no\ncompiler \x1b[31m")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    machine._cannot_compile.cache_clear()
+    try:
+        found = machine._cannot_compile(torch.device("cpu"))
+    finally:
+        machine._cannot_compile.cache_clear()
+    assert found is not None
+    assert found.startswith("no compiler")
+    assert found.isprintable()

@@ -24,12 +24,12 @@ from safetensors import SafetensorError, safe_open
 from ablate import results
 from ablate.checkpoint import TrainingState
 from ablate.errors import AblateError
+from ablate.execute import adopt, working_folder
 from ablate.launch import local, ray
 from ablate.launch.board import Board, Relay
 from ablate.launch.node import Parcel
 from ablate.launch.share import Turn
 from ablate.model.denoiser import build
-from ablate.run import adopt, working_folder
 from ablate.study import RunSpec, plan
 from ablate.train import LOGGED
 

@@ -12,7 +12,7 @@ import pytest
 
 from ablate import results
 from ablate.errors import ResultsError
-from ablate.report import forms, tables
+from ablate.report import build, forms
 
 VERSION_1 = Path(__file__).parent / "fixtures" / "schema1"  # two smoke runs of commit 90ceca6
 DIGEST = "7ff969a0278adccd7ee56354e1e5a504367d15c120bd4018d89d14f86a875820"
@@ -37,8 +37,7 @@ def test_every_value_of_version_1_is_read(table: str) -> None:
 
 
 def test_version_1_is_reported_and_added_to(folder: Path) -> None:
-    built = tables.build(results.read(folder, "runs"), preset=None, data=None, budget="steps")
-    assert "baseline" in forms.to_markdown(built)
+    assert "baseline" in forms.to_markdown(build.build(build.read(folder)))
     results.append(folder, {"runs": [{"run_id": "x", "variant": "v", "preset": "smoke", "seed": 0, "status": "done"}]})
     runs = results.read(folder, "runs").set_index("run_id")
     assert len(runs) == 3

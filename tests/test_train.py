@@ -10,8 +10,8 @@ import torch
 
 from ablate import checkpoint, files, latents, variant
 from ablate.errors import DivergedError, ResultsError
+from ablate.execute import perceptual_loss
 from ablate.model.autoencoder import PIXELS
-from ablate.run import perceptual_loss
 from ablate.sample import draw
 from ablate.train import Batches, learning_rate, loss_parts, train
 from ablate.variant import Config

@@ -3,7 +3,8 @@
 # ruff: noqa: I001 (the order of the commands in --help)
 from ablate.cli.app import app, main
 from ablate.cli import study
+from ablate.cli import verdicts
 from ablate.cli import runs
 from ablate.cli import judge
 
-__all__ = ["app", "judge", "main", "runs", "study"]
+__all__ = ["app", "judge", "main", "runs", "study", "verdicts"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -119,13 +120,18 @@ def export(
 @app.command()
 def bench(
     runs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="RUN...",
-            help="Finished runs' names, or beginnings of them; all: every one. The first is what others are compared to.",
+            help="Finished runs' names, or beginnings of them; all: every one. The first is what others are compared to. "
+            "With --ops: names of cases; without any, all cases.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    ops: Annotated[
+        bool,
+        typer.Option("--ops", help="Time the parts of a run against the published formulation instead. No run needed."),
+    ] = False,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes, as in 1,8,64.")] = "1,8,64",
     rounds: Annotated[
         int, typer.Option("--rounds", help="Timed calls of each. p90 needs 20, p99 needs 200.", min=5, max=100_000)
@@ -153,6 +159,11 @@ def bench(
 
     Example: ablate bench baseline no_drift --batch 1,8 --rounds 50
     """
+    if ops:
+        _bench_ops(runs or [], device, rounds=rounds, threads=threads, as_json=as_json)
+        return
+    if not runs:
+        raise AblateError("ablate bench: which runs? Name some, or all; or time parts of a run: ablate bench --ops")
     from ablate import bench as benches
     from ablate.machine import pick_device, pick_precision
     from ablate.progress import Progress
@@ -183,6 +194,31 @@ def bench(
     from rich.console import Console
 
     Console().print(pages.render(found))
+
+
+def _bench_ops(names: list[str], device: str, *, rounds: int, threads: int | None, as_json: bool) -> None:
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # torch's profiler, which counts memory, tells of its starts and stops
+
+    from ablate.machine import pick_device
+    from ablate.ops import choose
+    from ablate.progress import Progress
+    from ablate.report import speed as pages
+    from ablate.speed import measure
+
+    chosen, target = choose(names), pick_device(device)
+    try:
+        with Progress() as progress:
+            rows = measure(chosen, target, rounds=rounds, threads=threads, progress=progress)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(pages.to_json(rows))
+        return
+    from rich.console import Console
+
+    Console().print(pages.render(rows))
 
 
 @app.command()

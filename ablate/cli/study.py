@@ -1,4 +1,4 @@
-"""The commands of a study: list, show, run, report."""
+"""The commands of a study: list, show, run."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Launcher(StrEnum):
     ray = "ray"
 
 
-class Format(StrEnum):
-    """How a report is written."""
+class Compile(StrEnum):
+    """Whether a training compiles its transformer blocks."""
 
-    rich = "rich"
-    json = "json"
-    markdown = "markdown"
+    auto = "auto"
+    on = "on"
+    off = "off"
 
 
 @app.command("list")
@@ -185,9 +185,23 @@ def run(
     failed: Annotated[
         bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
     ] = False,
+    compile: Annotated[
+        Compile,
+        typer.Option(
+            "--compile", help="torch.compile for the transformer's blocks. auto: where the training is long enough."
+        ),
+    ] = Compile.auto,
     save_every_s: Annotated[
         float, typer.Option("--save-every", help="Seconds between checkpoints; the last two are kept.", min=0)
     ] = 60.0,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log",
+            help="Also record finished runs as tensorboard or mlflow files in the results folder. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs, with an estimate of their time from past ones.")
     ] = False,
@@ -238,6 +252,15 @@ def run(
 
         Console().print(render_plan(forecast(specs, data, past, again=again)))
         return
+    from ablate.trackers import open_trackers, record
+
+    trackers = open_trackers(log or [], folder)
+
+    def on_row(row: dict[str, Any], how: str) -> None:
+        _tell(row, how)
+        if how == "made" and row["status"] == "done":
+            record(trackers, folder, row["run_id"])
+
     make = partial(launch, device=device, threads=threads)
     if launcher is Launcher.ray and parallel.is_started_by_torchrun():
         raise AblateError(
@@ -257,7 +280,8 @@ def run(
             again=again,
             quantize_finished=quantizing,
             save_every_s=save_every_s,
-            on_row=_tell,
+            compile=compile,
+            on_row=on_row,
             on_missing=tell_missing,
         )
     except KeyboardInterrupt:
@@ -295,32 +319,3 @@ def _tell(row: dict[str, Any], how: str) -> None:
         )
     else:
         typer.echo(f"{row['run_id']}: {row['status']}: {row['error']}")
-
-
-@app.command()
-def report(
-    folder: ResultsOption = Path("results"),
-    preset: Annotated[str | None, typer.Option("--preset", help="Only this preset.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Only this data set's name.")] = None,
-    budget: Annotated[
-        Budget, typer.Option("--budget", help="Compare runs of equal steps, or of the baseline's training MACs.")
-    ] = Budget.steps,
-    format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.rich,
-) -> None:
-    """Summarise a study: metrics by variant, differences to the baseline, costs.
-
-    Example: ablate report --format markdown
-    """
-    from ablate import results
-    from ablate.report import forms, tables
-
-    if not folder.is_dir():
-        raise AblateError(f"--results {folder}: no such folder; make a run first: ablate run")
-    runs, quantized = (results.read(folder, table) for table in ("runs", "quantized"))
-    built = tables.build(runs, quantized, preset=preset, data=data, budget=budget)
-    if format_ is Format.rich:
-        from rich.console import Console
-
-        Console().print(forms.render_rich(built))
-    else:
-        typer.echo(forms.to_json(built) if format_ is Format.json else forms.to_markdown(built))

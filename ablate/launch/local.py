@@ -14,6 +14,7 @@ from ablate import finished as finished_runs
 from ablate import parallel, quantize
 from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import load
+from ablate.execute import execute, follow
 from ablate.launch.share import AS_FAILED, POLL_S, Again, Share, terminate_as_interrupt
 from ablate.machine import device_bytes, pick_device, use_threads
 from ablate.measure.metrics import Metric
@@ -21,7 +22,6 @@ from ablate.measure.suite import Suite, assemble
 from ablate.model import memory
 from ablate.model.cost import cost
 from ablate.progress import Progress
-from ablate.run import execute, follow
 from ablate.study import Planned, RunSpec, estimate_wall_s
 
 
@@ -62,6 +62,7 @@ def launch(
     quantize_finished: bool = False,
     save_every_s: float = SAVE_EVERY_S,
     threads: int | None = None,
+    compile: str = "auto",
     poll_s: float = POLL_S,
     on_row: Callable[[dict[str, Any], str], None],
     on_missing: Callable[[str, str], None],
@@ -83,6 +84,7 @@ def launch(
         quantize_finished: Measure finished ones in the schemes and scopes that they lack.
         save_every_s: Seconds between checkpoints.
         threads: That torch computes with; None: as they are.
+        compile: As in `machine.pick_compile`.
         poll_s: Seconds between two looks at what other processes make.
         on_row: Called after each run with its row and what was done: `made`, `quantised` (with `rows`, how many were added), or, with its
             name and seed alone, why it was skipped.
@@ -145,6 +147,7 @@ def launch(
                         load_wall_s=load_wall_s,
                         save_every_s=save_every_s,
                         finished_before=turn.finished_before,
+                        compile=compile,
                     )
                     on_row(made, "made")
             study.made_one()

@@ -24,6 +24,7 @@ import torch
 from ablate import __version__, finished, quantize, results
 from ablate.data.images import ImageSet, fingerprint
 from ablate.errors import AblateError
+from ablate.execute import execute, working_folder
 from ablate.files import cache_folder, replacing
 from ablate.job import Row
 from ablate.launch.board import Relay
@@ -32,7 +33,6 @@ from ablate.measure.metrics import Metric
 from ablate.measure.suite import Suite, assemble, only
 from ablate.model import memory
 from ablate.progress import Progress
-from ablate.run import execute, working_folder
 from ablate.study import RunSpec
 
 SEND_S = 0.5  # between two looks for a new checkpoint
@@ -78,6 +78,7 @@ class Order:
         networks: What is measured with.
         load_wall_s: What loading the data took the launcher, in seconds.
         save_every_s: Seconds between checkpoints.
+        compile: As in `machine.pick_compile`.
         version: Of the launcher's ablate.
     """
 
@@ -93,6 +94,7 @@ class Order:
     networks: Networks
     load_wall_s: float
     save_every_s: float
+    compile: str
     version: str = __version__
 
 
@@ -184,6 +186,7 @@ def _make(order: Order, data: ImageSet, folder: Path, suite: Suite, progress: Pr
             load_wall_s=order.load_wall_s,
             save_every_s=order.save_every_s,
             finished_before=order.finished_before,
+            compile=order.compile,
         )
         return Outcome("made", row)
     except KeyboardInterrupt:

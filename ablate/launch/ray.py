@@ -24,6 +24,7 @@ from ablate import finished, results
 from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import ImageSet, load
 from ablate.errors import AblateError
+from ablate.execute import adopt, working_folder
 from ablate.files import THREAD_VARIABLES
 from ablate.job import Row
 from ablate.launch.board import Board, News
@@ -33,7 +34,6 @@ from ablate.launch.share import POLL_S, Again, Share, Turn, terminate_as_interru
 from ablate.measure.metrics import Metric
 from ablate.measure.suite import assemble, files_of
 from ablate.progress import Progress, Study, Task
-from ablate.run import adopt, working_folder
 from ablate.study import RunSpec
 
 RETRIES = 5  # of a run whose machine was lost
@@ -79,6 +79,7 @@ def launch(
     again: Again = Again.unfinished,
     quantize_finished: bool = False,
     save_every_s: float = SAVE_EVERY_S,
+    compile: str = "auto",
     poll_s: float = POLL_S,
     apart: bool = False,
     on_row: Callable[[Row, str], None],
@@ -100,6 +101,7 @@ def launch(
         again: Which runs are made, by how they ended before.
         quantize_finished: Measure finished ones in the schemes and scopes that they lack.
         save_every_s: Seconds between checkpoints.
+        compile: As in `machine.pick_compile`.
         poll_s: Seconds between two looks at what other processes make.
         apart: Let no machine work in the results folder, even where it sees it.
         on_row: As in `ablate.launch.local.launch`.
@@ -152,6 +154,7 @@ def launch(
             networks=Networks(asked, tuple(suite.extractors), tuple(suite.distances), digests),
             load_wall_s=load_wall_s,
             save_every_s=save_every_s,
+            compile=compile,
         )
         launcher.make_all(share, chain(cast("list[Turn | None]", [first]), turns), order, poll_s)
 

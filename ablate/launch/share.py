@@ -15,8 +15,8 @@ from typing import Any
 from ablate import results
 from ablate.claims import Claims
 from ablate.data.images import ImageSet
+from ablate.execute import clean, working_folder
 from ablate.job import Row
-from ablate.run import clean, working_folder
 from ablate.study import RunSpec
 
 POLL_S = 2.0  # between two looks at what other processes make

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ablate.model.backbone import SPACES
+from ablate.model.backbone import SPACES, Doubling
 from ablate.variant import AutoencoderConfig
 
 GROUPS = 8  # of a group normalisation
@@ -64,7 +64,7 @@ class Decoder(nn.Sequential):
         layers: list[nn.Module] = [nn.Conv2d(SPACES["latent"].channels, channels[-1], 3, padding=1)]
         layers += [ResidualBlock(channels[-1])]
         for a, b in pairwise(reversed(channels)):
-            layers += [nn.ConvTranspose2d(a, b, 2, stride=2), ResidualBlock(b)]
+            layers += [Doubling(a, b), ResidualBlock(b)]
         super().__init__(*layers, *_head(channels[0], SPACES["pixel"].channels))
 
 

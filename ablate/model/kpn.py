@@ -10,8 +10,10 @@ q is positive semi-definite for |rho| < 1 (Procedural Kernel Networks, arXiv 211
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SIZE = 5
+from ablate.model import loops
+from ablate.model.loops import RADIUS, SIZE
+
 TAPS = SIZE * SIZE
-RADIUS = SIZE // 2
 GAUSSIAN_PARAMETERS = 3
 
 
@@ -37,36 +40,102 @@ class _Gather(torch.autograd.Function):
     """out[b, c, f, i, j] = sum_k w[b, f, k, i, j] x[b, c, i + dy_k, j + dx_k], for phases f; x is padded by 2 on each side.
 
     With its own backward: autograd would keep 25 products alive and scatter them one by one. One plane per instruction, so that the
-    innermost loops run over contiguous rows.
+    innermost loops run over contiguous rows. On a GPU both directions are compiled where Triton is at hand.
     """
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, weights: Tensor) -> Tensor:
-        b, phases, _, height, width = weights.shape
-        out = padded.new_zeros(b, padded.shape[1], phases, height, width)
-        for k, window in enumerate(_windows(padded, height, width)):
-            out.addcmul_(weights[:, None, :, k], window)
         ctx.save_for_backward(padded, weights)
-        return out
+        return _for_device(padded.device.type, _gather_forward)(padded, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         padded, weights = ctx.saved_tensors
-        height, width = weights.shape[-2:]
-        grad = grad.contiguous()
-        d_weights = torch.empty_like(weights)
-        for k, window in enumerate(_windows(padded, height, width)):
-            d_k = torch.mul(grad[:, 0], window[:, 0], out=d_weights[:, :, k])
-            for c in range(1, padded.shape[1]):
-                d_k.addcmul_(grad[:, c], window[:, c])
-        if not ctx.needs_input_grad[0]:
-            return None, d_weights
-        d_padded = torch.zeros_like(padded)
-        for k, target in enumerate(_windows(d_padded, height, width)):
-            for f in range(weights.shape[1]):
-                target[:, :, 0].addcmul_(weights[:, None, f, k], grad[:, :, f])
-        return d_padded, d_weights
+        d_padded, d_weights = _for_device(grad.device.type, _gather_backward)(grad.contiguous(), padded, weights)
+        return d_padded if ctx.needs_input_grad[0] else None, d_weights
+
+
+def _gather_forward(padded: Tensor, weights: Tensor) -> Tensor:
+    b, phases, _, height, width = weights.shape
+    out = padded.new_zeros(b, padded.shape[1], phases, height, width)
+    for k, window in enumerate(_windows(padded, height, width)):
+        out.addcmul_(weights[:, None, :, k], window)
+    return out
+
+
+def _gather_backward(grad: Tensor, padded: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    height, width = weights.shape[-2:]
+    d_weights, d_padded = torch.empty_like(weights), torch.zeros_like(padded)
+    for k, window in enumerate(_windows(padded, height, width)):
+        d_k = d_weights[:, :, k].copy_(grad[:, 0] * window[:, 0])
+        for c in range(1, padded.shape[1]):
+            d_k.addcmul_(grad[:, c], window[:, c])
+    for k, target in enumerate(_windows(d_padded, height, width)):
+        for f in range(weights.shape[1]):
+            target[:, :, 0].addcmul_(weights[:, None, f, k], grad[:, :, f])
+    return d_padded, d_weights
+
+
+@cache
+def _for_device(device: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, compiled for a GPU that Inductor has a compiler for."""
+    if device == "cuda" and importlib.util.find_spec("triton") is not None:
+        return torch.compile(function)
+    return function
+
+
+class _Filter(torch.autograd.Function):
+    """`filter_pixels` on a processor."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, numbers: Tensor, squash: bool) -> Tensor:
+        padded, out = F.pad(image, (RADIUS,) * 4), torch.empty_like(image, memory_format=torch.contiguous_format)
+        loops.run(loops.filter_forward, padded, *_rows(numbers), squash, out)
+        ctx.save_for_backward(padded, numbers)
+        ctx.squash = squash
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        padded, numbers = ctx.saved_tensors
+        d_padded, d_numbers = torch.empty_like(padded), torch.empty_like(numbers, memory_format=torch.contiguous_format)
+        loops.run(loops.filter_backward, padded, *_rows(numbers), ctx.squash, grad.contiguous(), d_padded, d_numbers)
+        return d_padded[..., RADIUS:-RADIUS, RADIUS:-RADIUS], d_numbers, None
+
+
+class _Upsample(torch.autograd.Function):
+    """`upsample_gaussian` on a processor, of a padded picture."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, numbers: Tensor) -> Tensor:
+        padded, out = padded.contiguous(), padded.new_empty(*padded.shape[:2], *numbers.shape[2:])
+        loops.run(loops.upsample_forward, padded, *_rows(numbers), out)
+        ctx.save_for_backward(padded, numbers)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        padded, numbers = ctx.saved_tensors
+        d_padded, d_numbers = torch.empty_like(padded), torch.empty_like(numbers, memory_format=torch.contiguous_format)
+        loops.run(loops.upsample_backward, padded, *_rows(numbers), grad.contiguous(), d_padded, d_numbers)
+        return d_padded, d_numbers
+
+
+def _rows(numbers: Tensor) -> tuple[Tensor, int]:
+    """A head's numbers (B, n, H, W), perhaps some channels of more, as flat memory, and the way from picture to picture in it."""
+    if numbers.stride()[1:] != (numbers.shape[2] * numbers.shape[3], numbers.shape[3], 1):
+        numbers = numbers.contiguous()
+    step = numbers.stride(0)
+    length = (len(numbers) - 1) * step + numbers[0].numel() if len(numbers) else 0
+    return numbers.as_strided((length,), (1,)), step
+
+
+def _compiled(image: Tensor) -> bool:
+    """Whether the loops of `ablate.model.loops` serve: on a processor, and where no graph is traced."""
+    return image.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _gather(padded: Tensor, weights: Tensor) -> Tensor:
@@ -85,12 +154,13 @@ def _windows(padded: Tensor, height: int, width: int) -> list[Tensor]:
     return [padded[:, :, None, dy : dy + height, dx : dx + width] for dy in range(SIZE) for dx in range(SIZE)]
 
 
-def filter_pixels(image: Tensor, weights: Tensor) -> Tensor:
+def filter_pixels(image: Tensor, weights: Tensor, *, squash: bool = False) -> Tensor:
     """Filter a picture with one 5x5 kernel per pixel, shared by the channels, with zero padding.
 
     Args:
         image: (B, C, H, W), float.
         weights: (B, 25, H, W), the dtype of image; kernel entry (dy, dx) is channel 5 (dy + 2) + dx + 2.
+        squash: The weights are tanh of what is given: faster than tanh before the call.
 
     Returns:
         (B, C, H, W). The same operation as `torchvision.ops.deform_conv2d` with zero offsets, a kernel of ones and the weights as mask.
@@ -98,7 +168,18 @@ def filter_pixels(image: Tensor, weights: Tensor) -> Tensor:
     Reference:
         Bako et al., "Kernel-Predicting Convolutional Networks for Denoising Monte Carlo Renderings", 2017.
     """
+    if _compiled(image):
+        out: Tensor = _Filter.apply(image, weights, squash)
+        return out
+    weights = weights.tanh() if squash else weights
     return _gather(F.pad(image, (RADIUS,) * 4), weights[:, None].contiguous())[:, :, 0]
+
+
+def filter_with(kernel: str, image: Tensor, numbers: Tensor) -> Tensor:
+    """Filter a picture (B, C, H, W) by the head's numbers (B, n, H, W) for a key of `KERNEL_WEIGHTS`."""
+    if kernel == "tanh":
+        return filter_pixels(image, numbers, squash=True)
+    return filter_pixels(image, KERNEL_WEIGHTS[kernel].apply(numbers))
 
 
 def gaussian_kernel(parameters: Tensor) -> Tensor:
@@ -184,6 +265,9 @@ def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
         "Procedural Kernel Networks", arXiv 2112.09318.
     """
     padded = F.pad(image, (RADIUS,) * 4, mode="replicate")
+    if _compiled(image):
+        upsampled: Tensor = _Upsample.apply(padded, parameters)
+        return upsampled
     if torch.compiler.is_exporting():  # a softmax over a middle dimension is slow there: divide the sums instead
         weights = _gaussian_logits(parameters).exp()
         out = _gather(padded, weights) / weights.sum(2)[:, None]

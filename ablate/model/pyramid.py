@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.model.kpn import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_pixels
+from ablate.model.kpn import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_with
 
 NUMBERS = TAPS + GAUSSIAN_PARAMETERS + 1  # of the baseline's heads
 
@@ -87,7 +87,7 @@ def filter_pyramid(
     filtered = []
     with torch.autocast(image.device.type, enabled=False):
         for weights, _, _ in reversed(split):
-            filtered.append(filter_pixels(next(down_up)(image), parts[0].apply(weights)))
+            filtered.append(filter_with(kernel, next(down_up)(image), weights))
             image = F.avg_pool2d(filtered[-1], 2)
         for (_, gaussian, weight), fine in zip(split, reversed(filtered), strict=True):
             image = parts[2].apply(parts[1].apply(next(down_up)(image), gaussian), fine, weight)

@@ -1,24 +1,21 @@
-"""Number formats in a report: what each costs in quality and saves in bytes and time, by variant, scheme and scope; and the claims on them.
+"""Number formats in a report: what each costs in quality and saves in bytes and time, by variant, scheme and scope.
 
 change = mean over seeds of  m(scheme) - m(fp32),   both from the same noise;  times and bytes as ratios to the float32 graph
 """
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from ablate import stats, variant
-from ablate.errors import VariantError
-
 FLOAT = "fp32"
+INTERVAL = ("fd_change_low", "fd_change_high")
+MEANS = ("psnr_db", "pd", "lpips", "fd_change", *INTERVAL, "macs_share")
 ORDER = ("kpn", "backbone", "upscaler", "heads", "filters", "decoder", "drift", "all")
-HIGHER_IS_BETTER = ("psnr_db",)
-Cells = dict[tuple[str, str], dict[int, dict[str, Any]]]  # (scheme, scope) -> seed -> row
 
 
 @dataclass(frozen=True)
@@ -43,86 +40,61 @@ class QuantizedRow:
 
 
 @dataclass(frozen=True)
-class QuantizedClaim:
-    """A claim of a variant's file on a number format, and its verdict."""
-
-    label: str
-    metric: str
-    expect: str
-    because: str
-    verdict: stats.Verdict
-
-
-@dataclass(frozen=True)
 class Quantized:
     """The quantised accuracy of a group of runs."""
 
     rows: tuple[QuantizedRow, ...]
     most_sensitive: tuple[str, ...]  # a line for each variant and scheme of which several module groups were measured
-    claims: tuple[QuantizedClaim, ...]
 
 
-def summarise(
-    table: pd.DataFrame, runs: Mapping[str, Mapping[int, Mapping[str, Any]]], baseline: str | None
-) -> Quantized | None:
+def summarise(found: pd.DataFrame) -> Quantized | None:
     """Summarise the table `quantized` for runs that may be compared.
 
     Args:
-        table: As `ablate.results.read` returns it.
-        runs: A row's label -> seed -> the finished run's row of `runs`.
-        baseline: The baseline's label.
+        found: Its rows of these runs, with their `label` (what a row of the report is called) and `seed`.
 
     Returns:
         None where nothing was measured.
     """
-    by_run: dict[str, list[dict[str, Any]]] = {}
-    for found in table.astype(object).where(table.notna(), None).to_dict("records"):
-        by_run.setdefault(found["run_id"], []).append({str(k): v for k, v in found.items()})
-    cells: dict[str, Cells] = {}
-    for label, seeds in runs.items():
-        cells[label] = {}
-        for seed, run in seeds.items():
-            for record in by_run.get(run["run_id"], []):
-                cells[label].setdefault((record["scheme"], record["scope"]), {})[seed] = record
-    rows = [
-        _row(label, key, some) for label, some in cells.items() for key in sorted(some, key=_place) if key[0] != FLOAT
-    ]
-    if not rows:
+    if not len(found):
         return None
-    names = {label: next(iter(seeds.values()))["variant"] for label, seeds in runs.items() if seeds}
-    return Quantized(tuple(rows), _sensitive(rows), _claims(cells, names, baseline))
+    order = {label: i for i, label in enumerate(dict.fromkeys(found["label"]))}
+    floats = found.loc[found["scheme"] == FLOAT, ["run_id", "file_bytes", "latency_step_ms"]].drop_duplicates("run_id")
+    found = found[found["scheme"] != FLOAT].merge(floats, on="run_id", how="left", suffixes=("", "_float"))
+    if not len(found):
+        return None
+    for ratio, column in (("smaller", "file_bytes"), ("faster", "latency_step_ms")):
+        this = found[column].astype("float64")
+        found[ratio] = found[f"{column}_float"].astype("float64") / this.where(this != 0)
+    groups = found.groupby(["label", "scheme", "scope"])
+    means = groups[[*MEANS]].mean().astype("float64").replace(np.nan, None)
+    medians = groups[["smaller", "faster"]].median().astype("float64").replace(np.nan, None)
+    table = pd.concat([means, medians, groups[["simulated", "n"]].first()], axis=1).assign(seeds=groups.size())
+    records = {tuple(map(str, key)): row for key, row in zip(table.index, table.to_dict("records"), strict=True)}
+    keys = sorted(records, key=lambda key: (order[key[0]], _place(key[1:])))
+    rows = [_row(key, {str(name): value for name, value in records[key].items()}) for key in keys]
+    return Quantized(tuple(rows), _sensitive(rows))
 
 
-def _place(key: tuple[str, str]) -> tuple[str, int]:
-    return key[0], ORDER.index(key[1]) if key[1] in ORDER else len(ORDER)
+def _place(key: tuple[str, ...]) -> tuple[str, int]:
+    scheme, scope = key
+    return scheme, ORDER.index(scope) if scope in ORDER else len(ORDER)
 
 
-def _row(label: str, key: tuple[str, str], cells: Cells) -> QuantizedRow:
-    found = cells[key]
-    floats = {seed: row for (scheme, _), some in cells.items() if scheme == FLOAT for seed, row in some.items()}
-
-    def mean(column: str) -> float | None:
-        values = [float(row[column]) for row in found.values() if row[column] is not None]
-        return statistics.fmean(values) if values else None
-
-    def ratio(column: str) -> float | None:
-        pairs = [(floats[seed][column], row[column]) for seed, row in found.items() if seed in floats]
-        values = [float(a) / float(b) for a, b in pairs if a is not None and b]
-        return statistics.median(values) if values else None
-
-    one = next(iter(found.values()))
+def _row(key: tuple[str, ...], found: dict[str, Any]) -> QuantizedRow:
+    label, scheme, scope = key
     return QuantizedRow(
         label=label,
-        scheme=key[0],
-        scope=key[1],
-        simulated=bool(one["simulated"]),
-        seeds=len(found),
-        n=None if one["n"] is None else int(one["n"]),
-        **{name: mean(name) for name in ("psnr_db", "pd", "lpips", "fd_change", "macs_share")},
+        scheme=scheme,
+        scope=scope,
+        simulated=bool(found["simulated"]),
+        seeds=int(found["seeds"]),
+        n=None if pd.isna(found["n"]) else int(found["n"]),
+        **{name: found[name] for name in MEANS if name not in INTERVAL},
         # Of other pictures of the same run: of several seeds there is no such interval.
-        **{name: mean(name) if len(found) == 1 else None for name in ("fd_change_low", "fd_change_high")},
-        smaller=ratio("file_bytes"),
-        faster=ratio("latency_step_ms"),
+        **{name: found[name] if found["seeds"] == 1 else None for name in INTERVAL},
+        smaller=found["smaller"],
+        faster=found["faster"],
     )
 
 
@@ -138,25 +110,6 @@ def _sensitive(rows: Sequence[QuantizedRow]) -> tuple[str, ...]:
             listed = ", ".join(f"{row.scope} {row.psnr_db:.1f}" for row in ranked)
             lines.append(f"{label} in {scheme}, module groups alone, the most sensitive first (dB): {listed}")
     return tuple(lines)
-
-
-def _claims(cells: Mapping[str, Cells], names: Mapping[str, str], baseline: str | None) -> tuple[QuantizedClaim, ...]:
-    found: list[QuantizedClaim] = []
-    for label, name in names.items():
-        try:
-            claims = variant.load(name).claims
-        except VariantError:  # a user's file that is gone: its runs are still shown
-            continue
-        for claim in claims:
-            scheme, _, metric = claim["metric"].partition("_")
-            if scheme not in ("bf16", "fp8", "int8", "int4") or baseline is None or label == baseline:
-                continue
-            mine, theirs = (cells[one].get((scheme, "kpn"), {}) for one in (label, baseline))
-            shared = [s for s in mine if s in theirs and None not in (mine[s][metric], theirs[s][metric])]
-            differences = [float(mine[s][metric]) - float(theirs[s][metric]) for s in sorted(shared)]
-            said = stats.judge(differences, claim["expect"], higher_is_better=metric in HIGHER_IS_BETTER)
-            found.append(QuantizedClaim(label, claim["metric"], claim["expect"], claim["because"], said))
-    return tuple(found)
 
 
 def cells(quantized: Quantized) -> list[list[str]]:
@@ -184,7 +137,7 @@ def cells(quantized: Quantized) -> list[list[str]]:
 
 
 def legend(quantized: Quantized) -> list[str]:
-    """Return what the table means, the sensitivities and the verdicts, a line each."""
+    """Return what the table means, and the sensitivities, a line each."""
     n = quantized.rows[0].n
     lines = [
         f"Number formats: N = {n} samples against those of the float32 graph from the same noise; fd change: with its 95 % interval for "
@@ -192,14 +145,4 @@ def legend(quantized: Quantized) -> list[str]:
         "MACs: the share computed in the format. smaller, faster: the float32 graph's bytes, and its time at batch 1, over this one's.",
         *quantized.most_sensitive,
     ]
-    for claim in quantized.claims:
-        v = claim.verdict
-        mean = (
-            ""
-            if v.mean is None
-            else f" (variant - baseline {v.mean:+.3g}"
-            + ("" if v.low is None else f" [{v.low:+.3g}, {v.high:+.3g}]")
-            + ")"
-        )
-        lines.append(f"claim: {claim.label} is {claim.expect} in {claim.metric}: {v.verdict}: {v.why}{mean}")
     return lines

@@ -1,37 +1,26 @@
-"""The study in one table per preset and data set: quality per variant, paired difference to the baseline, costs.
+"""The rows of a report: quality and costs by variant, over its finished seeds.
 
-    value      = mean +- sd of  m(variant, seed)                      over the variant's finished seeds
-    difference = mean +- sd of  m(variant, seed) - m(baseline, seed)  over the seeds finished by both
-
-`build` computes every number once; `ablate.report.forms` only writes them down.
+value      = mean +- sd of  m(variant, seed)                     over the variant's finished seeds
+difference = mean +- sd of  m(variant, seed) - m(against, seed)  over the seeds finished by both
 """
 
 from __future__ import annotations
 
-import statistics
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from ablate.errors import ResultsError, did_you_mean
-from ablate.files import printable
-from ablate.measure.metrics import FEATURES
-from ablate.report.quantized import Quantized, summarise
+from ablate.measure.metrics import FEATURES, METRICS
+from ablate.report.findings import Metric, Row, Value
+from ablate.report.metrics import describe, higher_is_better
+from ablate.report.select import Selected
 from ablate.variant import BASELINE
 
-ABOUT = {
-    "fid": "Frechet distance in Inception-v3 features",
-    "fd": "Frechet distance in EfficientNet-Lite0 features",
-    "lpips": "LPIPS of one-step denoising on held-out pictures",
-    "pd": "EfficientNet-Lite0 perceptual distance of one-step denoising on held-out pictures",
-}
-FIDELITY = ("fid", "fd")  # the ones that depend on how many samples are compared
 COSTS = {  # column -> head
     "params": "params",
     "macs": "MACs",
@@ -41,274 +30,259 @@ COSTS = {  # column -> head
     "latency_step_ms": "ms/step",
     "latency_image_ms": "ms/image",
 }
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNFINISHED = ("diverged", "failed", "interrupted")
-SAME_MACS = 0.01  # of the training MACs: as good as equal
-MACHINE = ("device", "precision", "threads")
-Run = dict[str, Any]  # one row of runs.parquet, null as None
+AUTOENCODER = ("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db")
+NOTHING = Value(None, None, 0)
+MACHINE = ("device", "arithmetic", "threads")
 
 
 @dataclass(frozen=True)
-class Value:
-    """A mean over `n` seeds and its spread: `mean` is None for no seed, `sd` for fewer than two."""
+class Grid:
+    """A metric of every label and seed: `values` (seeds, labels) float64, NaN where there is none; `place`: label -> its column."""
 
-    mean: float | None
-    sd: float | None
-    n: int
+    seeds: np.ndarray  # (seeds,) int64, ascending
+    place: dict[str, int]
+    values: np.ndarray
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A headline metric, lower is better: `n` samples against `ref_n` real pictures; `floor`: real against real."""
-
-    name: str
-    about: str
-    n: int | None = None
-    ref_n: int | None = None
-    floor: float | None = None
-    floor_n: int | None = None
-    warning: str | None = None
+    def of(self, label: str | None) -> np.ndarray:
+        """Return a label's values (seeds,), all NaN if it has none."""
+        if label is None or label not in self.place:
+            return np.full(len(self.seeds), np.nan)
+        return self.values[:, self.place[label]]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One variant in one configuration. Costs are medians over its seeds."""
-
-    label: str
-    variant: str
-    axis: str | None
-    config_hash: str | None
-    seeds: tuple[int, ...]
-    runs: int
-    unfinished: dict[str, int]
-    values: dict[str, Value]
-    differences: dict[str, Value] | None  # None: this is the baseline
-    costs: dict[str, float | None]
+def make_grid(label: pd.Series, seed: pd.Series, value: pd.Series) -> Grid:
+    """Lay out values by seed and label; of a pair that comes twice the last counts."""
+    seeds, row = np.unique(seed.to_numpy(np.int64), return_inverse=True)
+    column, labels = pd.factorize(label)
+    values = np.full((len(seeds), len(labels)), np.nan)
+    values[row, column] = value.astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    return Grid(seeds, {str(name): i for i, name in enumerate(labels)}, values)
 
 
 @dataclass(frozen=True)
-class Group:
-    """The runs that may be compared: one preset on one data set."""
+class Rows:
+    """The rows, what is compared against first, and the numbers they were made of."""
 
-    preset: str
-    data: str | None
-    data_digest: str | None
-    budget: str  # what the runs have in common with the baseline: `steps`, or training `macs`
-    metrics: tuple[Metric, ...]
     rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-    quantized: Quantized | None = None
+    against: str | None  # a label; None: it has no finished run
+    values: dict[str, Grid]  # by metric
+    done: pd.DataFrame  # with a column `label`
 
 
-@dataclass(frozen=True)
-class Report:
-    """A study, one group per preset and data set."""
-
-    groups: tuple[Group, ...]
-
-
-def build(
-    runs: pd.DataFrame,
-    quantized: pd.DataFrame | None = None,
-    *,
-    preset: str | None = None,
-    data: str | None = None,
-    budget: str = "steps",
-) -> Report:
-    """Summarise the runs of a study.
+def make_rows(selected: Selected, against: str, budget: str, notes: list[str]) -> Rows:
+    """Summarise runs that may be compared, one row per variant and configuration.
 
     Args:
-        runs: The table `runs`, as `ablate.results.read` returns it.
-        quantized: The table `quantized`; None: number formats are left out.
-        preset: Only the runs of this preset.
-        data: Only the runs on this data set: its name, or the path it was read from.
-        budget: `steps`: the runs of each variant with its preset's steps; `macs`: those with the baseline's training MACs.
-
-    Raises:
-        ResultsError: There are runs, but none with this preset or data set.
+        selected: The runs.
+        against: The variant that the others are compared with: its newest configuration that finished.
+        budget: `steps` or `macs`, what the runs have in common.
+        notes: Is added to.
     """
-    records: list[Run] = runs.astype(object).where(runs.notna(), None).to_dict("records")  # type: ignore[assignment]
-    # A table may come from elsewhere: what is shown of it must not steer a terminal.
-    records = [
-        {key: printable(" ".join(v.split())) if isinstance(v, str) else v for key, v in run.items()} for run in records
-    ]
-    records = _only(records, "preset", preset, {preset})
-    records = _only(records, "data", data, {data, Path(data).stem} if data else set())
-    groups: dict[tuple[str, str, str], list[Run]] = {}
-    for run in records:
-        groups.setdefault((run["preset"], run["data"] or "", run["data_digest"] or ""), []).append(run)
-    return Report(tuple(_group(groups[key], budget, quantized) for key in sorted(groups)))
-
-
-def _only(records: list[Run], column: str, asked: str | None, accepted: set[str | None]) -> list[Run]:
-    found = [run for run in records if asked is None or run[column] in accepted]
-    if records and not found:
-        there = sorted({str(run[column]) for run in records if run[column] is not None})
-        near = did_you_mean(str(asked), there)
-        raise ResultsError(f"no run with {column} {asked!r}{near} Found in the results: {', '.join(there) or 'none'}")
-    return found
-
-
-def _group(all_runs: list[Run], budget: str, quantized: pd.DataFrame | None) -> Group:
-    notes: list[str] = []
-    runs = _of_budget(all_runs, budget, notes)
-    configs: dict[tuple[str, str], list[Run]] = {}  # by variant and configuration, the newest last
-    for run in sorted(runs, key=lambda run: run["finished_at"] or EPOCH):
-        key = (run["variant"], run["config_hash"] or "")
-        configs[key] = [*configs.pop(key, []), run]
-    done = [run for some in configs.values() for run in _done(some).values()]
-    base_key = next((key for key in reversed(configs) if key[0] == BASELINE and _done(configs[key])), None)
-    baseline = _done(configs[base_key]) if base_key else {}
-    names = _headline(done)
-    sizes = _one_size(done, baseline, notes)
-    metrics = tuple(_metric(name, sizes, done) for name in names)
-    several = {variant for variant, n in Counter(variant for variant, _ in configs).items() if n > 1}
-    rows, labelled, base_label = [], {}, None
-    axes = {key: some[-1]["axis"] or "" for key, some in configs.items()}
-    for key in sorted(configs, key=lambda key: (key != base_key, key[0] != BASELINE, axes[key], *key)):
-        label = f"{key[0]} @{key[1]}" if key[0] in several else key[0]
-        labelled[label] = _done(configs[key])
-        base_label = label if key == base_key else base_label
-        spent, allowed = _budget(_done(configs[key]), budget), _budget(baseline, budget)
-        if spent and allowed and spent != allowed:
-            notes.append(f"{label}: an unequal budget: {spent}; the baseline: {allowed}")
-        rows.append(_row(label, configs[key], None if key == base_key else baseline, names, notes))
-    if base_key is None:
-        notes.append("the baseline has no finished run here: no differences")
-    elif BASELINE in several:
-        notes.append(f"the baseline has several configurations; differences are to the newest, @{base_key[1]}")
-    machines = Counter(" ".join(str(run[name]) for name in MACHINE if run[name] is not None) for run in done)
+    runs = selected.runs.assign(config_hash=selected.runs["config_hash"].fillna(""))
+    keys = list(dict.fromkeys(zip(runs["variant"][::-1], runs["config_hash"][::-1], strict=True)))  # the newest first
+    several = {name for name, n in Counter(name for name, _ in keys).items() if n > 1}
+    labels = {key: f"{key[0]} @{key[1]}" if key[0] in several else key[0] for key in keys}
+    named = [labels[key] for key in zip(runs["variant"], runs["config_hash"], strict=True)]
+    runs["label"] = pd.Series(named, runs.index, dtype=object)
+    done = runs.loc[selected.done.index].sort_values("seed", kind="stable")
+    finished = set(done["label"])
+    base = next((labels[key] for key in keys if key[0] == against and labels[key] in finished), None)
+    axes = dict(zip(runs["label"], runs["axis"].fillna(""), strict=True))
+    order = sorted(keys, key=lambda key: (labels[key] != base, key[0] != BASELINE, axes[labels[key]], *key))
+    values = {name: make_grid(done["label"], done["seed"], done[name]) for name in selected.metrics}
+    rows = _rows([(labels[key], *key, axes[labels[key]]) for key in order], runs, done, values, base, notes)
+    _more(done, [row.label for row in rows], notes)
+    _unequal(rows, done, base, budget, notes)
+    what = _name(against)
+    if base is None:
+        notes.append(f"{what} has no finished run here: no differences")
+    elif against in several:
+        newest = base.partition(" @")[2]
+        notes.append(f"{what} has several configurations; differences are to the newest, @{newest}")
+    machines = done.groupby([*MACHINE], dropna=False).size()
     if len(machines) > 1:
-        listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in sorted(machines.items()))
+        shown = sorted((_machine(*key), int(n)) for key, n in zip(machines.index, machines, strict=True))
+        listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in shown)
         notes.append(f"times come from unequal devices, precisions or threads and do not compare: {listed}")
-    first, formats = all_runs[0], None if quantized is None else summarise(quantized, labelled, base_label)
-    return Group(
-        first["preset"], first["data"], first["data_digest"], budget, metrics, tuple(rows), tuple(notes), formats
-    )
+    return Rows(tuple(rows), base, values, done)
 
 
-def _of_budget(runs: list[Run], budget: str, notes: list[str]) -> list[Run]:
-    """Keep the runs that may be compared at a budget, and name the variants that have none."""
-    if budget == "steps":
-        return [run for run in runs if run["budget"] != "macs"]
-    allowed = [run["train_macs"] for run in runs if run["variant"] == BASELINE and run["train_macs"]]
-    kept = [
-        run
-        for run in runs
-        if run["budget"] == "macs" or any(abs((run["train_macs"] or 0) / macs - 1) < SAME_MACS for macs in allowed)
-    ]
-    lacking = sorted({run["variant"] for run in runs} - {run["variant"] for run in kept})
-    if lacking:
-        notes.append(f"no run with the baseline's training MACs (ablate run --budget macs): {', '.join(lacking)}")
-    return kept
+def describe_metrics(selected: Selected) -> tuple[Metric, ...]:
+    """Return what the metrics mean here, with the number of pictures and the floor."""
+    return tuple(_metric(name, selected) for name in selected.metrics)
 
 
-def _budget(runs: dict[int, Run], budget: str) -> str:
-    """What one configuration spends on each of its runs, beside what makes the budgets equal."""
-    for run in runs.values():
-        nfe = f"nfe {count(run['nfe'])}"
-        return f"{count(run['steps'])} steps, {nfe}" if budget == "steps" else nfe
-    return ""
-
-
-def _done(runs: Iterable[Run]) -> dict[int, Run]:
-    """The finished runs by seed; `runs` from old to new, so the newest of each seed."""
-    return {run["seed"]: run for run in runs if run["status"] == "done"}
-
-
-def _headline(done: list[Run]) -> list[str]:
-    """`fid` and `lpips` where every finished run has them, else the embedded `fd` and `pd`."""
-    complete = [name for name in ABOUT if done and all(run[name] is not None for run in done)]
-    return ["fid" if "fid" in complete else "fd", "lpips" if "lpips" in complete else "pd"]
-
-
-def _one_size(done: list[Run], baseline: dict[int, Run], notes: list[str]) -> tuple[int | None, int | None]:
-    """Return (N, reference N), and blank the Frechet distances taken with others: their bias depends on it."""
-    sizes = Counter((run["fd_n"], run["fd_ref_n"]) for run in baseline.values() or done)
-    size = sizes.most_common(1)[0][0] if sizes else (None, None)
-    odd: dict[tuple[str, int | None, int | None], list[int]] = {}
-    for run in done:
-        if (run["fd_n"], run["fd_ref_n"]) != size:
-            odd.setdefault((run["variant"], run["fd_n"], run["fd_ref_n"]), []).append(run["seed"])
-            run.update(dict.fromkeys((*FIDELITY, "fd_floor", "fid_floor")))
-    for (variant, n, ref_n), seeds in odd.items():
-        used = f"N = {count(n)} against {count(ref_n)}"
-        notes.append(f"{variant}: {_seeds(seeds)} measured with {used}, not as the rest: Frechet distance left out")
-    return size
-
-
-def _metric(name: str, size: tuple[int | None, int | None], done: list[Run]) -> Metric:
-    if name not in FIDELITY:
-        return Metric(name, ABOUT[name])
-    floors = [(run["fd_floor_n"], run[f"{name}_floor"]) for run in done if run[f"{name}_floor"] is not None]
-    floor_n = floors[0][0] if floors else None
-    few = [n for n in size if n is not None and n <= FEATURES[name]]
+def _metric(name: str, selected: Selected) -> Metric:
+    network = METRICS[name].network if name in METRICS else None
+    common = {"about": describe(name), "higher_is_better": higher_is_better(name), "extractor": network}
+    metric = Metric(name, **common, extractor_digest=selected.digests.get(network or ""))  # type: ignore[arg-type]
+    done = selected.done
+    if name not in FEATURES or not len(done):
+        return metric
+    n, ref_n = _first(done["fd_n"]), _first(done["fd_ref_n"])
+    floors = done.loc[done[f"{name}_floor"].notna(), ["fd_floor_n", f"{name}_floor"]]
+    floor_n = _first(floors["fd_floor_n"])
+    same = floors if floor_n is None else floors[floors["fd_floor_n"] == floor_n]
+    few = [x for x in (n, ref_n) if x is not None and x <= FEATURES[name]]
     warning = f"fewer pictures than the {FEATURES[name]:,} features: a covariance without full rank" if few else None
+    floor = float(same[f"{name}_floor"].mean()) if len(same) else None
     return Metric(
-        name, ABOUT[name], *size, _summary(floor for n, floor in floors if n == floor_n).mean, floor_n, warning
+        name,
+        **common,  # type: ignore[arg-type]
+        n=n,
+        ref_n=ref_n,
+        floor=floor,
+        floor_n=floor_n,
+        extractor_digest=metric.extractor_digest,
+        warning=warning,
     )
 
 
-def _row(label: str, runs: list[Run], baseline: dict[int, Run] | None, names: list[str], notes: list[str]) -> Row:
-    done = _done(runs)
-    values, differences = {}, {}
-    for name in names:
-        mine, theirs = _by_seed(done, name), _by_seed(baseline or {}, name)
-        shared = [seed for seed in mine if seed in theirs]
-        values[name] = _summary(mine.values())
-        differences[name] = _summary(mine[seed] - theirs[seed] for seed in shared)
-        if theirs and len(shared) < len(mine):
-            common = f"difference over {_seeds(shared)}" if shared else "no difference"
-            notes.append(f"{label}: {name} {common}: the baseline lacks {_seeds(set(mine) - set(shared))}")
-        if len(mine) < len(done):
-            notes.append(f"{label}: no {name} for {_seeds(set(done) - set(mine))}")
-    fd, pd_, psnr_db = (
-        _summary(_by_seed(done, f"autoencoder_{name}").values()).mean for name in ("fd", "pd", "psnr_db")
-    )
-    if fd is not None:
-        notes.append(f"{label}: its autoencoder alone: fd {fd:.1f}, pd {pd_:.4f}, {psnr_db:.2f} dB")
-    copies = [seed for seed, run in done.items() if run["memorised"]]
-    if copies:
-        notes.append(
-            f"{label}: {_seeds(copies)}: samples lie next to training pictures more often than held-out ones do: copies?"
+def _first(numbers: pd.Series) -> int | None:
+    known = numbers.dropna()
+    return int(known.iloc[0]) if len(known) else None
+
+
+def _rows(
+    keys: Sequence[tuple[str, str, str, str]],
+    runs: pd.DataFrame,
+    done: pd.DataFrame,
+    values: dict[str, Grid],
+    against: str | None,
+    notes: list[str],
+) -> list[Row]:
+    """Make a row of each label, variant, configuration and axis."""
+    costs = done.groupby("label")[[*COSTS]].agg("median").astype("float64").replace(np.nan, None).to_dict("index")
+    of_label = done.groupby("label").indices
+    unfinished = _unfinished(runs, done, notes)
+    counts = runs["label"].value_counts()
+    all_seeds, run_ids = done["seed"].to_numpy(), done["run_id"].to_numpy()
+    summaries = {name: _summaries(grid, None) for name, grid in values.items()}
+    paired = {name: _summaries(grid, grid.of(against)) for name, grid in values.items()}
+    rows = []
+    for label, variant, config_hash, axis in keys:
+        at = of_label.get(label, np.zeros(0, int))
+        seeds = tuple(all_seeds[at].tolist())
+        lost = unfinished.get(label, dict.fromkeys(UNFINISHED, 0))
+        by_seed = {}
+        for name, grid in values.items():
+            mine = grid.of(label)[np.searchsorted(grid.seeds, seeds)]
+            by_seed[name] = tuple(None if x != x else x for x in mine.tolist())
+            _lacking(label, name, grid, against, seeds, mine, notes)
+        rows.append(
+            Row(
+                label=label,
+                variant=variant,
+                axis=axis or None,
+                config_hash=config_hash or None,
+                seeds=seeds,
+                run_ids=tuple(map(str, run_ids[at])),
+                runs=len(seeds) + sum(lost.values()) if counts[label] else 0,
+                unfinished=lost,
+                values={name: some.get(label, NOTHING) for name, some in summaries.items()},
+                at_other_budget=None,
+                differences=None if label == against else {name: x.get(label, NOTHING) for name, x in paired.items()},
+                by_seed=by_seed,
+                costs=costs.get(label, dict.fromkeys(COSTS)),
+            )
         )
-    unfinished = {}
-    for status in UNFINISHED:
-        lost = {run["seed"]: run["error"] for run in runs if run["status"] == status and run["seed"] not in done}
-        unfinished[status] = len(lost)
-        if lost:
-            errors = "; ".join(dict.fromkeys(textwrap.shorten(error, 160) for error in lost.values() if error))
-            notes.append(f"{label}: {_seeds(lost)} {status}, not in the means{': ' if errors else ''}{errors}")
-    costs = {name: _by_seed(done, name) for name in COSTS}
-    return Row(
-        label=label,
-        variant=runs[-1]["variant"],
-        axis=runs[-1]["axis"],
-        config_hash=runs[-1]["config_hash"],
-        seeds=tuple(sorted(done)),
-        runs=len(done) + sum(unfinished.values()),
-        unfinished=unfinished,
-        values=values,
-        differences=None if baseline is None else differences,
-        costs={name: statistics.median(known.values()) if known else None for name, known in costs.items()},
-    )
+    return rows
 
 
-def _by_seed(runs: dict[int, Run], column: str) -> dict[int, float]:
-    return {seed: float(run[column]) for seed, run in runs.items() if run[column] is not None}
+def _summaries(grid: Grid, theirs: np.ndarray | None) -> dict[str, Value]:
+    """Mean and spread of every label, or of its differences to others' values (seeds,)."""
+    x = grid.values if theirs is None else grid.values - theirs[:, None]
+    n = np.sum(~np.isnan(x), axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(x, axis=0) / n
+        sd = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / (n - 1))
+    numbers = zip(grid.place, mean.tolist(), sd.tolist(), n.tolist(), strict=True)
+    return {name: Value(m if k else None, s if k > 1 else None, k) for name, m, s, k in numbers}
 
 
-def _summary(values: Iterable[float]) -> Value:
-    numbers = list(values)
-    mean = statistics.fmean(numbers) if numbers else None
-    return Value(mean, statistics.stdev(numbers) if len(numbers) > 1 else None, len(numbers))
+def _lacking(
+    label: str,
+    metric: str,
+    grid: Grid,
+    against: str | None,
+    seeds: tuple[int, ...],
+    mine: np.ndarray,
+    notes: list[str],
+) -> None:
+    """Note the seeds that one of the two lacks."""
+    known = ~np.isnan(mine)
+    theirs = ~np.isnan(grid.of(against)[np.searchsorted(grid.seeds, seeds)])
+    shared, own = known & theirs, np.asarray(seeds)
+    if label != against and against is not None and shared.sum() < known.sum():
+        common = f"difference over {_seeds(own[shared])}" if shared.any() else "no difference"
+        notes.append(f"{label}: {metric} {common}: {_name(against)} lacks {_seeds(own[known & ~theirs])}")
+    if not known.all():
+        notes.append(f"{label}: no {metric} for {_seeds(own[~known])}")
+
+
+def _more(done: pd.DataFrame, labels: Iterable[str], notes: list[str]) -> None:
+    """Note what an autoencoder reaches alone, and samples that look like copies."""
+    alone = done[done["autoencoder_fd"].notna()].groupby("label")[[*AUTOENCODER]].mean().astype("float64")
+    copied = done[done["memorised"].fillna(False).astype(bool)]
+    copies = {label: _seeds(seeds) for label, seeds in copied.groupby("label")["seed"]}
+    for label in labels:
+        if label in alone.index:
+            fd, pd_, psnr_db = alone.loc[label]
+            notes.append(f"{label}: its autoencoder alone: fd {fd:.1f}, pd {pd_:.4f}, {psnr_db:.2f} dB")
+        if label in copies:
+            near = "samples lie next to training pictures more often than held-out ones do: copies?"
+            notes.append(f"{label}: {copies[label]}: {near}")
+
+
+def _unfinished(runs: pd.DataFrame, done: pd.DataFrame, notes: list[str]) -> dict[str, dict[str, int]]:
+    """Count the seeds that ended otherwise and were not finished since, by label and status, and say why."""
+    counts: dict[str, dict[str, int]] = {}
+    rest = runs[runs["status"] != "done"]
+    if len(rest):
+        finished = pd.MultiIndex.from_frame(done[["label", "seed"]])
+        rest = rest[~pd.MultiIndex.from_frame(rest[["label", "seed"]]).isin(finished)]
+    for (label, status), some in rest.drop_duplicates(["label", "seed"], keep="last").groupby(["label", "status"]):
+        counts.setdefault(str(label), dict.fromkeys(UNFINISHED, 0))[str(status)] = len(some)
+        errors = "; ".join(dict.fromkeys(textwrap.shorten(str(error), 160) for error in some["error"].dropna()))
+        notes.append(f"{label}: {_seeds(some['seed'])} {status}, not in the means{': ' if errors else ''}{errors}")
+    return counts
+
+
+def _unequal(rows: Sequence[Row], done: pd.DataFrame, against: str | None, budget: str, notes: list[str]) -> None:
+    """Note the variants that spend something else than what they are compared with."""
+    costs = spent(done, budget)
+    allowed = costs.get(against or "")
+    for row in rows:
+        mine = costs.get(row.label)
+        if mine and allowed and mine != allowed:
+            notes.append(f"{row.label}: an unequal budget: {mine}; {_name(against)}: {allowed}")
+
+
+def spent(done: pd.DataFrame, budget: str) -> dict[str, str]:
+    """Return what each label spends on each of its runs, beside what makes the budgets equal."""
+    first = done.drop_duplicates("label")
+    numbers = zip(first["label"], first["steps"], first["nfe"], strict=True)
+    return {
+        label: f"{count(steps)} steps, nfe {count(nfe)}" if budget == "steps" else f"nfe {count(nfe)}"
+        for label, steps, nfe in numbers
+    }
+
+
+def _machine(*parts: Any) -> str:
+    return " ".join(str(part) for part in parts if not pd.isna(part))
+
+
+def _name(label: str | None) -> str:
+    return "the baseline" if label is None or label.partition(" @")[0] == BASELINE else label
 
 
 def _seeds(seeds: Iterable[int]) -> str:
-    listed = sorted(seeds)
-    return f"seed{'' if len(listed) == 1 else 's'} {', '.join(map(str, listed))}"
+    listed = sorted(int(seed) for seed in seeds)
+    shown = ", ".join(map(str, listed[:12])) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")
+    return f"seed{'' if len(listed) == 1 else 's'} {shown}"
 
 
-def count(n: int | None) -> str:
+def count(n: Any) -> str:
     """Return a number with thousands separated, or `unknown`."""
-    return "unknown" if n is None else f"{n:,}"
+    return "unknown" if n is None or pd.isna(n) else f"{int(n):,}"

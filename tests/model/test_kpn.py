@@ -1,13 +1,16 @@
 """The two filters against independent float64 formulations, and their own backward against finite differences."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from ablate.model import kpn
+from ablate.model import kpn, published
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +82,80 @@ def test_own_backward_passes_gradcheck() -> None:
     assert torch.autograd.gradcheck(kpn.upsample_gaussian, (image, parameters))
 
 
+def test_squashed_weights_are_their_tanh_with_its_gradient() -> None:
+    image = torch.randn(1, 2, 3, 4, dtype=torch.double, requires_grad=True)
+    numbers = torch.randn(1, 25, 3, 4, dtype=torch.double, requires_grad=True)
+    squashed = kpn.filter_pixels(image, numbers, squash=True)
+    torch.testing.assert_close(squashed, kpn.filter_pixels(image, numbers.tanh()), rtol=0, atol=1e-13)
+    assert torch.autograd.gradcheck(lambda i, n: kpn.filter_pixels(i, n, squash=True), (image, numbers))
+
+
+@pytest.mark.parametrize("height", [6, 16])
+def test_float32_loops_equal_the_published_formulation_in_float64(height: int) -> None:
+    """Numbers as a head gives them, some of more channels, far beyond where tanh and the sigmoid saturate."""
+    numbers = (6 * torch.randn(3, 29, height, 20)).requires_grad_()
+    image, small = torch.randn(3, 3, height, 20), torch.randn(3, 3, height // 2, 10)
+
+    def outcome(double: bool) -> list[Tensor]:
+        cast = (lambda x: x.detach().double()) if double else (lambda x: x.detach().clone())
+        leaves = [cast(x).requires_grad_() for x in (image, small, numbers)]
+        if double:
+            outs = [
+                published.filter_pixels(leaves[0], leaves[2][:, :25].tanh()),
+                published.upsample_gaussian(leaves[1], leaves[2][:, 25:28]),
+            ]
+        else:
+            outs = [
+                kpn.filter_pixels(leaves[0], leaves[2][:, :25], squash=True),
+                kpn.upsample_gaussian(leaves[1], leaves[2][:, 25:28]),
+            ]
+        generator = torch.Generator().manual_seed(1)
+        weights = [torch.randn(out.shape, generator=generator) for out in outs]
+        total = sum((out * weight.to(out.dtype)).sum() for out, weight in zip(outs, weights, strict=True))
+        return [*outs, *torch.autograd.grad(total, leaves)]
+
+    for found, expected in zip(outcome(False), outcome(True), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_loops_do_not_depend_on_threads_and_let_nan_through() -> None:
+    image, numbers = torch.randn(2, 3, 8, 8), torch.randn(2, 25, 8, 8)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(kpn.filter_pixels(image, numbers, squash=True))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+    numbers[0, 3, 2, 2] = math.nan
+    assert kpn.filter_pixels(image, numbers, squash=True)[0, :, 2, 2].isnan().all()
+    assert kpn.upsample_gaussian(image[..., :4, :4], torch.full((2, 3, 8, 8), math.nan)).isnan().all()
+
+
+def test_the_loops_leave_torch_its_threads() -> None:
+    code = "import torch; torch.set_num_threads(1); from ablate.model import loops; print(torch.get_num_threads())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("phases", [1, 4])
+def test_the_form_of_other_devices_equals_the_loops(phases: int) -> None:
+    padded = torch.randn(2, 3, 8, 9, dtype=torch.double, requires_grad=True)
+    weights = torch.randn(2, phases, 25, 4, 5, dtype=torch.double, requires_grad=True)
+    out = kpn._gather(padded, weights)
+    for f in range(phases):
+        windows = F.unfold(padded, 5).view(2, 3, 25, 4, 5)
+        torch.testing.assert_close(out[:, :, f], (windows * weights[:, None, f]).sum(2), rtol=0, atol=1e-13)
+    assert torch.autograd.gradcheck(kpn._gather, (padded, weights))
+
+
 def test_normalised_weights_stay_in_the_local_range_and_tanh_weights_can_leave_it() -> None:
     image, logits = torch.rand(2, 3, 8, 8) + 1, 3 * torch.randn(2, 25, 8, 8)
     inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))  # the zero padding is a value too
-    high = torch.nn.functional.max_pool2d(image, 5, stride=1)
-    low = -torch.nn.functional.max_pool2d(-image, 5, stride=1)
+    high = F.max_pool2d(image, 5, stride=1)
+    low = -F.max_pool2d(-image, 5, stride=1)
     convex = kpn.filter_pixels(image, kpn.KERNEL_WEIGHTS["softmax"].apply(logits))[inner]
     assert ((convex <= high + 1e-6) & (convex >= low - 1e-6)).all()
     free = kpn.filter_pixels(image, kpn.KERNEL_WEIGHTS["tanh"].apply(logits))[inner]

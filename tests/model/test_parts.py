@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ablate import variant
-from ablate.model import backbone, cost, denoiser, pyramid
+from ablate.model import backbone, cost, denoiser, published, pyramid
 from ablate.model.drift import Drift, drift_macs
 
 BASELINE = variant.resolve(variant.load("baseline"), "smoke")
@@ -20,53 +20,25 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def unfolded(image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    b, c, h, w = image.shape
-    patches = F.unfold(image, 5, padding=2).view(b, c, 25, h, w)
-    return (patches * weights[:, None]).sum(2)
+@pytest.mark.parametrize(("dtype", "drift", "error"), [(torch.double, False, 1e-12), (torch.float, True, 1e-6)])
+def test_denoiser_equals_the_published_formulation(dtype: torch.dtype, drift: bool, error: float) -> None:
+    net = denoiser.build(dataclasses.replace(SMOKE, drift=drift), 0, CPU).to(dtype)
+    for parameter in net.parameters():  # gates and the drift's last layer start at zero; open them
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    z, t = torch.randn(2, 3, 64, 64, dtype=dtype), torch.rand(2, dtype=dtype)
+    expected = published.denoise(net, z, t)
+    torch.testing.assert_close(net(z, t), expected, rtol=0, atol=error)
 
 
-def sampled(image: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-    """Gaussian upsampling by 25 `grid_sample` calls, the published way, with the positive semi-definite form."""
-    b, c, h, w = image.shape
-    kx, ky, rho = 4 * parameters[:, 0].sigmoid(), 4 * parameters[:, 1].sigmoid(), parameters[:, 2].tanh()
-    y, x = ((torch.arange(2 * n, dtype=image.dtype) + 0.5) / 2 - 0.5 for n in (h, w))
-    near_y, near_x = (
-        torch.arange(2 * h).div(2, rounding_mode="floor"),
-        torch.arange(2 * w).div(2, rounding_mode="floor"),
-    )
-    numerator, denominator = (
-        torch.zeros(b, c, 2 * h, 2 * w, dtype=image.dtype),
-        torch.zeros(b, 1, 2 * h, 2 * w, dtype=image.dtype),
-    )
-    for i in range(-2, 3):
-        for j in range(-2, 3):
-            dy, dx = (near_y + i - y)[:, None], (near_x + j - x)[None, :]
-            q = kx**2 * dx**2 + 2 * rho * kx * ky * dx * dy + ky**2 * dy**2
-            g = torch.exp(-2 * q)[:, None]
-            grid = torch.stack(
-                torch.broadcast_tensors((2 * (near_x + j) + 1) / w - 1, ((2 * (near_y + i) + 1) / h - 1)[:, None]),
-                dim=-1,
-            ).to(image.dtype)
-            values = F.grid_sample(
-                image, grid.expand(b, -1, -1, -1), mode="nearest", padding_mode="border", align_corners=False
-            )
-            numerator, denominator = numerator + g * values, denominator + g
-    return numerator / denominator
-
-
-def test_pyramid_equals_the_plain_formulation() -> None:
-    image = torch.randn(2, 3, 16, 16, dtype=torch.double)
-    numbers = [torch.randn(2, 29, s, s, dtype=torch.double) for s in (4, 8, 16)]
-    picture, filtered = image, []
-    for n in reversed(numbers):
-        filtered.append(unfolded(picture, n[:, :25].tanh()))
-        picture = F.avg_pool2d(filtered[-1], 2)
-    for n, fine in zip(numbers, reversed(filtered), strict=True):
-        skip = n[:, 28:].sigmoid()
-        picture = (1 - skip) * sampled(picture, n[:, 25:28]) + skip * fine
-    ours = pyramid.filter_pyramid(image, numbers, kernel="tanh", upsampling="gaussian", skip="lerp")
-    torch.testing.assert_close(ours, picture, rtol=0, atol=1e-12)
+def test_doubling_is_a_transposed_convolution() -> None:
+    layer = backbone.Doubling(6, 5).double()
+    x = torch.randn(2, 6, 3, 4, dtype=torch.double, requires_grad=True)
+    expected = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-13)
+    grad = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, [x, *layer.parameters()], grad)
+    torch.testing.assert_close(torch.autograd.grad(layer(x), [x, *layer.parameters()], grad), wanted)
 
 
 def test_pyramid_gradients() -> None:
@@ -167,3 +139,19 @@ def test_shorter_heads_start_as_rows_of_the_baselines(name: str, rows: list[int]
     for key, tensor in short.items():
         expected = full[key] if tensor.shape == full[key].shape else full[key][rows]
         assert torch.equal(tensor, expected), key
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_features_and_gradients() -> None:
+    plain, compiled = (backbone.Backbone(dataclasses.replace(SMOKE, depth=2)) for _ in range(2))
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile_blocks()
+    z, t = torch.randn(2, 3, 64, 64), torch.rand(2)
+    grad = torch.randn(2, SMOKE.width, 8, 8)
+    for net in (plain, compiled):
+        net(z, t).backward(grad)
+    torch.testing.assert_close(compiled(z, t), plain(z, t), rtol=1e-4, atol=1e-4)
+    for (name, found), expected in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-3, msg=name)

@@ -1,4 +1,4 @@
-"""The report: the numbers by hand, what may be compared with what, and one source for all three forms."""
+"""The report: the numbers by hand, and one source for all three forms."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import pytest
 from rich.console import Console
 
 from ablate import results
-from ablate.errors import ResultsError
-from ablate.report import forms, tables
+from ablate.report import build as builder
+from ablate.report import forms, sheets, terminal
+from ablate.report.findings import Findings, Value
+from ablate.report.select import Choice
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -61,20 +63,20 @@ def frame(folder: Path, *rows: dict[str, object]) -> pd.DataFrame:
     return results.read(folder, "runs")
 
 
-def build(folder: Path, *rows: dict[str, object]) -> tables.Report:
-    return tables.build(frame(folder, *rows), preset=None, data=None)
+def build(folder: Path, *rows: dict[str, object], **choice: object) -> Findings:
+    return builder.build({"runs": frame(folder, *rows)}, Choice(**choice))  # type: ignore[arg-type]
 
 
-def rich(report: tables.Report, width: int = 80, encoding: str = "utf-8") -> str:
+def rich(report: Findings, width: int = 80, encoding: str = "utf-8") -> str:
     buffer = io.BytesIO()
     file = io.TextIOWrapper(buffer, encoding=encoding, newline="\n")
-    Console(file=file, width=width).print(forms.render_rich(report))
+    Console(file=file, width=width).print(terminal.render(report))
     file.flush()
     return buffer.getvalue().decode(encoding)
 
 
 def close(mean: float, sd: float, n: int) -> object:
-    return tables.Value(pytest.approx(mean), pytest.approx(sd), n)  # type: ignore[arg-type]
+    return Value(pytest.approx(mean), pytest.approx(sd), n)  # type: ignore[arg-type]
 
 
 STUDY = (
@@ -88,7 +90,7 @@ STUDY = (
 
 
 def test_means_spread_and_paired_differences_by_hand(tmp_path: Path) -> None:
-    (group,) = build(tmp_path, *STUDY).groups
+    group = build(tmp_path, *STUDY)
     baseline, variant = group.rows
     assert baseline.values["fd"].mean == pytest.approx(271.0)
     assert baseline.values["fd"].sd == pytest.approx(math.sqrt((121 + 1 + 144) / 2))
@@ -109,57 +111,25 @@ def test_means_spread_and_paired_differences_by_hand(tmp_path: Path) -> None:
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     report = build(tmp_path, run("baseline", 0, 260.0), run("no_drift", 0, 270.0))
-    assert report.groups[0].rows[1].values["fd"] == tables.Value(270.0, None, 1)
+    assert report.rows[1].values["fd"] == Value(270.0, None, 1)
     assert "270.0 ± -" in rich(report)
     assert "+10.0 ± -" in rich(report)
 
 
 def test_a_metric_of_a_run_that_is_not_done_never_counts(tmp_path: Path) -> None:
     rows = (*STUDY[:5], run("no_drift", 2, None, status="interrupted") | {"fd": 1.0, "pd": 0.001})
-    assert build(tmp_path, *rows).groups[0].rows[1].values["fd"].mean == 277.0
-
-
-def test_unequal_presets_and_data_are_never_mixed(tmp_path: Path) -> None:
-    other = [run("no_drift", 0, 1.0, preset="smoke"), run("no_drift", 0, 2.0, data_digest="e")]
-    groups = build(tmp_path, *STUDY, *other).groups
-    assert [(g.preset, g.data_digest) for g in groups] == [("quick", "d"), ("quick", "e"), ("smoke", "d")]
-    for group in groups[1:]:
-        assert group.rows[0].differences is not None
-        assert group.rows[0].differences["fd"] == tables.Value(None, None, 0)
-        assert "the baseline has no finished run here: no differences" in group.notes
-    assert groups[0].rows == build(tmp_path / "alone", *STUDY).groups[0].rows
-
-
-def test_filters(tmp_path: Path) -> None:
-    runs = frame(tmp_path, *STUDY, run("baseline", 0, 1.0, preset="smoke", data="dogs", data_digest="e"))
-    assert [g.preset for g in tables.build(runs, preset="smoke", data=None).groups] == ["smoke"]
-    assert [g.data for g in tables.build(runs, preset=None, data="/pictures/dogs.zip").groups] == ["dogs"]
-    with pytest.raises(ResultsError, match=r"no run with preset 'quikc'; did you mean quick\? Found .*: quick, smoke"):
-        tables.build(runs, preset="quikc", data=None)
-    with pytest.raises(ResultsError, match=r"no run with data 'x'\. Found in the results: cats, dogs"):
-        tables.build(runs, preset=None, data="x")
-    with pytest.raises(ResultsError, match="no run with data 'cats'"):
-        tables.build(runs, preset="smoke", data="cats")
+    assert build(tmp_path, *rows).rows[1].values["fd"].mean == 277.0
 
 
 def test_fid_and_lpips_lead_only_where_every_finished_run_has_them(tmp_path: Path) -> None:
     both = {"fid": 30.0, "lpips": 0.2}
     rows = [run("baseline", 0, 260.0) | both, run("no_drift", 0, 270.0) | both, STUDY[5]]
     report = build(tmp_path / "all", *rows)
-    assert [m.name for m in report.groups[0].metrics] == ["fid", "lpips"]
-    assert report.groups[0].metrics[0].floor is None  # the recorded floor is that of fd
+    assert [m.name for m in report.metrics] == ["fid", "lpips"]
+    assert report.metrics[0].floor is None  # the recorded floor is that of fd
     assert "fid: Frechet distance in Inception-v3 features" in rich(report)
     report = build(tmp_path / "one", *rows, run("no_drift", 1, 275.0))
-    assert [m.name for m in report.groups[0].metrics] == ["fd", "pd"]
-
-
-def test_distances_with_another_n_are_left_out(tmp_path: Path) -> None:
-    (group,) = build(tmp_path, *STUDY[:4], run("no_drift", 1, 500.0, fd_n=256, fd_floor=40.0, fd_floor_n=256)).groups
-    assert group.rows[1].values["fd"] == tables.Value(270.0, None, 1)
-    assert group.rows[1].values["pd"].n == 2
-    assert group.metrics[0].n == 512
-    assert group.metrics[0].floor == pytest.approx(21.9)
-    assert any("seed 1 measured with N = 256 against 2,048" in note for note in group.notes)
+    assert [m.name for m in report.metrics] == ["fd", "pd"]
 
 
 def test_too_few_pictures_for_a_full_rank_are_said(tmp_path: Path) -> None:
@@ -169,52 +139,52 @@ def test_too_few_pictures_for_a_full_rank_are_said(tmp_path: Path) -> None:
     assert "fewer pictures" not in rich(enough, 200)
     inception = build(tmp_path / "fid", run("baseline", 0, 290.0, fd_n=2000, fid=30.0, fid_floor=2.5))
     assert "fewer pictures than the 2,048 features" in rich(inception, 200)
-    assert inception.groups[0].metrics[0].floor == 2.5
+    assert inception.metrics[0].floor == 2.5
 
 
 def test_copies_of_training_pictures_are_said(tmp_path: Path) -> None:
     report = build(tmp_path, run("baseline", 0, 290.0, memorised=False), run("no_drift", 1, 290.0, memorised=True))
-    (note,) = [note for note in report.groups[0].notes if "copies" in note]
+    (note,) = [note for note in report.notes if "copies" in note]
     assert note.startswith("no_drift: seed 1: samples lie next to training pictures")
 
 
 def test_unequal_configurations_are_rows_of_their_own(tmp_path: Path) -> None:
     later = START + timedelta(days=1)
     new = run("baseline", 0, 200.0, config_hash="new", finished_at=later, steps=900)
-    (group,) = build(tmp_path, *STUDY, new).groups
+    group = build(tmp_path, *STUDY, new)
     assert [row.label for row in group.rows] == ["baseline @new", "baseline @baseline", "no_drift"]
     assert group.rows[0].values["fd"].mean == 200.0
     assert group.rows[2].differences is not None
-    assert group.rows[2].differences["fd"] == tables.Value(70.0, None, 1)
+    assert group.rows[2].differences["fd"] == Value(70.0, None, 1)
     assert "the baseline has several configurations; differences are to the newest, @new" in group.notes
     assert "no_drift: an unequal budget: 500 steps, nfe 32; the baseline: 900 steps, nfe 32" in group.notes
     failed = run("baseline", 0, None, status="failed", config_hash="bad", finished_at=later)
-    (group,) = build(tmp_path / "failed", *STUDY, failed).groups
+    group = build(tmp_path / "failed", *STUDY, failed)
     assert group.rows[0].label == "baseline @baseline"  # a configuration that never finished is no baseline
 
 
 def test_seeds_that_the_baseline_lacks_are_said(tmp_path: Path) -> None:
-    (group,) = build(tmp_path, *STUDY[:2], run("no_drift", 1, 284.0), run("no_drift", 7, 400.0)).groups
+    group = build(tmp_path, *STUDY[:2], run("no_drift", 1, 284.0), run("no_drift", 7, 400.0))
     assert group.rows[1].differences is not None
-    assert group.rows[1].differences["fd"] == tables.Value(14.0, None, 1)
+    assert group.rows[1].differences["fd"] == Value(14.0, None, 1)
     assert "no_drift: fd difference over seed 1: the baseline lacks seed 7" in group.notes
 
 
 def test_times_of_unequal_devices_are_flagged(tmp_path: Path) -> None:
-    (group,) = build(tmp_path, *STUDY[:2], run("no_drift", 0, 1.0, device="cuda")).groups
+    group = build(tmp_path, *STUDY[:2], run("no_drift", 0, 1.0, device="cuda"))
     assert any("do not compare: cpu (2 runs), cuda (1 runs)" in note for note in group.notes)
-    assert not any("do not compare" in note for note in build(tmp_path / "same", *STUDY).groups[0].notes)
+    assert not any("do not compare" in note for note in build(tmp_path / "same", *STUDY).notes)
 
 
 def test_order_is_baseline_then_axis(tmp_path: Path) -> None:
     rows = [run("a", 0, 1.0, axis="loss"), run("z", 0, 1.0, axis="drift"), run("b", 0, 1.0, axis="drift"), STUDY[0]]
-    assert [row.variant for row in build(tmp_path, *rows).groups[0].rows] == ["baseline", "b", "z", "a"]
+    assert [row.variant for row in build(tmp_path, *rows).rows] == ["baseline", "b", "z", "a"]
 
 
 def test_the_three_forms_show_the_same_numbers(tmp_path: Path) -> None:
     report = build(tmp_path, *STUDY)
     document = json.loads(forms.to_json(report))
-    row = document["groups"][0]["rows"][1]
+    row = document["rows"][1]
     assert (row["values"]["fd"]["mean"], row["differences"]["fd"]["mean"]) == (277.0, 12.0)
     expected = ["277.0 ± 9.9", "+12.0 ± 2.8", "0.2770 ± 0.0099", "+0.0120 ± 0.0028", "2/3", "4.41 M", "1.05 G"]
     for text in (forms.to_markdown(report), rich(report, 200), rich(report, 80)):
@@ -233,7 +203,8 @@ def test_no_number_is_cut_or_broken_at_any_width(tmp_path: Path, width: int) -> 
     for number in ("277.0±9.9", "+12.0±2.8", "0.2770±0.0099", "+0.0120±0.0028"):
         assert number in compact
     assert all(number in text for number in ("4.41 M", "1.05 G"))
-    heads = [line for line in text.splitlines() if line.startswith("variant")]
+    quality = text.split("Quality and costs")[1].split("Lower is better")[0]
+    heads = [line for line in quality.splitlines() if line.startswith("variant")]
     assert len(heads) == {60: 4, 80: 2, 100: 2, 120: 2}.get(width, 1)
 
 
@@ -258,8 +229,9 @@ def test_only_unfinished_runs(tmp_path: Path) -> None:
 
 
 def test_an_empty_study(tmp_path: Path) -> None:
-    report = tables.build(results.read(tmp_path, "runs"), preset="quick", data=None)
-    assert json.loads(forms.to_json(report)) == {"groups": []}
+    report = builder.build({"runs": results.read(tmp_path, "runs")}, Choice(preset="quick"))
+    document = json.loads(forms.to_json(report))
+    assert (document["rows"], document["comparisons"], document["compared"]["preset"]) == ([], [], None)
     assert "No runs yet" in rich(report)
     assert "No runs yet" in forms.to_markdown(report)
 
@@ -279,11 +251,11 @@ def test_an_empty_study(tmp_path: Path) -> None:
     ],
 )
 def test_quantities(name: str, value: float | None, text: str) -> None:
-    assert forms._quantity(name, value) == text
+    assert sheets.quantity(name, value) == text
 
 
 def test_a_small_negative_difference_is_not_minus_zero() -> None:
-    assert forms._value(tables.Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"
+    assert sheets.spread(Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"
 
 
 def test_a_budget_chooses_the_runs_it_makes_comparable(tmp_path: Path) -> None:
@@ -291,14 +263,14 @@ def test_a_budget_chooses_the_runs_it_makes_comparable(tmp_path: Path) -> None:
     matched = run("no_drift", 0, 300.0, config_hash="m", budget="macs", steps=250, train_macs=10**12 + 1)
     lone = run("latent", 0, 1.0, train_macs=3 * 10**12)
     runs = frame(tmp_path, *STUDY[:3], *dear, matched, lone)
-    steps = tables.build(runs).groups[0]
+    steps, macs = (builder.build({"runs": runs}, Choice(budget=budget)) for budget in ("steps", "macs"))
     assert {row.label: row.values["fd"].mean for row in steps.rows} == {
         "baseline": 271.0,
         "latent": 1.0,
         "no_drift": 280.0,
     }
-    macs = tables.build(runs, budget="macs").groups[0]
+    assert "left out: 1 run with the baseline's training MACs (see --budget macs)" in steps.notes
     assert {row.label: row.values["fd"].mean for row in macs.rows} == {"baseline": 271.0, "no_drift": 300.0}
-    assert macs.notes == ("no run with the baseline's training MACs (ablate run --budget macs): latent",)
-    assert "equal training MACs" in rich(tables.build(runs, budget="macs"))
-    assert "equal training MACs" not in rich(tables.build(runs))
+    assert "no run with the baseline's training MACs (ablate run --budget macs): latent" in macs.notes
+    assert "equal training MACs" in rich(macs)
+    assert "equal training MACs" not in rich(steps)

@@ -27,6 +27,7 @@ from ablate.errors import DataError, DivergedError, ResultsError
 from ablate.files import replacing, sync_folder
 from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
+from ablate.live import Sketches
 from ablate.measure.efficientnet import efficientnet_lite0
 from ablate.measure.latency import peak_memory_mb
 from ablate.measure.perceptual import PerceptualDistance
@@ -54,6 +55,7 @@ def execute(
     load_wall_s: float = 0.0,
     save_every_s: float = SAVE_EVERY_S,
     finished_before: bool = False,
+    compile: str = "auto",
 ) -> Row:
     """Make one run and write its rows.
 
@@ -66,6 +68,7 @@ def execute(
         load_wall_s: What loading the data took, in seconds.
         save_every_s: Seconds between checkpoints.
         finished_before: The run has a finished row: an interruption leaves that in place.
+        compile: As in `machine.pick_compile`.
 
     Returns:
         The row of `runs.parquet`, with status `done` or `diverged`.
@@ -77,8 +80,10 @@ def execute(
     run_id = spec.run_id(data.name, data.digest)
     artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
     device, precision = suite.device, machine.pick_precision(suite.device)
-    tables = Tables(_first_columns(spec, data, device, precision, run_id) | {"load_wall_s": load_wall_s})
-    job = Job(spec, data, tables, working, suite, device, precision, progress, save_every_s)
+    compiled = machine.pick_compile(compile, spec.config.train.steps, device)
+    tables = Tables(_first_columns(spec, data, device, precision, run_id))
+    tables.run |= {"compiled": compiled, "load_wall_s": load_wall_s}
+    job = Job(spec, data, tables, working, suite, device, precision, compiled, progress, save_every_s, sketches=True)
     _sweep(working)
     try:
         model, codec, samples = produce(job)
@@ -273,10 +278,13 @@ def _advance(job: Job, bar: Task) -> Callable[[TrainingState], None]:
 def _train(job: Job, codec: Codec) -> Denoiser:
     config, tables = job.spec.config, job.tables
     with job.task("train", config.train.steps) as bar:
-        advance = _advance(job, bar)
+        advance, sketch = _advance(job, bar), Sketches(job, codec) if job.sketches else None
 
         def on_step(state: TrainingState) -> None:
             advance(state)
+            if sketch is not None:
+                assert isinstance(state.ema, Denoiser)
+                sketch(state.step, state.ema)
             tables.run |= {"steps": state.step, "images_seen": state.step * config.train.batch}
             tables.others["curves"] = [{"run_id": tables.run["run_id"], **row} for row in state.curve]
 
@@ -287,6 +295,7 @@ def _train(job: Job, codec: Codec) -> Denoiser:
             job.spec.seed,
             perceptual=perceptual_loss(config.train, job.device),
             precision=job.precision,
+            compiled=job.compiled,
             checkpoint=job.artifacts / "checkpoint.safetensors",
             codec=codec,
             save_every_s=job.save_every_s,

@@ -1,0 +1,286 @@
+"""ablate in a script or a notebook: make runs, open a results folder, ask what was found.
+
+The statistics are those of `ablate report`: `findings` is what its JSON holds, computed by the same code. Nothing here imports torch before
+`run` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from ablate import results as tables
+from ablate import variant as variants
+from ablate.errors import AblateError, ResultsError, did_you_mean
+from ablate.files import check_output, replacing
+from ablate.report.build import build, read
+from ablate.report.findings import Findings
+from ablate.report.select import Choice
+
+Budget = Literal["steps", "macs"]
+SHOWN = ("run_id", "variant", "preset", "seed", "status", "fd", "pd", "psnr_db", "wall_s")  # of a run, in a notebook
+
+
+class Results:
+    """A results folder: its tables as data frames, and what they say. A table is read when it is first asked for, and then kept.
+
+    Attributes:
+        folder: The results folder.
+    """
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        """Open a results folder; see `load_results`."""
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ResultsError(f"{self.folder}: no such folder; make a run first: ablate run, or ablate.run()")
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row per run: variant, seed, status, configuration, headline metrics, costs, environment."""
+        return self.table("runs")
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row per logged training step."""
+        return self.table("curves")
+
+    @cached_property
+    def denoising(self) -> pd.DataFrame:
+        """One row per run and noise level t: one-step denoising."""
+        return self.table("denoising")
+
+    @cached_property
+    def fidelity(self) -> pd.DataFrame:
+        """One row per run, extractor and metric."""
+        return self.table("fidelity")
+
+    @cached_property
+    def latency(self) -> pd.DataFrame:
+        """One row per timed call."""
+        return self.table("latency")
+
+    @cached_property
+    def quantized(self) -> pd.DataFrame:
+        """One row per run, number format and scope."""
+        return self.table("quantized")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Read one table anew.
+
+        Raises:
+            ResultsError: An unknown table, or a file that is damaged.
+        """
+        return tables.read(self.folder, name)
+
+    def refresh(self) -> Results:
+        """Return the same folder with its tables as they are now."""
+        return Results(self.folder)
+
+    def findings(self, **choice: Any) -> Findings:
+        """Return every number and verdict of one comparison.
+
+        Args:
+            choice: What is to be compared, as `ablate report` has it: `preset`, `data`, `budget` ("steps" or "macs"), `against` (a
+                variant), `metrics`, `samples`, `extractor`, `variants`.
+
+        Raises:
+            ResultsError: The runs differ in preset, data set or measure, and `choice` does not say which.
+            AblateError: An unknown word in `choice`.
+        """
+        return build(read(self.folder), _choice(choice))
+
+    def verdicts(self, **choice: Any) -> pd.DataFrame:
+        """Return the comparisons as a data frame: one row per variant and metric, with difference, interval, p-values and verdict.
+
+        Args:
+            choice: As for `findings`.
+
+        Raises:
+            AblateError: As `findings`.
+        """
+        rows = [asdict(one) for one in self.findings(**choice).comparisons]
+        columns = (
+            "label",
+            "metric",
+            "verdict",
+            "mean",
+            "low",
+            "high",
+            "p",
+            "p_holm",
+            "n",
+            "detectable",
+            "seeds_needed",
+            "why",
+        )
+        return pd.DataFrame(rows, columns=columns) if not rows else pd.DataFrame(rows)[list(columns)]
+
+    def claims(self, **choice: Any) -> pd.DataFrame:
+        """Return the claims of the variants' files with their verdicts, one row each.
+
+        Args:
+            choice: As for `findings`.
+
+        Raises:
+            AblateError: As `findings`.
+        """
+        return pd.DataFrame([asdict(one) for one in self.findings(**choice).claims])
+
+    def artifacts(self, run_id: str) -> Path:
+        """Return the folder of a run's weights and pictures.
+
+        Raises:
+            ResultsError: There is no such run.
+        """
+        if run_id not in set(self.runs["run_id"]):
+            raise ResultsError(f"run {run_id!r}: not in {self.folder}{did_you_mean(run_id, list(self.runs['run_id']))}")
+        return self.folder / "artifacts" / run_id
+
+    def to_html(self, output: str | PathLike[str], *, force: bool = False, **choice: Any) -> Path:
+        """Write the report as one HTML file, and return its path.
+
+        Args:
+            output: A path that ends in `.html`.
+            force: Overwrite it.
+            choice: As for `findings`.
+
+        Raises:
+            AblateError: The file cannot be written, or as `findings`.
+        """
+        from ablate.report.html import to_html
+
+        path = Path(output)
+        check_output(path, (".html", ".htm"), force=force)
+        text = to_html(self.findings(**choice), self.folder)
+        with replacing(path) as temporary:
+            temporary.write_text(text, "utf-8")
+        return path
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {status}" for status, n in self.runs["status"].value_counts().items())
+        return f"<Results {str(self.folder)!r}: {counts or 'no runs'}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdicts, or the runs where they are of several comparisons."""
+        from ablate.report.html import to_fragment
+
+        try:
+            return to_fragment(self.findings())
+        except ResultsError as error:
+            shown = self.runs[[name for name in SHOWN if name in self.runs]]
+            return to_fragment(
+                None,
+                note=str(error),
+                rows=shown.astype(object).where(shown.notna(), "").to_numpy().tolist(),
+                heads=SHOWN,
+            )
+
+
+def _choice(words: dict[str, Any]) -> Choice:
+    known = Choice.__dataclass_fields__
+    for word in words:
+        if word not in known:
+            raise AblateError(
+                f"findings({word}=...): unknown word{did_you_mean(word, known)} Allowed: {', '.join(known)}"
+            )
+    given = dict(words)
+    for name in ("metrics", "variants"):
+        if name in given:
+            given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
+    return Choice(**given)
+
+
+def load_results(path: str | PathLike[str] = "results") -> Results:
+    """Open a results folder.
+
+    Args:
+        path: The folder that `ablate run` wrote.
+
+    Raises:
+        ResultsError: There is no such folder.
+    """
+    return Results(path)
+
+
+def run(
+    variant: str | Sequence[str] = variants.BASELINE,
+    seeds: str | int | Iterable[int] = 0,
+    preset: str = variants.DEFAULT_PRESET,
+    *,
+    data: str | PathLike[str] = "cats",
+    results: str | PathLike[str] = "results",
+    budget: Budget = "steps",
+    metrics: Sequence[str] = (),
+    weights: str | PathLike[str] | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    quantize: str | None = None,
+    scopes: str | None = None,
+    force: bool = False,
+) -> Results:
+    """Train, sample, measure and record variants under fixed seeds, as `ablate run`: finished runs are skipped, interrupted ones resume.
+
+    Args:
+        variant: A variant, `a+b` for a combination, `all` for every one, or several of these.
+        seeds: A seed, several, or words such as `0-4`.
+        preset: The budget: `smoke`, `quick`, `standard`, `paper`.
+        data: `cats`, or a folder, zip or `.npz` of pictures.
+        results: The results folder; created if it is missing.
+        budget: `steps`: equal training steps; `macs`: each variant gets the baseline's training MACs.
+        metrics: Metrics asked for by name: their weights may be downloaded.
+        weights: A folder of weights; None: `ABLATE_WEIGHTS`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        threads: That torch computes with; None: as it chooses.
+        quantize: Number formats, as in `int8,fp8`; None: the preset's.
+        scopes: What is quantised; None: the preset's.
+        force: Make finished runs again.
+
+    Returns:
+        The results folder, with the new rows.
+
+    Raises:
+        AblateError: An unknown name, data that cannot be used, or a run that cannot go on.
+        KeyboardInterrupt: Interrupted, after saving; the same call goes on from there.
+    """
+    from ablate.launch.local import launch
+    from ablate.launch.share import Again
+    from ablate.measure.metrics import choose
+    from ablate.study import parse_seeds, plan
+
+    if budget not in ("steps", "macs"):
+        raise AblateError(f"run(budget={budget!r}): unknown; allowed: steps, macs")
+    match: Callable[[variants.Config, variants.Config], variants.Config] | None = None
+    if budget == "macs":
+        from ablate.model.cost import match_training_macs
+
+        match = match_training_macs
+    numbers = seeds if isinstance(seeds, str) else ",".join(map(str, [seeds] if isinstance(seeds, int) else seeds))
+    specs = plan([variant] if isinstance(variant, str) else list(variant), parse_seeds(numbers), preset, match)
+    quantizing = quantize is not None or scopes is not None
+    if quantizing and specs:
+        from ablate.quantize import parse
+
+        chosen = parse(quantize, scopes, specs[0].config.quantize)
+        specs = [replace(spec, config=replace(spec.config, quantize=chosen)) for spec in specs]
+    folder = Path(results)
+    tables.check_folder(folder)
+    launch(
+        specs,
+        str(data),
+        folder,
+        device=device,
+        metrics=choose(list(metrics)),
+        weights=None if weights is None else Path(weights),
+        again=Again.all if force else Again.unfinished,
+        quantize_finished=quantizing,
+        threads=threads,
+        on_row=lambda row, how: None,
+        on_missing=lambda network, why: None,
+    )
+    return Results(folder)

@@ -1,0 +1,307 @@
+"""Verdicts on variants and on their claims: one family, nothing decided that the seeds cannot decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import synthetic
+from synthetic import found, frames
+
+from ablate import stats
+from ablate.errors import VariantError
+from ablate.report import forms
+from ablate.report.build import build
+from ablate.report.findings import Claim, Comparison, Findings
+from ablate.variant import load
+
+Write = Callable[[str, str], None]
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a variant of a user's own, with a claim."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "variants").mkdir()
+
+    def write(name: str, claim: str) -> None:
+        text = f'about = "a"\nsource = "b"\naxis = "drift"\nclaim = {claim}\n[model]\ndrift_channels = 8\n'
+        (tmp_path / "variants" / f"{name}.toml").write_text(text)
+
+    return write
+
+
+def comparison(findings: Findings, label: str, metric: str = "fd") -> Comparison:
+    (one,) = [c for c in findings.comparisons if (c.label, c.metric) == (label, metric)]
+    return one
+
+
+def claim(findings: Findings, metric: str = "fd") -> Claim:
+    (one,) = [c for c in findings.claims if c.metric == metric]
+    return one
+
+
+def test_differences_are_those_of_the_runs_seed_by_seed() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(8))
+    one = comparison(found(made), "no_drift")
+    values = {(run["variant"], run["seed"]): run["fd"] for run in made["runs"]}
+    differences = [values["no_drift", seed] - values["baseline", seed] for seed in range(8)]
+    assert one.differences == pytest.approx(differences)
+    assert one.seeds == tuple(range(8))
+    expected = stats.paired(differences)
+    assert (one.n, one.mean, one.sd) == (8, pytest.approx(expected.mean), pytest.approx(expected.sd))
+    assert (one.low, one.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert one.p == expected.p
+    theirs = sum(values["baseline", seed] for seed in range(8)) / 8
+    assert one.relative == pytest.approx((expected.mean or 0) / theirs)
+    assert one.detectable == pytest.approx(stats.detectable(expected.sd, 8, stats.ALPHA / 2))
+
+
+def test_what_helps_what_hurts_what_is_undecided() -> None:
+    truth = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "no_skip": 0.0}
+    findings = found(synthetic.rows(truth, range(11), spread=0.5))
+    assert {c.label: c.verdict for c in findings.comparisons if c.metric == "fd"} == {
+        "no_drift": "hurts",
+        "direct": "helps",
+        "no_skip": "undecided",
+    }
+    assert comparison(findings, "no_drift").seeds_needed == 11
+    assert (comparison(findings, "no_skip").seeds_needed or 9999) > 11
+    turned = found(synthetic.rows(truth, range(11), spread=0.5), metrics=("psnr_db",))  # psnr_db falls as fd grows
+    assert comparison(turned, "no_drift", "psnr_db").verdict == "hurts"
+    assert (comparison(turned, "no_drift", "psnr_db").mean or 0) < 0
+
+
+def test_what_is_undecided_needs_more_seeds_than_there_are() -> None:
+    made = synthetic.rows({"baseline": 0.0, "gone": 0.0}, range(6))
+    base = {run["seed"]: run["fd"] for run in made["runs"][:6]}
+    for run, difference in zip(made["runs"][6:], [10, 10, 10, 10, 10, -0.1], strict=True):
+        run["fd"] = base[run["seed"]] + difference
+    one = comparison(found(made, metrics=("fd",)), "gone")
+    expected = stats.paired(one.differences)
+    assert stats.seeds_needed(expected) == 6  # by the size of the difference; but one sign differs
+    assert (one.verdict, one.seeds_needed) == ("undecided", 7)
+
+
+def test_all_comparisons_and_claims_are_one_family() -> None:
+    truth = {"baseline": 0.0, "no_drift": 5.0, "no_skip": 0.0, "direct": 0.0}
+    findings = found(synthetic.rows(truth, range(8), spread=0.5, schemes=["int8"]))
+    # Three variants by two metrics, and two claims of `direct` on int8: its claim on fd is a comparison already.
+    assert findings.compared.family == 8
+    assert findings.compared.least_seeds == 9
+    ps = [c.p or 1 for c in findings.comparisons] + [c.p or 1 for c in findings.claims if c.metric.startswith("int8")]
+    holm = stats.holm(ps)
+    assert [c.p_holm for c in findings.comparisons] == pytest.approx(holm[:6])
+    assert [c.p_holm for c in findings.claims if c.metric.startswith("int8")] == pytest.approx(holm[6:])
+    one = comparison(findings, "no_drift")
+    assert one.p == pytest.approx(2**-7)
+    assert one.verdict == "undecided"  # 8 x 2^-7 > 0.05
+    assert "of 8 comparisons the first needs 9 seeds" in one.why
+    assert one.detectable is None
+    assert one.seeds_needed == 9
+    alone = found(synthetic.rows(truth, range(8), spread=0.5), metrics=("fd",), variants=("no_drift",))
+    assert alone.compared.family == 1
+    assert comparison(alone, "no_drift").verdict == "hurts"
+
+
+@pytest.mark.parametrize("n", range(1, 6))
+def test_fewer_than_six_seeds_decide_nothing(n: int) -> None:
+    findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 900.0}, range(n), spread=0.01))
+    assert {c.verdict for c in (*findings.comparisons, *findings.claims)} == {"undecided"}
+    assert all(f"{n} seed" in c.why for c in findings.comparisons)
+    assert all((c.seeds_needed or 0) >= 6 for c in findings.comparisons)
+
+
+def test_seeds_that_diverged_stand_in_the_reason() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(12), spread=0.5)
+    made["runs"][-1] |= {"status": "diverged", "fd": None, "pd": None}
+    one = comparison(found(made), "no_drift")
+    assert (one.verdict, one.n) == ("hurts", 11)
+    assert one.why.endswith("; 1 seed diverged or failed, not counted")
+
+
+def test_without_a_baseline_there_is_nothing_to_judge() -> None:
+    findings = found(synthetic.rows({"no_drift": 0.0}, range(8)))
+    assert (findings.comparisons, findings.claims, findings.compared.against) == ((), (), None)
+    assert "the baseline has no finished run here: no differences" in findings.notes
+
+
+def test_another_number_of_training_steps_is_not_judged() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 50.0, "direct": 50.0}, range(11))
+    for run in made["runs"]:
+        if run["variant"] == "no_drift":
+            run["steps"] = 300
+    findings = found(made)
+    one = comparison(findings, "no_drift")
+    assert (one.verdict, one.p_holm) == ("undecided", None)
+    assert one.why == "not judged: an unequal budget, 300 steps, nfe 15 against 1,500 steps, nfe 15"
+    assert [c.verdict for c in findings.claims if c.label == "no_drift"] == ["undecided"]
+    assert comparison(findings, "direct").verdict == "hurts"
+    assert findings.compared.family == 2  # of `direct` alone; its claims on int8 have no numbers
+
+
+def test_claims_get_verdicts() -> None:
+    truth = {"baseline": 0.0, "no_drift": 5.0, "x_pred_v_loss": 5.0, "no_skip": 0.0}
+    findings = found(synthetic.rows(truth, range(11), spread=0.5))
+    assert {c.label: (c.expect, c.verdict) for c in findings.claims} == {
+        "no_drift": ("worse", "supported"),
+        "x_pred_v_loss": ("better", "contradicted"),
+        "no_skip": ("worse", "undecided"),
+    }
+    assert all(c.because == load(c.variant).claims[0]["because"] for c in findings.claims)
+
+
+@pytest.mark.parametrize(("margin", "size"), [("5%", 5.0), ("2.0", 2.0)])  # of about 100
+@pytest.mark.parametrize(("times", "verdict"), [(0.0, "supported"), (3.0, "contradicted"), (1.0, "undecided")])
+def test_a_claim_of_the_same_is_judged_by_its_margin(
+    user: Write, margin: str, size: float, times: float, verdict: str
+) -> None:
+    user("thin", f'{{ metric = "fd", expect = "same", because = "c", margin = "{margin}" }}')
+    one = claim(found(synthetic.rows({"baseline": 0.0, "thin": times * size}, range(11), random=4)))
+    assert (one.margin, one.verdict) == (margin, verdict)
+
+
+def test_a_claim_of_the_same_without_a_margin_is_undecided(user: Write) -> None:
+    user("thin", '{ metric = "fd", expect = "same", because = "c" }')
+    one = claim(found(synthetic.rows({"baseline": 0.0, "thin": 0.0}, range(11))))
+    assert (one.verdict, one.margin) == ("undecided", None)
+    assert "states no margin" in one.why
+
+
+@pytest.mark.parametrize("margin", ["true", '"x"', "0", "-1", '"-5%"', "inf", '"5 %%"', "[1]"])
+def test_a_margin_is_a_positive_size(user: Write, margin: str) -> None:
+    user("thin", f'{{ metric = "fd", expect = "same", because = "c", margin = {margin} }}')
+    with pytest.raises(VariantError, match=r"claim\.margin is .* must be a positive number"):
+        load("thin")
+
+
+def test_a_margin_belongs_to_sameness(user: Write) -> None:
+    user("thin", '{ metric = "fd", expect = "worse", because = "c", margin = 1 }')
+    with pytest.raises(VariantError, match="margin belongs to expect = 'same'"):
+        load("thin")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "loses", "verdict"), [(7, 5.0, "undecided"), (11, 5.0, "supported"), (11, -9.0, "contradicted")]
+)
+def test_claims_on_number_formats(seeds: int, loses: float, verdict: str) -> None:
+    made = synthetic.rows({"baseline": 0.0, "direct": 0.0}, range(seeds), schemes=["int8"])
+    for row in made["quantized"]:
+        if row["scheme"] == "int8" and row["run_id"].startswith("direct"):
+            row["psnr_db"] = 44.0 - loses + 0.01 * (row["fd"] % 7)
+        elif row["scheme"] == "int8":
+            row["psnr_db"] = 44.0
+        if row["scheme"] == "int8":
+            row["fd_change"] = 1.0
+    findings = found(made)
+    assert claim(findings, "int8_psnr_db").verdict == verdict
+    assert claim(findings, "int8_fd_change").verdict == "undecided"  # no difference at all
+
+
+def test_claims_on_what_was_not_measured_say_so(user: Write) -> None:
+    user(
+        "thin",
+        '[{ metric = "precision", expect = "better", because = "c" }, { metric = "beauty", expect = "better", because = "c" }]',
+    )
+    findings = found(synthetic.rows({"baseline": 0.0, "thin": 5.0, "direct": 0.0}, range(11)))
+    assert claim(findings, "beauty").why == "beauty is not a metric"
+    assert claim(findings, "precision").verdict == "supported"  # in `fidelity` alone
+    assert claim(findings, "int8_psnr_db").why == "no run was measured in int8"
+
+
+def test_a_variant_whose_file_is_gone_is_still_shown() -> None:
+    findings = found(synthetic.rows({"baseline": 0.0, "gone": 5.0, "no_drift+v_pred": 5.0}, range(11)))
+    assert {c.label for c in findings.comparisons} == {"gone", "no_drift+v_pred"}
+    assert findings.claims == ()
+
+
+def test_number_formats_measured_with_unequal_numbers_of_pictures_are_not_compared() -> None:
+    made = synthetic.rows({"baseline": 0.0, "direct": 0.0}, range(11), schemes=["int8"])
+    made["quantized"][1]["n"] = 64
+    findings = build(frames(made))
+    assert claim(findings, "int8_fd_change").why == "int8_fd_change was measured with unequal numbers of pictures"
+    assert [front.title for front in findings.fronts] == ["as trained"]
+
+
+def test_factorial_studies_get_effects() -> None:
+    truth = {"baseline": 0.0, "no_drift": 5.0, "v_pred": 0.0, "no_drift+v_pred": -20.0}
+    findings = found(synthetic.rows(truth, range(9), spread=0.5))
+    by_fd, by_pd = findings.factorials
+    assert (by_fd.axes, by_fd.levels) == (("drift", "prediction"), (("baseline", "no_drift"), ("baseline", "v_pred")))
+    assert (by_fd.metric, by_pd.metric, by_fd.seeds) == ("fd", "pd", tuple(range(9)))
+    effects = {effect.levels: effect for effect in by_fd.effects}
+    assert effects["no_drift",].mean == pytest.approx((5 - 20) / 2, abs=0.6)
+    assert effects["v_pred",].mean == pytest.approx((0 - 25) / 2, abs=0.6)
+    assert effects["no_drift", "v_pred"].mean == pytest.approx(-25, abs=1)
+    assert {effect.verdict for effect in by_fd.effects} == {"helps"}
+    assert [e.p_holm for e in by_fd.effects] == pytest.approx(stats.holm([e.p or 1 for e in by_fd.effects]))
+    few = found(synthetic.rows(truth, range(5), spread=0.5))
+    assert {effect.verdict for effect in few.factorials[0].effects} == {"undecided"}
+
+
+def test_an_incomplete_factorial_study_says_what_is_missing() -> None:
+    findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 5.0, "no_drift+v_pred": -20.0}, range(3)))
+    assert findings.factorials == ()
+    assert "no effects of drift x prediction: no finished run of v_pred" in findings.notes
+
+
+def test_fronts_over_quality_time_and_bytes() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 10.0, "direct": 20.0}, range(4), schemes=["int8", "fp8"])
+    for run in made["runs"]:
+        run["latency_image_ms"] = {"baseline": 100.0, "no_drift": 120.0, "direct": 50.0}[run["variant"]]
+        run["params"] = 1000
+    trained, formats = found(made).fronts
+    assert trained.objectives == ("fd", "latency_image_ms", "bytes")
+    points = {point.label: point for point in trained.points}
+    assert {label: point.on_front for label, point in points.items()} == {
+        "baseline": True,
+        "direct": True,
+        "no_drift": False,
+    }
+    assert points["no_drift"].dominated_by == "baseline"
+    assert (points["no_drift"].share, points["direct"].share) == (0.0, 1.0)
+    assert points["baseline"].values[1:] == (100.0, 4000.0)
+    assert {point.scheme for point in formats.points} == {"fp32", "int8"}  # what is simulated takes no time
+    assert formats.objectives == ("fd", "latency_step_ms", "file_bytes")
+    made["runs"][0]["device"] = "cuda"
+    findings = found(made)
+    assert findings.fronts[0].objectives == ("fd", "macs_image", "bytes")
+    assert any("the machines differ" in note for note in findings.notes)
+
+
+def test_one_seed_has_no_share() -> None:
+    findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 10.0}, [0]))
+    assert [point.share for point in findings.fronts[0].points] == [None, None]
+
+
+def test_both_budgets_stand_side_by_side() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 10.0, "direct": 2.0}, range(3), spread=0.5)
+    more = synthetic.rows({"no_drift": 4.0}, range(3), spread=0.5, budget="macs", steps=1700, config_hash="m")
+    base = [run["fd"] for run in made["runs"][:3]]
+    for run in made["runs"][3:6]:
+        run["train_macs"] = 8 * 10**12
+    for run, fd in zip(more["runs"], base, strict=True):
+        run["fd"] = fd + 4
+    for rows in more.values():
+        for row in rows:
+            row["run_id"] += "m"
+    both = {table: made[table] + more[table] for table in made}
+    steps, macs = found(both), found(both, budget="macs")
+    rows = {row.label: row for row in steps.rows}
+    assert rows["no_drift"].at_other_budget is not None
+    assert rows["no_drift"].at_other_budget["fd"].mean == pytest.approx(4.0)
+    assert (rows["baseline"].at_other_budget, rows["direct"].at_other_budget is None) == (None, False)
+    turned = {row.label: row for row in macs.rows}["no_drift"]
+    assert turned.differences is not None
+    assert turned.differences["fd"] == rows["no_drift"].at_other_budget["fd"]
+    assert turned.at_other_budget == rows["no_drift"].differences
+    assert "### At either budget" in forms.to_markdown(steps)
+    assert "+4.0" in forms.to_markdown(steps).split("At either budget")[1].split("###")[0]
+    assert {row.at_other_budget is None for row in found(made).rows} == {True}
+    assert "At either budget" not in forms.to_markdown(found(made))
+
+
+def test_claims_may_be_left_out() -> None:
+    findings = found(synthetic.rows({"baseline": 0.0, "direct": 0.0}, range(3), schemes=["int8"]), claims=False)
+    assert (findings.claims, findings.compared.family) == ((), 2)

@@ -1,0 +1,101 @@
+"""ablate in a script: the same numbers as the command, frames that are typed, errors in a line, and an import that is light."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pages
+import pytest
+from typer.testing import CliRunner
+
+import ablate
+from ablate import cli
+from ablate.errors import AblateError
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "drift.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pages.make(tmp_path_factory.mktemp("api") / "results", pictures=False)
+
+
+def test_the_findings_are_those_of_the_command(folder: Path) -> None:
+    results = ablate.load_results(folder)
+    shown = CliRunner().invoke(cli.app, ["report", "--results", str(folder), "--format", "json"])
+    told = json.loads(shown.output)["comparisons"]
+    frame = results.verdicts()
+    assert frame["label"].tolist() == [one["label"] for one in told]
+    assert frame["p_holm"].tolist() == [one["p_holm"] for one in told]
+    found = dict(
+        zip(frame.loc[frame["metric"] == "fd", "label"], frame.loc[frame["metric"] == "fd", "verdict"], strict=True)
+    )
+    assert found == {"direct": "helps", "no_drift": "hurts", "v_pred": "undecided"}
+    assert set(results.verdicts(variants="no_drift", metrics=["pd"])["label"]) == {"no_drift"}
+    assert set(results.claims()["verdict"]) == {"supported", "contradicted", "undecided"}
+
+
+def test_tables_are_frames_with_sensible_types(folder: Path) -> None:
+    results = ablate.load_results(str(folder))
+    assert {str(results.runs[name].dtype) for name in ("variant", "seed", "fd")} == {"string", "Int64", "float64"}
+    assert len(results.runs) == 36
+    for name in ("curves", "denoising", "fidelity", "latency", "quantized"):
+        assert len(getattr(results, name)), name
+    assert results.runs is results.runs
+    assert results.refresh().runs is not results.runs
+    assert repr(results) == f"<Results {str(folder)!r}: 36 done>"
+    run_id = results.runs["run_id"][0]
+    assert results.artifacts(run_id) == folder / "artifacts" / run_id
+
+
+def test_a_notebook_shows_verdicts_or_the_runs_where_they_do_not_compare(folder: Path, tmp_path: Path) -> None:
+    shown = ablate.load_results(folder)._repr_html_()
+    assert "1 makes the pictures worse" in shown
+    assert shown.count("<tr>") == 1 + 3
+    pages.make(tmp_path, {"baseline": 0.0}, [0], pictures=False)
+    pages.make(tmp_path, {"<b>odd</b>": 0.0}, [1], pictures=False, preset="smoke")
+    mixed = ablate.load_results(tmp_path)._repr_html_()
+    assert "smoke" in mixed
+    assert "&lt;b&gt;odd" in mixed
+    assert "<b>odd" not in mixed
+    (tmp_path / "empty").mkdir()
+    assert "There are no runs yet" in ablate.load_results(tmp_path / "empty")._repr_html_()
+
+
+def test_errors_say_what_is_allowed(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AblateError, match="no such folder; make a run first"):
+        ablate.load_results(tmp_path / "missing")
+    results = ablate.load_results(folder)
+    with pytest.raises(AblateError, match=r"findings\(prest=...\): unknown word.*did you mean preset\?"):
+        results.findings(prest="quick")
+    with pytest.raises(AblateError, match="not in"):
+        results.artifacts("nothing")
+    with pytest.raises(AblateError, match="unknown; allowed: steps, macs"):
+        ablate.run(budget="time", results=tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(AblateError, match="no_drfit"):
+        ablate.run("no_drfit", results=tmp_path)
+    with pytest.raises(AblateError, match=r"ends in \.txt"):
+        results.to_html(tmp_path / "report.txt")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        ablate.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_package_lists_what_it_has() -> None:
+    assert {"run", "load_results", "Results"} <= set(dir(ablate))
+
+
+@pytest.mark.slow
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ABLATE_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "smoke", "0", str(tmp_path)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "no_drift by fd: undecided" in shown
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert page.count("data:image/webp") == 2 * (
+        1 + 2 + 2
+    )  # samples, two sketches, strip and neighbours: the embedded cats may be shown
+    assert "David Revoy" in page

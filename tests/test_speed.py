@@ -1,0 +1,103 @@
+"""`ablate bench --ops`: what is timed side by side is the same work, and the table is complete."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ablate import cli, ops, speed
+from ablate.errors import AblateError
+from ablate.progress import Progress
+from ablate.report import speed as pages
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["filter op, forward", "filter op", "upsampling"])
+def test_an_operation_and_its_reference_give_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    case = ops.CASES[name](CPU)
+    assert case.reference is not None
+    torch.testing.assert_close(case.ours(), case.reference(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_published_step_is_the_same_training() -> None:
+    """With float32 on both sides a few steps end at the same weights, but for the decay of the averages."""
+    config = ops._configured("smoke", 4)
+    images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
+    batches, model = ops.Batches(images, config.train, 0), ops.build(config.model, 0, CPU)
+    state = ops.TrainingState(model, ops.build(config.model, 0, CPU), config.train, 4)
+    parts_of = ops.objective(config, model, batches, 0, perceptual=None, precision="fp32")
+    losses = []
+    step = ops.published_step(config, batches, None, CPU, on_loss=losses.append)
+    for _ in range(3):
+        loss = parts_of(state.step)[0]
+        loss.backward()
+        step()
+        assert losses[-1] == pytest.approx(float(loss.detach()), rel=1e-3)
+        state.update(config.train.lr, config.train.grad_clip, config.train.ema)
+
+
+def test_rows_are_complete_and_strict_json() -> None:
+    with Progress() as progress:
+        rows = speed.measure(["upsampling"], CPU, rounds=5, threads=1, progress=progress)
+    (row,) = json.loads(pages.to_json(rows))
+    assert row["name"] == "upsampling"
+    assert row["ratio"] == pytest.approx(row["reference_ms"] / row["ours_ms"])
+    assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
+    assert 0 < row["ceiling_share"] < 1
+    assert row["ceiling_share"] == pytest.approx(row["ceiling_ms"] / row["ours_ms"])
+    assert 0 < row["ours_peak_mb"] < row["reference_peak_mb"]
+    assert row["threads"] == 1
+
+
+def test_peak_memory_is_that_of_the_tensors_alive_together() -> None:
+    def call() -> torch.Tensor:
+        a = torch.empty(10**6)  # 4 MB
+        a = a + 1  # two of them
+        return a.sum()
+
+    assert speed._peak_mb(call, CPU) == pytest.approx(8, rel=0.01)
+
+
+def test_cases_are_chosen_by_the_beginning_of_their_names() -> None:
+    assert ops.choose([]) == list(ops.CASES)
+    assert ops.choose(["upsampling", "filter"]) == ["filter op, forward", "filter op", "upsampling"]
+    with pytest.raises(AblateError, match="unknown case 'upsamplin g'; did you mean upsampling"):
+        ops.choose(["upsamplin g"])
+
+
+def test_a_study_made_up_is_read_and_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "RUNS", 20)
+    with speed.scratch():
+        case = ops.CASES["append a run to 10,000"](CPU)
+        case.ours()
+        (folder,) = Path(tempfile.gettempdir()).iterdir()
+        assert len(ops.results.read(folder, "runs")) == 21
+        assert len(ops.results.read(folder, "curves")) == 21 * 150
+    assert not folder.exists()
+
+
+def test_bench_without_runs_says_what_to_do() -> None:
+    done = CliRunner().invoke(cli.app, ["bench"])
+    assert isinstance(done.exception, AblateError)
+    assert "ablate bench --ops" in str(done.exception)
+
+
+def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    row = {"name": "training step, quick, perceptual", "batch": 16, "reference_ms": 1234.5, "ours_ms": 567.8}
+    row |= {"ratio": 12.3, "ratio_low": 10.1, "ratio_high": 13.9, "ceiling_ms": 1.0, "ceiling_share": 0.5}
+    row |= {"reference_peak_mb": 1234.0, "ours_peak_mb": 567.0, "rounds": 5, "threads": 2, "device": "cpu"}
+    console = Console(width=80, record=True)
+    console.print(pages.render([row]))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for word in ("1,234", "568", "12.3x", "10.1-13.9", "50 %"):
+        assert word in text

@@ -29,7 +29,7 @@ from ablate.files import THREAD_VARIABLES
 from ablate.job import Row
 from ablate.launch.board import Board, News
 from ablate.launch.cluster import check_installed, connected, first_sentence, marked, quiet
-from ablate.launch.node import CHECKPOINTS, MODELS, Networks, Order, Outcome, Parcel, work
+from ablate.launch.node import MODELS, Networks, Order, Outcome, Parcel, unfinished, work
 from ablate.launch.share import POLL_S, Again, Share, Turn, terminate_as_interrupt
 from ablate.measure.metrics import Metric
 from ablate.measure.suite import assemble, files_of
@@ -342,12 +342,12 @@ class _Launcher:
 
 
 def _kept(folder: Path, turn: Turn) -> Parcel | None:
-    """What the results folder has of a run: the models and rows of a finished one, the newest checkpoints of one that is not."""
-    place = folder / "artifacts" / turn.run_id if turn.quantise else working_folder(folder, turn.run_id)
+    """What the results folder has of a run: the models and rows of a finished one, what one that is not goes on from."""
+    models = [folder / "artifacts" / turn.run_id / name for name in MODELS]
     files = {}
-    for name in MODELS if turn.quantise else CHECKPOINTS:
+    for path in models if turn.quantise else unfinished(working_folder(folder, turn.run_id)):
         with suppress(FileNotFoundError):
-            files[name] = (place / name).read_bytes()
+            files[path.name] = path.read_bytes()
     rows: dict[str, list[Row]] = {}
     if turn.quantise:
         for table in ("runs", "quantized"):

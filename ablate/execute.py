@@ -313,7 +313,7 @@ def _train(job: Job, codec: Codec) -> Denoiser:
 def _tell_others(job: Job) -> None:
     """Let the other processes of this run train with this one."""
     config = job.spec.config
-    message = {"config": config.to_json(), "preset": job.spec.preset, "seed": job.spec.seed}
+    message = {"config": config.to_json(), "preset": job.spec.preset, "seed": job.spec.seed, "compiled": job.compiled}
     latent = config.model.space == "latent"
     codec = (job.artifacts / "autoencoder.safetensors").read_bytes() if latent and parallel.size() > 1 else b""
     parallel.send(message | {"precision": job.precision, "data_digest": job.data.digest}, codec)
@@ -343,6 +343,7 @@ def follow(data: ImageSet, device: torch.device) -> None:
                 message["seed"],
                 perceptual=perceptual_loss(config.train, device),
                 precision=message["precision"],
+                compiled=message["compiled"],
                 checkpoint=Path("none"),  # the first process loads and saves
                 codec=codec,
             )

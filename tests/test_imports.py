@@ -105,3 +105,10 @@ def test_light_modules_do_not_import_torch(module: str) -> None:
 
 def test_the_control_does_import_torch() -> None:
     assert "torch" in modules_after("import ablate.rng")
+
+
+def test_onnx_runtime_is_told_not_to_report_before_it_is_imported() -> None:
+    name = "ORT_DISABLE_TELEMETRY"
+    code = f"import os; os.environ.pop('{name}', None); import ablate.measure.engine; print(os.environ['{name}'])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "1"

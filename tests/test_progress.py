@@ -82,7 +82,7 @@ def test_rate(speed: float | None, text: str) -> None:
     bars = Progress(enabled=True)._bars
     assert bars is not None
     (column,) = (column for column in bars.columns if type(column).__name__ == "Rate")
-    assert str(column.render(SimpleNamespace(speed=speed))) == text  # type: ignore[union-attr, arg-type]
+    assert str(column.render(SimpleNamespace(speed=speed, description="train"))) == text  # type: ignore[union-attr, arg-type]
 
 
 def test_a_bar_goes_when_its_work_fails() -> None:

@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ from safetensors import SafetensorError, safe_open
 from ablate import results
 from ablate.checkpoint import TrainingState
 from ablate.errors import AblateError
-from ablate.execute import working_folder
+from ablate.execute import adopt, working_folder
 from ablate.launch import local, ray
 from ablate.launch.board import Board, Relay
+from ablate.launch.node import Parcel
+from ablate.launch.share import Turn
 from ablate.model.denoiser import build
 from ablate.study import RunSpec, plan
 from ablate.train import LOGGED
@@ -220,6 +223,19 @@ def test_a_failure_is_told_when_the_others_are_made(world: dict[str, Any]) -> No
     with pytest.raises(AblateError, match=r"direct-.*memory.*--failed"):
         launch(ray.launch, folder, "failing", [replace(one, config=bad), two])
     assert results.read(folder / "failing", "runs")["variant"].tolist() == ["direct+no_drift"]
+
+
+def test_a_run_that_no_machine_survives_is_a_failed_row(tmp_path: Path) -> None:
+    launcher = object.__new__(ray._Launcher)
+    launcher._data = SimpleNamespace(name="set", digest="d")  # type: ignore
+    turn = Turn("run-1", SPECS[0], False, False, ExitStack())
+    outcome = launcher._given_up(SimpleNamespace(turn=turn), "the worker died")  # type: ignore[arg-type]
+    assert outcome.parcel is not None
+    adopt(tmp_path, "run-1", outcome.parcel.files, outcome.parcel.rows)
+    (row,) = results.read(tmp_path, "runs").to_dict("records")
+    assert (row["status"], row["error"], row["seed"]) == ("failed", "the worker died", 0)
+    kept = launcher._given_up(SimpleNamespace(turn=replace(turn, finished_before=True)), "died")  # type: ignore[arg-type]
+    assert kept.parcel == Parcel()  # the finished row stays
 
 
 def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

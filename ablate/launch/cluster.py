@@ -66,7 +66,9 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
         ray.init(**options)
     except (RuntimeError, ValueError, OSError, OverflowError) as error:
         what = f"--ray-address {address}: no cluster answers" if address else "--launcher ray: ray does not start"
-        mend = "start one with `ray start --head`, or leave the address out" if address else "see its logs in /tmp/ray"
+        mend = "see its logs in /tmp/ray"
+        if address:
+            mend = "start one with `ray start --head`, set RAY_AUTH_MODE=token if it asks for a token, or leave the address out"
         raise AblateError(f"{what} ({first_sentence(error)}); {mend}") from error
     try:
         yield

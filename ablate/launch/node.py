@@ -36,7 +36,6 @@ from ablate.progress import Progress
 from ablate.study import RunSpec
 
 SEND_S = 0.5  # between two looks for a new checkpoint
-CHECKPOINTS = ("checkpoint.safetensors", "autoencoder_checkpoint.safetensors")
 MODELS = ("model.safetensors", "autoencoder.safetensors")
 
 _checked: set[str] = set()  # digests of the data sets that this process has received
@@ -219,28 +218,34 @@ def _make_apart(
     if order.quantise:
         return replace(outcome, parcel=Parcel({}, new))
     made = scratch / "artifacts" / order.run_id
-    left = [made / path.name for path in made.iterdir()] if made.exists() else [working / n for n in CHECKPOINTS]
-    return replace(outcome, parcel=Parcel({p.name: p.read_bytes() for p in left if p.is_file()}, new))
+    left = list(made.iterdir()) if made.exists() else unfinished(working)
+    return replace(outcome, parcel=Parcel({path.name: path.read_bytes() for path in left}, new))
+
+
+def unfinished(working: Path) -> list[Path]:
+    """Return the files of a run's working folder that it goes on from: not the checkpoint before the newest, nor what is being written."""
+    names = working.glob("*")
+    return sorted(path for path in names if not path.name.startswith("previous_") and path.suffix != ".tmp")
 
 
 @contextmanager
 def _sending(working: Path, run_id: str, board: Any) -> Iterator[None]:
-    """Send each new checkpoint to the board while the block runs: where this machine dies, the run goes on elsewhere from there."""
+    """Send each new checkpoint, and what else is finished, to the board while the block runs: a lost machine's run goes on from it."""
     import ray
 
     stop, sent = threading.Event(), dict[str, int]()
 
     def send() -> None:
         while not stop.wait(SEND_S):
-            for name in CHECKPOINTS:
+            for path in unfinished(working):
                 try:
-                    with (working / name).open("rb") as file:  # replaced whole: an open one stays what it is
+                    with path.open("rb") as file:  # replaced whole: an open one stays what it is
                         moment = os.fstat(file.fileno()).st_mtime_ns
-                        if sent.get(name) != moment:
-                            ray.get(board.keep.remote(run_id, name, file.read()))
-                            sent[name] = moment
+                        if sent.get(path.name) != moment:
+                            ray.get(board.keep.remote(run_id, path.name, file.read()))
+                            sent[path.name] = moment
                 except (OSError, ray.exceptions.RayError):
-                    continue  # not there yet; or the launcher is gone, and soon this process
+                    continue  # gone by now; or the launcher is gone, and soon this process
 
     sender = threading.Thread(target=send, name="checkpoints", daemon=True)
     sender.start()

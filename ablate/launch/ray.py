@@ -29,7 +29,7 @@ from ablate.files import THREAD_VARIABLES
 from ablate.job import Row
 from ablate.launch.board import Board, News
 from ablate.launch.cluster import check_installed, connected, first_sentence, marked, quiet
-from ablate.launch.node import CHECKPOINTS, MODELS, Networks, Order, Outcome, Parcel, work
+from ablate.launch.node import MODELS, Networks, Order, Outcome, Parcel, unfinished, work
 from ablate.launch.share import POLL_S, Again, Share, Turn, terminate_as_interrupt
 from ablate.measure.metrics import Metric
 from ablate.measure.suite import assemble, files_of
@@ -279,7 +279,8 @@ class _Launcher:
 
     def _settle(self, ref: Any, *, stopping: bool = False) -> None:
         """Record how a task ended, or start it again where its machine was lost."""
-        errors, one = self._ray.exceptions, self._running.pop(ref)
+        # It stays among the running ones until all is recorded: what an interruption cuts short here is done again.
+        errors, one = self._ray.exceptions, self._running[ref]
         lost = (errors.NodeDiedError, errors.WorkerCrashedError, errors.OutOfMemoryError, errors.ObjectLostError)
         try:
             outcome: Outcome = self._ray.get(ref)
@@ -291,14 +292,17 @@ class _Launcher:
                 outcome = Outcome("interrupted")
             elif one.losses <= RETRIES:
                 self._progress.say(f"{one.turn.run_id}: {first_sentence(error)}; the run goes on elsewhere")
+                del self._running[ref]
                 self._start(one)
                 return
             else:
                 outcome = self._given_up(one, first_sentence(error))
         except errors.RayError as error:
             outcome = self._given_up(one, first_sentence(error))
-        with one.ends:
-            self._record(one.turn, outcome)
+        self._record(one.turn, outcome)
+        one.ends.close()
+        del self._running[ref]
+        self._study.made_one(len(self._running))
 
     def _record(self, turn: Turn, outcome: Outcome) -> None:
         parcel = outcome.parcel or Parcel()
@@ -313,7 +317,6 @@ class _Launcher:
             self._on_row(turn.row | {"status": "failed", "error": outcome.error}, "made")
         elif outcome.how != "interrupted":
             self._on_row(turn.row | outcome.row, outcome.how)
-        self._study.made_one(len(self._running))
 
     def _given_up(self, one: _Running, error: str) -> Outcome:
         """A failed row for a run that no machine could say a word about."""
@@ -339,12 +342,12 @@ class _Launcher:
 
 
 def _kept(folder: Path, turn: Turn) -> Parcel | None:
-    """What the results folder has of a run: the models and rows of a finished one, the newest checkpoints of one that is not."""
-    place = folder / "artifacts" / turn.run_id if turn.quantise else working_folder(folder, turn.run_id)
+    """What the results folder has of a run: the models and rows of a finished one, what one that is not goes on from."""
+    models = [folder / "artifacts" / turn.run_id / name for name in MODELS]
     files = {}
-    for name in MODELS if turn.quantise else CHECKPOINTS:
+    for path in models if turn.quantise else unfinished(working_folder(folder, turn.run_id)):
         with suppress(FileNotFoundError):
-            files[name] = (place / name).read_bytes()
+            files[path.name] = path.read_bytes()
     rows: dict[str, list[Row]] = {}
     if turn.quantise:
         for table in ("runs", "quantized"):

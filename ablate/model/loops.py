@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -29,16 +30,17 @@ _inline: Callable[..., Any] = numba.njit(fastmath=FAST, error_model="numpy", inl
 _turn = threading.Lock()  # one of Numba's pools of threads aborts the process where two threads call it at once
 
 
-def _start_threads() -> int:
-    """Start Numba's threads, and return how many there are; where they are OpenMP's, this also sets how many torch takes."""
+@cache
+def _most_threads() -> int:
+    """Start Numba's threads, and return how many there are; where they are OpenMP's, that also sets how many torch takes.
+
+    Not before the first call of a loop: a process with such threads may not fork.
+    """
     before = torch.get_num_threads()
     most = numba.get_num_threads()
     numba.set_num_threads(most)
     torch.set_num_threads(before)
     return most
-
-
-MOST_THREADS = _start_threads()
 
 
 def run(loop: Callable[..., None], *values: Tensor | int | bool) -> None:
@@ -48,7 +50,7 @@ def run(loop: Callable[..., None], *values: Tensor | int | bool) -> None:
     """
     arrays = [value.detach().numpy() if isinstance(value, Tensor) else value for value in values]
     with _turn:
-        numba.set_num_threads(min(torch.get_num_threads(), MOST_THREADS))
+        numba.set_num_threads(min(torch.get_num_threads(), _most_threads()))
         loop(*arrays)
 
 

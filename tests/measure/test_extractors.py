@@ -88,6 +88,7 @@ def test_every_network_of_a_metric_can_be_loaded() -> None:
 def test_dinov2_comes_from_the_hub_only_when_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ABLATE_OFFLINE", raising=False)
     name = "dinov2-vit-s-14"
     with pytest.raises(WeightsError, match=r"no code or weights for dinov2-vit-s-14.*asked for by name"):
         load(name)

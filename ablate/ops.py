@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -54,8 +53,11 @@ class Case:
     moved: float = 0.0
 
 
-def _filter(backward: bool) -> Callable[[torch.device], Case]:
-    def make(device: torch.device) -> Case:
+Make = Callable[[torch.device, Path], Case]
+
+
+def _filter(backward: bool) -> Make:
+    def make(device: torch.device, folder: Path) -> Case:
         image, numbers = (
             torch.randn(BATCH, n, SIDE, SIDE, device=device, requires_grad=backward) for n in (3, kpn.TAPS)
         )
@@ -70,7 +72,7 @@ def _filter(backward: bool) -> Callable[[torch.device], Case]:
     return make
 
 
-def _upsampling(device: torch.device) -> Case:
+def _upsampling(device: torch.device, folder: Path) -> Case:
     image = torch.randn(BATCH, 3, SIDE // 2, SIDE // 2, device=device, requires_grad=True)
     numbers = torch.randn(BATCH, 3, SIDE, SIDE, device=device, requires_grad=True)
     calls = [lambda: kpn.upsample_gaussian(image, numbers), lambda: published.upsample_gaussian(image, numbers)]
@@ -94,7 +96,7 @@ def _configured(preset: str, batch: int | None = None) -> Config:
     return config if batch is None else replace(config, train=replace(config.train, batch=batch))
 
 
-def _forward(device: torch.device) -> Case:
+def _forward(device: torch.device, folder: Path) -> Case:
     config, batch = _configured("quick"), 32
     model, precision = build(config.model, 0, device), machine.pick_precision(device)
     z, t = torch.randn(batch, 3, SIDE, SIDE, device=device), torch.rand(batch, device=device)
@@ -111,10 +113,10 @@ def _forward(device: torch.device) -> Case:
     return Case(batch, ours, reference, flops=2.0 * batch * cost(config).total_macs)
 
 
-def _training(preset: str, batch: int, perceptual: bool) -> Callable[[torch.device], Case]:
+def _training(preset: str, batch: int, perceptual: bool) -> Make:
     """A step as `ablate run` takes it, against the same step as the post takes it."""
 
-    def make(device: torch.device) -> Case:
+    def make(device: torch.device, folder: Path) -> Case:
         config = _configured(preset, batch)
         network = perceptual_loss(config.train, device) if perceptual else None
         images = torch.randint(0, 256, (4 * batch, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
@@ -183,7 +185,7 @@ def _plain(config: Config, device: torch.device) -> Denoiser:
     return build(config.model, 0, device).to(memory_format=torch.contiguous_format)
 
 
-def _sampling(device: torch.device) -> Case:
+def _sampling(device: torch.device, folder: Path) -> Case:
     config, count = _configured("quick"), 64
     model, plain, precision = build(config.model, 0, device), _plain(config, device), machine.pick_precision(device)
 
@@ -200,7 +202,7 @@ def _sampling(device: torch.device) -> Case:
     )
 
 
-def _extraction(device: torch.device) -> Case:
+def _extraction(device: torch.device, folder: Path) -> Case:
     """Features of pictures, against the library's own network: batch normalisations apart, channels first."""
     extractor = extractors.load(extractors.NAME, device)
     network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval().to(device)
@@ -218,8 +220,8 @@ def _extraction(device: torch.device) -> Case:
     return Case(extractors.BATCH, ours, reference)
 
 
-def _append(device: torch.device) -> Case:
-    folder = _study(RUNS)
+def _append(device: torch.device, folder: Path) -> Case:
+    _make_study(folder, RUNS)
     count = 0
 
     def ours() -> None:
@@ -230,16 +232,19 @@ def _append(device: torch.device) -> Case:
     return Case(0, ours)
 
 
-def _command(*words: str, study: bool = False) -> Callable[[torch.device], Case]:
-    def make(device: torch.device) -> Case:
-        where = ["--results", str(_study(RUNS))] if study else []
+def _command(*words: str, study: bool = False) -> Make:
+    def make(device: torch.device, folder: Path) -> Case:
+        where = ["--results", str(folder)] if study else []
+        if study:
+            _make_study(folder, RUNS)
         command = [sys.executable, "-m", "ablate", *words, *where]
         return Case(0, lambda: subprocess.run(command, check=True, capture_output=True))
 
     return make
 
 
-CASES: dict[str, Callable[[torch.device], Case]] = {
+# Name -> what makes the case for a device; what it has to write goes into an empty folder.
+CASES: dict[str, Make] = {
     "filter op, forward": _filter(False),
     "filter op": _filter(True),
     "upsampling": _upsampling,
@@ -291,9 +296,8 @@ def _rows(number: int) -> dict[str, list[Row]]:
     }
 
 
-def _study(runs: int) -> Path:
-    """A results folder of so many runs at `quick`, all tables, made up."""
-    folder = Path(tempfile.mkdtemp(prefix="study-"))
+def _make_study(folder: Path, runs: int) -> None:
+    """Fill an empty results folder with so many runs at `quick`, all tables, made up."""
     for first in range(0, runs, 500):
         part: dict[str, list[Row]] = {}
         for number in range(first, first + min(500, runs - first)):
@@ -304,4 +308,3 @@ def _study(runs: int) -> Path:
             path = folder / f"{table}.parquet"
             kept = [pq.read_table(path)] if path.is_file() else []
             pq.write_table(pa.concat_tables([*kept, arrow]), path)
-    return folder

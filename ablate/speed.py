@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -81,8 +81,9 @@ def measure(
         best = ceilings(device, precision)
         bar.advance()
         for name in names:
-            with scratch():
-                rows.append({"name": name, **_row(CASES[name](device), best, device, precision, rounds)})
+            with tempfile.TemporaryDirectory(prefix="ablate-speed-") as folder:
+                case = CASES[name](device, Path(folder))
+                rows.append({"name": name, **_row(case, best, device, precision, rounds)})
             bar.advance()
     return rows
 
@@ -136,15 +137,3 @@ def _peak_mb(call: Callable[[], object], device: torch.device) -> float | None:
             held += event.nbytes()
             peak = max(peak, held)
     return peak / BYTES_PER_MB
-
-
-@contextmanager
-def scratch() -> Iterator[None]:
-    """Let temporary files of the block lie in one folder, which goes with it."""
-    before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="ablate-speed-") as folder:
-        tempfile.tempdir = folder
-        try:
-            yield
-        finally:
-            tempfile.tempdir = before

@@ -6,20 +6,19 @@ Nothing here is a pass or fail by time.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ablate import speed
 from ablate.ops import CASES
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("side", ["reference", "ours"])
-def test_case(benchmark: Any, name: str, side: str) -> None:
-    with speed.scratch():
-        call = getattr(CASES[name](torch.device("cpu")), side)
-        if call is None:
-            pytest.skip("nothing to compare with")
-        benchmark.pedantic(call, rounds=5, warmup_rounds=1)
+def test_case(benchmark: Any, name: str, side: str, tmp_path: Path) -> None:
+    call = getattr(CASES[name](torch.device("cpu"), tmp_path), side)
+    if call is None:
+        pytest.skip("nothing to compare with")
+    benchmark.pedantic(call, rounds=5, warmup_rounds=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", ["filter op, forward", "filter op", "upsampling"])
 def test_an_operation_and_its_reference_give_the_same(name: str) -> None:
     torch.manual_seed(0)
-    case = ops.CASES[name](CPU)
+    case = ops.CASES[name](CPU, Path())
     assert case.reference is not None
     torch.testing.assert_close(case.ours(), case.reference(), rtol=1e-3, atol=1e-3)
 
@@ -72,15 +71,11 @@ def test_cases_are_chosen_by_the_beginning_of_their_names() -> None:
         ops.choose(["upsamplin g"])
 
 
-def test_a_study_made_up_is_read_and_added_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_made_up_is_read_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "RUNS", 20)
-    with speed.scratch():
-        case = ops.CASES["append a run to 10,000"](CPU)
-        case.ours()
-        (folder,) = Path(tempfile.gettempdir()).iterdir()
-        assert len(ops.results.read(folder, "runs")) == 21
-        assert len(ops.results.read(folder, "curves")) == 21 * 150
-    assert not folder.exists()
+    ops.CASES["append a run to 10,000"](CPU, tmp_path).ours()
+    assert len(ops.results.read(tmp_path, "runs")) == 21
+    assert len(ops.results.read(tmp_path, "curves")) == 21 * 150
 
 
 def test_bench_without_runs_says_what_to_do() -> None:

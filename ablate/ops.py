@@ -279,7 +279,14 @@ def _rows(number: int) -> dict[str, list[Row]]:
     now, value = datetime.now(UTC), 90 + (number * 7919 % 1000) / 100
     run: Row = {"run_id": run_id, "variant": names[number % len(names)], "axis": "none", "preset": "quick"}
     run |= {"seed": number // len(names), "status": "done", "data": "synthetic", "data_digest": "0" * 64}
-    run |= {"budget": "steps", "config": "{}", "config_hash": f"{number:016x}", "fd": value, "fd_n": 512, "pd": 0.3}
+    run |= {
+        "budget": "steps",
+        "config": "{}",
+        "config_hash": f"{number % len(names):016x}",
+        "fd": value,
+        "fd_n": 512,
+        "pd": 0.3,
+    }
     run |= {"fd_ref_n": 2048, "fd_floor": 8.8, "psnr_db": 21.0, "wall_s": 250.0, "started_at": now, "finished_at": now}
     key = {"run_id": run_id}
     latency = {"scope": "step", "scheme": "fp32", "engine": "torch", "session": "run", "position": 0}

@@ -25,7 +25,17 @@ RADIUS = SIZE // 2
 
 # Sums may be reordered and multiplications joined to additions; infinities and NaN stay what they are.
 FAST = {"reassoc", "contract", "arcp", "nsz"}
-_jit: Callable[..., Any] = numba.njit(parallel=True, cache=True, nogil=True, error_model="numpy", fastmath=FAST)
+
+
+def _jit(loop: Callable[..., None]) -> Callable[..., None]:
+    """Compile a loop when it is first called, and keep the outcome beside this file or in the user's cache, where one can be written."""
+    options: dict[str, Any] = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": FAST}
+    try:
+        return numba.njit(cache=True, **options)(loop)
+    except RuntimeError:  # neither can be written
+        return numba.njit(**options)(loop)
+
+
 _inline: Callable[..., Any] = numba.njit(fastmath=FAST, error_model="numpy", inline="always")
 _turn = threading.Lock()  # one of Numba's pools of threads aborts the process where two threads call it at once
 
@@ -51,7 +61,10 @@ def run(loop: Callable[..., None], *values: Tensor | int | bool) -> None:
     arrays = [value.detach().numpy() if isinstance(value, Tensor) else value for value in values]
     with _turn:
         numba.set_num_threads(min(torch.get_num_threads(), _most_threads()))
-        loop(*arrays)
+        try:
+            loop(*arrays)
+        except OSError:  # compiled, but the disk is full: it is not kept
+            loop(*arrays)
 
 
 def _exp(x: Any) -> Any:

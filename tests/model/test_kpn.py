@@ -4,13 +4,16 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numba import prange
+from numba.core.caching import CacheImpl
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from ablate.model import kpn, published
+from ablate.model import kpn, loops, published
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +135,17 @@ def test_loops_do_not_depend_on_threads_and_let_nan_through() -> None:
     numbers[0, 3, 2, 2] = math.nan
     assert kpn.filter_pixels(image, numbers, squash=True)[0, :, 2, 2].isnan().all()
     assert kpn.upsample_gaussian(image[..., :4, :4], torch.full((2, 3, 8, 8), math.nan)).isnan().all()
+
+
+def test_loops_compile_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def double(values: np.ndarray) -> None:
+        for i in prange(len(values)):
+            values[i] *= 2
+
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    values = np.arange(3.0)
+    loops._jit(double)(values)
+    assert values.tolist() == [0, 2, 4]
 
 
 def test_the_loops_leave_torch_its_threads() -> None:

@@ -78,6 +78,8 @@ def main(folder: Path) -> None:
     parallel.Together.whole = whole  # type: ignore[method-assign]
     told += launch(folder, "shared")
     (folder / f"told{rank}.json").write_text(json.dumps(told))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()  # its threads may not outlive the interpreter: they would abort the process
 
 
 if __name__ == "__main__":

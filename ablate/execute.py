@@ -24,7 +24,7 @@ from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, save_tensors
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
 from ablate.errors import DataError, DivergedError, ResultsError
-from ablate.files import replacing, sync_folder
+from ablate.files import half_written, replacing, sync_folder
 from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
 from ablate.live import Sketches
@@ -182,8 +182,9 @@ def produce(job: Job) -> tuple[Denoiser, Codec, np.ndarray]:
 
 def _sweep(working: Path) -> None:
     """Delete what a killed process was just writing."""
-    for left in working.glob("*.tmp"):
-        left.unlink(missing_ok=True)
+    for left in working.glob("*"):
+        if half_written(left):
+            left.unlink(missing_ok=True)
 
 
 def _move(working: Path, artifacts: Path) -> None:

@@ -42,6 +42,11 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         raise
 
 
+def half_written(path: Path) -> bool:
+    """Tell whether a file is one that a process is writing, or was when it was killed: `replacing`'s, or `.tmp...` of safetensors."""
+    return path.suffix == ".tmp" or path.name.startswith(".tmp")
+
+
 def sync_folder(folder: Path) -> None:
     """Make the renames in a folder survive a power cut themselves."""
     if os.name == "nt":  # no handle on a folder there; the rename is journalled

@@ -32,6 +32,7 @@ from safetensors import safe_open
 
 from ablate import results
 from ablate.errors import ResultsError
+from ablate.files import half_written
 
 VARIANT = """about = "Small enough to be killed often."
 source = "test"
@@ -259,7 +260,7 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
             count.unequal += sum(found.get(run_id) != wanted for run_id, wanted in reference.items())
             count.rows_lost += len(reference.keys() - finished)
             count.ends += 1
-            left = [p for p in (study / "artifacts").rglob("*") if p.name.endswith((".part", ".tmp"))]
+            left = [p for p in (study / "artifacts").rglob("*") if p.name.endswith(".part") or half_written(p)]
             count.problems += [f"{path.name} left behind" for path in left]
             shutil.rmtree(study)
             say(str(count))

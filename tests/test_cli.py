@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from ablate.launch.node import unfinished
+
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
 COMMANDS = ["list", "show", "run", "measure", "bench", "replay", "doctor", "report", "compare", "gate"]
 
@@ -161,6 +163,9 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
     row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
     assert row["status"] == "interrupted"
     assert 0 < row["steps"] < 600
+    for name in (".tmpAb12Cd", "samples_300.png.99.tmp"):  # as a killed process leaves them: safetensors' own, and ours
+        (saved[0].parent / name).write_bytes(b"half")
+    assert [path.name for path in unfinished(saved[0].parent)] == ["checkpoint.safetensors"]
     resumed = subprocess.run(words, cwd=study, capture_output=True, text=True)
     (study / "variants" / "long.toml").unlink()
     assert resumed.returncode == 0, resumed.stderr
@@ -169,6 +174,9 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
     assert list(runs["steps"]) == [600]
     steps = pd.read_parquet(tmp_path / "curves.parquet")["step"]
     assert list(steps) == list(range(10, 601, 10))
+    made = [path.name for path in (tmp_path / "artifacts" / row["run_id"]).iterdir()]
+    assert "samples.png" in made
+    assert [name for name in made if name.endswith(".tmp") or name.startswith(".")] == []
 
 
 def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) -> None:

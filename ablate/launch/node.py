@@ -25,7 +25,7 @@ from ablate import __version__, finished, quantize, results
 from ablate.data.images import ImageSet, fingerprint
 from ablate.errors import AblateError
 from ablate.execute import execute, working_folder
-from ablate.files import cache_folder, replacing
+from ablate.files import cache_folder, half_written, replacing
 from ablate.job import Row
 from ablate.launch.board import Relay
 from ablate.machine import device_bytes, pick_device, use_threads
@@ -225,7 +225,7 @@ def _make_apart(
 def unfinished(working: Path) -> list[Path]:
     """Return the files of a run's working folder that it goes on from: not the checkpoint before the newest, nor what is being written."""
     names = working.glob("*")
-    return sorted(path for path in names if not path.name.startswith("previous_") and path.suffix != ".tmp")
+    return sorted(path for path in names if not path.name.startswith("previous_") and not half_written(path))
 
 
 @contextmanager

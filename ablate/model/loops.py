@@ -17,26 +17,23 @@ import numba
 import numpy as np
 import torch
 from numba import prange, types
-from numba.extending import overload
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 SIZE = 5
 RADIUS = SIZE // 2
 
-# Sums may be reordered and multiplications joined to additions; infinities and NaN stay what they are.
-FAST = {"reassoc", "contract", "arcp", "nsz"}
-
 
 def _jit(loop: Callable[..., None]) -> Callable[..., None]:
     """Compile a loop when it is first called, and keep the outcome beside this file or in the user's cache, where one can be written."""
-    options: dict[str, Any] = {"parallel": True, "nogil": True, "error_model": "numpy", "fastmath": FAST}
+    options: dict[str, Any] = {"parallel": True, "nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(loop)
     except RuntimeError:  # neither can be written
         return numba.njit(**options)(loop)
 
 
-_inline: Callable[..., Any] = numba.njit(fastmath=FAST, error_model="numpy", inline="always")
+_inline: Callable[..., Any] = numba.njit(error_model="numpy", inline="always")
 _turn = threading.Lock()  # one of Numba's pools of threads aborts the process where two threads call it at once
 
 
@@ -67,6 +64,17 @@ def run(loop: Callable[..., None], *values: Tensor | int | bool) -> None:
             loop(*arrays)
 
 
+def _fused(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c, rounded once, all of one type.
+
+    Said here and not left to LLVM (`fastmath`): code that is loaded from the disk was seen to choose otherwise than where it was compiled.
+    """
+    return a(a, a, a), lambda context, builder, signature, values: builder.fma(*values)
+
+
+_fma: Callable[..., Any] = intrinsic(_fused)
+
+
 def _exp(x: Any) -> Any:
     raise NotImplementedError  # compiled code takes the overload
 
@@ -82,15 +90,15 @@ def _exp_of(x: Any) -> Callable[[Any], Any]:
 
     def exp(x: Any) -> Any:
         y = min(max(x, np.float32(-87)), np.float32(88))
-        n = np.floor(y * np.float32(1.44269504) + np.float32(0.5))
-        r = y - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+        n = np.floor(_fma(y, np.float32(1.44269504), np.float32(0.5)))
+        r = _fma(n, np.float32(2.12194440e-4), _fma(n, np.float32(-0.693359375), y))
         p = np.float32(1.9875691500e-4)
-        p = p * r + np.float32(1.3981999507e-3)
-        p = p * r + np.float32(8.3334519073e-3)
-        p = p * r + np.float32(4.1665795894e-2)
-        p = p * r + np.float32(1.6666665459e-1)
-        p = p * r + np.float32(5.0000001201e-1)
-        p = p * r * r + r + np.float32(1)
+        p = _fma(p, r, np.float32(1.3981999507e-3))
+        p = _fma(p, r, np.float32(8.3334519073e-3))
+        p = _fma(p, r, np.float32(4.1665795894e-2))
+        p = _fma(p, r, np.float32(1.6666665459e-1))
+        p = _fma(p, r, np.float32(5.0000001201e-1))
+        p = _fma(p * r, r, r) + np.float32(1)
         scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
         return p * scale + (x - x)  # NaN and infinity stay NaN: a diverged network must show
 
@@ -123,7 +131,7 @@ def _weights(numbers: Any, squash: bool, w: Any) -> None:
 def _add_product(a: Any, b: Any, total: Any) -> None:
     """total += a b, all (W,)."""
     for j in range(len(total)):
-        total[j] += a[j] * b[j]
+        total[j] = _fma(a[j], b[j], total[j])
 
 
 @_inline
@@ -249,7 +257,7 @@ def _gaussian(row: Any, plane: int, p: int, q: int, form: Any, e: Any, norm: Any
         xx, xy, yy = _distances(p, q, k, form)
         weights = e[k]
         for j in range(width):
-            weights[j] = _exp(xx * a[j] + xy * b[j] + yy * c[j])
+            weights[j] = _exp(_fma(xx, a[j], _fma(xy, b[j], yy * c[j])))
         for j in range(width):
             norm[j] += weights[j]
 
@@ -332,9 +340,9 @@ def upsample_backward(padded: Any, numbers: Any, step: int, grad: Any, d_padded:
                     weights, products = e[k], u[k]
                     for j in range(width):
                         d = weights[j] * (products[j] - mean[j])
-                        d_xx[j] += xx * d
-                        d_xy[j] += xy * d
-                        d_yy[j] += yy * d
+                        d_xx[j] = _fma(xx, d, d_xx[j])
+                        d_xy[j] = _fma(xy, d, d_xy[j])
+                        d_yy[j] = _fma(yy, d, d_yy[j])
                 d_a, d_b, d_c = d_numbers[b, 0, y], d_numbers[b, 1, y], d_numbers[b, 2, y]
                 for j in range(width):
                     kx, ky, cross = form[3, j], form[4, j], form[1, j] * d_xy[j]

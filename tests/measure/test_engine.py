@@ -34,7 +34,7 @@ def graph(step: Step) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def quantised(graph: onnx.ModelProto) -> onnx.ModelProto:
-    inputs = [{"z": noise(4, seed), "t": torch.rand(4)} for seed in range(4)]
+    inputs = [{"z": noise(4, seed), "t": torch.linspace(0, 1, 4)} for seed in range(4)]
     return engine.to_int8(graph, ("backbone", "upscaler", "heads"), inputs)
 
 
@@ -81,7 +81,7 @@ def test_int8_is_near_and_leaves_the_other_groups_alone(
 ) -> None:
     z, t = noise(4, 11), torch.full((4,), 0.5)
     error = (engine.Session(quantised, 1)(z, t) - step(z, t)).square().mean().sqrt() / step(z, t).std()
-    assert 1e-4 < error < 0.1
+    assert 1e-4 < error < 0.02  # 0.11 where products overflow
     kept = {tensor.name for tensor in quantised.graph.initializer}
     assert {"denoiser.drift.down.0.weight", "denoiser.drift.out.weight"} <= kept
     assert "denoiser.heads.2.0.weight" not in kept

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -400,3 +401,23 @@ def test_a_damaged_or_newer_table_is_one_clear_line_and_stays_as_it_was(study: P
         assert "runs.parquet" in shown.stderr
         assert len(shown.stderr.splitlines()) == 1
     assert table.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("run --variant no_d", "no_drift no_drift_matched"),
+        ("run --variant no_drift+v_", "no_drift+v_pred"),
+        ("report --preset s", "smoke standard"),
+        ("replay --results {}/results no_", "no_drift-smoke-set-s0"),
+        ("replay --results absent no_", ""),
+        ("be", "bench"),
+    ],
+)
+def test_a_shell_completes(study: Path, line: str, wanted: str) -> None:
+    words = f"ablate {line.format(study)}".split()
+    asked = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_ABLATE_COMPLETE": "complete_bash"}
+    program = Path(sys.executable).with_name("ablate")
+    done = subprocess.run([program], capture_output=True, text=True, cwd=study, env={**os.environ, **asked})
+    offered = [re.sub(r"-[0-9a-f]{8}$", "", name) for name in done.stdout.split()]  # without the digest of a run's name
+    assert offered == wanted.split(), done.stderr

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -23,10 +26,55 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _offering(names: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Let a shell offer these names, or nothing where a user's file cannot be read: the command itself will say so."""
+
+    @wraps(names)
+    def offered(*values: Any, **named: Any) -> list[str]:
+        with suppress(AblateError):
+            return names(*values, **named)
+        return []
+
+    return offered
+
+
+@_offering
+def variant_names(incomplete: str) -> list[str]:
+    """What a shell offers for a variant, and for the next part of `a+b`."""
+    from ablate import variant
+
+    before, plus, _ = incomplete.rpartition("+")
+    return [before + plus + name for name in variant.names()]
+
+
+@_offering
+def preset_names() -> list[str]:
+    """What a shell offers for a preset."""
+    from ablate import variant
+
+    return variant.presets()
+
+
+@_offering
+def run_ids(context: typer.Context) -> list[str]:
+    """What a shell offers for a run: the finished ones of the results folder that the command line names."""
+    from ablate import results
+
+    runs = results.read(Path(context.params.get("folder") or "results"), "runs")
+    return sorted(runs[runs["status"] == "done"]["run_id"])
+
+
 ResultsOption = Annotated[Path, typer.Option("--results", help="The results folder: tables and artifacts.")]
-PresetOption = Annotated[str, typer.Option("--preset", help="The budget: smoke, quick, standard or paper.")]
-
-
+PresetOption = Annotated[
+    str, typer.Option("--preset", help="The budget: smoke, quick, standard or paper.", autocompletion=preset_names)
+]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False, autocompletion=run_ids
+    ),
+]
 MetricOption = Annotated[
     list[str] | None,
     typer.Option("--metric", "-m", help="A metric asked for by name; its weights may be downloaded. Repeatable."),

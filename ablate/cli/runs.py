@@ -9,12 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.cli.app import (
-    INTERRUPTED,
-    DeviceOption,
-    ResultsOption,
-    app,
-)
+from ablate.cli.app import INTERRUPTED, DeviceOption, ResultsOption, RunArgument, app, run_ids
 from ablate.errors import AblateError
 from ablate.files import printable
 
@@ -35,9 +30,7 @@ class Scope(StrEnum):
 
 @app.command()
 def sample(
-    run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
-    ],
+    run_id: RunArgument,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A .png (a grid) or an .npz (an array).", show_default=False)
     ],
@@ -90,9 +83,7 @@ def sample(
 
 @app.command()
 def export(
-    run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
-    ],
+    run_id: RunArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file.", show_default=False)],
     scheme: Annotated[str, typer.Option("--scheme", help="fp32, or int8: 8-bit weights and activations.")] = "fp32",
     folder: ResultsOption = Path("results"),
@@ -126,6 +117,7 @@ def bench(
             help="Finished runs' names, or beginnings of them; all: every one. The first is what others are compared to. "
             "With --ops: names of cases; without any, all cases.",
             show_default=False,
+            autocompletion=run_ids,
         ),
     ] = None,
     ops: Annotated[
@@ -225,9 +217,7 @@ def _bench_ops(names: list[str], device: str, *, rounds: int, threads: int | Non
 
 @app.command()
 def replay(
-    run_id: Annotated[
-        str, typer.Argument(metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False)
-    ],
+    run_id: RunArgument,
     data: Annotated[
         str | None,
         typer.Option("--data", help="The run's pictures, where they are not the embedded cats.", show_default=False),

@@ -24,6 +24,7 @@ from ablate.cli.app import (
     WeightsOption,
     app,
     tell_missing,
+    variant_names,
 )
 from ablate.errors import AblateError
 from ablate.files import THREAD_VARIABLES, printable
@@ -67,7 +68,7 @@ def list_variants(as_json: Annotated[bool, typer.Option("--json", help="One JSON
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A variant, or several joined by +.")],
+    name: Annotated[str, typer.Argument(help="A variant, or several joined by +.", autocompletion=variant_names)],
     preset: PresetOption = variant.DEFAULT_PRESET,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
@@ -110,7 +111,12 @@ def show(
 def run(
     variants: Annotated[
         list[str] | None,
-        typer.Option("--variant", "-v", help="A variant; a+b combines; all: every one. Repeatable. Default: baseline."),
+        typer.Option(
+            "--variant",
+            "-v",
+            help="A variant; a+b combines; all: every one. Repeatable. Default: baseline.",
+            autocompletion=variant_names,
+        ),
     ] = None,
     factors: Annotated[
         str | None, typer.Option("--factors", help="Axes, as in drift,prediction: every combination of their variants.")

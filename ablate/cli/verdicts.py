@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app
+from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
 from ablate.errors import AblateError
 from ablate.variant import BASELINE
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from ablate.report.select import Choice
 
 PresetChoice = Annotated[
-    str | None, typer.Option("--preset", help="Only this preset: several do not compare.", show_default=False)
+    str | None,
+    typer.Option(
+        "--preset", help="Only this preset: several do not compare.", show_default=False, autocompletion=preset_names
+    ),
 ]
 DataChoice = Annotated[
     str | None, typer.Option("--data", help="Only this data set: its name, path or digest.", show_default=False)
@@ -35,13 +38,17 @@ ExtractorChoice = Annotated[
     str | None,
     typer.Option("--extractor", help="Only runs measured with weights of this digest.", show_default=False),
 ]
-AgainstChoice = Annotated[str, typer.Option("--against", help="The variant that the others are compared with.")]
+AgainstChoice = Annotated[
+    str,
+    typer.Option("--against", help="The variant that the others are compared with.", autocompletion=variant_names),
+]
 JudgedBy = Annotated[
     list[str] | None,
     typer.Option("--metric", "-m", help="Judge by this metric. Repeatable. Default: fid, else fd; lpips, else pd."),
 ]
 VariantChoice = Annotated[
-    list[str] | None, typer.Option("--variant", "-v", help="Only this variant. Repeatable. Default: all.")
+    list[str] | None,
+    typer.Option("--variant", "-v", help="Only this variant. Repeatable. Default: all.", autocompletion=variant_names),
 ]
 
 
@@ -163,8 +170,16 @@ def _format_of(output: Path, asked: Format, force: bool) -> Format:
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="A variant, or a run's name.", show_default=False)],
-    b: Annotated[str, typer.Argument(metavar="B", help="The same; what is judged.", show_default=False)],
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A variant, or a run's name.", show_default=False, autocompletion=variant_names
+        ),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(metavar="B", help="The same; what is judged.", show_default=False, autocompletion=variant_names),
+    ],
     folder: ResultsOption = Path("results"),
     preset: PresetChoice = None,
     data: DataChoice = None,

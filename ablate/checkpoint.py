@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ablate.errors import ResultsError
 from ablate.files import printable, replacing
+from ablate.signals import handled
 from ablate.variant import TrainConfig
 
 SAVE_EVERY_S = 60.0  # seconds between checkpoints, unless said otherwise
@@ -161,12 +162,5 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     def note(number: int, frame: FrameType | None) -> None:
         seen.append(number)
 
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # Not the main thread: signals are someone else's.
-        before = {}
-    try:
+    with handled(note, signal.SIGINT, signal.SIGTERM):
         yield lambda: bool(seen)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

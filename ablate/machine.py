@@ -23,6 +23,7 @@ from ablate.files import host_bytes, printable
 
 LIBRARIES = (
     "ablate",
+    "numba",
     "numpy",
     "pillow",
     "robohash",

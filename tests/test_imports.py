@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 # Each layer may import from the layers above its own line (and from its own module's package), never from below.
 LAYERS = [
     ["ablate", "errors"],
-    ["files", "variant_claims"],
+    ["files", "signals", "variant_claims"],
     ["rng", "variant", "progress", "stats"],
     ["results", "factorial", "pareto"],
     ["study", "claims"],
@@ -44,6 +44,7 @@ WITHOUT_TORCH = [
     "results",
     "progress",
     "files",
+    "signals",
     "report.build",
     "report.findings",
     "report.tables",

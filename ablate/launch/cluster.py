@@ -19,6 +19,7 @@ from typing import Any
 from ablate.errors import AblateError
 from ablate.files import printable
 from ablate.progress import Progress
+from ablate.signals import handled
 
 KNOCK_S = 10.0  # to wait for a cluster's answer
 
@@ -73,7 +74,7 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with _uninterrupted():
+        with handled(signal.SIG_IGN, signal.SIGINT):  # no second Ctrl-C may leave processes of the cluster behind
             ray.shutdown()
 
 
@@ -82,20 +83,6 @@ def _knock(address: str | None) -> None:
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let no second Ctrl-C leave processes of a cluster behind."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # Not the main thread: signals are someone else's.
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ablate.claims import Claims
 from ablate.data.images import ImageSet
 from ablate.execute import clean, working_folder
 from ablate.job import Row
+from ablate.signals import handled
 from ablate.study import RunSpec
 
 POLL_S = 2.0  # between two looks at what other processes make
@@ -161,12 +162,5 @@ def terminate_as_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # Not the main thread: signals are someone else's.
+    with handled(interrupt, signal.SIGTERM):
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

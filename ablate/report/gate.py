@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -108,28 +109,13 @@ def judge(
         higher_is_better: Of the metric.
     """
     n, sign = len(mine), -1.0 if higher_is_better else 1.0
+    untold = partial(Gated, label, n, None, None, None, "undecided")
     if n < 2:
-        return Gated(
-            label,
-            n,
-            None,
-            None,
-            None,
-            "undecided",
-            f"{n or 'no'} seed{'s' if n != 1 else ''} finished by both: an interval needs two",
-        )
+        return untold(f"{n or 'no'} seed{'s' if n != 1 else ''} finished by both: an interval needs two")
     lost = sign * (mine - theirs)
     whole = float(theirs.mean())
     if tolerance.relative and whole <= 0:
-        return Gated(
-            label,
-            n,
-            None,
-            None,
-            None,
-            "undecided",
-            f"the other's mean is {whole:.3g}: a share of it means nothing; give a number",
-        )
+        return untold(f"the other's mean is {whole:.3g}: a share of it means nothing; give a number")
     if tolerance.relative:
         low, high = fieller(lost, theirs, alpha)
         seen = float(lost.mean()) / whole
@@ -143,15 +129,8 @@ def judge(
         return Gated(label, n, seen, low, high, "failed", f"the whole interval is worse than {tolerance} allows")
     if high <= tolerance.size:
         return Gated(label, n, seen, low, high, "passed", f"the whole interval is within {tolerance}")
-    return Gated(
-        label,
-        n,
-        seen,
-        low,
-        high,
-        "undecided",
-        f"{n} seeds cannot tell: the interval reaches to both sides of {tolerance}",
-    )
+    why = f"{n} seeds cannot tell: the interval reaches to both sides of {tolerance}"
+    return Gated(label, n, seen, low, high, "undecided", why)
 
 
 def fieller(upper: np.ndarray, lower: np.ndarray, alpha: float) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ablate import cli, results, variant
-from ablate.data import images
+from ablate.data import pictures
 from ablate.data.images import read_images
 from ablate.errors import AblateError, DataError, VariantError
 from ablate.files import printable
@@ -275,7 +275,7 @@ def test_more_pictures_than_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = zipped(tmp_path / "a.zip", {f"{i}.png": b"not read" for i in range(100)})
-    monkeypatch.setattr(images, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
+    monkeypatch.setattr(pictures, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
     refused(lambda: read_images(path, size=64), DataError, r"100 pictures of 64 x 64 needs 0\.0 GB of memory")
 
 

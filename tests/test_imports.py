@@ -68,6 +68,7 @@ WITHOUT_TORCH = [
     "measure.quantiles",
     "data.cats",
     "data.images",
+    "data.pictures",
 ]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ablate import machine, results, rng, variant
 from ablate.checkpoint import TrainingState
+from ablate.config import Config
 from ablate.diffusion import evaluations, interpolate
 from ablate.errors import AblateError, did_you_mean
 from ablate.execute import perceptual_loss
@@ -27,7 +28,6 @@ from ablate.model.cost import cost
 from ablate.model.denoiser import Denoiser, build
 from ablate.sample import draw, draw_by
 from ablate.train import Batches, learning_rate, loss_parts, objective
-from ablate.variant import Config
 
 Row = dict[str, Any]
 SIDE, BATCH = 64, 16  # of the filters' pictures

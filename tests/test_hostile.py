@@ -21,6 +21,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ablate import cli, results, variant
+from ablate.config import SECTIONS, Config
 from ablate.data import pictures
 from ablate.data.images import read_images
 from ablate.errors import AblateError, DataError, VariantError
@@ -130,8 +131,7 @@ def test_seeds_are_a_list_or_an_error(text: str) -> None:
     assert all(0 <= seed < 10**9 for seed in seeds)
 
 
-SECTIONS = list(variant.SECTIONS)
-KEYS = sorted(f"{section}.{key}" for section, kind in variant.SECTIONS.items() for key in kind.__dataclass_fields__)
+KEYS = sorted(f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__dataclass_fields__)
 VALUES = st.one_of(
     st.integers(-(10**40), 10**40),
     st.floats(),
@@ -186,7 +186,7 @@ def test_a_rows_configuration_is_one_or_an_error(text: str) -> None:
         config = variant.from_json(text, "smoke")
     except VariantError:
         return
-    assert isinstance(config, variant.Config)
+    assert isinstance(config, Config)
 
 
 def png(size: int = 8) -> bytes:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 # Each layer may import from the layers above its own line (and from its own module's package), never from below.
 LAYERS = [
     ["ablate", "errors"],
-    ["files", "variant_claims"],
+    ["files", "config", "variant_claims"],
     ["rng", "variant", "progress", "stats"],
     ["results", "factorial", "pareto"],
     ["study", "claims"],
@@ -39,6 +39,7 @@ WITHOUT_TORCH = [
     "trackers",
     "cli",
     "errors",
+    "config",
     "variant",
     "study",
     "results",

@@ -27,6 +27,7 @@ from ablate.model import kpn, published
 from ablate.model.cost import cost
 from ablate.model.denoiser import Denoiser, build
 from ablate.sample import draw, draw_by
+from ablate.schema import SCHEMAS
 from ablate.train import Batches, learning_rate, loss_parts, objective
 
 Row = dict[str, Any]
@@ -311,7 +312,7 @@ def _make_study(folder: Path, runs: int) -> None:
             for table, rows in _rows(number).items():
                 part.setdefault(table, []).extend(rows)
         for table, rows in part.items():
-            arrow = pa.Table.from_pylist(rows, schema=results.SCHEMAS[table])
+            arrow = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
             path = folder / f"{table}.parquet"
             kept = [pq.read_table(path)] if path.is_file() else []
             pq.write_table(pa.concat_tables([*kept, arrow]), path)

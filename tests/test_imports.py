@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 LAYERS = [
     ["ablate", "errors"],
     ["files", "config", "variant_claims"],
-    ["rng", "variant", "progress", "stats"],
+    ["rng", "variant", "schema", "progress", "stats"],
     ["results", "factorial", "pareto"],
     ["study", "claims"],
     ["data", "diffusion", "checkpoint"],
@@ -42,6 +42,7 @@ WITHOUT_TORCH = [
     "config",
     "variant",
     "study",
+    "schema",
     "results",
     "progress",
     "files",

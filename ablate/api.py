@@ -17,6 +17,7 @@ import pandas as pd
 
 from ablate import results as tables
 from ablate import variant as variants
+from ablate.config import Config
 from ablate.errors import AblateError, ResultsError, did_you_mean
 from ablate.files import check_output, replacing
 from ablate.report.build import build, read
@@ -255,7 +256,7 @@ def run(
 
     if budget not in ("steps", "macs"):
         raise AblateError(f"run(budget={budget!r}): unknown; allowed: steps, macs")
-    match: Callable[[variants.Config, variants.Config], variants.Config] | None = None
+    match: Callable[[Config, Config], Config] | None = None
     if budget == "macs":
         from ablate.model.cost import match_training_macs
 

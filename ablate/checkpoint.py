@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ablate.config import TrainConfig
 from ablate.errors import ResultsError
 from ablate.files import printable, replacing
 from ablate.signals import handled
-from ablate.variant import TrainConfig
 
 SAVE_EVERY_S = 60.0  # seconds between checkpoints, unless said otherwise
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ablate import rng
 from ablate.checkpoint import digest
+from ablate.config import Config
 from ablate.diffusion import Denoise
 from ablate.measure import engine
 from ablate.measure.engine import PARTS
@@ -24,7 +25,6 @@ from ablate.model.backbone import SPACES
 from ablate.model.denoiser import Denoiser
 from ablate.model.edge import Decode, Step
 from ablate.sample import draw_by
-from ablate.variant import Config
 
 Graphs = dict[str, onnx.ModelProto]  # `step`, and `decode` in latent space
 

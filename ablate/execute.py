@@ -21,6 +21,7 @@ from torch import nn
 
 from ablate import evaluate, latents, machine, parallel, quantize, results, variant
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, save_tensors
+from ablate.config import TrainConfig
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
 from ablate.errors import DataError, DivergedError, ResultsError
@@ -40,7 +41,6 @@ from ablate.report.figures import save_grid
 from ablate.sample import draw, to_uint8
 from ablate.study import RunSpec
 from ablate.train import train
-from ablate.variant import TrainConfig
 
 GRID = 64  # pictures
 

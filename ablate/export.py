@@ -150,7 +150,7 @@ def metadata(run: Finished, scheme: str, graph: str) -> dict[str, str]:
         else f"{SCOPE}: all but the drift network, 8-bit weights and activations",
         "weights_digest": row["weights_digest"],
         "data": f"{row['data']} ({row['data_digest']})",
-        "data_licence": cats.CREDIT if row["data"] == "cats" else UNKNOWN_LICENCE,
+        "data_licence": cats.CREDIT if row["data"] == cats.NAME else UNKNOWN_LICENCE,
         "input": json.dumps({"z": ["batch", channels, size, size]} | ({"t": ["batch"]} if graph == "step" else {})),
         "solver": config.sample.solver,
         "num_steps": str(config.sample.num_steps),

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from ablate import results, variant
 from ablate.checkpoint import digest
+from ablate.config import Config
 from ablate.errors import ResultsError, did_you_mean
 from ablate.latents import restore
 from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.denoiser import Denoiser
-from ablate.variant import Config
 
 ALL = "all"  # instead of a name: every finished run
 

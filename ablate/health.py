@@ -15,6 +15,7 @@ from ablate.checkpoint import digest
 from ablate.claims import Claims
 from ablate.errors import ResultsError
 from ablate.files import printable
+from ablate.schema import SCHEMAS
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
 REMAKE = "restore it from a copy, or make the run again: ablate run --force with its variant, seed and preset"
@@ -45,7 +46,7 @@ def examine(folder: Path) -> list[Finding]:
         raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
     found: list[Finding] = []
     tables: dict[str, pd.DataFrame] = {}
-    for table in results.SCHEMAS:
+    for table in SCHEMAS:
         try:
             tables[table] = results.read(folder, table)
         except ResultsError as error:

@@ -17,6 +17,7 @@ from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import ImageSet
 from ablate.measure.suite import Suite
 from ablate.progress import Progress, Task
+from ablate.schema import SCHEMAS
 from ablate.study import RunSpec
 
 Row = dict[str, Any]
@@ -27,9 +28,7 @@ class Tables:
     """The rows of one run, table by table, gathered while it goes on."""
 
     run: Row
-    others: dict[str, list[Row]] = field(
-        default_factory=lambda: {table: [] for table in results.SCHEMAS if table != "runs"}
-    )
+    others: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in SCHEMAS if table != "runs"})
 
     def add(self, table: str, row: Row) -> None:
         """Add a row, keyed by the run."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ablate import rng
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, previous_of, save_tensors
+from ablate.config import Config, TrainConfig
 from ablate.errors import ResultsError
 from ablate.files import cache_folder
 from ablate.measure.efficientnet import efficientnet_lite0
@@ -30,7 +31,6 @@ from ablate.model.backbone import SPACES
 from ablate.model.denoiser import initialise
 from ablate.sample import BATCH
 from ablate.train import LOGGED, Batches, add_perceptual, fit
-from ablate.variant import Config, TrainConfig
 
 VERSION = 1  # of the autoencoder's code: raised when the same settings give other weights
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ablate import machine, results, rng, variant
 from ablate.checkpoint import TrainingState
+from ablate.config import Config
 from ablate.diffusion import evaluations, interpolate
 from ablate.errors import AblateError, did_you_mean
 from ablate.execute import perceptual_loss
@@ -26,8 +27,8 @@ from ablate.model import kpn, published
 from ablate.model.cost import cost
 from ablate.model.denoiser import Denoiser, build
 from ablate.sample import draw, draw_by
+from ablate.schema import SCHEMAS
 from ablate.train import Batches, learning_rate, loss_parts, objective
-from ablate.variant import Config
 
 Row = dict[str, Any]
 SIDE, BATCH = 64, 16  # of the filters' pictures
@@ -311,7 +312,7 @@ def _make_study(folder: Path, runs: int) -> None:
             for table, rows in _rows(number).items():
                 part.setdefault(table, []).extend(rows)
         for table, rows in part.items():
-            arrow = pa.Table.from_pylist(rows, schema=results.SCHEMAS[table])
+            arrow = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
             path = folder / f"{table}.parquet"
             kept = [pq.read_table(path)] if path.is_file() else []
             pq.write_table(pa.concat_tables([*kept, arrow]), path)

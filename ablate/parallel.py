@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ablate.checkpoint import MOMENTS, TrainingState, stop_signals
+from ablate.config import TrainConfig
 from ablate.errors import AblateError
-from ablate.variant import TrainConfig
 
 PATIENCE = timedelta(
     days=30

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ablate import edge as edges
 from ablate import machine, results, rng
+from ablate.config import QuantizeConfig
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
 from ablate.edge import Calibration, Edge, Graphs, Network
@@ -37,7 +38,6 @@ from ablate.model.backbone import SPACES
 from ablate.model.cost import cost
 from ablate.progress import Progress
 from ablate.sample import BATCH, to_uint8
-from ablate.variant import QuantizeConfig
 
 Row = dict[str, Any]
 

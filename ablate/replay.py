@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from ablate import finished, machine, variant
-from ablate.data.images import CATS, load
+from ablate.data import cats
+from ablate.data.images import load
 from ablate.errors import DataError, ResultsError
 from ablate.execute import produce
 from ablate.job import Job, Tables
@@ -85,14 +86,14 @@ def replay(
         raise ResultsError(
             f"run {row['run_id']}: its configuration has the hash {config.hash}, its row says {row['config_hash']}"
         )
-    if data is None and row["data"] != CATS:
+    if data is None and row["data"] != cats.NAME:
         raise DataError(
             f"run {row['run_id']}: made of {row['data']!r}, which is not embedded; say where it is: --data PATH"
         )
-    pictures = load(data or CATS)
+    pictures = load(data or cats.NAME)
     if pictures.digest != row["data_digest"]:
         raise DataError(
-            f"--data {data or CATS}: fingerprint {pictures.digest[:12]}..., the run's row says {str(row['data_digest'])[:12]}...; "
+            f"--data {data or cats.NAME}: fingerprint {pictures.digest[:12]}..., the run's row says {str(row['data_digest'])[:12]}...; "
             "give the pictures that it was made of"
         )
     target = machine.pick_device(device or ("auto" if str(row["device"]).startswith("cuda") else "cpu"))

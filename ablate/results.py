@@ -1,6 +1,6 @@
 """The results folder: one Parquet file per table, each row keyed by its `run_id`.
 
-    <results>/<table>.parquet        the tables of `SCHEMAS`, readable by `pandas.read_parquet`
+    <results>/<table>.parquet        the tables of `schema.SCHEMAS`, readable by `pandas.read_parquet`
     <results>/.lock, .lock.json      held by the one writer, and who that is
 
 A table of an older schema version is migrated as it is read, and written in the present one by the next run; a newer one is refused.
@@ -12,133 +12,24 @@ from __future__ import annotations
 
 import base64
 import json
-import math
-import numbers
 import os
 import socket
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ablate.errors import ResultsError, did_you_mean
+from ablate import schema
+from ablate.errors import ResultsError
 from ablate.files import sync_folder
-
-SCHEMA_VERSION = 1
-# Version n -> what makes a table (its name, its content) of that version one of n + 1. The number is raised only where a column's meaning
-# or type changes, or one goes: a column that is added is null in the rows of before, and needs nothing.
-MIGRATIONS: dict[int, Callable[[str, pa.Table], pa.Table]] = {}
-VERSION_KEY = b"ablate_schema_version"
-STATUSES = ("done", "diverged", "failed", "interrupted")
-
-_TEXT, _INT, _FLOAT, _BOOL, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC")
-_WANTED = {
-    _TEXT: "text",
-    _INT: "a whole number",
-    _FLOAT: "a number",
-    _BOOL: "true or false",
-    _TIME: "a time with its zone",
-}
-_DTYPES = {_TEXT: "string", _INT: "Int64", _FLOAT: "float64", _BOOL: "boolean", _TIME: "datetime64[us, UTC]"}
-
-_COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
-    "runs": [
-        (_TEXT, "run_id variant axis preset"),
-        (_INT, "seed"),
-        (_TEXT, "status error data data_digest"),
-        (_INT, "n_train n_held_out duplicates"),
-        (_TEXT, "budget config config_hash"),
-        (_FLOAT, "fd"),
-        (_INT, "fd_n fd_ref_n"),
-        (_FLOAT, "fd_floor"),
-        (_INT, "fd_floor_n"),
-        (_FLOAT, "fd_inf kd fid fid_floor fid_inf kid"),
-        (_FLOAT, "pd psnr_db lpips lpips_vgg"),
-        (_FLOAT, "diversity_pd nearest_pd memorised_pd diversity_lpips nearest_lpips memorised_lpips"),
-        (_BOOL, "memorised"),
-        (_INT, "params macs"),
-        (_FLOAT, "drift_params_share drift_macs_share"),
-        (_INT, "nfe decode_macs steps images_seen train_macs"),
-        (_FLOAT, "autoencoder_psnr_db autoencoder_pd autoencoder_fd"),
-        (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s quantize_wall_s wall_s"),
-        (_FLOAT, "images_per_s peak_memory_mb latency_step_ms latency_image_ms"),
-        (_TEXT, "device precision"),
-        (_BOOL, "compiled"),
-        (_INT, "threads world_size"),
-        (_TEXT, "environment git_commit"),
-        (_BOOL, "git_dirty"),
-        (_TEXT, "weights_digest samples_digest autoencoder_digest nondeterministic_ops"),
-        (_TIME, "started_at finished_at"),
-    ],
-    "curves": [
-        (_TEXT, "run_id"),
-        (_INT, "step images_seen"),
-        (_FLOAT, "loss loss_l2 loss_perceptual grad_norm lr images_per_s"),
-    ],
-    "denoising": [(_TEXT, "run_id"), (_FLOAT, "t"), (_INT, "n"), (_FLOAT, "psnr_db pd lpips lpips_vgg")],
-    "fidelity": [
-        (_TEXT, "run_id extractor metric"),
-        (_FLOAT, "value"),
-        (_INT, "n ref_n"),
-        (_FLOAT, "error low high"),
-        (_TEXT, "weights_digest"),
-    ],
-    "latency": [
-        (_TEXT, "run_id"),
-        (_INT, "batch"),
-        (_TEXT, "scope scheme engine session"),
-        (_INT, "sample position"),
-        (_FLOAT, "latency_ms device_ms peak_memory_mb first_call_ms"),
-        (_TEXT, "device processor"),
-        (_INT, "threads"),
-        (_TEXT, "governor"),
-    ],
-    "quantized": [
-        (_TEXT, "run_id scheme scope engine engine_version"),
-        (_BOOL, "simulated"),
-        (_INT, "weight_bits activation_bits n fd_ref_n"),
-        (_FLOAT, "psnr_db pd lpips lpips_vgg"),
-        (_FLOAT, "fd fd_change fd_change_low fd_change_high fid fid_change fid_change_low fid_change_high"),
-        (_INT, "file_bytes weight_bytes"),
-        (_FLOAT, "macs_share latency_step_ms"),
-        (_INT, "calibration_n"),
-        (_TEXT, "calibration_digest"),
-    ],
-}
-_KEYS = {  # what there is one row per
-    "runs": ("run_id",),
-    "curves": ("run_id", "step"),
-    "denoising": ("run_id", "t"),
-    "fidelity": ("run_id", "extractor", "metric"),
-    "latency": ("run_id", "batch", "scope", "scheme", "engine", "session", "sample"),
-    "quantized": ("run_id", "scheme", "scope"),
-}
-_REQUIRED = {  # never null
-    **_KEYS,
-    "runs": ("run_id", "variant", "preset", "seed", "status"),
-    "latency": ("run_id", "batch", "scope", "scheme", "engine", "sample"),  # the session came later
-}
-
-
-def _schema(table: str) -> pa.Schema:
-    kinds = {name: kind for kind, names in _COLUMNS[table] for name in names.split()}
-    fields = [pa.field(name, kind, nullable=name not in _REQUIRED[table]) for name, kind in kinds.items()]
-    # With pandas' own metadata a plain `pd.read_parquet` restores nullable integers instead of making them floats.
-    frame = pd.DataFrame({name: pd.Series(dtype=_DTYPES[kind]) for name, kind in kinds.items()})
-    pandas_metadata = pa.Schema.from_pandas(frame, preserve_index=False).metadata[b"pandas"]
-    return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode(), b"pandas": pandas_metadata})
-
-
-SCHEMAS: dict[str, pa.Schema] = {table: _schema(table) for table in _COLUMNS}
 
 
 def append(
@@ -160,8 +51,8 @@ def append(
         ResultsError: Rows that do not fit the schema or, with `replace` off, that are there already; a folder or table
             that cannot be read or written, a full disk, or a folder that stayed locked. The tables are then as they were.
     """
-    new = {table: _to_arrow(table, rows[table]) for table in sorted(rows, key=lambda name: name == "runs")}
-    run_ids = pa.array(sorted({str(row["run_id"]) for table in rows.values() for row in table}), _TEXT)
+    new = {table: schema.to_arrow(table, rows[table]) for table in sorted(rows, key=lambda name: name == "runs")}
+    run_ids = pa.array(sorted({str(row["run_id"]) for table in rows.values() for row in table}), pa.string())
     check_folder(results)
     with _lock(results, timeout):
         staged: dict[Path, Path] = {}
@@ -175,7 +66,7 @@ def append(
                     kept = kept.filter(pc.invert(replaced))
                 # A fixed name: what a killed process left behind is overwritten by the next writer.
                 staged[path] = results / f".{table}.parquet.tmp"
-                _write(staged[path], pa.concat_tables([kept, added.cast(_encode(added.schema))]))
+                _write(staged[path], pa.concat_tables([kept, added.cast(schema.encode(added.schema))]))
             for path, written in staged.items():
                 os.replace(written, path)
             sync_folder(results)
@@ -195,16 +86,16 @@ def read(results: Path, table: str) -> pd.DataFrame:
 
     Args:
         results: The results folder; one that does not exist holds empty tables.
-        table: A name in `SCHEMAS`.
+        table: A name in `schema.SCHEMAS`.
 
     Returns:
-        One row per the table's key, columns as in `SCHEMAS[table]`; dtypes `string`, `Int64`, `float64`, `boolean` and
-        `datetime64[us, UTC]`.
+        One row per the table's key, columns as in `schema.SCHEMAS[table]`; dtypes `string`, `Int64`, `float64`,
+        `boolean` and `datetime64[us, UTC]`.
 
     Raises:
         ResultsError: An unknown table, or a file that is damaged, foreign, unreadable or written by a newer version.
     """
-    _check_table(table)
+    schema.check_table(table)
     frame: pd.DataFrame = _load(results / f"{table}.parquet", table).to_pandas()
     return frame
 
@@ -228,15 +119,9 @@ def check_folder(results: Path) -> None:
         ) from error
 
 
-def _check_table(table: str) -> None:
-    if table not in SCHEMAS:
-        near = did_you_mean(table, SCHEMAS)
-        raise ResultsError(f"unknown results table {table!r}{near} Allowed: {', '.join(SCHEMAS)}")
-
-
 def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:
     """Refuse rows whose key the table holds already."""
-    unique = list(_KEYS[table])
+    unique = list(schema.KEYS[table])
     kept = kept.filter(pc.is_in(kept["run_id"], value_set=pc.unique(added["run_id"])))
     here = set(zip(*(kept[name].to_pylist() for name in unique), strict=True))
     for key in zip(*(added[name].to_pylist() for name in unique), strict=True):
@@ -246,106 +131,43 @@ def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:
             )
 
 
-def _to_arrow(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
-    """Check every value against the schema: pyarrow alone would cut 1.5 to 1 and take True for 1.0."""
-    _check_table(table)
-    schema, needed, unique = SCHEMAS[table], _REQUIRED[table], _KEYS[table]
-    seen: set[tuple[object, ...]] = set()
-    for row in rows:
-        for column in row:
-            if column not in schema.names:
-                near = did_you_mean(str(column), schema.names)
-                raise ResultsError(f"{table}: unknown column {column!r}{near} Allowed: {', '.join(schema.names)}")
-        for column in needed:
-            if row.get(column) in (None, ""):
-                raise ResultsError(
-                    f"{table}: a row of run {row.get('run_id')!r} has no {column}; every row needs {', '.join(needed)}"
-                )
-        if table == "runs" and row["status"] not in STATUSES:
-            raise ResultsError(
-                f"runs.status of run {row['run_id']!r} is {row['status']!r}. Allowed: {', '.join(STATUSES)}"
-            )
-        key = tuple(row.get(column) for column in unique)
-        if key in seen:
-            raise ResultsError(
-                f"{table}: two rows with {', '.join(unique)} = {key}; there is one per {' x '.join(unique)}"
-            )
-        seen.add(key)
-    columns = {field.name: [_value(table, field, row.get(field.name), row) for row in rows] for field in schema}
-    return pa.table(columns, schema=schema)
-
-
-def _value(table: str, field: pa.Field, value: object, row: Mapping[str, object]) -> object:
-    kind = field.type
-    if value is None:
-        return None
-    if kind == _BOOL:
-        fits = isinstance(value, bool | np.bool_)
-    elif kind == _TEXT:
-        fits = isinstance(value, str) and _is_utf8(value)
-    elif kind == _TIME:
-        fits = isinstance(value, datetime) and value.tzinfo is not None
-    elif kind == _INT:
-        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
-    else:
-        fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if fits:
-            number = float(value)  # type: ignore[arg-type]
-            value = number if math.isfinite(number) else None
-            fits = value is not None or field.nullable
-    if not fits:
-        raise ResultsError(
-            f"{table}.{field.name} of run {row['run_id']!r} is {value!r} ({type(value).__name__}); "
-            f"it must be {_WANTED[kind]}"
-        )
-    return value
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _load(path: Path, table: str, *, encoded: bool = False) -> pa.Table:
     """Read a table, with encoded texts where that is asked for."""
-    schema = _encode(SCHEMAS[table]) if encoded else SCHEMAS[table]
+    wanted = schema.encode(schema.SCHEMAS[table]) if encoded else schema.SCHEMAS[table]
     mend = "restore it from a copy, or move it away to start an empty table"
     try:
         with path.open("rb") as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             metadata = parquet.schema_arrow.metadata or {}
-            version = metadata.get(VERSION_KEY, b"").decode(errors="replace")
+            version = metadata.get(schema.VERSION_KEY, b"").decode(errors="replace")
             if not version.isdecimal():
                 raise ResultsError(f"{path}: not a table of ablate (no schema version); {mend}")
-            if int(version) > SCHEMA_VERSION:
+            if int(version) > schema.SCHEMA_VERSION:
                 raise ResultsError(
-                    f"{path}: written with schema version {version}, this ablate reads up to {SCHEMA_VERSION}; "
+                    f"{path}: written with schema version {version}, this ablate reads up to {schema.SCHEMA_VERSION}; "
                     "upgrade ablate, or choose another --results folder"
                 )
             if encoded:
-                texts = [field.name for field in parquet.schema_arrow if field.type == _TEXT]
+                texts = [field.name for field in parquet.schema_arrow if field.type == pa.string()]
                 parquet = pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=texts)
             found = parquet.read()
-            for older in range(int(version), SCHEMA_VERSION):
-                if older not in MIGRATIONS:
+            for older in range(int(version), schema.SCHEMA_VERSION):
+                if older not in schema.MIGRATIONS:
                     raise ResultsError(
                         f"{path}: written with schema version {version}, which this ablate cannot read; {mend}"
                     )
-                found = MIGRATIONS[older](table, found)
+                found = schema.MIGRATIONS[older](table, found)
             kinds = {field.name: field.type for field in found.schema}
             # Columns that came later are null in the rows of before.
-            odd = [f.name for f in schema if (f.name in kinds or not f.nullable) and kinds.get(f.name) != f.type]
-            odd += [name for name in kinds if name not in schema.names]
+            odd = [f.name for f in wanted if (f.name in kinds or not f.nullable) and kinds.get(f.name) != f.type]
+            odd += [name for name in kinds if name not in wanted.names]
             if odd:
                 names = ", ".join(map(repr, odd))
                 raise ResultsError(f"{path}: its columns are not those of schema version {version}: {names}; {mend}")
-            columns = {f.name: found[f.name] if f.name in kinds else pa.nulls(len(found), f.type) for f in schema}
-            return pa.table(columns, schema=schema)
+            columns = {f.name: found[f.name] if f.name in kinds else pa.nulls(len(found), f.type) for f in wanted}
+            return pa.table(columns, schema=wanted)
     except FileNotFoundError:
-        return schema.empty_table()
+        return wanted.empty_table()
     except (OSError, ValueError, pa.ArrowException) as error:
         # The system's errors carry a number, those of a parser that met bad bytes do not.
         if isinstance(error, NotADirectoryError):
@@ -359,25 +181,13 @@ def _load(path: Path, table: str, *, encoded: bool = False) -> pa.Table:
         raise ResultsError(f"{path}: damaged ({_reason(error)}); {mend}") from error
 
 
-def _encode(schema: pa.Schema) -> pa.Schema:
-    """The schema with texts as numbers into a list of the different ones: most repeat, so in this form a long table is added to fast."""
-    code = pa.dictionary(pa.int32(), _TEXT)
-    fields = [field.with_type(code) if field.type == _TEXT else field for field in schema]
-    return pa.schema(fields, metadata=schema.metadata)
-
-
-def _decode(schema: pa.Schema) -> pa.Schema:
-    fields = [field.with_type(_TEXT) if pa.types.is_dictionary(field.type) else field for field in schema]
-    return pa.schema(fields, metadata=schema.metadata)
-
-
 def _write(path: Path, table: pa.Table) -> None:
     with path.open("wb") as file:
         texts = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]  # numbers seldom repeat
         options = {"compression": "lz4", "use_dictionary": texts, "write_statistics": False, "store_schema": False}
         with pq.ParquetWriter(file, table.schema, write_page_checksum=True, **options) as writer:
             # Readers shall see plain texts, not categories: so the schema that they go by is not that of the encoded form.
-            plain = _decode(table.schema)
+            plain = schema.decode(table.schema)
             arrow = base64.b64encode(plain.serialize().to_pybytes())
             writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": arrow})
             writer.write_table(table)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ablate import rng
+from ablate.config import Config
 from ablate.diffusion import PREDICTION, SOLVERS, Denoise
 from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.backbone import SPACES
 from ablate.model.denoiser import Denoiser
-from ablate.variant import Config
 
 BATCH = 64
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ablate import variant as variants
+from ablate.config import Config
 from ablate.errors import VariantError, did_you_mean
-from ablate.variant import Config
 
 MAX_SEEDS = 1000
 

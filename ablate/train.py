@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ablate import parallel, rng
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState
+from ablate.config import Config, TrainConfig
 from ablate.diffusion import LOSS_SPACE, PREDICTION, expand, interpolate
 from ablate.errors import DivergedError
 from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.denoiser import build
-from ablate.variant import Config, TrainConfig
 
 LOG_EVERY = 10  # steps
 LOGGED = ("loss", "loss_l2", "loss_perceptual", "grad_norm")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ablate.data.images import Pictures
+from ablate.data.pictures import Pictures
 from ablate.measure.extractors import BATCH, NAME, load
 from ablate.measure.fidelity import collect
 from ablate.measure.latency import peak_memory_mb

@@ -33,6 +33,7 @@ from safetensors import safe_open
 from ablate import results
 from ablate.errors import ResultsError
 from ablate.files import half_written
+from ablate.schema import SCHEMAS
 
 VARIANT = """about = "Small enough to be killed often."
 source = "test"
@@ -168,7 +169,7 @@ def digests(folder: Path) -> dict[str, tuple[str, str]]:
 def rows(folder: Path) -> dict[str, dict[str, int]]:
     """Return, of every finished run, how many rows each table holds."""
     finished = set(digests(folder))
-    sizes = {table: results.read(folder, table).groupby("run_id").size().to_dict() for table in results.SCHEMAS}
+    sizes = {table: results.read(folder, table).groupby("run_id").size().to_dict() for table in SCHEMAS}
     return {run_id: {table: int(size.get(run_id, 0)) for table, size in sizes.items()} for run_id in finished}
 
 

@@ -19,6 +19,7 @@ from ablate import results, variant
 from ablate.report.build import build
 from ablate.report.findings import Findings
 from ablate.report.select import Choice
+from ablate.schema import to_arrow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "5" * 64
@@ -128,10 +129,7 @@ def _format(run_id: str, scheme: str, fd: float, draw: np.random.Generator) -> d
 def frames(*studies: Rows) -> dict[str, pd.DataFrame]:
     """Return the tables of several studies in one folder, as they are read."""
     tables = ("runs", "fidelity", "quantized")
-    return {
-        table: results._to_arrow(table, [row for made in studies for row in made[table]]).to_pandas()
-        for table in tables
-    }
+    return {table: to_arrow(table, [row for made in studies for row in made[table]]).to_pandas() for table in tables}
 
 
 def found(*studies: Rows, **choice: Any) -> Findings:

@@ -21,7 +21,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ablate import cli, results, variant
-from ablate.data import images
+from ablate.config import SECTIONS, Config
+from ablate.data import pictures
 from ablate.data.images import read_images
 from ablate.errors import AblateError, DataError, VariantError
 from ablate.files import printable
@@ -130,8 +131,7 @@ def test_seeds_are_a_list_or_an_error(text: str) -> None:
     assert all(0 <= seed < 10**9 for seed in seeds)
 
 
-SECTIONS = list(variant.SECTIONS)
-KEYS = sorted(f"{section}.{key}" for section, kind in variant.SECTIONS.items() for key in kind.__dataclass_fields__)
+KEYS = sorted(f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__dataclass_fields__)
 VALUES = st.one_of(
     st.integers(-(10**40), 10**40),
     st.floats(),
@@ -186,7 +186,7 @@ def test_a_rows_configuration_is_one_or_an_error(text: str) -> None:
         config = variant.from_json(text, "smoke")
     except VariantError:
         return
-    assert isinstance(config, variant.Config)
+    assert isinstance(config, Config)
 
 
 def png(size: int = 8) -> bytes:
@@ -275,7 +275,7 @@ def test_more_pictures_than_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = zipped(tmp_path / "a.zip", {f"{i}.png": b"not read" for i in range(100)})
-    monkeypatch.setattr(images, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
+    monkeypatch.setattr(pictures, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
     refused(lambda: read_images(path, size=64), DataError, r"100 pictures of 64 x 64 needs 0\.0 GB of memory")
 
 

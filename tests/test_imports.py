@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 # Each layer may import from the layers above its own line (and from its own module's package), never from below.
 LAYERS = [
     ["ablate", "errors"],
-    ["files", "signals", "variant_claims"],
-    ["rng", "variant", "progress", "stats"],
+    ["files", "signals", "config", "variant_claims"],
+    ["rng", "variant", "schema", "progress", "stats"],
     ["results", "factorial", "pareto"],
     ["study", "claims"],
     ["data", "diffusion", "checkpoint"],
@@ -39,8 +39,10 @@ WITHOUT_TORCH = [
     "trackers",
     "cli",
     "errors",
+    "config",
     "variant",
     "study",
+    "schema",
     "results",
     "progress",
     "files",
@@ -69,6 +71,7 @@ WITHOUT_TORCH = [
     "measure.quantiles",
     "data.cats",
     "data.images",
+    "data.pictures",
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ablate import latents, variant
 from ablate.checkpoint import TrainingState
-from ablate.variant import Config
+from ablate.config import Config
 
 CONFIG = variant.resolve(variant.load("latent"), "smoke")
 

@@ -30,6 +30,7 @@ from ablate.launch.board import Board, Relay
 from ablate.launch.node import Parcel
 from ablate.launch.share import Turn
 from ablate.model.denoiser import build
+from ablate.schema import KEYS, SCHEMAS
 from ablate.study import RunSpec, plan
 from ablate.train import LOGGED
 
@@ -134,10 +135,10 @@ def step_of(checkpoint: Path) -> int:
 
 def assert_equal(folder: Path, reference: Path) -> None:
     """Every row of every table is there once, and is the reference's but for times."""
-    for table in results.SCHEMAS:
+    for table in SCHEMAS:
         found, wanted = (results.read(path, table) for path in (folder, reference))
         columns = [name for name in wanted if not str(name).endswith(NOT_COMPARED)]
-        keys = [name for name in results._KEYS[table] if name in columns]
+        keys = [name for name in KEYS[table] if name in columns]
         a, b = (frame[columns].sort_values(keys, ignore_index=True) for frame in (found, wanted))
         pd.testing.assert_frame_equal(a, b, check_exact=True)
     for row in results.read(folder, "runs").to_dict("records"):

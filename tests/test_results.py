@@ -22,6 +22,7 @@ import pytest
 
 from ablate import results
 from ablate.errors import ResultsError
+from ablate.schema import SCHEMAS, VERSION_KEY
 
 Rows = list[dict[str, object]]
 
@@ -47,7 +48,7 @@ def one_line(error: pytest.ExceptionInfo[ResultsError]) -> str:
 
 
 def set_version(path: Path, version: bytes | None) -> None:
-    metadata = {results.VERSION_KEY: version} if version is not None else None
+    metadata = {VERSION_KEY: version} if version is not None else None
     pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
 
 
@@ -56,7 +57,7 @@ def test_rows_come_back_with_sensible_dtypes(tmp_path: Path) -> None:
     row = run(fd=268.5, fd_n=np.int32(512), git_dirty=np.bool_(False), pd=np.float32(0.5), params=4, started_at=moment)
     results.append(tmp_path / "deep" / "folder", {"runs": [row, run("b", seed=1, config="{}")]})
     frame = results.read(tmp_path / "deep" / "folder", "runs")
-    assert list(frame.columns) == results.SCHEMAS["runs"].names
+    assert list(frame.columns) == SCHEMAS["runs"].names
     wanted = {"run_id": "string", "seed": "Int64", "fd_n": "Int64", "fd": "float64", "git_dirty": "boolean"}
     assert {name: str(frame[name].dtype) for name in wanted} == wanted
     assert str(frame["started_at"].dtype) == "datetime64[us, UTC]"
@@ -72,10 +73,10 @@ def test_plain_pandas_reads_the_same_table(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{table}.parquet"), results.read(tmp_path, table))
 
 
-@pytest.mark.parametrize("table", results.SCHEMAS)
+@pytest.mark.parametrize("table", SCHEMAS)
 def test_missing_table_is_empty_with_its_columns(tmp_path: Path, table: str) -> None:
     frame = results.read(tmp_path / "nowhere", table)
-    assert (len(frame), list(frame.columns)) == (0, results.SCHEMAS[table].names)
+    assert (len(frame), list(frame.columns)) == (0, SCHEMAS[table].names)
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -246,7 +247,7 @@ def test_columns_that_came_later_are_null_in_older_rows(tmp_path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["lpips_vgg", "memorised"]), path)
     found = results.read(tmp_path, "runs")
-    assert list(found.columns) == results.SCHEMAS["runs"].names
+    assert list(found.columns) == SCHEMAS["runs"].names
     assert found["fd"].tolist() == [1.0]
     assert found["lpips_vgg"].isna().all()
     assert found["memorised"].isna().all()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ablate import results
+from ablate import results, schema
 from ablate.errors import ResultsError
 from ablate.report import build, forms
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("table", ["runs", "curves", "denoising", "fidelity", "latency"])
 def test_every_value_of_version_1_is_read(table: str) -> None:
     stored = pd.read_parquet(VERSION_1 / f"{table}.parquet")
-    assert pq.read_schema(VERSION_1 / f"{table}.parquet").metadata[results.VERSION_KEY] == b"1"
+    assert pq.read_schema(VERSION_1 / f"{table}.parquet").metadata[schema.VERSION_KEY] == b"1"
     found = results.read(VERSION_1, table)
     assert len(found) == len(stored) > 0
     kept = [name for name in stored.columns if name in found.columns]
@@ -56,16 +56,16 @@ def test_an_older_version_is_migrated_on_read_and_written_as_the_present_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = results.read(folder, "latency")["latency_ms"]
-    monkeypatch.setattr(results, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(results, "SCHEMAS", {table: results._schema(table) for table in results.SCHEMAS})
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(schema, "SCHEMAS", {table: schema._schema(table) for table in schema.SCHEMAS})
     with pytest.raises(ResultsError, match="written with schema version 1, which this ablate cannot read"):
         results.read(folder, "latency")
-    monkeypatch.setattr(results, "MIGRATIONS", {1: migrate})
+    monkeypatch.setattr(schema, "MIGRATIONS", {1: migrate})
     for _ in range(2):  # reading leaves the file as it is
         assert results.read(folder, "latency")["latency_ms"].tolist() == pytest.approx((1000 * before).tolist())
     results.append(folder, {"latency": []})
-    assert pq.read_schema(folder / "latency.parquet").metadata[results.VERSION_KEY] == b"2"
-    assert pq.read_schema(folder / "runs.parquet").metadata[results.VERSION_KEY] == b"1"
+    assert pq.read_schema(folder / "latency.parquet").metadata[schema.VERSION_KEY] == b"2"
+    assert pq.read_schema(folder / "runs.parquet").metadata[schema.VERSION_KEY] == b"1"
     assert results.read(folder, "latency")["latency_ms"].tolist() == pytest.approx((1000 * before).tolist())
     assert results.read(folder, "runs")["weights_digest"].tolist()[0] == DIGEST
 
@@ -76,7 +76,7 @@ def test_an_older_version_is_migrated_on_read_and_written_as_the_present_one(
 def test_other_versions_are_refused_and_kept(folder: Path, version: bytes, message: str) -> None:
     path = folder / "runs.parquet"
     table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata({results.VERSION_KEY: version}), path)
+    pq.write_table(table.replace_schema_metadata({schema.VERSION_KEY: version}), path)
     before = path.read_bytes()
     with pytest.raises(ResultsError, match=message):
         results.append(folder, {"runs": []})

@@ -5,9 +5,9 @@ import dataclasses
 import pandas as pd
 import pytest
 
+from ablate.config import Config
 from ablate.errors import VariantError
 from ablate.study import estimate_wall_s, factor_combinations, parse_seeds, plan
-from ablate.variant import Config
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("0", [0]), ("0-4", [0, 1, 2, 3, 4]), ("3, 1,1-2", [3, 1, 2])])

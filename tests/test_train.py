@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ablate import checkpoint, files, latents, variant
+from ablate.config import Config
 from ablate.errors import DivergedError, ResultsError
 from ablate.execute import perceptual_loss
 from ablate.model.autoencoder import PIXELS
 from ablate.sample import draw
 from ablate.train import Batches, learning_rate, loss_parts, train
-from ablate.variant import Config
 
 SMOKE = variant.resolve(variant.load("no_perceptual"), "smoke")
 

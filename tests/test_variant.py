@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ablate import variant
+from ablate.config import SECTIONS
 from ablate.diffusion import LOSS_SPACE, PREDICTION, SOLVERS
 from ablate.errors import VariantError
 from ablate.model.backbone import SPACES
@@ -75,7 +76,7 @@ def test_every_packaged_variant_claims_something_and_changes_its_axis_alone(name
 def test_allowed_words_are_the_entries_of_the_dictionary(section: str, key: str, table: dict[str, object]) -> None:
     import typing
 
-    assert set(typing.get_args(typing.get_type_hints(variant.SECTIONS[section])[key])) == set(table)
+    assert set(typing.get_args(typing.get_type_hints(SECTIONS[section])[key])) == set(table)
 
 
 def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:

@@ -54,7 +54,7 @@ def measure(
     from ablate.measure.metrics import choose
 
     asked = choose(metric or [])
-    from ablate.data.images import Pictures
+    from ablate.data.pictures import Pictures
     from ablate.machine import pick_device
     from ablate.measure.sets import default_metrics, measure_sets
     from ablate.measure.suite import assemble

@@ -26,6 +26,7 @@ from ablate.cli.app import (
     tell_missing,
     variant_names,
 )
+from ablate.config import Config
 from ablate.errors import AblateError
 from ablate.files import THREAD_VARIABLES, printable
 
@@ -229,7 +230,7 @@ def run(
         raise AblateError(f"{only_ray}: the local launcher makes one run at a time; add --launcher ray")
     metrics = choose(metric or [])
 
-    match: Callable[[variant.Config, variant.Config], variant.Config] | None = None
+    match: Callable[[Config, Config], Config] | None = None
     if budget is Budget.macs:
         from ablate.model.cost import match_training_macs
 

@@ -20,6 +20,7 @@ from PIL import Image
 from ablate.errors import DataError
 from ablate.files import cache_folder, replacing
 
+NAME = "cats"  # of the data set, where a path may be given too
 CREDIT = "Cats: art by David Revoy, CC-BY-4.0, composed from the layers of the robohash package (set 4)"
 COUNT = 10_000  # pictures in the data set
 ART_SIZE = 1024  # pixels, width and height of a layer

@@ -33,6 +33,7 @@ from ablate.measure.metrics import Metric
 from ablate.measure.suite import Suite, assemble, only
 from ablate.model import memory
 from ablate.progress import Progress
+from ablate.schema import SCHEMAS
 from ablate.study import RunSpec
 
 SEND_S = 0.5  # between two looks for a new checkpoint
@@ -213,7 +214,7 @@ def _make_apart(
         results.append(scratch, before.rows)
     with _sending(working, order.run_id, board):
         outcome = _make(order, data, scratch, suite, progress)
-    rows = {table: finished.records(results.read(scratch, table)) for table in results.SCHEMAS}
+    rows = {table: finished.records(results.read(scratch, table)) for table in SCHEMAS}
     new = {table: [row for row in some if row not in before.rows.get(table, [])] for table, some in rows.items()}
     if order.quantise:
         return replace(outcome, parcel=Parcel({}, new))

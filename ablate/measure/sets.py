@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ablate import rng
-from ablate.data.images import Pictures
+from ablate.data.pictures import Pictures
 from ablate.errors import DataError
 from ablate.measure.extractors import BATCH, Extractor
 from ablate.measure.fidelity import Estimate, Features, bootstrap_difference, collect, statistics

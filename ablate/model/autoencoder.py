@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ablate.config import AutoencoderConfig
 from ablate.model.backbone import SPACES, Doubling
-from ablate.variant import AutoencoderConfig
 
 GROUPS = 8  # of a group normalisation
 LOGVAR = (-30.0, 20.0)  # bounds: exp stays finite

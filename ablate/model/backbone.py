@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.config import ModelConfig
 from ablate.model.drift import drift_macs
-from ablate.variant import ModelConfig
 
 TIME_SCALE = 1000.0
 TIME_CHANNELS = 128

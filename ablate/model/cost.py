@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ablate.config import AutoencoderConfig, Config, ModelConfig
 from ablate.errors import VariantError
 from ablate.files import host_bytes
 from ablate.model.autoencoder import Autoencoder
@@ -23,7 +24,6 @@ from ablate.model.backbone import SPACES
 from ablate.model.denoiser import Denoiser
 from ablate.model.memory import check_weights
 from ablate.model.pyramid import pyramid_macs
-from ablate.variant import AutoencoderConfig, Config, ModelConfig
 
 GROUPS = ("backbone", "upscaler", "heads", "filters", "drift")
 

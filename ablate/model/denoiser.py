@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ablate import rng
+from ablate.config import ModelConfig
 from ablate.model.backbone import SPACES, Backbone, Upscaler
 from ablate.model.drift import Drift
 from ablate.model.pyramid import FilterHead, FilterPyramid, number_rows
-from ablate.variant import ModelConfig
 
 
 class Colours(nn.Module):

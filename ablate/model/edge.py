@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.config import DiffusionConfig
 from ablate.diffusion import PREDICTION
 from ablate.model.autoencoder import Decoder
 from ablate.model.denoiser import Denoiser
-from ablate.variant import DiffusionConfig
 
 
 class ShuffledConv2d(nn.Module):

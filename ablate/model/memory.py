@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ablate.config import Config
 from ablate.errors import VariantError
-from ablate.variant import Config
 
 TOKENS = 64
 PICTURE = 3 * 64 * 64  # numbers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ablate.data import images
+from ablate.data import cats, images
 from ablate.report.figures import GAP
 from ablate.report.findings import Findings, Row
 from ablate.report.pictures import SIZE, STRIPS, Grid, fit, read, sketches
@@ -120,12 +120,12 @@ def _sketches(folders: dict[str, Path]) -> dict[str, tuple[Grid, ...]]:
 @cache
 def cats_digest() -> str:
     """Return the fingerprint of the embedded data set."""
-    return images.load(images.CATS).digest
+    return images.load(cats.NAME).digest
 
 
 def is_embedded(findings: Findings) -> bool:
     """Whether the runs were made of the embedded cats, whose licence allows to show them; a folder may be called cats too."""
-    return findings.compared.data == images.CATS and findings.compared.data_digest == cats_digest()
+    return findings.compared.data == cats.NAME and findings.compared.data_digest == cats_digest()
 
 
 def inside(findings: Findings, artifacts: Path, shown: Gallery) -> list[Part]:

@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ablate.config import Config
 from ablate.study import Planned
-from ablate.variant import Config, Variant
+from ablate.variant import Variant
 
 
 def render_list(variants: Sequence[Variant], presets: Sequence[str]) -> RenderableType:

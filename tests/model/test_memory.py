@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ablate import variant
+from ablate.config import Config
 from ablate.errors import VariantError
 from ablate.files import host_bytes
 from ablate.model.cost import cost
@@ -16,7 +17,7 @@ from ablate.model.denoiser import Denoiser
 from ablate.model.memory import check, estimate
 
 
-def kept_bytes(config: variant.Config) -> int:
+def kept_bytes(config: Config) -> int:
     """What the backward pass keeps of one picture, counted from the tensors that autograd saves."""
     model = Denoiser(config.model)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -43,7 +44,7 @@ def test_the_estimate_is_within_a_factor_of_two(name: str, preset: str) -> None:
     assert 0.5 < found.activations / kept_bytes(config) < 2
 
 
-def absurd(section: str, **values: object) -> variant.Config:
+def absurd(section: str, **values: object) -> Config:
     config = variant.resolve(variant.load("baseline"), "smoke")
     return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})
 

@@ -5,13 +5,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ablate import results
 from ablate.report.quantized import cells, summarise
+from ablate.schema import SCHEMAS
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows of `quantized` with the label and seed of their runs."""
-    empty = results.SCHEMAS["quantized"].empty_table().to_pandas()
+    empty = SCHEMAS["quantized"].empty_table().to_pandas()
     made = pd.concat([empty, pd.DataFrame(rows)]).reindex(columns=[*empty.columns, "label", "seed"])
     return made.astype(dict(empty.dtypes))
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import command
 import numpy as np
 import pandas as pd
 import pytest
@@ -131,11 +132,11 @@ def test_a_finished_run_is_skipped_and_force_makes_the_same_again(study: Path) -
 
 
 def test_report_in_three_formats_tells_the_same(study: Path) -> None:
-    table = ablate("report", cwd=study)
+    table = command.ablate("report", cwd=study)
     assert table.returncode == 0, table.stderr
     assert max(map(len, table.stdout.splitlines())) <= 100
-    document = json.loads(ablate("report", "--format", "json", cwd=study).stdout)
-    markdown = ablate("report", "--format", "markdown", cwd=study).stdout
+    document = json.loads(command.ablate("report", "--format", "json", cwd=study).stdout)
+    markdown = command.ablate("report", "--format", "markdown", cwd=study).stdout
     fd = pd.read_parquet(study / "results" / "runs.parquet").set_index("variant").loc["no_drift", "fd"]
     assert f"{fd:.1f}" in table.stdout
     assert f"{fd:.1f}" in markdown
@@ -146,7 +147,7 @@ def test_report_in_three_formats_tells_the_same(study: Path) -> None:
 def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -> None:
     (study / "variants").mkdir(exist_ok=True)
     (study / "variants" / "long.toml").write_text(
-        'about = "Long."\nsource = "test"\naxis = "test"\n[train]\nsteps = 600\nperceptual = "none"\n'
+        'about = "Long."\nsource = "test"\naxis = "test"\n[train]\nsteps = 300\nperceptual = "none"\n'
     )
     words = [sys.executable, "-m", "ablate", "run", "--preset", "smoke", "--data", "set.npz", "--variant", "long"]
     words += ["--results", str(tmp_path)]
@@ -163,8 +164,8 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
     assert left | {"previous_checkpoint.safetensors"} == {"checkpoint.safetensors", "previous_checkpoint.safetensors"}
     row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
     assert row["status"] == "interrupted"
-    assert 0 < row["steps"] < 600
-    for name in (".tmpAb12Cd", "samples_300.png.99.tmp"):  # as a killed process leaves them: safetensors' own, and ours
+    assert 0 < row["steps"] < 300
+    for name in (".tmpAb12Cd", "samples_150.png.99.tmp"):  # as a killed process leaves them: safetensors' own, and ours
         (saved[0].parent / name).write_bytes(b"half")
     assert [path.name for path in unfinished(saved[0].parent)] == ["checkpoint.safetensors"]
     resumed = subprocess.run(words, cwd=study, capture_output=True, text=True)
@@ -172,9 +173,9 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
     assert resumed.returncode == 0, resumed.stderr
     runs = pd.read_parquet(tmp_path / "runs.parquet")
     assert list(runs["status"]) == ["done"]
-    assert list(runs["steps"]) == [600]
+    assert list(runs["steps"]) == [300]
     steps = pd.read_parquet(tmp_path / "curves.parquet")["step"]
-    assert list(steps) == list(range(10, 601, 10))
+    assert list(steps) == list(range(10, 301, 10))
     made = [path.name for path in (tmp_path / "artifacts" / row["run_id"]).iterdir()]
     assert "samples.png" in made
     assert [name for name in made if name.endswith(".tmp") or name.startswith(".")] == []
@@ -255,7 +256,7 @@ def test_bench_times_runs_side_by_side_and_keeps_what_was_measured_before(study:
     shutil.copytree(study / "results", tmp_path / "results")
     before = pd.read_parquet(tmp_path / "results" / "latency.parquet")
     words = ["bench", "no_drift", "all", "--batch", "1,2", "--rounds", "5", "--schemes", "fp32,bf16", "--threads", "1"]
-    shown = ablate(*words, cwd=tmp_path, COLUMNS="80")
+    shown = command.ablate(*words, cwd=tmp_path, COLUMNS="80")
     assert shown.returncode == 0, shown.stderr
     assert shown.stderr == ""
     assert max(map(len, shown.stdout.splitlines())) <= 80
@@ -263,7 +264,7 @@ def test_bench_times_runs_side_by_side_and_keeps_what_was_measured_before(study:
         "batch 1",
         "batch 2",
     ]
-    document = json.loads(ablate(*words, "--json", "--scope", "image", cwd=tmp_path).stdout)
+    document = json.loads(command.ablate(*words, "--json", "--scope", "image", cwd=tmp_path).stdout)
     assert document["reference"]["run_id"].startswith("no_drift")
     assert [row["scheme"] for row in document["groups"][1]["rows"]] == ["fp32", "bf16"] * 2
     table = pd.read_parquet(tmp_path / "results" / "latency.parquet")
@@ -292,7 +293,7 @@ def test_bench_refuses_a_run_that_is_not_there_or_diverged(study: Path, tmp_path
         "hot": "error: run hot-1: diverged (loss nan); only a finished run has a model",
     }
     for name, message in refused.items():
-        shown = ablate("bench", "baseline", name, cwd=tmp_path)
+        shown = command.ablate("bench", "baseline", name, cwd=tmp_path)
         assert shown.returncode == 1
         assert shown.stdout == ""
         assert shown.stderr.startswith(message)
@@ -308,16 +309,16 @@ def test_every_command_has_help_with_an_example(folder: Path, command: str) -> N
 
 
 def test_list_and_show(folder: Path) -> None:
-    assert "no_drift" in ablate("list", cwd=folder).stdout
-    rows = json.loads(ablate("list", "--json", cwd=folder).stdout)
+    assert "no_drift" in command.ablate("list", cwd=folder).stdout
+    rows = json.loads(command.ablate("list", "--json", cwd=folder).stdout)
     assert {"name": "no_drift", "axis": "drift"}.items() <= rows[
         [row["name"] for row in rows].index("no_drift")
     ].items()
-    shown = json.loads(ablate("show", "no_drift+v_pred", "--preset", "smoke", "--json", cwd=folder).stdout)
+    shown = json.loads(command.ablate("show", "no_drift+v_pred", "--preset", "smoke", "--json", cwd=folder).stdout)
     assert shown["delta"] == {"model.drift": False, "diffusion.prediction": "v", "diffusion.loss": "v"}
     assert shown["params"]["drift"] == 0
     assert shown["macs"]["backbone"] > 0
-    page = ablate("show", "no_drift", cwd=folder).stdout
+    page = command.ablate("show", "no_drift", cwd=folder).stdout
     assert "model.drift" in page
     assert "share of MACs" in page
 
@@ -379,7 +380,7 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(
     (tmp_path / "empty").mkdir()
     (tmp_path / "set.npz").write_bytes((folder / "set.npz").read_bytes())
     before = sorted(tmp_path.rglob("*"))
-    shown = ablate(*words, cwd=tmp_path, COLUMNS="200")
+    shown = command.ablate(*words, cwd=tmp_path, COLUMNS="200")
     assert shown.returncode == code, shown.stderr
     assert message in shown.stderr
     assert "Traceback" not in shown.stderr
@@ -395,7 +396,7 @@ def test_a_damaged_or_newer_table_is_one_clear_line_and_stays_as_it_was(study: P
     content = (study / "results" / "runs.parquet").read_bytes()[:-200]
     table.write_bytes(content)
     for words in (["report"], ["run", "--preset", "smoke", "--data", str(study / "set.npz")]):
-        shown = ablate(*words, cwd=tmp_path)
+        shown = command.ablate(*words, cwd=tmp_path)
         assert shown.returncode == 1
         assert shown.stderr.startswith("error: ")
         assert "runs.parquet" in shown.stderr

@@ -1,15 +1,12 @@
 """Number formats and exported files as a user meets them: a smoke run, measured, exported, sampled from, and bad input."""
 
-import contextlib
-import io
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from unittest import mock
 
+import command
 import numpy as np
 import onnx
 import pandas as pd
@@ -18,7 +15,6 @@ import torch
 from PIL import Image
 
 from ablate import variant
-from ablate.cli import main
 from ablate.edge import Edge, Network, calibrate
 from ablate.model.denoiser import build
 from ablate.model.edge import Step
@@ -29,19 +25,7 @@ CONFIG = variant.resolve(variant.load("baseline"), "smoke")
 
 
 def ablate(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in this process: starting torch anew for every call would take minutes."""
-    env = {"COLUMNS": "100", "ABLATE_CACHE": str(cwd / "cache"), "ABLATE_OFFLINE": "1"}
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.dict(os.environ, env),
-        mock.patch.object(sys, "argv", ["ablate", *words]),
-        contextlib.chdir(cwd),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main()
-    return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), err.getvalue())
+    return command.ablate(*words, cwd=cwd, ABLATE_CACHE=str(cwd / "cache"), ABLATE_OFFLINE="1")
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -43,8 +43,9 @@ def sentences() -> list[list[str]]:
 
 
 def small(command: str) -> str:
-    """The command at the smallest size: the preset, the names of runs, two seeds, the rounds of a session."""
-    command = re.sub(r"^ablate run\b", "ablate run --preset smoke", command)
+    """The command at the smallest size: preset, names of runs, seeds, rounds, and number formats where it asks for them."""
+    formats = "" if "--quantize" in command else " --quantize none"
+    command = re.sub(r"^ablate run\b", f"ablate run --preset smoke{formats}", command)
     command = re.sub(r"^ablate bench\b(.*?)( --rounds \d+|$)", r"ablate bench\1 --rounds 5", command)
     return command.replace("-quick-", "-smoke-").replace("--seeds 0-2", "--seeds 0-1")
 

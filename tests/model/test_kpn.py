@@ -162,10 +162,9 @@ def test_the_loops_leave_torch_its_threads() -> None:
 def test_loops_loaded_from_the_disk_compute_what_those_just_compiled_do(tmp_path: Path) -> None:
     code = (
         "import torch; from ablate.model import kpn; torch.manual_seed(0)\n"
-        "image, numbers = torch.randn(2, 3, 32, 32, requires_grad=True), torch.randn(2, 28, 64, 64, requires_grad=True)\n"
-        "big = kpn.upsample_gaussian(image, numbers[:, 25:])\n"
-        "out = kpn.filter_pixels(big, numbers[:, :25], squash=True)\n"
-        "for x in (big, out, *torch.autograd.grad((out * torch.randn_like(out)).sum(), (image, numbers))):\n"
+        "leaves = [torch.randn(2, 3, n, n, requires_grad=True) for n in (32, 64)]\n"
+        "out = kpn.upsample_gaussian(*leaves)\n"
+        "for x in (out, *torch.autograd.grad((out * torch.randn_like(out)).sum(), leaves)):\n"
         "    print(x.double().sum().item().hex(), x.double().square().sum().item().hex())"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
@@ -174,7 +173,7 @@ def test_loops_loaded_from_the_disk_compute_what_those_just_compiled_do(tmp_path
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
         said.append(done.stdout.split())
         assert list(tmp_path.rglob("*.nbc"))
-    assert len(said[0]) == 8
+    assert len(said[0]) == 6
     assert said[0] == said[1]
 
 

@@ -1,0 +1,30 @@
+"""The command line in this process: starting one that imports torch takes seconds, and a test run has hundreds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from ablate.cli import main
+
+
+def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `ablate WORDS` in a folder; return its exit code and what it printed, as a process of its own would leave them."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {"COLUMNS": "100", **environment}),
+        mock.patch.object(sys, "argv", ["ablate", *words]),
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    return subprocess.CompletedProcess(words, int(ended.value.code or 0), out.getvalue(), err.getvalue())

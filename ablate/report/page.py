@@ -192,7 +192,8 @@ def cards_of(findings: Findings) -> list[tuple[str, str, list[Card]]]:
         if one.low is not None:
             effect += f" {sheets.interval(one.low, one.high, decimals)}"
         more = one.verdict == "undecided" and one.seeds_needed is not None and one.seeds_needed > one.n
-        why = f"{one.why}; by the spread seen, {one.seeds_needed:,} seeds would tell" if more else one.why
+        basis = "so many comparisons need at least {}" if one.low is None else "by the spread seen, {} seeds would tell"
+        why = f"{one.why}; {basis.format(f'{one.seeds_needed:,}')}" if more else one.why
         cards[one.verdict].append(Card(one.label, _about(one.variant), effect, why))
     against = findings.compared.against or "the baseline"
     return [(verdict, TITLES[verdict].format(against), some) for verdict, some in cards.items()]

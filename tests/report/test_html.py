@@ -79,6 +79,10 @@ def test_what_is_open_says_how_many_seeds_would_tell(tmp_path: Path) -> None:
     cards = {card.label: card.why for _, _, some in cards_of(found) for card in some}
     needed = {one.label: one.seeds_needed for one in found.comparisons if one.metric == "fd"}
     assert cards["no_drift"].endswith(f"; by the spread seen, {needed['no_drift']} seeds would tell")
+    single = build(read(pages.make(tmp_path / "single", seeds=range(1), pictures=False)))  # shows no spread
+    whys = [card.why for _, _, some in cards_of(single) for card in some]
+    assert len(whys) > 1
+    assert all(re.search(r"; so many comparisons need at least \d+$", why) for why in whys)
 
 
 def test_it_has_every_plot_with_its_table_and_every_picture_with_its_words(html: str) -> None:

@@ -48,7 +48,7 @@ def _save(path: Path, sheet: np.ndarray) -> None:
     image = Image.fromarray(sheet)
     image = image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST)
     with _written(path) as temporary:
-        image.save(temporary, "PNG", optimize=True)
+        image.save(temporary, "PNG")
 
 
 @contextmanager

@@ -35,6 +35,9 @@ LIBRARIES = (
     "torchvision",
 )
 
+# Instructions by which libraries choose kernels that round differently: processors of one name may not have the same.
+VECTOR_UNITS = ("amx", "asimd", "avx", "bf16", "i8mm", "sve")
+
 COMPILE_FROM = 1000  # steps: compiling takes about as long as it saves in so many at the sizes of `quick` (LOG.md)
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, behind the operation's name
 
@@ -113,9 +116,10 @@ def compiler() -> str | None:
 
 
 def environment(device: torch.device) -> str:
-    """Return the environment as JSON: libraries' versions, Python, platform, processor and GPU."""
+    """Return the environment as JSON: libraries' versions, Python, platform, processor with its vector units, and GPU."""
     values = {name: metadata.version(name) for name in LIBRARIES}
     values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu_name()}
+    values["cpu_features"] = " ".join(sorted(flag for flag in _cpu_flags() if flag.startswith(VECTOR_UNITS)))
     values["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return json.dumps(values, sort_keys=True)
 
@@ -202,7 +206,7 @@ def conditions(device: torch.device) -> dict[str, object]:
 
 def _cpu_flags() -> set[str]:
     for line in _cpu_info():
-        if line.startswith("flags"):
+        if line.startswith(("flags", "Features")):  # on x86, on ARM
             return set(line.partition(":")[2].split())
     return set()
 

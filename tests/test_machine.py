@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
@@ -35,6 +36,17 @@ def test_operations_without_a_deterministic_form_are_named_each_time() -> None:
 def test_other_warnings_come_through() -> None:
     with pytest.warns(UserWarning, match="mind the step"), deterministic():
         warnings.warn("mind the step", UserWarning, stacklevel=1)
+
+
+def test_processors_of_one_name_that_compute_differently_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(flags: str) -> tuple[str, str]:
+        monkeypatch.setattr(machine, "_cpu_info", lambda: ["model name : AMD EPYC", flags])
+        environment = json.loads(machine.environment(torch.device("cpu")))
+        return environment["cpu"].partition(",")[0], environment["cpu_features"]
+
+    assert found("flags : sse2 avx2 avx fpu") == ("AMD EPYC", "avx avx2")
+    assert found("flags : avx amx_bf16 avx2 avx512_bf16") == ("AMD EPYC", "amx_bf16 avx avx2 avx512_bf16")
+    assert found("Features : fp asimd i8mm") == ("AMD EPYC", "asimd i8mm")
 
 
 def test_long_trainings_compile_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,7 @@ def make_rows(selected: Selected, against: str, budget: str, notes: list[str]) -
     rows = _rows([(labels[key], *key, axes[labels[key]]) for key in order], runs, done, values, base, notes)
     _more(done, [row.label for row in rows], notes)
     _unequal(rows, done, base, budget, notes)
+    _mixed(done, base, notes)
     what = _name(against)
     if base is None:
         notes.append(f"{what} has no finished run here: no differences")
@@ -257,6 +258,18 @@ def _unequal(rows: Sequence[Row], done: pd.DataFrame, against: str | None, budge
         mine = costs.get(row.label)
         if mine and allowed and mine != allowed:
             notes.append(f"{row.label}: an unequal budget: {mine}; {_name(against)}: {allowed}")
+
+
+def _mixed(done: pd.DataFrame, against: str | None, notes: list[str]) -> None:
+    """Note the pairs whose two runs were computed in unequal arithmetic: their difference is not the variant's alone."""
+    theirs = done[done["label"] == against].set_index("seed")["arithmetic"].rename("theirs")
+    pairs = done[["label", "seed", "arithmetic"]].join(theirs, on="seed").dropna()
+    for label, mixed in pairs[pairs["arithmetic"] != pairs["theirs"]].groupby("label", sort=False):
+        how = " and ".join(sorted({*mixed["arithmetic"], *mixed["theirs"]}))
+        notes.append(
+            f"{label}: at {_seeds(mixed['seed'])} runs in {how} are paired: the difference is not the variant's alone; "
+            "make one of them again (--force) on a machine like the other's"
+        )
 
 
 def spent(done: pd.DataFrame, budget: str) -> dict[str, str]:

@@ -176,6 +176,16 @@ def test_times_of_unequal_devices_are_flagged(tmp_path: Path) -> None:
     assert not any("do not compare" in note for note in build(tmp_path / "same", *STUDY).notes)
 
 
+def test_pairs_of_unequal_arithmetic_are_said(tmp_path: Path) -> None:
+    other = [run("baseline", 2, 260.0, precision="fp32"), run("no_drift", 2, 270.0, precision="bf16")]
+    same = [run("baseline", 3, 260.0, precision="bf16"), run("no_drift", 3, 270.0, precision="bf16")]
+    alone = run("no_drift", 9, 270.0, precision="bf16")
+    study = [{**row, "precision": "fp32"} for row in STUDY if row["seed"] < 2]
+    (note,) = [note for note in build(tmp_path, *study, *other, *same, alone).notes if "are paired" in note]
+    assert note.startswith("no_drift: at seed 2 runs in bf16 and fp32 are paired: ")
+    assert not any("are paired" in note for note in build(tmp_path / "same", *study, *same, alone).notes)
+
+
 def test_order_is_baseline_then_axis(tmp_path: Path) -> None:
     rows = [run("a", 0, 1.0, axis="loss"), run("z", 0, 1.0, axis="drift"), run("b", 0, 1.0, axis="drift"), STUDY[0]]
     assert [row.variant for row in build(tmp_path, *rows).rows] == ["baseline", "b", "z", "a"]

@@ -14,6 +14,18 @@ import pytest
 
 from ablate.cli import main
 
+# Of a variant's file: what makes a run at `smoke` cost least.
+CHEAP = """[train]
+perceptual = "none"
+[measure]
+fd_samples = 8
+fd_reference = 8
+denoise_images = 1
+nearest_train = 8
+latency_batches = [1]
+latency_samples = 2
+"""
+
 
 def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `ablate WORDS` in a folder; return its exit code and what it printed, as a process of its own would leave them."""

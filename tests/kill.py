@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from command import CHEAP
 from PIL import Image
 from safetensors import safe_open
 
@@ -35,23 +36,17 @@ from ablate.errors import ResultsError
 from ablate.files import half_written
 from ablate.schema import SCHEMAS
 
-VARIANT = """about = "Small enough to be killed often."
+VARIANT = (
+    """about = "Small enough to be killed often."
 source = "test"
 axis = "test"
 [model]
 drift_channels = {channels}
-[train]
-perceptual = "none"
 [sample]
 num_steps = 2
-[measure]
-fd_samples = 8
-fd_reference = 8
-denoise_images = 1
-nearest_train = 8
-latency_batches = [1]
-latency_samples = 2
 """
+    + CHEAP
+)
 OPERATIONS = ((os, "fsync"), (os, "replace"), (Path, "replace"), (Path, "unlink"), (os, "unlink"), (os, "rmdir"))
 AIMS = {
     "": 250,

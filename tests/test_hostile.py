@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import command
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -300,19 +301,7 @@ def test_a_table_from_elsewhere_does_not_steer_the_terminal(tmp_path: Path) -> N
         assert "\u202e" not in shown.output
 
 
-SMALL = (
-    HEAD
-    + """[train]
-perceptual = "none"
-[measure]
-fd_samples = 8
-fd_reference = 8
-denoise_images = 1
-nearest_train = 8
-latency_batches = [1]
-latency_samples = 2
-"""
-)
+SMALL = HEAD + command.CHEAP
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import command
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,19 +15,7 @@ from ablate.diffusion import evaluations
 from ablate.model.cost import cost
 from ablate.report.figures import ZOOM
 
-VARIANT = """about = "Small."
-source = "test"
-axis = "test"
-[train]
-perceptual = "none"
-[measure]
-fd_samples = 16
-fd_reference = 8
-denoise_images = 1
-nearest_train = 8
-latency_batches = [1]
-latency_samples = 2
-"""
+VARIANT = 'about = "Small."\nsource = "test"\naxis = "test"\n' + command.CHEAP.replace("samples = 8", "samples = 16")
 
 
 def test_moments_are_halves_and_few_where_they_would_cost_much() -> None:

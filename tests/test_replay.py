@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import command
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -19,19 +20,7 @@ from ablate import cli, results
 from ablate.checkpoint import digest
 from ablate.errors import AblateError
 
-VARIANT = """about = "Small."
-source = "test"
-axis = "test"
-[train]
-perceptual = "none"
-[measure]
-fd_samples = 8
-fd_reference = 8
-denoise_images = 1
-nearest_train = 8
-latency_batches = [1]
-latency_samples = 2
-"""
+VARIANT = 'about = "Small."\nsource = "test"\naxis = "test"\n' + command.CHEAP
 
 
 @pytest.fixture(scope="module")

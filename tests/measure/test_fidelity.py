@@ -41,15 +41,6 @@ from ablate.measure.weights import Search
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine make these tests ten times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def blobs(n: int, seed: int) -> Tensor:
     """Smooth random pictures (n, 3, 64, 64) uint8, with edges."""
     noise = torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed))

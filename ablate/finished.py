@@ -38,13 +38,18 @@ def find(folder: Path, name: str) -> dict[str, Any]:
 
     Args:
         folder: The results folder.
-        name: A run's name, or a beginning of it that no other finished run shares.
+        name: A run's name, or a beginning of it that no other finished run shares; one that ends at a hyphen goes before others, so
+            `no_drift` is no run of `no_drift_matched`.
 
     Raises:
         ResultsError: There is no such run, several, or it has not finished.
     """
     rows = _rows(folder)
-    fitting = [row for row in rows if row["run_id"] == name] or [row for row in rows if row["run_id"].startswith(name)]
+    fitting = (
+        [row for row in rows if row["run_id"] == name]
+        or [row for row in rows if row["run_id"].startswith(f"{name}-")]
+        or [row for row in rows if row["run_id"].startswith(name)]
+    )
     done = [row for row in fitting if row["status"] == "done"]
     if len(done) == 1:
         return done[0]

@@ -2,8 +2,8 @@
 
     python examples/drift.py [PRESET] [SEEDS] [FOLDER]        quick, 0-2 and results/drift where they are not given
 
-At `quick` a run takes 4-5 minutes on 2 CPU cores. It may be interrupted: the same command goes on. Three seeds cannot decide anything
-(the smallest p-value is 0.25), so the verdict will be "undecided", with the number of seeds that it would take.
+At `quick` a run takes 5 to 25 minutes on 2 CPU cores, by the processor. It may be interrupted: the same command goes on. Three seeds
+cannot decide anything (the smallest p-value is 0.25), so the verdict will be "undecided", with the number of seeds that it would take.
 """
 
 import sys

@@ -170,6 +170,10 @@ def test_runs_are_named_once_each_and_the_first_is_the_reference(folder: Path) -
     for wrong, message in {"baseline": "2 finished runs begin so", "direct": "diverged", "x": "not in"}.items():
         with pytest.raises(AblateError, match=message):
             find_all(folder, ["no_drift", wrong])
+    make(folder, "no_drift_matched")
+    assert [row["run_id"] for row in find_all(folder, ["no_drift"])] == names[:1]
+    with pytest.raises(AblateError, match="2 finished runs begin so"):
+        find_all(folder, ["no_dr"])
     results.append(folder / "new", {"runs": []})
     with pytest.raises(AblateError, match="no finished runs"):
         find_all(folder / "new", ["all"])

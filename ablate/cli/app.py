@@ -75,10 +75,6 @@ RunArgument = Annotated[
         metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False, autocompletion=run_ids
     ),
 ]
-MetricOption = Annotated[
-    list[str] | None,
-    typer.Option("--metric", "-m", help="A metric asked for by name; its weights may be downloaded. Repeatable."),
-]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="A folder of weights (also ABLATE_WEIGHTS).", show_default=False)
 ]

@@ -10,7 +10,6 @@ import typer
 
 from ablate.cli.app import (
     DeviceOption,
-    MetricOption,
     WeightsOption,
     app,
     tell_missing,
@@ -24,7 +23,15 @@ def measure(
         Path | None,
         typer.Argument(help="What is judged. Without it: two random halves of REAL, the floor.", show_default=False),
     ] = None,
-    metric: MetricOption = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            help="This metric alone; its weights may be downloaded. Repeatable. Default: all whose weights are at hand.",
+            show_default=False,
+        ),
+    ] = None,
     n: Annotated[
         int | None, typer.Option("--n", help="Use so many of FAKE, chosen at random. Default: all.", show_default=False)
     ] = None,

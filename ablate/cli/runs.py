@@ -48,7 +48,7 @@ def sample(
 ) -> None:
     """Draw pictures from a finished run. Picture i depends on (seed, i) alone: the run's seed draws the run's own samples again.
 
-    Example: ablate sample no_drift-quick -n 64 -o cats.png
+    Example: ablate sample no_drift-quick-cats-s0 -n 64 -o cats.png
     """
     from ablate.files import check_output
 
@@ -91,7 +91,7 @@ def export(
 ) -> None:
     """Write a finished run as an ONNX file for phones, browsers and servers, checked against PyTorch before it is kept.
 
-    Example: ablate export no_drift-quick --scheme int8 -o cats.onnx
+    Example: ablate export no_drift-quick-cats-s0 --scheme int8 -o cats.onnx
     """
     from ablate.files import check_output
 
@@ -149,7 +149,7 @@ def bench(
 ) -> None:
     """Time finished runs again, side by side, interleaved in rounds; raw times are added to latency.parquet.
 
-    Example: ablate bench baseline no_drift --batch 1,8 --rounds 50
+    Example: ablate bench baseline-quick-cats-s0 no_drift-quick-cats-s0 --batch 1,8 --rounds 50
     """
     if ops:
         _bench_ops(runs or [], device, rounds=rounds, threads=threads, as_json=as_json)
@@ -235,7 +235,7 @@ def replay(
 
     Exits with 0 where it is bit-exact, with 1 where it is equal within tolerance, differs by an environment mismatch, or is not reproduced.
 
-    Example: ablate replay no_drift-quick --results results
+    Example: ablate replay no_drift-quick-cats-s0 --results results
     """
     from ablate import replay as replays
     from ablate.progress import Progress

@@ -18,7 +18,6 @@ from ablate.cli.app import (
     INTERRUPTED,
     Budget,
     DeviceOption,
-    MetricOption,
     PresetOption,
     ResultsOption,
     WeightsOption,
@@ -132,7 +131,15 @@ def run(
         str, typer.Option("--data", help="cats (embedded), or a folder, zip or .npz of pictures.")
     ] = "cats",
     folder: ResultsOption = Path("results"),
-    metric: MetricOption = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            help="Measure this too; its weights may be downloaded. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     launcher: Annotated[
@@ -176,7 +183,7 @@ def run(
         str | None,
         typer.Option(
             "--quantize",
-            help="Number formats: bf16, fp8, int8, int4, with commas; all; none. Finished runs get what they lack.",
+            help="Number formats: bf16, fp8, int8, int4, with commas; all; none. Finished runs get what they lack. Default: the preset's.",
             show_default=False,
         ),
     ] = None,
@@ -184,7 +191,7 @@ def run(
         str | None,
         typer.Option(
             "--scopes",
-            help="What is quantised: kpn (all but drift), a module group, all (the whole network); each.",
+            help="What is quantised: kpn (all but drift), a module group, all (the whole network); each. Default: the preset's.",
             show_default=False,
         ),
     ] = None,

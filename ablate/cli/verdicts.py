@@ -223,7 +223,7 @@ def gate(
     extractor: ExtractorChoice = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Fail (exit code 1) where a variant is worse than is allowed by the whole of its interval; say so where that is undecided.
+    """Fail (exit code 1) where the whole interval of a variant is worse than is allowed; say where that is undecided.
 
     Example: ablate gate --metric fd --max-regression 5% --variant no_drift
     """

@@ -67,14 +67,15 @@ def execute(
         progress: Bars to show.
         load_wall_s: What loading the data took, in seconds.
         save_every_s: Seconds between checkpoints.
-        finished_before: The run has a finished row: an interruption leaves that in place.
+        finished_before: The run has a finished row: only another finished one takes its place.
         compile: As in `machine.pick_compile`.
 
     Returns:
-        The row of `runs.parquet`, with status `done` or `diverged`.
+        The row of `runs.parquet`, with status `done` or `diverged`; the latter is not written where there is a finished one.
 
     Raises:
-        KeyboardInterrupt: The run was interrupted; its checkpoint and a row with status `interrupted` are written.
+        KeyboardInterrupt: The run was interrupted; its checkpoint is written, and a row with status `interrupted` where there is none that
+            has finished.
         AblateError: Something a user can mend went wrong.
     """
     run_id = spec.run_id(data.name, data.digest)
@@ -104,7 +105,10 @@ def execute(
         tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
         _move(working, artifacts)
     except DivergedError as error:
-        tables.write(folder, "diverged", str(error))
+        if finished_before:
+            tables.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
+        else:
+            tables.write(folder, "diverged", str(error))
         shutil.rmtree(working, ignore_errors=True)  # its checkpoint would only diverge again
         return tables.run
     except KeyboardInterrupt:
@@ -112,7 +116,8 @@ def execute(
             tables.write(folder, "interrupted", "interrupted by a signal; the same command resumes it")
         raise
     except Exception as error:
-        tables.write(folder, "failed", f"{type(error).__name__}: {error}")
+        if not finished_before:
+            tables.write(folder, "failed", f"{type(error).__name__}: {error}")
         raise
     tables.write(folder, "done")
     shutil.rmtree(working, ignore_errors=True)

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import command
 import numpy as np
@@ -16,6 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from ablate.errors import DivergedError
 from ablate.launch.node import unfinished
 
 WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
@@ -126,6 +129,18 @@ def test_a_finished_run_is_skipped_and_force_makes_the_same_again(study: Path) -
     for column in ("weights_digest", "samples_digest", "fd", "pd"):
         assert after.loc["no_drift", column] == before.loc["no_drift", column]
     assert after.loc["no_drift", "finished_at"] > before.loc["no_drift", "finished_at"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), DivergedError("loss nan"), KeyboardInterrupt()]
+)
+def test_what_is_forced_and_does_not_finish_leaves_the_finished_rows(study: Path, error: BaseException) -> None:
+    before = {path.name: path.read_bytes() for path in (study / "results").glob("*.parquet")}
+    with mock.patch("ablate.execute.produce", side_effect=error), suppress(OSError):  # a full disk is no user's error
+        forced = smoke("--variant", "no_drift", "--force", cwd=study)
+        assert ("diverged: loss nan; the finished row stays" in forced.stdout) == isinstance(error, DivergedError)
+    assert {path.name: path.read_bytes() for path in (study / "results").glob("*.parquet")} == before
+    assert command.ablate("report", cwd=study).stdout.count("no_drift") > 0
 
 
 def test_report_in_three_formats_tells_the_same(study: Path) -> None:

@@ -16,6 +16,7 @@ from ablate import machine, rng
 from ablate.checkpoint import save_tensors
 from ablate.diffusion import interpolate
 from ablate.job import Job, Tables
+from ablate.measure.efficientnet import full_precision
 from ablate.measure.extractors import Extractor
 from ablate.measure.fidelity import Features, collect
 from ablate.measure.latency import Timed, time_calls
@@ -52,8 +53,9 @@ def measure_denoising(job: Job, model: Denoiser, codec: Codec) -> None:
         with torch.inference_mode():
             for found, clean in zip(decoded, x.split(BATCH), strict=True):
                 scores["psnr_db"].append(psnr_db(found, clean))
-                for name, distance in distances.items():
-                    scores[name].append(distance(found.clamp(-1, 1), clean))
+                with full_precision(job.device):
+                    for name, distance in distances.items():
+                        scores[name].append(distance(found.clamp(-1, 1), clean))
         return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
 
     def denoised(t: float) -> Iterator[Tensor]:

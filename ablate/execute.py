@@ -30,7 +30,7 @@ from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
 from ablate.live import Sketches
 from ablate.measure.efficientnet import efficientnet_lite0
-from ablate.measure.latency import peak_memory_mb
+from ablate.measure.latency import peak_memory_mb, reset_peak_memory
 from ablate.measure.perceptual import PerceptualDistance
 from ablate.measure.suite import Suite
 from ablate.model.autoencoder import PIXELS, Codec
@@ -86,6 +86,7 @@ def execute(
     tables.run |= {"compiled": compiled, "load_wall_s": load_wall_s}
     job = Job(spec, data, tables, working, suite, device, precision, compiled, progress, save_every_s, sketches=True)
     _sweep(working)
+    reset_peak_memory(device)
     try:
         model, codec, samples = produce(job)
         with tables.timed("measure_wall_s"):

@@ -27,6 +27,7 @@ from ablate.edge import Calibration, Edge, Graphs, Network
 from ablate.errors import AblateError, did_you_mean
 from ablate.finished import Finished
 from ablate.measure import engine, simulate
+from ablate.measure.efficientnet import full_precision
 from ablate.measure.extractors import Extractor
 from ablate.measure.fidelity import Features, bootstrap_difference, collect, frechet_distance
 from ablate.measure.latency import Timed, time_calls
@@ -274,8 +275,9 @@ def _scorer(run: Finished, data: ImageSet, suite: Suite, pictures: Tensor) -> Ca
         with torch.inference_mode():
             for some, same in zip(found.clamp(-1, 1).split(BATCH), pictures.clamp(-1, 1).split(BATCH), strict=True):
                 scores["psnr_db"].append(psnr_db(some, same))
-                for name, distance in suite.distances.items():
-                    scores[name].append(distance(some.to(suite.device), same.to(suite.device)).cpu())
+                with full_precision(suite.device):
+                    for name, distance in suite.distances.items():
+                        scores[name].append(distance(some.to(suite.device), same.to(suite.device)).cpu())
         row: Row = {name: float(torch.cat(values).mean()) for name, values in scores.items()}
         row |= {"n": len(found), "fd_ref_n": len(reference)}
         for name, (extractor, of_reference, of_float) in known.items():

@@ -138,11 +138,12 @@ def from_json(text: str, preset: str) -> Config:
         VariantError: Not such JSON, or values that do not fit together.
     """
     try:
-        sections = json.loads(text)
         config = resolve(load(BASELINE), preset)
-        for section, values in sections.items():
-            known = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-            config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **known)})
+        for name, value in flatten(Path("a run's configuration"), json.loads(text)).items():
+            section, _, key = name.partition(".")
+            config = dataclasses.replace(
+                config, **{section: dataclasses.replace(getattr(config, section), **{key: value})}
+            )
         check_config("a run's configuration", config)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise VariantError(f"a run's configuration cannot be read: {' '.join(str(error).split())}") from error

@@ -27,6 +27,7 @@ from ablate.data import pictures
 from ablate.data.images import read_images
 from ablate.errors import AblateError, DataError, VariantError
 from ablate.files import half_written, printable
+from ablate.model.kpn import KERNEL_WEIGHTS
 from ablate.study import RunSpec, parse_seeds, plan
 
 HEAD = 'about = "a"\nsource = "s"\naxis = "x"\n'
@@ -182,12 +183,18 @@ JSON = st.recursive(
 @example("[" * 100_000)
 @example('{"train": {"ema": "x"}}')
 @example('{"model": {"upscaler_channels": 3}}')
+@example('{"model": {"kernel": "foo"}}')
+@example('{"model": {"width": 64.0}}')
 def test_a_rows_configuration_is_one_or_an_error(text: str) -> None:
     try:
         config = variant.from_json(text, "smoke")
     except VariantError:
         return
     assert isinstance(config, Config)
+    found = json.loads(text)
+    assert all(value == config.settings()[section][key] for section in found for key, value in found[section].items())
+    assert type(config.model.width) is int
+    assert config.model.kernel in KERNEL_WEIGHTS
 
 
 def png(size: int = 8) -> bytes:

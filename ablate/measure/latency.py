@@ -14,8 +14,9 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -80,16 +81,30 @@ def time_calls(
     return rows
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Return the highest memory use so far, in megabytes (10^6 bytes).
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` speak of what comes from here on, where the system can (CUDA, Linux)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is resident now
 
-    On a CPU it is the resident memory of the process, which never falls, and NaN where the system does not tell
-    (Windows). On a CUDA device it is what tensors took at most, since the last call of `time_calls` where there was one.
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the highest memory use since `reset_peak_memory`, in megabytes (10^6 bytes).
+
+    On a CPU it is the resident memory of the process, what earlier work left included; NaN where the system does not tell (Windows),
+    and since the process's start where it cannot be reset (macOS). On a CUDA device it is what tensors took at most, since the last
+    call of `time_calls` where there was one.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / BYTES_PER_MB
     if sys.platform == "win32":
         return math.nan
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / BYTES_PER_MB
     import resource  # Not on Windows.
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

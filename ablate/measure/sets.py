@@ -13,6 +13,7 @@ import torch
 from ablate import rng
 from ablate.data.pictures import Pictures
 from ablate.errors import DataError
+from ablate.measure.efficientnet import full_precision
 from ablate.measure.extractors import BATCH, Extractor
 from ablate.measure.fidelity import Estimate, Features, bootstrap_difference, collect, statistics
 from ablate.measure.metrics import METRICS, PAIRS, PERCEPTUAL, SAMPLES, SETS, Metric, name_of
@@ -244,7 +245,7 @@ def _pairs(reference: Side, judged: Side, names: Collection[str], suite: Suite, 
         )
     sums = dict.fromkeys(names, 0.0)
     digests = {name: suite.distances[name].digest for name in names if name in suite.distances}
-    with progress.task("pairs", len(judged)) as bar, torch.inference_mode():
+    with progress.task("pairs", len(judged)) as bar, torch.inference_mode(), full_precision(suite.device):
         for batch in zip(reference.batches(), judged.batches(), strict=True):
             x, y = (to_unit(images, suite.device) for images in batch)
             for name in names:

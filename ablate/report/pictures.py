@@ -15,7 +15,6 @@ from PIL import Image
 from ablate.report.figures import ZOOM
 
 SIZE = 64  # pixels of one picture
-COLUMNS = 8
 MAX_PIXELS = 16_000_000  # of a file: what a run writes has less
 # Pixels of height and quality of a grid or strip: the first that fits is taken.
 GRIDS = ((512, 88), (512, 75), (256, 75), (128, 75), (64, 70), (64, 40), (64, 10))
@@ -40,7 +39,7 @@ def read(path: Path) -> np.ndarray | None:
             if image.width * image.height > MAX_PIXELS:
                 return None
             return np.asarray(image.convert("RGB"))[::ZOOM, ::ZOOM]
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
 

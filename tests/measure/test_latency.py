@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -10,7 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ablate.measure.latency import Timed, peak_memory_mb, time_calls
+from ablate.measure.latency import Timed, peak_memory_mb, reset_peak_memory, time_calls
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -136,6 +137,15 @@ def test_peak_memory_follows_an_allocation() -> None:
     grown = peak_memory_mb(CPU)
     del kept
     assert peak_memory_mb(CPU) >= grown >= before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak cannot be reset there")
+def test_peak_memory_is_of_what_came_after_the_reset() -> None:
+    kept = torch.ones(256 * 2**20, dtype=torch.uint8)
+    before = peak_memory_mb(CPU)
+    del kept
+    reset_peak_memory(CPU)
+    assert peak_memory_mb(CPU) < before - 200
 
 
 @pytest.mark.gpu

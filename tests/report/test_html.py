@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -189,6 +190,11 @@ def test_a_damaged_picture_is_none(tmp_path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
     assert pictures.read(path) is None
     Image.fromarray(np.zeros((256, 1024, 3), np.uint8)).save(path)
+    whole = path.read_bytes()
+    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + whole[24:29]
+    path.write_bytes(whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:])
+    assert pictures.read(path) is None
+    path.write_bytes(whole)
     found = pictures.read(path)
     assert found is not None
     assert found.shape == (128, 512, 3)

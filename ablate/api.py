@@ -19,7 +19,7 @@ from ablate import results as tables
 from ablate import variant as variants
 from ablate.config import Config
 from ablate.errors import AblateError, ResultsError, did_you_mean
-from ablate.files import check_output, replacing
+from ablate.files import check_output, written
 from ablate.report.build import build, read
 from ablate.report.findings import Findings
 from ablate.report.select import Choice
@@ -159,7 +159,7 @@ class Results:
         path = Path(output)
         check_output(path, (".html", ".htm"), force=force)
         text = to_html(self.findings(**choice), self.folder)
-        with replacing(path) as temporary:
+        with written(path) as temporary:
             temporary.write_text(text, "utf-8")
         return path
 
@@ -194,7 +194,9 @@ def _choice(words: dict[str, Any]) -> Choice:
     for name in ("metrics", "variants"):
         if name in given:
             given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
-    return Choice(**given)
+    if "variants" in given:
+        given["variants"] = tuple(map(variants.canonical, given["variants"]))
+    return Choice(**given | {"against": variants.canonical(given.get("against", variants.BASELINE))})
 
 
 def load_results(path: str | PathLike[str] = "results") -> Results:

@@ -25,7 +25,7 @@ from ablate.config import TrainConfig
 from ablate.data.images import ImageSet
 from ablate.diffusion import evaluations
 from ablate.errors import DataError, DivergedError, ResultsError
-from ablate.files import half_written, replacing, sync_folder
+from ablate.files import half_written, sync_folder, written
 from ablate.finished import Finished
 from ablate.job import Job, Row, Tables
 from ablate.live import Sketches
@@ -153,12 +153,8 @@ def adopt(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[s
     """
     artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
     for name, content in files.items():
-        try:
-            with replacing(working / name) as temporary:
-                temporary.write_bytes(content)
-        except OSError as error:
-            mend = "free some space or choose another --results folder"
-            raise ResultsError(f"{working / name}: cannot be written ({error}); {mend}") from error
+        with written(working / name) as temporary:
+            temporary.write_bytes(content)
     statuses = [row["status"] for row in rows.get("runs", ())]
     if "done" in statuses:
         _move(working, artifacts)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ablate.errors import AblateError
+from ablate.errors import AblateError, ResultsError
 
 # Read by numpy's and torch's libraries when they are first imported.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -40,6 +40,22 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, as `replacing` does.
+
+    Raises:
+        ResultsError: The folder or the file cannot be written.
+    """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise ResultsError(
+            f"{printable(path)}: cannot be written ({error}); free some space or choose another folder"
+        ) from error
 
 
 def half_written(path: Path) -> bool:

@@ -38,18 +38,14 @@ def find(folder: Path, name: str) -> dict[str, Any]:
 
     Args:
         folder: The results folder.
-        name: A run's name, or a beginning of it that no other finished run shares; one that ends at a hyphen goes before others, so
-            `no_drift` is no run of `no_drift_matched`.
+        name: A run's name, or a beginning of it that no other finished run shares, as `results.named` reads it.
 
     Raises:
         ResultsError: There is no such run, several, or it has not finished.
     """
     rows = _rows(folder)
-    fitting = (
-        [row for row in rows if row["run_id"] == name]
-        or [row for row in rows if row["run_id"].startswith(f"{name}-")]
-        or [row for row in rows if row["run_id"].startswith(name)]
-    )
+    named = results.named([row["run_id"] for row in rows], name)
+    fitting = [row for row in rows if row["run_id"] in named]
     done = [row for row in fitting if row["status"] == "done"]
     if len(done) == 1:
         return done[0]

@@ -16,7 +16,7 @@ import os
 import socket
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,6 +117,15 @@ def check_folder(results: Path) -> None:
         raise ResultsError(
             f"{results}: cannot write in this folder: {_reason(error)}; mend that or choose another --results folder"
         ) from error
+
+
+def named(run_ids: Iterable[str], name: str) -> set[str]:
+    """Return the runs of a name: the one that has it, else those that go on after it with a hyphen, else those that begin so.
+
+    So `no_drift` names no run of `no_drift_matched`.
+    """
+    found = {run_id for run_id in run_ids if run_id.startswith(name)}
+    return found & {name} or {run_id for run_id in found if run_id.startswith(f"{name}-")} or found
 
 
 def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
 from ablate.errors import AblateError
-from ablate.variant import BASELINE
+from ablate.variant import BASELINE, canonical
 
 if TYPE_CHECKING:
     from ablate.report.select import Choice
@@ -97,7 +97,8 @@ def report(
         raise AblateError("--format html: needs a file to write to, as in -o report.html")
     elif watch and format_ is not Format.rich:
         raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report.{ENDINGS[format_]}")
-    choice = Choice(preset, data, budget.value, against, tuple(metric or ()), samples, extractor, tuple(variants or ()))
+    only = tuple(map(canonical, variants or ()))
+    choice = Choice(preset, data, budget.value, canonical(against), tuple(metric or ()), samples, extractor, only)
     if not watch:
         _write(folder, choice, format_, output)
         return
@@ -128,9 +129,9 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -
     if output is None:
         typer.echo(text)
         return
-    from ablate.files import printable, replacing
+    from ablate.files import printable, written
 
-    with replacing(output) as temporary:
+    with written(output) as temporary:
         temporary.write_text(text, "utf-8")
     typer.echo(f"{printable(output)}: written", err=True)
 
@@ -232,9 +233,8 @@ def gate(
     from ablate.report.select import Choice
 
     tolerance = gates.parse_tolerance(max_regression)
-    choice = Choice(
-        preset, data, budget.value, against, samples=samples, extractor=extractor, variants=tuple(variants or ())
-    )
+    only = tuple(map(canonical, variants or ()))
+    choice = Choice(preset, data, budget.value, canonical(against), samples=samples, extractor=extractor, variants=only)
     found = gates.gate(read(folder), metric, tolerance, choice)
     if as_json:
         typer.echo(gates.to_json(found))

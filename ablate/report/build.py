@@ -15,7 +15,7 @@ from ablate.report.findings import Compared, Findings, Row, Value
 from ablate.report.quantized import summarise
 from ablate.report.select import Choice, finite, select
 from ablate.report.tables import describe_metrics, make_rows
-from ablate.report.verdicts import make_verdicts
+from ablate.report.verdicts import make_verdicts, unequal
 from ablate.variant import BASELINE
 
 EVERYTHING = Choice()
@@ -54,7 +54,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     formats = _formats(made.done, frames.get("quantized"))
     fidelity = frames.get("fidelity", pd.DataFrame())
     comparisons, claims, family = make_verdicts(made, fidelity, formats, choice.budget, claimed=claimed)
-    factorials = make_factorials(made, notes)
+    factorials = make_factorials(made, unequal(made, choice.budget), notes)
     fronts = make_fronts(made, formats, notes)
     if made.rows:
         notes.append(NO_CURVES)

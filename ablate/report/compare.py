@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from ablate import results
 from ablate.errors import ResultsError, did_you_mean
 from ablate.report import sheets, terminal
 from ablate.report.build import build
@@ -102,8 +103,7 @@ def _newest(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _begin(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    exact = runs[runs["run_id"] == name]
-    return exact if len(exact) else runs[runs["run_id"].str.startswith(name).astype(bool)]
+    return runs[runs["run_id"].isin(results.named(runs["run_id"], name))]
 
 
 def _two_runs(runs: pd.DataFrame, a: str, b: str) -> tuple[tuple[str, str], pd.DataFrame, list[str]]:

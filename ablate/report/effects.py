@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,12 @@ from ablate.variant import BASELINE
 BYTES_PER_PARAMETER = 4  # float32
 
 
-def make_factorials(made: Rows, notes: list[str]) -> tuple[Factorial, ...]:
+def make_factorials(made: Rows, refused: Collection[str], notes: list[str]) -> tuple[Factorial, ...]:
     """Return the effects of every complete factorial study among the rows, by every metric.
 
     Args:
         made: The rows and their numbers.
+        refused: Labels of rows that are not judged, for their budget is another.
         notes: Is added to: what is missing of an incomplete one.
     """
     labels = _cells(made.rows)
@@ -35,6 +36,10 @@ def make_factorials(made: Rows, notes: list[str]) -> tuple[Factorial, ...]:
             names = ", ".join(sorted("+".join(sorted(cell)) or BASELINE for cell in design.missing)[:3])
             more = f" and {len(design.missing) - 3} more" if len(design.missing) > 3 else ""
             notes.append(f"no effects of {' x '.join(design.axes)}: no finished run of {names}{more}")
+            continue
+        unequal = sorted(label for cell in design.cells() if (label := labels[cell].label) in refused)
+        if unequal:
+            notes.append(f"no effects of {' x '.join(design.axes)}: an unequal budget of {', '.join(unequal)}")
             continue
         found += [_factorial(design, metric, values, labels) for metric, values in made.values.items()]
     return tuple(found)

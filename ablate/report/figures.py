@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ablate.errors import ResultsError
-from ablate.files import replacing
+from ablate.files import written
 
 GAP = 2  # pixels between the panels of a strip
 ZOOM = 2
@@ -40,22 +37,12 @@ def save_strip(path: Path, panels: list[np.ndarray]) -> None:
 
 def save_array(path: Path, pictures: np.ndarray) -> None:
     """Write pictures (N, 3, H, W) uint8 to a compressed `.npz` file, as the array `images` (N, H, W, 3)."""
-    with _written(path) as temporary, temporary.open("wb") as file:
+    with written(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, images=pictures.transpose(0, 2, 3, 1))
 
 
 def _save(path: Path, sheet: np.ndarray) -> None:
     image = Image.fromarray(sheet)
     image = image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST)
-    with _written(path) as temporary:
+    with written(path) as temporary:
         image.save(temporary, "PNG")
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """Give a temporary path for `path`; a write that fails is a user's error."""
-    try:
-        with replacing(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise ResultsError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error

@@ -14,7 +14,7 @@ from ablate.errors import ResultsError, did_you_mean
 from ablate.files import printable
 from ablate.measure.metrics import FEATURES, METRICS
 from ablate.report.metrics import COSTS, HEADLINES, describe
-from ablate.variant import BASELINE, canonical
+from ablate.variant import BASELINE
 
 SAME_MACS = 0.01  # of the training MACs: as good as equal
 TEXT = (
@@ -45,16 +45,12 @@ class Choice:
     preset: str | None = None
     data: str | None = None  # a data set's name, the path it was read from, or the beginning of its digest
     budget: str = "steps"  # `steps`, or the baseline's training `macs`
-    against: str = BASELINE  # a variant
+    against: str = BASELINE  # a variant, by its canonical name, as `variants`
     metrics: tuple[str, ...] = ()  # the first decides; none: the headlines
     samples: str | None = None  # what Frechet distances were taken of: `512`, or with the reference `512/2048`
     extractor: str | None = None  # the beginning of a digest of weights
     variants: tuple[str, ...] = ()  # only these, beside what they are compared against; none: all
     claims: bool = True  # whether the claims of the variants' files are judged too
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "variants", tuple(map(canonical, self.variants)))
-        object.__setattr__(self, "against", canonical(self.against))
 
 
 @dataclass(frozen=True)

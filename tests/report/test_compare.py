@@ -86,6 +86,14 @@ def test_two_runs_are_one_pair_and_undecided() -> None:
     assert any(note.startswith("not paired: the seeds are 3 and 4") for note in other.notes)
 
 
+def test_two_runs_of_a_data_set_whose_name_looks_like_a_combination() -> None:
+    made = {table: [dict(row) for row in rows] for table, rows in MADE.items()}
+    for rows in made.values():
+        for row in rows:
+            row["run_id"] = row["run_id"].replace("-cats-", "-zoo+art-")
+    assert versus("direct-quick-zoo+art-s3", "no_drift-quick-zoo+art-s3", made).comparisons[0].n == 1
+
+
 def test_runs_that_do_not_compare_are_refused() -> None:
     made = {table: [dict(row) for row in rows] for table, rows in MADE.items()}
     made["runs"][3]["preset"] = "smoke"

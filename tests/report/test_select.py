@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import synthetic
 from synthetic import found
+from typer.testing import CliRunner
 
+import ablate
+from ablate import cli, results
 from ablate.errors import ResultsError
 
 TWO = {"baseline": 0.0, "no_drift": 5.0}
@@ -129,10 +134,14 @@ def test_variants_are_chosen_and_compared_against_any() -> None:
     assert "no run of variant 'latent'" in refused(three, variants=("latent",))
 
 
-def test_the_order_of_a_combination_does_not_matter() -> None:
-    three = synthetic.rows(TWO | {"no_drift+v_pred": 1.0}, range(3))
-    assert [row.label for row in found(three, variants=("v_pred+no_drift",)).rows] == ["baseline", "no_drift+v_pred"]
-    assert found(three, against="v_pred + no_drift").compared.against == "no_drift+v_pred"
+def test_the_order_of_a_combination_does_not_matter(tmp_path: Path) -> None:
+    results.append(tmp_path, synthetic.rows(TWO | {"no_drift+v_pred": 1.0}, range(3)))
+    three = ablate.load_results(tmp_path)
+    assert [row.label for row in three.findings(variants="v_pred+no_drift").rows] == ["baseline", "no_drift+v_pred"]
+    assert three.findings(against="v_pred + no_drift").compared.against == "no_drift+v_pred"
+    words = ["report", "--results", str(tmp_path), "--format", "json", "--variant", "no_drift", "--against"]
+    made = CliRunner().invoke(cli.app, [*words, "v_pred+no_drift"])
+    assert json.loads(made.stdout)["compared"]["against"] == "no_drift+v_pred"
 
 
 def test_metrics_by_name() -> None:

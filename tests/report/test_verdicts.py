@@ -240,6 +240,17 @@ def test_factorial_studies_get_effects() -> None:
     assert {effect.verdict for effect in few.factorials[0].effects} == {"undecided"}
 
 
+def test_factorial_studies_of_unequal_budgets_get_none() -> None:
+    truth = {"baseline": 0.0, "no_drift": 5.0, "v_pred": 0.0, "no_drift+v_pred": -20.0}
+    made = synthetic.rows(truth, range(9), spread=0.5)
+    for run in made["runs"]:
+        if run["variant"] == "no_drift+v_pred":
+            run["steps"] = 300
+    findings = found(made)
+    assert findings.factorials == ()
+    assert "no effects of drift x prediction: an unequal budget of no_drift+v_pred" in findings.notes
+
+
 def test_an_incomplete_factorial_study_says_what_is_missing() -> None:
     findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 5.0, "no_drift+v_pred": -20.0}, range(3)))
     assert findings.factorials == ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -52,6 +54,17 @@ def test_report_by_other_metrics_against_another_variant(run: Command) -> None:
     assert document["compared"]["against"] == "no_drift"
     assert [metric["name"] for metric in document["metrics"]] == ["psnr_db"]
     assert [c["label"] for c in document["comparisons"]] == ["direct"]
+
+
+def test_a_report_for_which_there_is_no_room_is_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, out, err = run("report", "-o", "report.md")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: report.md: cannot be written ([Errno 28] No space left on device); free some space")
+    assert not Path("report.md").exists()
 
 
 def test_report_refuses_to_mix_and_says_what_to_choose(run: Command, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ TEXT = (
     "budget",
     "config_hash",
     "device",
+    "processor",
     "arithmetic",
 )
 
@@ -105,11 +107,26 @@ def _shown(runs: pd.DataFrame) -> pd.DataFrame:
     kept = [name for name in runs.columns if name in (*TEXT, *NUMBERS, "precision") or name in METRICS or name in COSTS]
     shown = runs[kept]
     shown = finite(shown.rename(columns={"precision": "arithmetic"}))  # a metric has the name precision
+    shown = shown.assign(processor=_processors(runs))
     # A table may come from elsewhere: what is shown of it must not steer a terminal.
     safe = {
         name: shown[name].astype(object).map(_safe(shown[name]), na_action="ignore").astype(object) for name in TEXT
     }
     return shown.assign(**safe, run_id=shown["run_id"].astype(object), seed=shown["seed"].astype("int64"))
+
+
+def _processors(runs: pd.DataFrame) -> pd.Series:
+    """What each run was computed on: its GPU, or its processor with the vector units where they are recorded."""
+    if "environment" not in runs:
+        return pd.Series(None, runs.index, dtype=object)
+    names: dict[str, str | None] = {}
+    for text in runs["environment"].dropna().unique():
+        try:
+            parts = json.loads(text)
+            names[text] = parts.get("gpu") or " ".join(filter(None, (parts.get("cpu"), parts.get("cpu_features"))))
+        except (ValueError, AttributeError, TypeError):  # a table may come from elsewhere
+            names[text] = None
+    return runs["environment"].astype(object).map(names)
 
 
 def finite(frame: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ COSTS = {  # column -> head
 UNFINISHED = ("diverged", "failed", "interrupted")
 AUTOENCODER = ("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db")
 NOTHING = Value(None, None, 0)
-MACHINE = ("device", "arithmetic", "threads")
+MACHINE = ("device", "processor", "arithmetic", "threads")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def make_rows(selected: Selected, against: str, budget: str, notes: list[str]) -
     if len(machines) > 1:
         shown = sorted((_machine(*key), int(n)) for key, n in zip(machines.index, machines, strict=True))
         listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in shown)
-        notes.append(f"times come from unequal devices, precisions or threads and do not compare: {listed}")
+        notes.append(f"times come from unequal machines, precisions or threads and do not compare: {listed}")
     return Rows(tuple(rows), base, values, done)
 
 

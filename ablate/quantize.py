@@ -158,13 +158,15 @@ def measure(
                 timed[_label(scheme, scope)] = engine_network
             bar.advance(1, f"{scheme} {scope}")
     latencies = _time(timed, run, session, threads) if len(timed) > 1 else []
+
+    def median(label: str) -> float | None:
+        found = [row["latency_ms"] for row in latencies if (row["scheme"], row["batch"]) == (label, 1)]
+        return float(np.median(found)) if found else None
+
     for row in rows:
-        found = [
-            x["latency_ms"]
-            for x in latencies
-            if (x["scheme"], x["batch"]) == (_label(row["scheme"], row["scope"]), 1) and not row["simulated"]
-        ]
-        row["latency_step_ms"] = float(np.median(found)) if found else None
+        row["latency_step_ms"] = None if row["simulated"] else median(_label(row["scheme"], row["scope"]))
+        if row["latency_step_ms"] is not None:
+            row["float_latency_step_ms"] = median(FLOAT)  # timed beside it: other sessions' do not compare
         row["run_id"] = run.row["run_id"]
         row["engine_version"] = metadata.version(row["engine"])
     return {"quantized": rows, "latency": [{"run_id": run.row["run_id"], **row} for row in latencies]}

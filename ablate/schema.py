@@ -89,7 +89,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "psnr_db pd lpips lpips_vgg"),
         (_FLOAT, "fd fd_change fd_change_low fd_change_high fid fid_change fid_change_low fid_change_high"),
         (_INT, "file_bytes weight_bytes"),
-        (_FLOAT, "macs_share latency_step_ms"),
+        (_FLOAT, "macs_share latency_step_ms float_latency_step_ms"),
         (_INT, "calibration_n"),
         (_TEXT, "calibration_digest"),
     ],

@@ -59,7 +59,8 @@ def test_rows_say_what_is_real_and_what_is_simulated(study: Path) -> None:
     assert rows.loc[real, ["file_bytes", "latency_step_ms"]].notna().all().all()
     others = rows[rows["simulated"]]
     assert set(others["engine"]) == {"torch"}
-    assert others[["file_bytes", "latency_step_ms"]].isna().all().all()
+    assert others[["file_bytes", "latency_step_ms", "float_latency_step_ms"]].isna().all().all()
+    assert set(rows.loc[real[1:], "float_latency_step_ms"]) == {rows.loc[("fp32", "all"), "latency_step_ms"]}
     measured = rows.drop(index=("fp32", "all"))
     assert measured[["psnr_db", "pd", "fd", "fd_change", "fd_change_low", "macs_share"]].notna().all().all()
     assert (measured["psnr_db"] > 10).all()

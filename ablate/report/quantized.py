@@ -63,6 +63,9 @@ def summarise(found: pd.DataFrame) -> Quantized | None:
     found = found[found["scheme"] != FLOAT].merge(floats, on="run_id", how="left", suffixes=("", "_float"))
     if not len(found):
         return None
+    if "float_latency_step_ms" in found:  # of the same session; earlier rows have none
+        beside = found["float_latency_step_ms"].astype("float64")
+        found["latency_step_ms_float"] = beside.fillna(found["latency_step_ms_float"].astype("float64"))
     for ratio, column in (("smaller", "file_bytes"), ("faster", "latency_step_ms")):
         this = found[column].astype("float64")
         found[ratio] = found[f"{column}_float"].astype("float64") / this.where(this != 0)

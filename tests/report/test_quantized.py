@@ -49,6 +49,17 @@ def test_means_ratios_and_the_most_sensitive_group() -> None:
     assert all(line[-2:] == ["-", "-"] for line in simulated)
 
 
+def test_times_are_compared_within_one_session() -> None:
+    found = study(2, 5.0)
+    kpn = found["scope"] == "kpn"
+    found.loc[kpn, "float_latency_step_ms"] = 10.0  # of a later session, on a busier machine than the float32 row's 6.0
+    summary = summarise(found)
+    assert summary is not None
+    assert {row.faster for row in summary.rows if row.scope == "kpn"} == {2.5}
+    found.loc[found["scheme"] == "fp32", "latency_step_ms"] = None  # first measured beside nothing that is timed
+    assert [row.faster for row in (summarise(found) or summary).rows if row.scope == "kpn"] == [2.5, 2.5]
+
+
 def test_nothing_measured_is_nothing_shown() -> None:
     found = study(1, 1.0)
     assert summarise(found[found["scheme"] == "fp32"]) is None

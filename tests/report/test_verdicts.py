@@ -275,6 +275,13 @@ def test_fronts_over_quality_time_and_bytes() -> None:
     assert points["baseline"].values[1:] == (100.0, 4000.0)
     assert {point.scheme for point in formats.points} == {"fp32", "int8"}  # what is simulated takes no time
     assert formats.objectives == ("fd", "latency_step_ms", "file_bytes")
+    for row in made["quantized"]:
+        if row["scheme"] == "fp32":
+            row["latency_step_ms"] = None
+        elif not row["simulated"]:
+            row["float_latency_step_ms"] = 20.0
+    again = found(made).fronts[1]
+    assert {point.values[1] for point in again.points if point.scheme == "fp32"} == {20.0}
     made["runs"][0]["device"] = "cuda"
     findings = found(made)
     assert findings.fronts[0].objectives == ("fd", "macs_image", "bytes")

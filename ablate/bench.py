@@ -23,13 +23,13 @@ from ablate.finished import Finished, find_all, load
 from ablate.measure.latency import Timed, time_calls
 from ablate.measure.quantiles import NOISE_THRESHOLD, noise, quantiles, ratio
 from ablate.progress import Progress
+from ablate.report.series import BENCH_SESSION
 from ablate.sample import denoise
 
 Row = dict[str, Any]
 
 MAX_BATCH = 4096
 WARMUP = 3
-PREFIX = "bench-"  # of a session's name; its time follows
 NAMES = ("run_id", "scheme", "engine")  # of a thing that is timed
 
 
@@ -166,7 +166,7 @@ def bench(
     results.check_folder(folder)
     before = results.read(folder, "latency")
     started = datetime.now(UTC)
-    session = f"{PREFIX}{started:%Y%m%dT%H%M%S.%fZ}"
+    session = f"{BENCH_SESSION}{started:%Y%m%dT%H%M%S.%fZ}"
     groups = []
     with machine.use_threads(threads):
         networks = {
@@ -263,7 +263,7 @@ def agreement(groups: Sequence[Row], columns: Row, before: pd.DataFrame) -> Row 
         and `furthest`, which (run, scheme, engine, batch) that is. None where no earlier session of this scope, device, processor
         and number of threads timed the reference and something else.
     """
-    alike = before[before["session"].str.startswith(PREFIX).fillna(False)]
+    alike = before[before["session"].str.startswith(BENCH_SESSION).fillna(False)]
     for name in ("scope", "device", "processor", "threads"):
         alike = alike[alike[name] == columns[name]]
     for session in sorted(alike["session"].unique(), reverse=True):

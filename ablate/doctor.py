@@ -18,7 +18,7 @@ CACHED = {  # folder of the cache -> what it holds
     "cats": "shrunk layers of the embedded cats",
     "statistics": "features of reference pictures",
     "autoencoders": "trained autoencoders of latent variants",
-    "weights": "when a download of weights failed",
+    "weights": "weights that Ray workers were sent, and when a download failed",
 }
 
 
@@ -94,9 +94,9 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that belong to the cache: a folder of ours holds no others below it."""
+    """The files of a part of the cache."""
     with suppress(OSError):
-        return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+        return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return []
 
 

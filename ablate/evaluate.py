@@ -27,11 +27,11 @@ from ablate.measure.suite import Looks, between, look, used
 from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.denoiser import Denoiser
 from ablate.report.figures import save_strip
+from ablate.report.series import RUN_SESSION
 from ablate.sample import BATCH, denoise, draw, to_uint8
 
 TIMES = tuple(i / 10 for i in range(1, 10))  # of the one-step denoising table
 STRIP_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-RUN_SESSION = "run"  # names the latencies that a run measured itself
 NEIGHBOURS = 16  # rows of the picture of nearest neighbours
 HEADLINES = {  # of the fidelity table's metrics, those that the run's row repeats
     *("fd", "fd_floor", "autoencoder_fd", "fd_inf", "kd", "fid", "fid_floor", "fid_inf", "kid"),

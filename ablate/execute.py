@@ -38,6 +38,7 @@ from ablate.model.cost import cost
 from ablate.model.denoiser import Denoiser
 from ablate.progress import Progress, Task
 from ablate.report.figures import save_grid
+from ablate.report.series import RUN_SESSION
 from ablate.sample import draw, to_uint8
 from ablate.study import RunSpec
 from ablate.train import train
@@ -97,9 +98,7 @@ def execute(
             evaluate.measure_times(job, model, codec)
         with tables.timed("quantize_wall_s"):
             made = Finished(tables.run, spec.config, model, codec)
-            found = quantize.measure(
-                made, data, suite, spec.config.quantize, session=evaluate.RUN_SESSION, progress=progress
-            )
+            found = quantize.measure(made, data, suite, spec.config.quantize, session=RUN_SESSION, progress=progress)
             for table, rows in found.items():
                 tables.others[table] += rows
         phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")

@@ -23,8 +23,10 @@ from ablate.files import host_bytes, printable
 
 LIBRARIES = (
     "ablate",
+    "lpips",
     "numba",
     "numpy",
+    "onnxruntime",
     "pillow",
     "robohash",
     "safetensors",

@@ -23,6 +23,7 @@ from ablate.diffusion import evaluations, interpolate
 from ablate.errors import AblateError, did_you_mean
 from ablate.execute import perceptual_loss
 from ablate.measure import extractors
+from ablate.measure.metrics import EMBEDDED
 from ablate.model import kpn, published
 from ablate.model.cost import cost
 from ablate.model.denoiser import Denoiser, build
@@ -205,7 +206,7 @@ def _sampling(device: torch.device, folder: Path) -> Case:
 
 def _extraction(device: torch.device, folder: Path) -> Case:
     """Features of pictures, against the library's own network: batch normalisations apart, channels first."""
-    extractor = extractors.load(extractors.NAME, device)
+    extractor = extractors.load(EMBEDDED, device)
     network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval().to(device)
     pictures = torch.randint(0, 256, (extractors.BATCH, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
 

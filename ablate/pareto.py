@@ -26,20 +26,19 @@ def beaten(points: np.ndarray) -> np.ndarray:
     return somewhere & ~never
 
 
-def shares(values: np.ndarray, *, resamples: int = RESAMPLES) -> tuple[np.ndarray, int]:
+def shares(values: np.ndarray) -> tuple[np.ndarray, int]:
     """Return in which share of resamples of the seeds each point's mean lies on the front.
 
     The seeds are drawn with replacement, the same for all points: they are paired.
 
     Args:
         values: (points, seeds, objectives), lower is better, NaN where a point lacks a seed.
-        resamples: Fewer are made of many points.
 
     Returns:
-        (points,), and how many resamples were made.
+        (points,), and how many resamples were made: fewer of many points.
     """
     count, seeds, objectives = values.shape
-    resamples = int(max(20, min(resamples, WORK // max(1, count * count * objectives))))
+    resamples = int(max(20, min(RESAMPLES, WORK // max(1, count * count * objectives))))
     weights = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
     known = ~np.isnan(values)
     flat = np.where(known, values, 0.0).transpose(1, 0, 2).reshape(seeds, -1)

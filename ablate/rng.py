@@ -2,8 +2,8 @@
 
 Every random number of a run is drawn from a generator keyed by the run's seed, the name of its use (the stream) and an index (a picture,
 an epoch, a parameter's name). A key never holds the variant, the batch size or the device, so two variants of one seed meet the same
-noise, and picture i is the same picture whatever batch it stands in. Streams in use: `init`, `order`, `time`, `noise`, `flip`, `sample`,
-`denoise`, `latency`, `posterior`.
+noise, and picture i is the same picture whatever batch it stands in. Streams of a training: `init`, `order`, `time`, `noise`, `flip`,
+`posterior`; of what comes after it: `sample`, `denoise`, `latency`, `calibrate`, `bootstrap`.
 """
 
 from __future__ import annotations

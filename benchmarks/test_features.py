@@ -17,9 +17,10 @@ import torch
 from PIL import Image
 
 from ablate.data.pictures import Pictures
-from ablate.measure.extractors import BATCH, NAME, load
+from ablate.measure.extractors import BATCH, load
 from ablate.measure.fidelity import collect
 from ablate.measure.latency import peak_memory_mb
+from ablate.measure.metrics import EMBEDDED
 
 N, ROUNDS = 8 * BATCH, 5
 
@@ -38,7 +39,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def test_stream_against_the_bare_extractor(folder: Path) -> None:
-    extractor = load(NAME)
+    extractor = load(EMBEDDED)
     with Pictures(folder) as pictures:
         ready = [torch.from_numpy(batch) for batch in pictures.batches(range(N), BATCH)]
 
@@ -59,7 +60,7 @@ def test_stream_against_the_bare_extractor(folder: Path) -> None:
 
 
 def test_memory_of_a_long_stream() -> None:
-    extractor = load(NAME)
+    extractor = load(EMBEDDED)
     picture = torch.zeros(BATCH, 3, 64, 64, dtype=torch.uint8)
     peaks = []
     for batches in (2, 40):

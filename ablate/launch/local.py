@@ -95,13 +95,13 @@ def launch(
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after saving.
     """
     target = pick_device(device)
-    for spec in specs:
-        memory.check(spec.variant, spec.config, device_bytes(target))
     start = time.monotonic()
     data = load(source)
     load_wall_s = time.monotonic() - start
     with ExitStack() as stack:
         target = stack.enter_context(parallel.joined(target))
+        for spec in specs:
+            memory.check(spec.variant, spec.config, device_bytes(target))
         stack.enter_context(use_threads(threads))
         if parallel.rank():
             follow(data, target)

@@ -91,7 +91,7 @@ def export(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx
 
 
 def _group(node: onnx.NodeProto) -> str:
-    """The module group of a node by the names of the modules around it; `filters` for what stands in none."""
+    """The module group of a node by the names of the modules around it; `other` for what stands in none."""
     scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
     words = [word for scope in ast.literal_eval(scopes) for word in scope.split(".")]
     return next((word for word in words if word in PARTS), "other")

@@ -30,10 +30,9 @@ from ablate.checkpoint import digest
 from ablate.errors import DataError, WeightsError
 from ablate.measure import weights
 from ablate.measure.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
+from ablate.measure.metrics import EMBEDDED, INCEPTION
 from ablate.measure.weights import Search
 
-NAME = "efficientnet-lite0"
-INCEPTION = "inception-v3-compat"
 BATCH = 32  # pictures
 MEGABYTES = {
     "dinov2_vits14": 85,
@@ -119,7 +118,7 @@ def extract(
 
 def _efficientnet(device: torch.device, search: Search) -> Extractor:
     network = efficientnet_lite0(device)
-    return Extractor(NAME, network, network.digest, f"bicubic{RESIZE} antialias-where-shrinking float32")
+    return Extractor(EMBEDDED, network, network.digest, f"bicubic{RESIZE} antialias-where-shrinking float32")
 
 
 def _inception(device: torch.device, search: Search) -> Extractor:
@@ -170,7 +169,7 @@ def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
 
 
 EXTRACTORS: dict[str, Callable[[torch.device, Search], Extractor]] = {
-    NAME: _efficientnet,
+    EMBEDDED: _efficientnet,
     INCEPTION: _inception,
     **{name: partial(_dinov2, name) for name in MODEL_METADATA},
 }
@@ -204,5 +203,5 @@ class FidelityExtractor(FeatureExtractorBase):  # type: ignore[misc]
         return (self.network(images),)
 
 
-if NAME not in FEATURE_EXTRACTORS_REGISTRY:
-    register_feature_extractor(NAME, FidelityExtractor)
+if EMBEDDED not in FEATURE_EXTRACTORS_REGISTRY:
+    register_feature_extractor(EMBEDDED, FidelityExtractor)

@@ -41,18 +41,20 @@ def estimate(config: Config) -> Memory:
     """Estimate what a configuration needs, in bytes; plain arithmetic, whatever the sizes."""
     model = config.model
     inputs = (model.width, *model.upscaler_channels[:-1])
-    stages = list(zip((8, 16, 32), inputs, model.upscaler_channels, strict=True))
+    scales = 3 if model.space == "pixel" else 1  # doublings from 8 to 64 pixels, or to the 16 of latents
+    size_out = 8 * 2**scales
+    stages = list(zip((8, 16, 32), inputs, model.upscaler_channels, strict=True))[:scales]
     params = model.depth * 18 * model.width**2 + sum(13 * c * c + 4 * c * out for _, c, out in stages)
     kept = model.depth * (22 * TOKENS * model.width + 2 * model.attention_heads * TOKENS**2)
-    kept += sum(8 * c * size**2 for size, c, _ in stages) + 64**2 * model.upscaler_channels[-1]
+    kept += sum(8 * c * size**2 for size, c, _ in stages) + size_out**2 * stages[-1][2]
     if model.output == "kpn":
-        heads = zip((16, 32, 64), model.upscaler_channels, model.head_channels, strict=True)
-        for size, c, hidden in heads:
+        heads = list(zip((16, 32, 64), model.upscaler_channels, model.head_channels, strict=True))
+        for size, c, hidden in heads[:scales]:
             params += c * hidden + (hidden or c) * KERNEL
             kept += size**2 * (3 * hidden + 3 * KERNEL)
     if model.drift:
         params += 45 * model.drift_channels**2
-        kept += 8 * 64**2 * model.drift_channels
+        kept += 8 * size_out**2 * model.drift_channels
     weights, measure = params * FLOAT, config.measure
     samples = max(measure.fd_samples, measure.fd_reference) * PICTURE * (2 * FLOAT + 1)
     at_once = max(*measure.latency_batches, measure.denoise_images) * PICTURE * FLOAT

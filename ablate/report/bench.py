@@ -11,6 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ablate.report.text import number
+
 HEADS = ("p50 ms", "p90 ms", "noise", "ratio", "interval", "img/s")
 
 
@@ -88,12 +90,12 @@ def _table(group: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
             Text(labels[row["run_id"]]),
             row["scheme"],
             row["engine"],
-            _number(row["p50_ms"]),
-            _number(row["p90_ms"]),
+            number(row["p50_ms"]),
+            number(row["p90_ms"]),
             _noise(row),
             "-" if row["ratio"] is None else f"{row['ratio']:.3f}",
             interval,
-            _number(row["images_per_s"]),
+            number(row["images_per_s"]),
         )
     return table
 
@@ -118,10 +120,3 @@ def _labels(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         {run_id: run_id for run_id in runs},
     ]
     return next(form for form in forms if len(set(form.values())) == len(runs))
-
-
-def _number(value: float | None) -> str:
-    """Three digits or more."""
-    if value is None:
-        return "-"
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"

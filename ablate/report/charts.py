@@ -16,7 +16,6 @@ from ablate.report.sheets import FRONT_HEADS
 COLOURS = alt.Scale(domain=list(VERDICTS), range=[f"var(--{name})" for name in VERDICTS])
 SHAPES = alt.Scale(domain=list(VERDICTS), range=["triangle-left", "triangle-right", "circle"])
 FRONT = ("on the front", "beaten")
-COUNTED = ("macs_image", "bytes", "file_bytes", "params", "macs", "train_macs")
 
 
 def intervals(findings: Findings, metric: Metric) -> Plot | None:
@@ -79,7 +78,7 @@ def front(found: Front, index: int, sheet: sheets.Sheet) -> Plot | None:
     pick = alt.param(name="axis", value=costs[0], bind=alt.binding_select(options=costs, name="Cost: "))
     tips = [alt.Tooltip("name:N", title="variant")]
     tips += [alt.Tooltip(f"{_field(head)}:N", title=head) for head in heads] + [alt.Tooltip("told:N", title="front")]
-    amounts = any(name in COUNTED for name in found.objectives[1:])
+    amounts = any(name in sheets.COUNTS for name in found.objectives[1:])
     x = alt.X(
         "cost:Q",
         title=" or ".join(costs),

@@ -58,7 +58,7 @@ class Compared:
     why_headline: str  # why these, in a sentence
     family: int  # tests that Holm's correction covers
     least_seeds: int  # with which any of them can decide
-    alpha: float  # share of studies without any difference in which one may be claimed
+    alpha: float  # share of studies without any difference in which a comparison or claim may say one; each factorial design has its own
     power: float  # for which `detectable` and `seeds_needed` hold
     runs: int
     variants: int

@@ -56,6 +56,7 @@ class Page:
     cards: list[tuple[str, str, list[Card]]]  # verdict, title, variants
     claims: list[Said]
     intervals: list[Plot]
+    budgets: Sheet | None
     factorials: list[Sheet]
     gallery: Gallery
     fronts: list[Plot]
@@ -123,6 +124,7 @@ def gather(findings: Findings, folder: Path) -> Page:
         cards=cards_of(findings) if findings.comparisons else [],
         claims=[_said(claim, findings) for claim in findings.claims],
         intervals=[plot for metric in findings.metrics if (plot := charts.intervals(findings, metric))],
+        budgets=sheets.budget_sheet(findings),
         factorials=sheets.factorial_sheets(findings),
         gallery=shown,
         fronts=[plot for i, (one, sheet) in enumerate(fronts) if (plot := charts.front(one, i, sheet))],

@@ -13,6 +13,7 @@ BINS = 50  # points of a training curve
 TICKS = 41  # single calls that are shown of one variant
 MEASURES = ("psnr_db", "pd", "lpips", "lpips_vgg")
 RUN_SESSION = "run"  # of latencies that runs measured themselves; null before sessions had names
+BENCH_SESSION = "bench-"  # the beginning of those that `ablate bench` measured side by side; the time follows
 Runs = Mapping[str, tuple[str, int]]  # run_id -> its variant's label, its seed
 
 
@@ -65,7 +66,7 @@ def latency(frame: pd.DataFrame, runs: Runs) -> tuple[pd.DataFrame, str]:
     found = found[found["scope"] == "step"]
     session = found["session"].fillna(RUN_SESSION)
     several = found.groupby(session)["run_id"].nunique()
-    benched = sorted(str(name) for name, count in several.items() if count > 1 and str(name).startswith("bench-"))
+    benched = sorted(str(name) for name, count in several.items() if count > 1 and str(name).startswith(BENCH_SESSION))
     chosen = benched[-1] if benched else RUN_SESSION
     found = found[session == chosen]
     where = (

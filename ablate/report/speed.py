@@ -11,6 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ablate.report.text import number
+
 HEADS = ("batch", "ref. ms", "ours ms", "ratio", "interval", "floor", "ref. MB", "ours MB")
 
 
@@ -35,13 +37,13 @@ def render(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         table.add_row(
             row["name"],
             str(row["batch"] or ""),
-            _number(row["reference_ms"]),
-            _number(row["ours_ms"]),
+            number(row["reference_ms"]),
+            number(row["ours_ms"]),
             "" if row["ratio"] is None else f"{row['ratio']:.1f}x",
             interval,
             share,
-            _number(row["reference_peak_mb"]),
-            _number(row["ours_peak_mb"]),
+            number(row["reference_peak_mb"]),
+            number(row["ours_peak_mb"]),
         )
     threads = rows[0]["threads"]
     title = Text(f"{rows[0]['device']}, {threads} thread{'' if threads == 1 else 's'}; medians")
@@ -51,9 +53,3 @@ def render(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         "and a copy measured here, as a share of ours. MB: tensors of one call at most.",
     )
     return Group(title, Text(""), table, Text(""), *(Text(words, style="dim") for words in legend))
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"

@@ -157,7 +157,6 @@ def _rows(
     costs = done.groupby("label")[[*COSTS]].agg("median").astype("float64").replace(np.nan, None).to_dict("index")
     of_label = done.groupby("label").indices
     unfinished = _unfinished(runs, done, notes)
-    counts = runs["label"].value_counts()
     all_seeds, run_ids = done["seed"].to_numpy(), done["run_id"].to_numpy()
     summaries = {name: _summaries(grid, None) for name, grid in values.items()}
     paired = {name: _summaries(grid, grid.of(against)) for name, grid in values.items()}
@@ -179,7 +178,7 @@ def _rows(
                 config_hash=config_hash or None,
                 seeds=seeds,
                 run_ids=tuple(map(str, run_ids[at])),
-                runs=len(seeds) + sum(lost.values()) if counts[label] else 0,
+                runs=len(seeds) + sum(lost.values()),
                 unfinished=lost,
                 values={name: some.get(label, NOTHING) for name, some in summaries.items()},
                 at_other_budget=None,

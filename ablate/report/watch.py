@@ -14,13 +14,12 @@ POLL_S = 2.0
 WORKING = ".part"  # ends the names of the folders of runs that have not finished
 
 
-def changes(folder: Path, *, poll_s: float = POLL_S, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
+def changes(folder: Path, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
     """Yield at once, and again whenever a table, or what is being made, is another than at the time before.
 
     Args:
-        folder: The results folder; it may not exist yet.
-        poll_s: Seconds between two looks.
-        sleep: Waits.
+        folder: The results folder.
+        sleep: Waits so many seconds.
     """
     seen = None
     while True:
@@ -28,7 +27,7 @@ def changes(folder: Path, *, poll_s: float = POLL_S, sleep: Callable[[float], No
         if now != seen:
             seen = now
             yield
-        sleep(poll_s)
+        sleep(POLL_S)
 
 
 def _stamp(folder: Path) -> tuple[object, ...]:

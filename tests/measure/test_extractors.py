@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.errors import DataError, WeightsError
-from ablate.measure.extractors import EXTRACTORS, NAME, FidelityExtractor, extract, load
-from ablate.measure.metrics import METRICS, SETS
+from ablate.measure.extractors import EXTRACTORS, FidelityExtractor, extract, load
+from ablate.measure.metrics import EMBEDDED, METRICS, SETS
 from ablate.measure.weights import Search
 
 HUB = """
@@ -38,9 +38,9 @@ def pictures(n: int) -> Tensor:
 def test_features_do_not_depend_on_batch_size_or_autocast() -> None:
     images = pictures(5)
     done: list[int] = []
-    (whole,) = extract([images.numpy()], load(NAME), on_batch=done.append)
+    (whole,) = extract([images.numpy()], load(EMBEDDED), on_batch=done.append)
     with torch.autocast("cpu", torch.bfloat16):
-        parts = torch.cat(list(extract(images.split(2), load(NAME), on_batch=done.append)))
+        parts = torch.cat(list(extract(images.split(2), load(EMBEDDED), on_batch=done.append)))
     assert whole.shape == (5, 1280)
     assert whole.dtype == torch.float32
     assert done == [5, 2, 2, 1]
@@ -58,16 +58,16 @@ def test_features_do_not_depend_on_batch_size_or_autocast() -> None:
 )
 def test_other_dtypes_and_shapes_are_refused(images: Tensor) -> None:
     with pytest.raises(DataError, match=r"expected uint8 \(B, 3, H, W\)"):
-        next(extract([images], load(NAME)))
+        next(extract([images], load(EMBEDDED)))
 
 
 def test_torch_fidelity_knows_the_extractor() -> None:
     from torch_fidelity.utils import create_feature_extractor
 
-    made = create_feature_extractor(NAME, ["1280"], cuda=False, verbose=False)
+    made = create_feature_extractor(EMBEDDED, ["1280"], cuda=False, verbose=False)
     assert isinstance(made, FidelityExtractor)
     images = pictures(2)
-    assert torch.equal(made(images)[0], next(extract([images], load(NAME))))
+    assert torch.equal(made(images)[0], next(extract([images], load(EMBEDDED))))
     assert {FidelityExtractor.get_default_feature_layer_for_metric(m) for m in ("fid", "kid", "prc")} == {"1280"}
 
 

@@ -24,7 +24,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from ablate.errors import DataError
 from ablate.measure import weights
 from ablate.measure.efficientnet import efficientnet_lite0
-from ablate.measure.extractors import INCEPTION, NAME, Extractor, load
+from ablate.measure.extractors import Extractor, load
 from ablate.measure.fidelity import (
     Features,
     Statistics,
@@ -36,6 +36,7 @@ from ablate.measure.fidelity import (
     precision_recall,
     statistics,
 )
+from ablate.measure.metrics import EMBEDDED, INCEPTION
 from ablate.measure.weights import Search
 
 CPU = torch.device("cpu")
@@ -110,7 +111,7 @@ class Pictures(Dataset[Tensor]):
 
 
 def of(images: Tensor, extractor: Extractor | None = None, batch: int = 16) -> Features:
-    return collect(images.split(batch), extractor or load(NAME), len(images))
+    return collect(images.split(batch), extractor or load(EMBEDDED), len(images))
 
 
 def fd(a: Tensor, b: Tensor, batch: int = 16) -> float:
@@ -156,7 +157,7 @@ def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [NAME, INCEPTION])
+@pytest.mark.parametrize("name", [EMBEDDED, INCEPTION])
 def test_equals_torch_fidelity_and_says_nothing(name: str, inception: Path, capfd: pytest.CaptureFixture[str]) -> None:
     a, b = blobs(12, 0), blobs(14, 1)
     extractor = load(name, search=Search(inception.parent))
@@ -165,7 +166,7 @@ def test_equals_torch_fidelity_and_says_nothing(name: str, inception: Path, capf
     kernel = kernel_distance(fake.rows, real.rows)
     assert capfd.readouterr() == ("", "")
     expected = by_torch_fidelity(
-        a, b, name, **({} if name == NAME else {"feature_extractor_weights_path": str(inception)})
+        a, b, name, **({} if name == EMBEDDED else {"feature_extractor_weights_path": str(inception)})
     )
     assert found == pytest.approx(
         [expected[key] for key in ("frechet_inception_distance", "precision", "recall")], rel=1e-6
@@ -177,7 +178,7 @@ def test_equals_torch_fidelity_and_says_nothing(name: str, inception: Path, capf
 def test_wrong_variants_show() -> None:
     """A biased covariance and another resize differ from torch-fidelity's answer by far more than the agreement above."""
     a, b = blobs(12, 0), blobs(14, 1)
-    expected = by_torch_fidelity(a, b, NAME)["frechet_inception_distance"]
+    expected = by_torch_fidelity(a, b, EMBEDDED)["frechet_inception_distance"]
     one, two = (of(x).rows.astype(np.float64) for x in (a, b))
     biased = [Statistics(x.mean(0), np.cov(x, rowvar=False, bias=True), len(x)) for x in (one, two)]
     assert abs(frechet_distance(*biased) / expected - 1) > 1e-3
@@ -327,7 +328,7 @@ def test_a_stream_needs_no_more_memory_than_what_is_kept() -> None:
 @pytest.mark.parametrize("n", [0, 1])
 def test_a_covariance_needs_two_pictures(n: int) -> None:
     with pytest.raises(DataError, match=rf"found {n} picture"):
-        collect(iter(()), load(NAME), n)
+        collect(iter(()), load(EMBEDDED), n)
     few: list[Callable[[], object]] = [
         lambda: kernel_distance(np.zeros((n, 4), np.float32), np.zeros((9, 4), np.float32)),
         lambda: precision_recall(np.zeros((3, 4), np.float32), np.zeros((9, 4), np.float32)),

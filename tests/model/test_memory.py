@@ -35,7 +35,7 @@ def kept_bytes(config: Config) -> int:
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "standard"])
-@pytest.mark.parametrize("name", ["baseline", "direct", "no_drift", "gaussian_kernel"])
+@pytest.mark.parametrize("name", ["baseline", "direct", "no_drift", "gaussian_kernel", "latent"])
 def test_the_estimate_is_within_a_factor_of_two(name: str, preset: str) -> None:
     config = variant.resolve(variant.load(name), preset)
     found = estimate(config)

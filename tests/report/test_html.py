@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pages
 import pytest
+import synthetic
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -149,6 +150,18 @@ def test_text_from_tables_stays_text(tmp_path: Path) -> None:
     assert "{{7*7}}" in text
     for spec in [part for part in Reader(text).scripts if part.startswith("{")]:
         json.loads(spec)
+
+
+def test_both_budgets_stand_side_by_side(tmp_path: Path) -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 10.0}, range(3))
+    synthetic.save(tmp_path, made)
+    assert "At either budget" not in to_html(build(read(tmp_path)), tmp_path)
+    more = synthetic.rows({"no_drift": 4.0}, range(3), budget="macs", steps=1700, config_hash="m")
+    for rows in more.values():
+        for row in rows:
+            row["run_id"] += "m"
+    synthetic.save(tmp_path, more)
+    assert "<h3>At either budget</h3>" in to_html(build(read(tmp_path)), tmp_path)
 
 
 def test_no_runs_is_a_page_too(tmp_path: Path) -> None:

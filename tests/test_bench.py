@@ -258,6 +258,6 @@ def test_the_page_fits_80_columns_and_tells_runs_apart(folder: Path, monkeypatch
     starts = [line[:24].split("fp32")[0].strip() for line in shown if " fp32 " in line]
     assert starts[:4] == ["baseline s1", "baseline s0", "no_drift s0", "no_drift_matched s1"]
     row = next(line for line in shown if line.startswith("baseline s1 ")).split()
-    assert row[2:] == ["fp32", "fake", "1,234", "-", "0.00", "1.000", "1.000-1.000", "0.81"]
+    assert row[2:] == ["fp32", "fake", "1,234", "-", "0.00", "1.000", "1.000-1.000", "0.810"]
     assert any(line.startswith("earlier session bench-") for line in shown)
     assert lines(start(folder, "no_drift-", schemes=[("fp32", "fake")]))[4].startswith("run      scheme")

@@ -86,7 +86,7 @@ def pick_compile(choice: str, steps: int, device: torch.device) -> bool:
     """
     if choice == "off" or (choice == "auto" and steps < COMPILE_FROM):
         return False
-    problem = _cannot_compile(device)
+    problem = cannot_compile(device)
     if problem is not None and choice == "on":
         raise AblateError(
             f"--compile on: torch.compile does not work here ({problem}); install what it needs, or use --compile off"
@@ -95,7 +95,7 @@ def pick_compile(choice: str, steps: int, device: torch.device) -> bool:
 
 
 @cache
-def _cannot_compile(device: torch.device) -> str | None:
+def cannot_compile(device: torch.device) -> str | None:
     """Why `torch.compile` does not work, found by trying it; None where it does."""
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # one graph needs no pool of processes
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no GPU is no news

@@ -52,7 +52,7 @@ def test_processors_of_one_name_that_compute_differently_are_told_apart(monkeypa
 def test_long_trainings_compile_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     problem: list[str | None] = [None]
-    monkeypatch.setattr(machine, "_cannot_compile", lambda device: problem[0])
+    monkeypatch.setattr(machine, "cannot_compile", lambda device: problem[0])
     assert [machine.pick_compile("auto", steps, cpu) for steps in (machine.COMPILE_FROM - 1, machine.COMPILE_FROM)] == [
         False,
         True,
@@ -70,11 +70,11 @@ def test_why_nothing_compiles_is_one_printable_line(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("no\ncompiler \x1b[31m")
 
     monkeypatch.setattr(torch, "compile", broken)
-    machine._cannot_compile.cache_clear()
+    machine.cannot_compile.cache_clear()
     try:
-        found = machine._cannot_compile(torch.device("cpu"))
+        found = machine.cannot_compile(torch.device("cpu"))
     finally:
-        machine._cannot_compile.cache_clear()
+        machine.cannot_compile.cache_clear()
     assert found is not None
     assert found.startswith("no compiler")
     assert found.isprintable()

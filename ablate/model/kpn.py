@@ -10,7 +10,6 @@ q is positive semi-definite for |rho| < 1 (Procedural Kernel Networks, arXiv 211
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ablate import machine
 from ablate.model import loops
 from ablate.model.loops import RADIUS, SIZE
 
@@ -40,7 +40,7 @@ class _Gather(torch.autograd.Function):
     """out[b, c, f, i, j] = sum_k w[b, f, k, i, j] x[b, c, i + dy_k, j + dx_k], for phases f; x is padded by 2 on each side.
 
     With its own backward: autograd would keep 25 products alive and scatter them one by one. One plane per instruction, so that the
-    innermost loops run over contiguous rows. On a GPU both directions are compiled where Triton is at hand.
+    innermost loops run over contiguous rows. On a GPU both directions are compiled where that works.
     """
 
     @staticmethod
@@ -79,8 +79,8 @@ def _gather_backward(grad: Tensor, padded: Tensor, weights: Tensor) -> tuple[Ten
 
 @cache
 def _for_device(device: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled for a GPU that Inductor has a compiler for."""
-    if device == "cuda" and importlib.util.find_spec("triton") is not None:
+    """The function, compiled for a GPU where `torch.compile` works."""
+    if device == "cuda" and machine.cannot_compile(torch.device(device)) is None:
         return torch.compile(function)
     return function
 

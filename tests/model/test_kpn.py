@@ -15,6 +15,7 @@ from numba.core.caching import CacheImpl
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from ablate import machine
 from ablate.model import kpn, loops, published
 
 
@@ -186,6 +187,14 @@ def test_the_form_of_other_devices_equals_the_loops(phases: int) -> None:
         windows = F.unfold(padded, 5).view(2, 3, 25, 4, 5)
         torch.testing.assert_close(out[:, :, f], (windows * weights[:, None, f]).sum(2), rtol=0, atol=1e-13)
     assert torch.autograd.gradcheck(kpn._gather, (padded, weights))
+
+
+def test_filters_on_a_gpu_are_compiled_only_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    for problem in ("no Triton", None):
+        kpn._for_device.cache_clear()
+        monkeypatch.setattr(machine, "cannot_compile", lambda device, problem=problem: problem)
+        assert (kpn._for_device("cuda", kpn._gather_forward) is kpn._gather_forward) == (problem is not None)
+    kpn._for_device.cache_clear()
 
 
 def test_normalised_weights_stay_in_the_local_range_and_tanh_weights_can_leave_it() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 
 from ablate import results
 from ablate.claims import Claims
@@ -168,3 +170,15 @@ def test_sigterm_interrupts_and_gives_the_claim_back(tmp_path: Path, monkeypatch
         go(tmp_path)
     assert list((tmp_path / ".claims").glob("*.json")) == []
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "load", lambda source: DATA)
+    here = local.environment(torch.device("cpu"))
+    row = {"preset": "smoke", "config_hash": SPECS[0].config.hash, "train_macs": 1, "seed": 9, "status": "done"}
+    rows = [
+        row | {"run_id": f"{i}", "environment": e, "wall_s": s} for i, (e, s) in enumerate([("{}", 90.0), (here, 10.0)])
+    ]
+    for past, expected in ((rows, 10.0), (rows[:1], 90.0)):
+        found = local.forecast(SPECS[:1], "set", pd.DataFrame(past), again=Again.unfinished, device="cpu")
+        assert [one.wall_s for one in found] == [expected]

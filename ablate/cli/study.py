@@ -267,7 +267,7 @@ def run(
 
         from ablate.report.variants import render_plan
 
-        Console().print(render_plan(forecast(specs, data, past, again=again)))
+        Console().print(render_plan(forecast(specs, data, past, again=again, device=device)))
         return
 
     def on_row(row: dict[str, Any], how: str) -> None:

@@ -16,7 +16,7 @@ from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import load
 from ablate.execute import execute, follow
 from ablate.launch.share import AS_FAILED, POLL_S, Again, Share, terminate_as_interrupt
-from ablate.machine import device_bytes, pick_device, use_threads
+from ablate.machine import device_bytes, environment, pick_device, use_threads
 from ablate.measure.metrics import Metric
 from ablate.measure.suite import Suite, assemble
 from ablate.model import memory
@@ -25,20 +25,25 @@ from ablate.progress import Progress
 from ablate.study import Planned, RunSpec, estimate_wall_s
 
 
-def forecast(specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, again: Again) -> list[Planned]:
+def forecast(
+    specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, again: Again, device: str = "auto"
+) -> list[Planned]:
     """Return what `launch` would do, and how long it should take.
 
     Args:
         specs: The study.
         source: `cats`, or a folder, zip or `.npz` of pictures.
-        past: The table `runs`.
+        past: The table `runs`; times come from runs of this very machine, or of others where it has none.
         again: Which runs are made, by how they ended before; with `failed` the others are not listed.
+        device: As for `launch`.
 
     Raises:
         AblateError: The data cannot be used.
     """
     data = load(source)
     ended = dict(zip(past["run_id"], past["status"], strict=True))
+    here = past[past["environment"] == environment(pick_device(device))]
+    times = here if "done" in set(here["status"]) else past
     macs = {spec.variant: cost(spec.config).train_macs(spec.config.train.steps) for spec in specs}
     found = []
     for spec in specs:
@@ -46,7 +51,7 @@ def forecast(specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, again
         if again is Again.failed and ended.get(run_id) not in AS_FAILED:
             continue
         finished = again is Again.unfinished and ended.get(run_id) == "done"
-        found.append(Planned(spec, run_id, finished, estimate_wall_s(spec, macs[spec.variant], past)))
+        found.append(Planned(spec, run_id, finished, estimate_wall_s(spec, macs[spec.variant], times)))
     return found
 
 

@@ -14,7 +14,7 @@ from ablate.report.effects import make_factorials, make_fronts
 from ablate.report.findings import Compared, Findings, Row, Value
 from ablate.report.quantized import summarise
 from ablate.report.select import Choice, finite, select
-from ablate.report.tables import describe_metrics, make_rows
+from ablate.report.tables import describe_metrics, make_rows, unequal_machines
 from ablate.report.verdicts import make_verdicts, unequal
 from ablate.variant import BASELINE
 
@@ -48,6 +48,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     selected = select(frames, choice)
     notes = selected.notes
     made = make_rows(selected, choice.against, choice.budget, notes)
+    notes += unequal_machines(made.done)
     claimed = choice.claims and choice.against == BASELINE
     if choice.claims and not claimed:
         notes.append(f"claims are not judged: they speak of the baseline, not of {choice.against}")

@@ -14,10 +14,12 @@ from rich.text import Text
 from ablate import results
 from ablate.errors import ResultsError, did_you_mean
 from ablate.report import sheets, terminal
-from ablate.report.build import build
+from ablate.report.build import NO_CURVES, build
 from ablate.report.findings import Comparison, Findings, Row
+from ablate.report.metrics import COSTS
 from ablate.report.select import Choice
 from ablate.report.sheets import Sheet
+from ablate.report.tables import UNEQUAL_MACHINES
 from ablate.variant import canonical
 
 PICTURES = "samples.png"
@@ -86,7 +88,8 @@ def compare(
     rows = {row.label: row for row in findings.rows}
     pairs = tuple(_pairs(rows[a], rows[b], folder)) if a in rows and b in rows else ()
     compared = findings.compared
-    notes = (*extra, *(note for note in findings.notes if not note.startswith("quality is")))
+    idle = (NO_CURVES,) if set(COSTS) & set(compared.headline) else (NO_CURVES, UNEQUAL_MACHINES)
+    notes = (*extra, *(note for note in findings.notes if not note.startswith(idle)))
     return Versus(a, b, compared.preset, compared.data, findings.comparisons, pairs, notes), findings
 
 

@@ -23,10 +23,10 @@ from rich.text import Text
 from ablate import stats
 from ablate.errors import ResultsError
 from ablate.report import sheets, terminal
-from ablate.report.metrics import higher_is_better
+from ablate.report.metrics import COSTS, higher_is_better
 from ablate.report.select import Choice, select
 from ablate.report.sheets import Sheet
-from ablate.report.tables import make_rows
+from ablate.report.tables import make_rows, unequal_machines
 from ablate.report.verdicts import unequal
 
 
@@ -166,6 +166,8 @@ def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, 
     selected = select(frames, replace(choice, metrics=(metric,)))
     notes = selected.notes
     made = make_rows(selected, choice.against, choice.budget, notes)
+    if metric in COSTS:
+        notes += unequal_machines(made.done)
     if made.against is None:
         raise ResultsError(f"--against {choice.against}: it has no finished run here; make one first: ablate run")
     others = [row for row in made.rows if row.label != made.against]

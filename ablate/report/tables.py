@@ -21,6 +21,7 @@ from ablate.report.metrics import describe, higher_is_better
 from ablate.report.select import Selected
 from ablate.variant import BASELINE
 
+UNEQUAL_MACHINES = "times come from unequal machines, precisions or threads and do not compare"
 COSTS = {  # column -> head
     "params": "params",
     "macs": "MACs",
@@ -101,12 +102,17 @@ def make_rows(selected: Selected, against: str, budget: str, notes: list[str]) -
     elif against in several:
         newest = base.partition(" @")[2]
         notes.append(f"{what} has several configurations; differences are to the newest, @{newest}")
-    machines = done.groupby([*MACHINE], dropna=False).size()
-    if len(machines) > 1:
-        shown = sorted((_machine(*key), int(n)) for key, n in zip(machines.index, machines, strict=True))
-        listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in shown)
-        notes.append(f"times come from unequal machines, precisions or threads and do not compare: {listed}")
     return Rows(tuple(rows), base, values, done)
+
+
+def unequal_machines(done: pd.DataFrame) -> list[str]:
+    """Return a note where finished runs' times do not compare, else nothing."""
+    machines = done.groupby([*MACHINE], dropna=False).size()
+    if len(machines) < 2:
+        return []
+    shown = sorted((_machine(*key), int(n)) for key, n in zip(machines.index, machines, strict=True))
+    listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in shown)
+    return [f"{UNEQUAL_MACHINES}: {listed}"]
 
 
 def describe_metrics(selected: Selected) -> tuple[Metric, ...]:

@@ -54,6 +54,15 @@ def test_a_number_is_in_the_metrics_unit_and_a_cost_is_a_metric() -> None:
     assert verdicts(slow) == {"no_drift": "failed"}
 
 
+def test_unequal_machines_are_told_where_times_are_judged() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 1.0}, range(2))
+    for run in made["runs"]:
+        run["device"] = "cpu" if run["seed"] else "cuda"
+    for metric, told in (("fd", 0), ("latency_image_ms", 1)):
+        found = gate.gate(frames(made), metric, FIVE, Choice())
+        assert sum(note.startswith("times come from unequal machines") for note in found.notes) == told
+
+
 def test_higher_may_be_better() -> None:
     better = gated({"no_drift": -200.0}, 8, FIVE, metric="psnr_db")  # + 2 dB of 21
     worse = gated({"no_drift": 200.0}, 8, FIVE, metric="psnr_db")

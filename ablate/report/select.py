@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ TEXT = (
     "config_hash",
     "device",
     "processor",
+    "vector_units",
     "arithmetic",
 )
 
@@ -107,7 +109,7 @@ def _shown(runs: pd.DataFrame) -> pd.DataFrame:
     kept = [name for name in runs.columns if name in (*TEXT, *NUMBERS, "precision") or name in METRICS or name in COSTS]
     shown = runs[kept]
     shown = finite(shown.rename(columns={"precision": "arithmetic"}))  # a metric has the name precision
-    shown = shown.assign(processor=_processors(runs))
+    shown = shown.assign(**_processors(runs))
     # A table may come from elsewhere: what is shown of it must not steer a terminal.
     safe = {
         name: shown[name].astype(object).map(_safe(shown[name]), na_action="ignore").astype(object) for name in TEXT
@@ -115,18 +117,16 @@ def _shown(runs: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(**safe, run_id=shown["run_id"].astype(object), seed=shown["seed"].astype("int64"))
 
 
-def _processors(runs: pd.DataFrame) -> pd.Series:
-    """What each run was computed on: its GPU, or its processor with the vector units where they are recorded."""
-    if "environment" not in runs:
-        return pd.Series(None, runs.index, dtype=object)
-    names: dict[str, str | None] = {}
-    for text in runs["environment"].dropna().unique():
-        try:
+def _processors(runs: pd.DataFrame) -> dict[str, pd.Series]:
+    """What each run was computed on: `processor`, the GPU's name or the processor's; `vector_units` of a processor, where recorded."""
+    environments = runs["environment"] if "environment" in runs else pd.Series(None, runs.index, dtype=object)
+    found: dict[str, dict[str, str | None]] = {"processor": {}, "vector_units": {}}
+    for text in environments.dropna().unique():
+        with suppress(ValueError, AttributeError, TypeError):  # a table may come from elsewhere
             parts = json.loads(text)
-            names[text] = parts.get("gpu") or " ".join(filter(None, (parts.get("cpu"), parts.get("cpu_features"))))
-        except (ValueError, AttributeError, TypeError):  # a table may come from elsewhere
-            names[text] = None
-    return runs["environment"].astype(object).map(names)
+            gpu, cpu, units = (parts.get(key) or None for key in ("gpu", "cpu", "cpu_features"))
+            found["processor"][text], found["vector_units"][text] = gpu or cpu, None if gpu else units
+    return {name: environments.astype(object).map(values) for name, values in found.items()}
 
 
 def finite(frame: pd.DataFrame) -> pd.DataFrame:

@@ -34,7 +34,7 @@ COSTS = {  # column -> head
 UNFINISHED = ("diverged", "failed", "interrupted")
 AUTOENCODER = ("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db")
 NOTHING = Value(None, None, 0)
-MACHINE = ("device", "processor", "arithmetic", "threads")
+MACHINE = ("device", "processor", "arithmetic", "threads", "vector_units")
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,13 @@ def unequal_machines(done: pd.DataFrame) -> list[str]:
     machines = done.groupby([*MACHINE], dropna=False).size()
     if len(machines) < 2:
         return []
-    shown = sorted((_machine(*key), int(n)) for key, n in zip(machines.index, machines, strict=True))
-    listed = ", ".join(f"{machine or 'unknown'} ({n} runs)" for machine, n in shown)
+    names = [_machine(*key[:-1]) for key in machines.index]
+    # Vector units are many words: they are shown where machines differ in nothing else.
+    shown = sorted(
+        f"{name or 'unknown'}{f' {units}' if names.count(name) > 1 and not pd.isna(units) else ''} ({n} runs)"
+        for name, (*_, units), n in zip(names, machines.index, machines, strict=True)
+    )
+    listed = ", ".join(shown)
     return [f"{UNEQUAL_MACHINES}: {listed}"]
 
 
@@ -287,8 +292,9 @@ def spent(done: pd.DataFrame, budget: str) -> dict[str, str]:
     }
 
 
-def _machine(*parts: Any) -> str:
-    return " ".join(str(part) for part in parts if not pd.isna(part))
+def _machine(device: Any, processor: Any, arithmetic: Any, threads: Any) -> str:
+    spread = None if pd.isna(threads) else f"{threads:g} thread{'s' * (threads != 1)}"
+    return " ".join(str(part) for part in (device, processor, arithmetic, spread) if not pd.isna(part))
 
 
 def _name(label: str | None) -> str:

@@ -15,6 +15,7 @@ from ablate import results
 from ablate.errors import ResultsError, did_you_mean
 from ablate.report import sheets, terminal
 from ablate.report.build import NO_CURVES, build
+from ablate.report.effects import FRONT_OF_WORK
 from ablate.report.findings import Comparison, Findings, Row
 from ablate.report.metrics import COSTS
 from ablate.report.select import Choice
@@ -88,7 +89,7 @@ def compare(
     rows = {row.label: row for row in findings.rows}
     pairs = tuple(_pairs(rows[a], rows[b], folder)) if a in rows and b in rows else ()
     compared = findings.compared
-    idle = (NO_CURVES,) if set(COSTS) & set(compared.headline) else (NO_CURVES, UNEQUAL_MACHINES)
+    idle = (NO_CURVES, FRONT_OF_WORK, *(() if set(COSTS) & set(compared.headline) else (UNEQUAL_MACHINES,)))
     notes = (*extra, *(note for note in findings.notes if not note.startswith(idle)))
     return Versus(a, b, compared.preset, compared.data, findings.comparisons, pairs, notes), findings
 

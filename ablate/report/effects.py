@@ -14,6 +14,7 @@ from ablate.report.tables import MACHINE, Grid, Rows
 from ablate.variant import BASELINE
 
 BYTES_PER_PARAMETER = 4  # float32
+FRONT_OF_WORK = "the front is over multiply-accumulates of a picture instead of its time: the machines differ"
 
 
 def make_factorials(made: Rows, refused: Collection[str], notes: list[str]) -> tuple[Factorial, ...]:
@@ -108,7 +109,7 @@ def _trained(made: Rows, notes: list[str]) -> Front | None:
         # Times of unequal machines do not compare; the work does.
         done = done.assign(macs_image=done["macs"].astype("Float64") * done["nfe"].astype("Float64"))
         costs = ["macs_image", "bytes"]
-        notes.append("the front is over multiply-accumulates of a picture instead of its time: the machines differ")
+        notes.append(FRONT_OF_WORK)
     return _front("as trained", done.assign(point=done["label"], scheme=None), [metric, *costs])
 
 

@@ -71,6 +71,15 @@ def test_the_newest_configuration_counts() -> None:
     assert len(one.comparisons) == 2
 
 
+def test_unequal_machines_are_told_where_a_cost_is_compared() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 1.0}, range(2))
+    for run in made["runs"]:
+        run["device"] = "cpu" if run["seed"] else "cuda"
+    assert versus("baseline", "no_drift", made, metrics=("fd",)).notes == ()
+    (note,) = versus("baseline", "no_drift", made, metrics=("latency_image_ms",)).notes
+    assert note.startswith("times come from unequal machines")
+
+
 def test_the_order_of_a_combination_does_not_matter() -> None:
     made = synthetic.rows({"baseline": 0.0, "no_drift+v_pred": 1.0}, range(3))
     assert versus("baseline", "v_pred+no_drift", made).b == "no_drift+v_pred"

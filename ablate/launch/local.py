@@ -25,9 +25,7 @@ from ablate.progress import Progress
 from ablate.study import Planned, RunSpec, estimate_wall_s
 
 
-def forecast(
-    specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, again: Again, device: str = "auto"
-) -> list[Planned]:
+def forecast(specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, again: Again, device: str) -> list[Planned]:
     """Return what `launch` would do, and how long it should take.
 
     Args:
@@ -38,7 +36,7 @@ def forecast(
         device: As for `launch`.
 
     Raises:
-        AblateError: The data cannot be used.
+        AblateError: The data or the device cannot be used.
     """
     data = load(source)
     ended = dict(zip(past["run_id"], past["status"], strict=True))

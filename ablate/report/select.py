@@ -124,7 +124,8 @@ def _processors(runs: pd.DataFrame) -> dict[str, pd.Series]:
     for text in environments.dropna().unique():
         with suppress(ValueError, AttributeError, TypeError):  # a table may come from elsewhere
             parts = json.loads(text)
-            gpu, cpu, units = (parts.get(key) or None for key in ("gpu", "cpu", "cpu_features"))
+            read = (parts.get(key) for key in ("gpu", "cpu", "cpu_features"))
+            gpu, cpu, units = (value if value and isinstance(value, str) else None for value in read)
             found["processor"][text], found["vector_units"][text] = gpu or cpu, None if gpu else units
     return {name: environments.astype(object).map(values) for name, values in found.items()}
 

@@ -175,10 +175,11 @@ def test_times_of_unequal_devices_are_flagged(tmp_path: Path) -> None:
     assert any("do not compare: cpu (2 runs), cuda (1 runs)" in note for note in group.notes)
     cards = [json.dumps({"cpu": "Xeon, 8 cores", "gpu": gpu}) for gpu in ("H100", "T4", "")]
     cards += [json.dumps({"cpu": "Xeon, 8 cores", "gpu": "", "cpu_features": "avx2"}), "broken", "[1]"]
+    cards += [json.dumps({"cpu": [1], "cpu_features": {}}), json.dumps({"gpu": [1]})]
     rows = [run("no_drift", seed, 1.0, environment=text) for seed, text in enumerate(cards)]
     (note,) = [note for note in build(tmp_path / "cards", STUDY[0], *rows).notes if "do not compare" in note]
     listed = (
-        "cpu (3 runs), cpu H100 (1 runs), cpu T4 (1 runs), cpu Xeon, 8 cores (1 runs), cpu Xeon, 8 cores avx2 (1 runs)"
+        "cpu (5 runs), cpu H100 (1 runs), cpu T4 (1 runs), cpu Xeon, 8 cores (1 runs), cpu Xeon, 8 cores avx2 (1 runs)"
     )
     assert note.endswith(f"do not compare: {listed}")
     assert not any("do not compare" in note for note in build(tmp_path / "same", *STUDY).notes)

@@ -1,6 +1,7 @@
 """Imports run downward only, and what must be light never meets torch."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,8 +112,12 @@ def test_the_control_does_import_torch() -> None:
     assert "torch" in modules_after("import ablate.rng")
 
 
-def test_onnx_runtime_is_told_not_to_report_before_it_is_imported() -> None:
-    name = "ORT_DISABLE_TELEMETRY"
-    code = f"import os; os.environ.pop('{name}', None); import ablate.measure.engine; print(os.environ['{name}'])"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "1"
+@pytest.mark.parametrize("name", ["ORT_DISABLE_TELEMETRY", "THP_MEM_ALLOC_ENABLE"])
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_libraries_read_settings_that_stand_before_they_are_imported(
+    name: str, given: str | None, expected: str
+) -> None:
+    code = f"import os, sys, ablate; print(os.environ['{name}'], {{'torch', 'onnxruntime'}} & set(sys.modules))"
+    environment = {key: value for key, value in os.environ.items() if key != name} | ({name: given} if given else {})
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert shown.stdout.strip() == f"{expected} set()"

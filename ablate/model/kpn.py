@@ -11,7 +11,7 @@ q is positive semi-definite for |rho| < 1 (Procedural Kernel Networks, arXiv 211
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -122,6 +122,45 @@ class _Upsample(torch.autograd.Function):
         d_padded, d_numbers = torch.empty_like(padded), torch.empty_like(numbers, memory_format=torch.contiguous_format)
         loops.run(loops.upsample_backward, padded, *_rows(numbers), grad.contiguous(), d_padded, d_numbers)
         return d_padded, d_numbers
+
+
+class _Planes(torch.autograd.Function):
+    """`split_numbers` on a processor: backward, one pass joins the gradients, rounds them and lays them channels last."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor, *counts: int) -> tuple[Tensor, ...]:
+        ctx.dtype, ctx.counts = numbers.dtype, counts
+        return _split(numbers, torch.float32, counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        b, _, height, width = grads[0].shape
+        out = grads[0].new_empty(b, height * width * sum(ctx.counts), dtype=ctx.dtype)
+        bits = out.view(torch.uint16) if ctx.dtype == torch.bfloat16 else out
+        loops.run(loops.interleave, *(grad.contiguous().flatten(2) for grad in grads), bits)
+        return out.view(b, height, width, -1).permute(0, 3, 1, 2), *(None for _ in ctx.counts)
+
+
+def _split(numbers: Tensor, dtype: torch.dtype, counts: Sequence[int]) -> tuple[Tensor, ...]:
+    return numbers.to(dtype, memory_format=torch.contiguous_format).split(list(counts), dim=1)
+
+
+def split_numbers(numbers: Tensor, dtype: torch.dtype, counts: Sequence[int]) -> tuple[Tensor, ...]:
+    """Take a head's numbers apart, channels first.
+
+    Args:
+        numbers: (B, n, H, W), in any dtype and layout.
+        dtype: Of the parts.
+        counts: Channels of each of the three parts, which sum to n; 0 is allowed.
+
+    Returns:
+        (B, count, H, W) each; the planes of one picture are contiguous.
+    """
+    if _compiled(numbers) and dtype == torch.float32 and numbers.dtype in (torch.float32, torch.bfloat16):
+        parts: tuple[Tensor, ...] = _Planes.apply(numbers, *counts)
+        return parts
+    return _split(numbers, dtype, counts)
 
 
 def _rows(numbers: Tensor) -> tuple[Tensor, int]:

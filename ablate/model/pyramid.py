@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.model.kpn import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_with
+from ablate.model.kpn import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_with, split_numbers
 
 NUMBERS = TAPS + GAUSSIAN_PARAMETERS + 1  # of the baseline's heads
 
@@ -79,10 +79,7 @@ def filter_pyramid(
         (B, C, S, S) float32.
     """
     parts = (KERNEL_WEIGHTS[kernel], UPSAMPLING[upsampling], SKIP[skip])
-    split = [
-        n.to(image.dtype, memory_format=torch.contiguous_format).split([part.numbers for part in parts], dim=1)
-        for n in numbers
-    ]
+    split = [split_numbers(n, image.dtype, [part.numbers for part in parts]) for n in numbers]
     down_up = iter(passes or [lambda picture: picture] * 2 * len(split))
     filtered = []
     with torch.autocast(image.device.type, enabled=False):

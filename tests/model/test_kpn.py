@@ -140,6 +140,31 @@ def test_loops_do_not_depend_on_threads_and_let_nan_through() -> None:
     assert kpn.upsample_gaussian(image[..., :4, :4], torch.full((2, 3, 8, 8), math.nan)).isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("counts", "size"), [((25, 3, 1), 16), ((3, 0, 1), 9), ((1, 3, 0), 5)])
+def test_splitting_numbers_has_the_gradient_of_the_plain_form(
+    dtype: torch.dtype, counts: tuple[int, int, int], size: int
+) -> None:
+    numbers = torch.randn(2, sum(counts), size, size).to(dtype, memory_format=torch.channels_last).requires_grad_()
+    parts, plain = (split(numbers, torch.float32, counts) for split in (kpn.split_numbers, kpn._split))
+    assert all(torch.equal(part, other) for part, other in zip(parts, plain, strict=True))
+    grads = [torch.randn_like(part) for part in parts]
+    (found,) = torch.autograd.grad(parts, numbers, grads)
+    (expected,) = torch.autograd.grad(plain, numbers, grads)
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, expected)
+
+
+def test_numbers_are_rounded_to_bfloat16_as_torch_rounds() -> None:
+    bits = torch.arange(-(2**31), 2**31, 99_991, dtype=torch.int64).to(torch.int32)
+    ties = (torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16) + 2**15
+    grads = torch.cat([bits, ties]).view(torch.float32)[None, None, None]  # of every kind, NaN and infinity among them
+    numbers = torch.zeros_like(grads, dtype=torch.bfloat16, requires_grad=True)
+    (found,) = torch.autograd.grad(kpn.split_numbers(numbers, torch.float32, (1, 0, 0))[0], numbers, grads)
+    torch.testing.assert_close(found, grads.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 def test_loops_compile_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def double(values: np.ndarray) -> None:
         for i in prange(len(values)):

@@ -11,7 +11,7 @@ q is positive semi-definite for |rho| < 1 (Procedural Kernel Networks, arXiv 211
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -124,45 +124,6 @@ class _Upsample(torch.autograd.Function):
         return d_padded, d_numbers
 
 
-class _Planes(torch.autograd.Function):
-    """`split_numbers` on a processor: backward, one pass joins the gradients, rounds them and lays them channels last."""
-
-    @staticmethod
-    def forward(ctx: Any, numbers: Tensor, *counts: int) -> tuple[Tensor, ...]:
-        ctx.dtype, ctx.counts = numbers.dtype, counts
-        return _split(numbers, torch.float32, counts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        b, _, height, width = grads[0].shape
-        out = grads[0].new_empty(b, height * width * sum(ctx.counts), dtype=ctx.dtype)
-        bits = out.view(torch.uint16) if ctx.dtype == torch.bfloat16 else out
-        loops.run(loops.interleave, *(grad.contiguous().flatten(2) for grad in grads), bits)
-        return out.view(b, height, width, -1).permute(0, 3, 1, 2), *(None for _ in ctx.counts)
-
-
-def _split(numbers: Tensor, dtype: torch.dtype, counts: Sequence[int]) -> tuple[Tensor, ...]:
-    return numbers.to(dtype, memory_format=torch.contiguous_format).split(list(counts), dim=1)
-
-
-def split_numbers(numbers: Tensor, dtype: torch.dtype, counts: Sequence[int]) -> tuple[Tensor, ...]:
-    """Take a head's numbers apart, channels first.
-
-    Args:
-        numbers: (B, n, H, W), in any dtype and layout.
-        dtype: Of the parts.
-        counts: Channels of each of the three parts, which sum to n; 0 is allowed.
-
-    Returns:
-        (B, count, H, W) each; the planes of one picture are contiguous.
-    """
-    if _compiled(numbers) and dtype == torch.float32 and numbers.dtype in (torch.float32, torch.bfloat16):
-        parts: tuple[Tensor, ...] = _Planes.apply(numbers, *counts)
-        return parts
-    return _split(numbers, dtype, counts)
-
-
 def _rows(numbers: Tensor) -> tuple[Tensor, int]:
     """A head's numbers (B, n, H, W), perhaps some channels of more, as flat memory, and the way from picture to picture in it."""
     if numbers.stride()[1:] != (numbers.shape[2] * numbers.shape[3], numbers.shape[3], 1):
@@ -172,7 +133,7 @@ def _rows(numbers: Tensor) -> tuple[Tensor, int]:
     return numbers.as_strided((length,), (1,)), step
 
 
-def _compiled(image: Tensor) -> bool:
+def by_loops(image: Tensor) -> bool:
     """Whether the loops of `ablate.model.loops` serve: on a processor, and where no graph is traced."""
     return image.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -207,7 +168,7 @@ def filter_pixels(image: Tensor, weights: Tensor, *, squash: bool = False) -> Te
     Reference:
         Bako et al., "Kernel-Predicting Convolutional Networks for Denoising Monte Carlo Renderings", 2017.
     """
-    if _compiled(image):
+    if by_loops(image):
         out: Tensor = _Filter.apply(image, weights, squash)
         return out
     weights = weights.tanh() if squash else weights
@@ -304,7 +265,7 @@ def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
         "Procedural Kernel Networks", arXiv 2112.09318.
     """
     padded = F.pad(image, (RADIUS,) * 4, mode="replicate")
-    if _compiled(image):
+    if by_loops(image):
         upsampled: Tensor = _Upsample.apply(padded, parameters)
         return upsampled
     if torch.compiler.is_exporting():  # a softmax over a middle dimension is slow there: divide the sums instead

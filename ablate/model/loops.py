@@ -22,10 +22,9 @@ from torch import Tensor
 
 SIZE = 5
 RADIUS = SIZE // 2
-BLOCK = 64  # pixels whose channels are joined at a time
 
 
-def _jit(loop: Callable[..., None]) -> Callable[..., None]:
+def jit(loop: Callable[..., None]) -> Callable[..., None]:
     """Compile a loop when it is first called, and keep the outcome beside this file or in the user's cache, where one can be written."""
     options: dict[str, Any] = {"parallel": True, "nogil": True, "error_model": "numpy"}
     try:
@@ -117,24 +116,6 @@ def _tanh_of(x: Any) -> Callable[[Any], Any]:
     return lambda x: np.float32(1) - np.float32(2) / (_exp(np.float32(2) * x) + np.float32(1))
 
 
-def _stored(x: Any, like: Any) -> Any:
-    raise NotImplementedError
-
-
-@overload(_stored, strict=False)
-def _stored_of(x: Any, like: Any) -> Callable[[Any, Any], Any]:
-    """x as an array of elements `like` keeps it: as it is, or as bfloat16's bits where these are uint16, ties to even as in torch."""
-    if like != types.uint16:
-        return lambda x, like: x
-
-    def bits(x: Any, like: Any) -> Any:
-        u = np.float32(x).view(np.uint32)
-        rounded = (u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        return np.uint16(rounded) if x == x else np.uint16(0x7FC0)  # NaN
-
-    return bits
-
-
 @_inline
 def _weights(numbers: Any, squash: bool, w: Any) -> None:
     """w = tanh(numbers) or numbers, all (W,)."""
@@ -164,7 +145,7 @@ def _join(total: Any, row: Any) -> None:
             target[j] += source[j]
 
 
-@_jit
+@jit
 def filter_forward(padded: Any, numbers: Any, step: int, squash: bool, out: Any) -> None:
     """out[b, c, i, j] = sum_k w_k[b, i, j] padded[b, c, i + dy_k, j + dx_k], with w = tanh(number) where `squash` is set, else the number.
 
@@ -190,7 +171,7 @@ def filter_forward(padded: Any, numbers: Any, step: int, squash: bool, out: Any)
             out[b, c, i] = total[c]
 
 
-@_jit
+@jit
 def filter_backward(
     padded: Any, numbers: Any, step: int, squash: bool, grad: Any, d_padded: Any, d_numbers: Any
 ) -> None:
@@ -281,7 +262,7 @@ def _gaussian(row: Any, plane: int, p: int, q: int, form: Any, e: Any, norm: Any
             norm[j] += weights[j]
 
 
-@_jit
+@jit
 def upsample_forward(padded: Any, numbers: Any, step: int, out: Any) -> None:
     """The Gaussian upsampling of `ablate.model.kpn`.
 
@@ -309,7 +290,7 @@ def upsample_forward(padded: Any, numbers: Any, step: int, out: Any) -> None:
                     row[2 * j + q] = total[j] / norm[j]
 
 
-@_jit
+@jit
 def upsample_backward(padded: Any, numbers: Any, step: int, grad: Any, d_padded: Any, d_numbers: Any) -> None:
     """The gradients of `upsample_forward`: of the padded picture and of the three numbers.
 
@@ -372,39 +353,3 @@ def upsample_backward(padded: Any, numbers: Any, step: int, grad: Any, d_padded:
         for c in range(channels):
             for r in range(rows):
                 _join(sums[c, r], d_padded[b, c, r])
-
-
-@_inline
-def _put(planes: Any, b: int, first: int, pixels: int, at: int, step: int, block: Any) -> None:
-    """Put some pixels of planes (B, n, pixels) beside each other: channel c of the i-th into block[i step + at + c]."""
-    for c in range(planes.shape[1]):
-        row, target = planes[b, c, first : first + pixels], block[at + c :]
-        for i in range(pixels):
-            target[i * step] = row[i]
-
-
-@_jit
-def interleave(one: Any, two: Any, three: Any, out: Any) -> None:
-    """Join the channels of three sets of planes, pixel by pixel: channels first to channels last.
-
-    By blocks that stay in the nearest cache: each array is read or written once, in its own order.
-
-    Args:
-        one: (B, n_1, pixels) float32.
-        two: (B, n_2, pixels) float32.
-        three: (B, n_3, pixels) float32.
-        out: (B, pixels (n_1 + n_2 + n_3)), float32 or bfloat16's bits as uint16, overwritten.
-    """
-    batch, pixels = one.shape[0], one.shape[2]
-    step = one.shape[1] + two.shape[1] + three.shape[1]
-    blocks = -(-pixels // BLOCK)
-    for m in prange(batch * blocks):
-        b, first = m // blocks, m % blocks * BLOCK
-        count = min(BLOCK, pixels - first)
-        block = np.empty(BLOCK * step, one.dtype)
-        _put(one, b, first, count, 0, step, block)
-        _put(two, b, first, count, one.shape[1], step, block)
-        _put(three, b, first, count, one.shape[1] + two.shape[1], step, block)
-        target = out[b, first * step : (first + count) * step]
-        for i in range(len(target)):
-            target[i] = _stored(block[i], target[i])

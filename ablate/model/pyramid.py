@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.model.kpn import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_with, split_numbers
+from ablate.model.kpn import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_with
+from ablate.model.layout import split_numbers
 
 NUMBERS = TAPS + GAUSSIAN_PARAMETERS + 1  # of the baseline's heads
 

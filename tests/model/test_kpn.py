@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d
 
 from ablate import machine
-from ablate.model import kpn, loops, published
+from ablate.model import kpn, layout, loops, published
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +146,7 @@ def test_splitting_numbers_has_the_gradient_of_the_plain_form(
     dtype: torch.dtype, counts: tuple[int, int, int], size: int
 ) -> None:
     numbers = torch.randn(2, sum(counts), size, size).to(dtype, memory_format=torch.channels_last).requires_grad_()
-    parts, plain = (split(numbers, torch.float32, counts) for split in (kpn.split_numbers, kpn._split))
+    parts, plain = (split(numbers, torch.float32, counts) for split in (layout.split_numbers, layout._split))
     assert all(torch.equal(part, other) for part, other in zip(parts, plain, strict=True))
     grads = [torch.randn_like(part) for part in parts]
     (found,) = torch.autograd.grad(parts, numbers, grads)
@@ -161,7 +161,7 @@ def test_numbers_are_rounded_to_bfloat16_as_torch_rounds() -> None:
     ties = (torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16) + 2**15
     grads = torch.cat([bits, ties]).view(torch.float32)[None, None, None]  # of every kind, NaN and infinity among them
     numbers = torch.zeros_like(grads, dtype=torch.bfloat16, requires_grad=True)
-    (found,) = torch.autograd.grad(kpn.split_numbers(numbers, torch.float32, (1, 0, 0))[0], numbers, grads)
+    (found,) = torch.autograd.grad(layout.split_numbers(numbers, torch.float32, (1, 0, 0))[0], numbers, grads)
     torch.testing.assert_close(found, grads.bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
@@ -172,7 +172,7 @@ def test_loops_compile_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
     values = np.arange(3.0)
-    loops._jit(double)(values)
+    loops.jit(double)(values)
     assert values.tolist() == [0, 2, 4]
 
 

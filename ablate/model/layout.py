@@ -1,0 +1,112 @@
+"""The way from a head's numbers, channels last and perhaps in bfloat16, to the planes of float32 that the filters read, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import prange, types
+from numba.extending import overload
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ablate.model import loops
+from ablate.model.kpn import by_loops
+
+BLOCK = 64  # pixels whose channels are joined at a time
+
+
+def _stored(x: Any, like: Any) -> Any:
+    raise NotImplementedError
+
+
+@overload(_stored, strict=False)
+def _stored_of(x: Any, like: Any) -> Callable[[Any, Any], Any]:
+    """x as an array of elements `like` keeps it: as it is, or as bfloat16's bits where these are uint16, ties to even as in torch."""
+    if like != types.uint16:
+        return lambda x, like: x
+
+    def bits(x: Any, like: Any) -> Any:
+        u = np.float32(x).view(np.uint32)
+        rounded = (u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        return np.uint16(rounded) if x == x else np.uint16(0x7FC0)  # NaN
+
+    return bits
+
+
+@numba.njit(error_model="numpy", inline="always")
+def _put(planes: Any, b: int, first: int, pixels: int, at: int, step: int, block: Any) -> None:
+    """Put some pixels of planes (B, n, pixels) beside each other: channel c of the i-th into block[i step + at + c]."""
+    for c in range(planes.shape[1]):
+        row, target = planes[b, c, first : first + pixels], block[at + c :]
+        for i in range(pixels):
+            target[i * step] = row[i]
+
+
+@loops.jit
+def interleave(one: Any, two: Any, three: Any, out: Any) -> None:
+    """Join the channels of three sets of planes, pixel by pixel: channels first to channels last.
+
+    By blocks that stay in the nearest cache: each array is read or written once, in its own order.
+
+    Args:
+        one: (B, n_1, pixels) float32.
+        two: (B, n_2, pixels) float32.
+        three: (B, n_3, pixels) float32.
+        out: (B, pixels (n_1 + n_2 + n_3)), float32 or bfloat16's bits as uint16, overwritten.
+    """
+    batch, pixels = one.shape[0], one.shape[2]
+    step = one.shape[1] + two.shape[1] + three.shape[1]
+    blocks = -(-pixels // BLOCK)
+    for m in prange(batch * blocks):
+        b, first = m // blocks, m % blocks * BLOCK
+        count = min(BLOCK, pixels - first)
+        block = np.empty(BLOCK * step, one.dtype)
+        _put(one, b, first, count, 0, step, block)
+        _put(two, b, first, count, one.shape[1], step, block)
+        _put(three, b, first, count, one.shape[1] + two.shape[1], step, block)
+        target = out[b, first * step : (first + count) * step]
+        for i in range(len(target)):
+            target[i] = _stored(block[i], target[i])
+
+
+class _Planes(torch.autograd.Function):
+    """`split_numbers` on a processor: backward, one pass joins the gradients, rounds them and lays them channels last."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers: Tensor, *counts: int) -> tuple[Tensor, ...]:
+        ctx.dtype, ctx.counts = numbers.dtype, counts
+        return _split(numbers, torch.float32, counts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        b, _, height, width = grads[0].shape
+        out = grads[0].new_empty(b, height * width * sum(ctx.counts), dtype=ctx.dtype)
+        bits = out.view(torch.uint16) if ctx.dtype == torch.bfloat16 else out
+        loops.run(interleave, *(grad.contiguous().flatten(2) for grad in grads), bits)
+        return out.view(b, height, width, -1).permute(0, 3, 1, 2), *(None for _ in ctx.counts)
+
+
+def _split(numbers: Tensor, dtype: torch.dtype, counts: Sequence[int]) -> tuple[Tensor, ...]:
+    return numbers.to(dtype, memory_format=torch.contiguous_format).split(list(counts), dim=1)
+
+
+def split_numbers(numbers: Tensor, dtype: torch.dtype, counts: Sequence[int]) -> tuple[Tensor, ...]:
+    """Take a head's numbers apart, channels first.
+
+    Args:
+        numbers: (B, n, H, W), in any dtype and layout.
+        dtype: Of the parts.
+        counts: Channels of each of the three parts, which sum to n; 0 is allowed.
+
+    Returns:
+        (B, count, H, W) each; the planes of one picture are contiguous.
+    """
+    if by_loops(numbers) and dtype == torch.float32 and numbers.dtype in (torch.float32, torch.bfloat16):
+        parts: tuple[Tensor, ...] = _Planes.apply(numbers, *counts)
+        return parts
+    return _split(numbers, dtype, counts)

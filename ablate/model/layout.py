@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import prange, types
@@ -37,7 +36,7 @@ def _stored_of(x: Any, like: Any) -> Callable[[Any, Any], Any]:
     return bits
 
 
-@numba.njit(error_model="numpy", inline="always")
+@loops.inline
 def _put(planes: Any, b: int, first: int, pixels: int, at: int, step: int, block: Any) -> None:
     """Put some pixels of planes (B, n, pixels) beside each other: channel c of the i-th into block[i step + at + c]."""
     for c in range(planes.shape[1]):

@@ -33,7 +33,7 @@ def jit(loop: Callable[..., None]) -> Callable[..., None]:
         return numba.njit(**options)(loop)
 
 
-_inline: Callable[..., Any] = numba.njit(error_model="numpy", inline="always")
+inline: Callable[..., Any] = numba.njit(error_model="numpy", inline="always")
 _turn = threading.Lock()  # one of Numba's pools of threads aborts the process where two threads call it at once
 
 
@@ -116,7 +116,7 @@ def _tanh_of(x: Any) -> Callable[[Any], Any]:
     return lambda x: np.float32(1) - np.float32(2) / (_exp(np.float32(2) * x) + np.float32(1))
 
 
-@_inline
+@inline
 def _weights(numbers: Any, squash: bool, w: Any) -> None:
     """w = tanh(numbers) or numbers, all (W,)."""
     if squash:
@@ -127,14 +127,14 @@ def _weights(numbers: Any, squash: bool, w: Any) -> None:
             w[j] = numbers[j]
 
 
-@_inline
+@inline
 def _add_product(a: Any, b: Any, total: Any) -> None:
     """total += a b, all (W,)."""
     for j in range(len(total)):
         total[j] = _fma(a[j], b[j], total[j])
 
 
-@_inline
+@inline
 def _join(total: Any, row: Any) -> None:
     """row (W + 4) = the sum of the five rows of `total` (5, W), the one of dx moved by dx."""
     width = total.shape[1]
@@ -217,7 +217,7 @@ def filter_backward(
             _join(total[c], d_padded[b, c, r])
 
 
-@_inline
+@inline
 def _distances(p: int, q: int, k: int, like: Any) -> Any:
     """-2 (dx^2, dx dy, dy^2) from the centre of phase (p, q) to tap k."""
     half, two = like.dtype.type(0.5), like.dtype.type(2)
@@ -226,7 +226,7 @@ def _distances(p: int, q: int, k: int, like: Any) -> Any:
     return -two * dx * dx, -two * dx * dy, -two * dy * dy
 
 
-@_inline
+@inline
 def _gaussian(row: Any, plane: int, p: int, q: int, form: Any, e: Any, norm: Any) -> None:
     """The weights of the pixels 2j + q of one row.
 

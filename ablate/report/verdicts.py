@@ -1,6 +1,7 @@
 """The verdicts of a report: on each variant by each metric, and on the claims of the variants' files.
 
-All of them are one family for Holm's correction: every comparison that is shown, and every claim on something else.
+All of them are one family for Holm's correction: every comparison that is shown, and every claim on something else, as far as it has
+the seeds that a test alone needs. With fewer no test can decide, whatever the pictures are, so none takes a share of the error.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def make_verdicts(
         claimed: Whether claims are judged: they speak of the baseline alone.
 
     Returns:
-        The comparisons, the claims, and how many tests were corrected for together.
+        The comparisons, the claims, and how many tests were corrected for together (where none has the seeds: how many it would be).
     """
     refused = unequal(made, budget)
     pairs: dict[tuple[str, str], _Differences] = {}
@@ -78,24 +79,38 @@ def make_verdicts(
             pairs[row.label, metric] = _differences(values, row.label, made.against or "", refused.get(row.label))
     stated = _stated(made, fidelity, formats, pairs, refused) if claimed and made.against is not None else []
     tests: dict[tuple[str, ...], float] = {}
+    few: set[tuple[str, ...]] = set()
     for key, pair in pairs.items():
-        _add(tests, key, pair)
+        _add(tests, few, key, pair)
     for one in stated:
-        _add(tests, (one.row.label, one.claim["metric"]), one.differences)
-        if one.margin is not None and one.differences.found.n:
-            tests[one.row.label, one.claim["metric"], "same"] = stats.equivalence(one.differences.values, one.margin)
+        key = (one.row.label, one.claim["metric"])
+        _add(tests, few, key, one.differences)
+        if one.margin is not None and key in tests:
+            tests[*key, "same"] = stats.equivalence(one.differences.values, one.margin)
     corrected = dict(zip(tests, stats.holm(list(tests.values())), strict=True))
-    family = len(tests)
+    every = len(tests) + len(few)
+
+    def family(label: str, metric: str) -> int:
+        return len(tests) if (label, metric) in tests else every
+
     rows = {row.label: row for row in made.rows}
     comparisons = tuple(
-        _comparison(rows[label], metric, pair, corrected.get((label, metric)), family)
+        _comparison(rows[label], metric, pair, corrected.get((label, metric)), family(label, metric))
         for (label, metric), pair in pairs.items()
     )
-    return comparisons, tuple(_claim(one, corrected, family) for one in stated), family
+    claims = tuple(_claim(one, corrected, family(one.row.label, one.claim["metric"])) for one in stated)
+    return comparisons, claims, len(tests) or every
 
 
-def _add(tests: dict[tuple[str, ...], float], key: tuple[str, str], pair: _Differences) -> None:
-    if pair.found.p is not None and pair.refused is None:
+def _add(
+    tests: dict[tuple[str, ...], float], few: set[tuple[str, ...]], key: tuple[str, str], pair: _Differences
+) -> None:
+    """Put a comparison among the tests, or among those with too few seeds for one."""
+    if pair.found.p is None or pair.refused is not None:
+        return
+    if pair.found.n < stats.SEEDS_NEEDED:
+        few.add(key)
+    else:
         tests[key] = pair.found.p
 
 

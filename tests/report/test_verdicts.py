@@ -105,6 +105,23 @@ def test_all_comparisons_and_claims_are_one_family() -> None:
     assert comparison(alone, "no_drift").verdict == "hurts"
 
 
+def test_a_variant_with_too_few_seeds_for_a_test_takes_nothing_from_the_others() -> None:
+    truth = {"baseline": 0.0, "no_drift": 5.0, **{f"synthetic_{i}": 0.0 for i in range(9)}}
+    made = synthetic.rows(truth, range(8), spread=0.5)
+    made["runs"] = [run for run in made["runs"] if not run["variant"].startswith("synthetic") or run["seed"] < 5]
+    findings = found(made, metrics=("fd",))
+    one = comparison(findings, "no_drift")
+    assert (one.verdict, one.p, one.p_holm, findings.compared.family) == ("hurts", 2**-7, 2**-7, 1)
+    few = comparison(findings, "synthetic_0")
+    assert (few.verdict, few.p_holm) == ("undecided", None)
+    assert (few.seeds_needed or 0) >= stats.min_seeds(stats.ALPHA / 10)  # all ten of them would be tests then
+    for run in synthetic.rows({f"synthetic_{i}": 0.0 for i in range(9)}, [5], spread=0.5)["runs"]:
+        made["runs"].append(run)
+    assert (
+        comparison(found(made, metrics=("fd",)), "no_drift").verdict == "undecided"
+    )  # ten tests of six seeds and more
+
+
 @pytest.mark.parametrize("n", range(1, 6))
 def test_fewer_than_six_seeds_decide_nothing(n: int) -> None:
     findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 900.0}, range(n), spread=0.01))

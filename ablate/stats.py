@@ -63,8 +63,8 @@ def paired(differences: Sequence[float] | np.ndarray) -> Paired:
     if n == 1:
         return Paired(1, mean, None, None, None, 1.0)
     sd = float(x.std(ddof=1))
-    reach = _quantile(n, ALPHA) * sd / math.sqrt(n)
-    return Paired(n, mean, sd, mean - reach, mean + reach, sign_flip(x))
+    half = reach(n, sd)
+    return Paired(n, mean, sd, mean - half, mean + half, sign_flip(x))
 
 
 def sign_flip(differences: Sequence[float] | np.ndarray, *, one_sided: bool = False) -> float:

@@ -15,11 +15,11 @@ def brute(points: np.ndarray) -> list[bool]:
 @pytest.mark.parametrize("seed", range(5))
 def test_fronts_by_brute_force(seed: int) -> None:
     points = np.random.default_rng(seed).integers(0, 5, (30, 3)).astype(float)
-    assert (~pareto.beaten(points).any(axis=1)).tolist() == brute(points)
+    assert (~pareto.beaten(points[:, None]).any(axis=1)).tolist() == brute(points)
 
 
 def test_equal_points_do_not_beat_each_other() -> None:
-    assert not pareto.beaten(np.ones((3, 2))).any()
+    assert not pareto.beaten(np.ones((3, 1, 2))).any()
 
 
 def test_shares_are_sure_where_points_lie_apart_and_even_where_they_do_not() -> None:
@@ -44,11 +44,19 @@ def test_seeds_are_drawn_for_all_points_together() -> None:
     assert pareto.shares(values)[0].tolist() == [1.0, 0.0]
 
 
-def test_a_point_that_lacks_a_seed_is_judged_by_those_it_has() -> None:
+def test_points_are_compared_over_the_seeds_that_both_have() -> None:
+    """By its own seeds' mean the second point would be the better one."""
+    values = np.array([[[1.0], [20.0]], [[1.5], [np.nan]]])
+    assert pareto.beaten(values).tolist() == [[False, False], [True, False]]
+    apart = np.array([[[1.0], [np.nan]], [[np.nan], [2.0]]])
+    assert not pareto.beaten(apart).any()
+
+
+def test_a_point_that_lacks_a_seed_is_judged_by_the_resamples_in_which_it_has_one() -> None:
     values = np.array([[[1.0], [2.0]], [[0.5], [np.nan]]])
     share, made = pareto.shares(values)
-    assert share == pytest.approx([0.25, 0.75], abs=0.05)  # of resamples: those without and with the seed it has
-    assert share.sum() == 1
+    assert share == pytest.approx([0.25, 1.0], abs=0.05)  # beaten wherever the other has a seed, in three of four
+    assert share[1] == 1
     assert made == pareto.RESAMPLES
 
 

@@ -96,6 +96,11 @@ def main() -> NoReturn:
         # A message may quote a file's name or content: nothing in it may steer the terminal.
         typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is not None:  # of a file, which is ours to explain where it is opened
+            raise
+        typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -15,7 +15,7 @@ from ablate.report.findings import Compared, Findings, Row, Value
 from ablate.report.quantized import summarise
 from ablate.report.select import Choice, finite, select
 from ablate.report.tables import describe_metrics, make_rows, unequal_machines
-from ablate.report.verdicts import make_verdicts, unequal
+from ablate.report.verdicts import make_verdicts
 from ablate.variant import BASELINE
 
 EVERYTHING = Choice()
@@ -55,7 +55,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     formats = _formats(made.done, frames.get("quantized"))
     fidelity = frames.get("fidelity", pd.DataFrame())
     comparisons, claims, family = make_verdicts(made, fidelity, formats, choice.budget, claimed=claimed)
-    factorials = make_factorials(made, unequal(made, choice.budget), notes)
+    factorials = make_factorials(made, choice.budget, notes)
     fronts = make_fronts(made, formats, notes)
     if made.rows:
         notes.append(NO_CURVES)
@@ -110,6 +110,6 @@ def _at_other_budget(
         return rows
     there: dict[str, dict[str, Value]] = {}
     for row in other.rows:
-        if row.differences is not None and any(value.n for value in row.differences.values()):
-            there.setdefault(row.variant, row.differences)
+        if row.label in other.newest and row.differences and any(value.n for value in row.differences.values()):
+            there[row.variant] = row.differences
     return tuple(replace(row, at_other_budget=there.get(row.variant) if row.differences else None) for row in rows)

@@ -18,12 +18,11 @@ from ablate.report.build import NO_CURVES, build
 from ablate.report.effects import FRONT_OF_WORK
 from ablate.report.findings import Comparison, Findings, Row
 from ablate.report.metrics import COSTS
+from ablate.report.pictures import samples
 from ablate.report.select import Choice
 from ablate.report.sheets import Sheet
 from ablate.report.tables import UNEQUAL_MACHINES
 from ablate.variant import canonical
-
-PICTURES = "samples.png"
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,8 @@ def compare(
         raise ResultsError(f"compare {a} {b}: twice the same; name two variants, or two runs")
     extra: list[str] = []
     if a in variants and b in variants:
+        for name in (a, b):
+            _finished(runs[runs["variant"] == name], name)
         runs = _newest(runs)
     elif a not in variants and b not in variants:
         (a, b), runs, extra = _two_runs(runs, a, b)
@@ -87,7 +88,10 @@ def compare(
         raise ResultsError(f"compare: {one} is a variant and {other} is a run; name two variants, or two runs")
     findings = build({**frames, "runs": runs}, replace(choice, against=a, variants=(b,), claims=False))
     rows = {row.label: row for row in findings.rows}
-    pairs = tuple(_pairs(rows[a], rows[b], folder)) if a in rows and b in rows else ()
+    if a not in rows or b not in rows:
+        missing = ", ".join(name for name in (a, b) if name not in rows)
+        raise ResultsError(f"compare {a} {b}: no such run of {missing}: {'; '.join(findings.notes)}")
+    pairs = tuple(_pairs(rows[a], rows[b], folder))
     compared = findings.compared
     idle = (NO_CURVES, FRONT_OF_WORK, *(() if set(COSTS) & set(compared.headline) else (UNEQUAL_MACHINES,)))
     notes = (*extra, *(note for note in findings.notes if not note.startswith(idle)))
@@ -104,6 +108,13 @@ def _newest(runs: pd.DataFrame) -> pd.DataFrame:
     keys = ["variant", "preset", "data_digest", "budget"]
     newest = done.drop_duplicates(keys, keep="last")[[*keys, "config_hash"]]
     return runs.merge(newest, on=[*keys, "config_hash"])
+
+
+def _finished(runs: pd.DataFrame, name: str) -> None:
+    """Refuse a variant none of whose runs is finished."""
+    if not (runs["status"] == "done").any():
+        counts = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items())
+        raise ResultsError(f"compare {name}: none of its runs here is finished ({counts})")
 
 
 def _begin(runs: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -132,6 +143,10 @@ def _two_runs(runs: pd.DataFrame, a: str, b: str) -> tuple[tuple[str, str], pd.D
     names = str(both["run_id"].iloc[0]), str(both["run_id"].iloc[1])
     if names[0] == names[1]:
         raise ResultsError(f"compare {a} {b}: both are {names[0]}; name two runs")
+    for column, what in (("preset", "presets"), ("data_digest", "data sets")):
+        if both[column].nunique(dropna=False) > 1:
+            listed = ", ".join(f"{run}: {str(value)[:8]}" for run, value in zip(names, both[column], strict=True))
+            raise ResultsError(f"{what} that do not compare: {listed}")
     notes = []
     seeds = both["seed"].tolist()
     if seeds[0] != seeds[1]:
@@ -147,7 +162,7 @@ def _pairs(a: Row, b: Row, folder: Path) -> Iterator[Pair]:
         if seed in b.seeds:
             j = b.seeds.index(seed)
             runs = a.run_ids[i], b.run_ids[j]
-            pictures = [folder / "artifacts" / run / PICTURES for run in runs]
+            pictures = [samples(folder / "artifacts" / run) for run in runs]
             yield Pair(
                 seed,
                 *runs,
@@ -186,8 +201,12 @@ class _Rendered:
             yield line
         yield Text("")
         if versus.pairs:
-            yield terminal.fit(_by_seed(versus), options)
-            yield Text("")
+            metrics = list(versus.pairs[0].a)
+            together = [_by_seed(versus, metrics)]
+            narrow = not terminal.fits(together[0], options)
+            for sheet in [_by_seed(versus, [metric]) for metric in metrics] if narrow else together:
+                yield terminal.fit(sheet, options)
+                yield Text("")
         for pair in versus.pairs:
             for path in (pair.pictures_a, pair.pictures_b):
                 if path is not None:
@@ -217,11 +236,10 @@ def _verdicts(findings: Findings) -> Sheet:
             )
         )
     heads = ("", "A", "B", "B - A", "95 % interval", "p", "p Holm", "seeds", "verdict")
-    return Sheet("", heads, tuple(lines), (0, 8), drop=(5, 6))
+    return Sheet("", heads, tuple(lines), (0, 8), drop=(5, 6, 7, 1, 2, 4))
 
 
-def _by_seed(versus: Versus) -> Sheet:
-    metrics = list(versus.pairs[0].a)
+def _by_seed(versus: Versus, metrics: list[str]) -> Sheet:
     heads = ["seed"]
     for metric in metrics:
         heads += [f"{metric} A", "B", "B - A"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,21 +11,22 @@ from ablate import factorial, pareto, stats
 from ablate.report.findings import Effect, Factorial, Front, Point, Row
 from ablate.report.metrics import higher_is_better
 from ablate.report.tables import MACHINE, Grid, Rows
+from ablate.report.verdicts import unjudged
 from ablate.variant import BASELINE
 
 BYTES_PER_PARAMETER = 4  # float32
 FRONT_OF_WORK = "the front is over multiply-accumulates of a picture instead of its time: the machines differ"
 
 
-def make_factorials(made: Rows, refused: Collection[str], notes: list[str]) -> tuple[Factorial, ...]:
+def make_factorials(made: Rows, budget: str, notes: list[str]) -> tuple[Factorial, ...]:
     """Return the effects of every complete factorial study among the rows, by every metric.
 
     Args:
         made: The rows and their numbers.
-        refused: Labels of rows that are not judged, for their budget is another.
+        budget: `steps` or `macs`, what the runs have in common.
         notes: Is added to: what is missing of an incomplete one.
     """
-    labels = _cells(made.rows)
+    labels = _cells([row for row in made.rows if row.label in made.newest])
     axis_of = {next(iter(cell)): row.axis for cell, row in labels.items() if len(cell) == 1 and row.axis}
     for cell, row in labels.items():  # a level that was run in combinations alone: its axis stands at its place
         axes = (row.axis or "").split("+")
@@ -38,21 +39,19 @@ def make_factorials(made: Rows, refused: Collection[str], notes: list[str]) -> t
             more = f" and {len(design.missing) - 3} more" if len(design.missing) > 3 else ""
             notes.append(f"no effects of {' x '.join(design.axes)}: no finished run of {names}{more}")
             continue
-        unequal = sorted(label for cell in design.cells() if (label := labels[cell].label) in refused)
-        if unequal:
-            notes.append(f"no effects of {' x '.join(design.axes)}: an unequal budget of {', '.join(unequal)}")
-            continue
-        found += [_factorial(design, metric, values, labels) for metric, values in made.values.items()]
+        for metric, values in made.values.items():
+            refused = unjudged(made, budget, metric)
+            odd = sorted(label for cell in design.cells() if (label := labels[cell].label) in refused)
+            if odd:
+                notes.append(f"no effects of {' x '.join(design.axes)} on {metric}: {odd[0]}: {refused[odd[0]]}")
+            else:
+                found.append(_factorial(design, metric, values, labels))
     return tuple(found)
 
 
 def _cells(rows: Sequence[Row]) -> dict[factorial.Cell, Row]:
-    """The finished combinations, each in its newest configuration that finished."""
-    cells: dict[factorial.Cell, Row] = {}
-    for row in rows:
-        if row.seeds:
-            cells.setdefault(frozenset(row.variant.split("+")) - {BASELINE}, row)
-    return cells
+    """The finished combinations."""
+    return {frozenset(row.variant.split("+")) - {BASELINE}: row for row in rows if row.seeds}
 
 
 def _factorial(design: factorial.Design, metric: str, values: Grid, labels: Mapping[factorial.Cell, Row]) -> Factorial:
@@ -107,7 +106,8 @@ def _trained(made: Rows, notes: list[str]) -> Front | None:
     costs = ["latency_image_ms", "bytes"]
     if len(done[[*MACHINE]].drop_duplicates()) > 1:
         # Times of unequal machines do not compare; the work does.
-        done = done.assign(macs_image=done["macs"].astype("Float64") * done["nfe"].astype("Float64"))
+        work = done[["macs", "nfe", "decode_macs"]].astype("Float64")
+        done = done.assign(macs_image=work["macs"] * work["nfe"] + work["decode_macs"].fillna(0))
         costs = ["macs_image", "bytes"]
         notes.append(FRONT_OF_WORK)
     return _front("as trained", done.assign(point=done["label"], scheme=None), [metric, *costs])
@@ -145,7 +145,7 @@ def _front(title: str, runs: pd.DataFrame, objectives: list[str]) -> Front | Non
     values = np.full((len(names), len(seeds), len(objectives)), np.nan)
     values[at, of_seed] = runs[objectives].astype("float64").to_numpy() * sign
     means = np.nanmean(values, axis=1)
-    beaten = pareto.beaten(means)
+    beaten = pareto.beaten(values)
     shares, resamples = pareto.shares(values)
     first = runs.drop_duplicates("point")
     points = []

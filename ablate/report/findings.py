@@ -108,7 +108,7 @@ class Comparison:
     )  # smallest true difference found with `power` at this n and sd; None: n cannot decide, or sd is unknown
     seeds_needed: (
         int | None
-    )  # in all, for the difference and spread seen; None: more than `stats.MOST_SEEDS`, or spread unknown
+    )  # in all, for the difference and spread seen; None: more than `stats.MOST_SEEDS`, or spread unknown; n of what no seeds would decide
     verdict: str  # one of VERDICTS
     why: str  # in a sentence
 

@@ -11,7 +11,7 @@ import numpy as np
 from ablate.data import cats, images
 from ablate.report.figures import GAP
 from ablate.report.findings import Findings, Row
-from ablate.report.pictures import SIZE, STRIPS, Grid, fit, read, sketches
+from ablate.report.pictures import SIZE, STRIPS, Grid, fit, read, samples, sketches
 from ablate.report.sheets import decimals_of
 
 # Bytes of data URIs; with the plots and their library a page of fifteen variants stays below 5 MB.
@@ -70,9 +70,7 @@ def make_gallery(findings: Findings, artifacts: Path) -> Gallery:
     for seed in findings.rows[0].seeds if findings.rows else ():
         runs = {row.label: artifacts / run_id for row in findings.rows if (run_id := _run_id(row, seed))}
         reads = {
-            label: (folder, sheet)
-            for label, folder in runs.items()
-            if (sheet := read(folder / "samples.png")) is not None
+            label: (folder, sheet) for label, folder in runs.items() if (sheet := read(samples(folder))) is not None
         }
         if findings.rows[0].label in reads:
             break

@@ -27,7 +27,7 @@ from ablate.report.metrics import COSTS, higher_is_better
 from ablate.report.select import Choice, select
 from ablate.report.sheets import Sheet
 from ablate.report.tables import make_rows, unequal_machines
-from ablate.report.verdicts import unequal
+from ablate.report.verdicts import unjudged
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def fieller(upper: np.ndarray, lower: np.ndarray, alpha: float) -> tuple[float, 
 
 
 def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, choice: Choice) -> Gate:
-    """Judge every chosen variant.
+    """Judge every chosen variant in its newest configuration.
 
     Args:
         frames: The tables, as `ablate.report.build.read` returns them.
@@ -170,10 +170,10 @@ def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, 
         notes += unequal_machines(made.done)
     if made.against is None:
         raise ResultsError(f"--against {choice.against}: it has no finished run here; make one first: ablate run")
-    others = [row for row in made.rows if row.label != made.against]
+    others = [row for row in made.rows if row.label in made.newest and row.label != made.against]
     if not others:
         raise ResultsError(f"nothing to judge: the results hold {choice.against} alone here")
-    refused, values = unequal(made, choice.budget), made.values[metric]
+    refused, values = unjudged(made, choice.budget, metric), made.values[metric]
     alpha = stats.ALPHA / len(others)
     theirs, up, found = values.of(made.against), higher_is_better(metric), []
     for row in others:
@@ -235,12 +235,17 @@ class _Rendered:
         said = f"gate on {found.metric} against {found.against}, at most {tolerance} worse (preset {found.preset}, data {found.data}): "
         yield Text.assemble(said, terminal.coloured(word), f" ({listed})")
         if word == "undecided":
+            more = any(one.low is not None or one.n < 2 for one in found.variants if one.verdict == "undecided")
             yield Text(
-                "This cannot be decided yet: neither that something is too much worse is shown, nor that nothing is; more seeds would tell."
+                "This cannot be decided yet: neither that something is too much worse is shown, nor that nothing is"
+                + ("; more seeds would tell." if more else ".")
             )
         yield Text("")
         scale, unit = (100, " %") if found.relative else (1, "")
-        decimals = 1 if found.relative else 3
+        reach = sorted(
+            (one.high - one.low) / 2 for one in found.variants if one.low is not None and one.high is not None
+        )
+        decimals = 1 if found.relative else sheets.decimals_of_interval(reach[len(reach) // 2]) if reach else 3
 
         def line(one: Gated) -> tuple[str, ...]:
             low, high = (None if x is None else scale * x for x in (one.low, one.high))

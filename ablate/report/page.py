@@ -18,6 +18,7 @@ from ablate.files import printable
 from ablate.report import charts, measured, series, sheets
 from ablate.report.findings import Claim, Comparison, Findings
 from ablate.report.gallery import Gallery, Part, inside, is_embedded, make_gallery
+from ablate.report.metrics import COSTS
 from ablate.report.plot import Plot, records
 from ablate.report.sheets import Sheet
 
@@ -167,16 +168,23 @@ def lead(findings: Findings) -> str:
         return (
             "Nothing is compared yet: that needs finished runs of the baseline and of a variant under the same seeds."
         )
-    counts, said = Counter(one.verdict for one in found), []
+    what = compared.headline[0] if compared.headline[0] in COSTS else "the pictures"
+    counts = Counter(one.verdict for one in found)
+    apart = sum(one.verdict == "undecided" and one.seeds_needed == one.n for one in found)
+    said = []
     if n := counts["hurts"]:
-        said.append(
-            f"{n} {'makes' if n == 1 else 'make'} the pictures worse: there, the way of {compared.against} earns its place"
-        )
+        said.append(f"{n} {_make(n)} {what} worse: there, the way of {compared.against} earns its place")
     if n := counts["helps"]:
-        said.append(f"{n} {'makes' if n == 1 else 'make'} them better")
-    if n := counts["undecided"]:
+        said.append(f"{n} {_make(n)} {'them' if said and what == 'the pictures' else what} better")
+    if n := counts["undecided"] - apart:
         said.append(f"{n} cannot be told from chance with the seeds there are")
+    if apart:
+        said.append(f"{apart} {'is' if apart == 1 else 'are'} not judged")
     return f"Of {_plural(len(found), 'change')} to {compared.against}, {'; '.join(said)} (judged by {compared.headline[0]})."
+
+
+def _make(n: int) -> str:
+    return "makes" if n == 1 else "make"
 
 
 def _judged(findings: Findings) -> list[Comparison]:

@@ -32,10 +32,16 @@ class Grid:
     uri: str
 
 
+def samples(folder: Path) -> Path:
+    """Return the file of a run's samples: `samples.png`, or `samples.webp` of a study that is passed on in fewer bytes."""
+    packed = folder / "samples.webp"
+    return packed if packed.is_file() else folder / "samples.png"
+
+
 def read(path: Path) -> np.ndarray | None:
     """Return a grid or strip (H, W, 3) uint8 as it was before it was enlarged; None where it is missing or damaged."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(path, formats=("PNG", "WEBP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 return None
             return np.asarray(image.convert("RGB"))[::ZOOM, ::ZOOM]

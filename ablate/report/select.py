@@ -36,7 +36,7 @@ TEXT = (
 )
 
 NUMBERS = (
-    *("run_id", "seed", "steps", "threads", "memorised", "finished_at"),
+    *("run_id", "seed", "steps", "threads", "memorised", "finished_at", "decode_macs"),
     *("fd_n", "fd_ref_n", "fd_floor", "fd_floor_n", "fid_floor"),
     *("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db"),
 )
@@ -81,6 +81,7 @@ def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> Selected:
     stems = {choice.data, Path(choice.data).stem} if choice.data else set()
     runs = _data(runs, choice, {stem for stem in stems if stem})
     notes: list[str] = []
+    every = runs
     if choice.variants:
         _known(runs, (*choice.variants, choice.against))
         runs = runs[runs["variant"].isin([*choice.variants, choice.against])]
@@ -88,7 +89,7 @@ def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> Selected:
         _known(runs, [choice.against])
     runs = _one(runs, "preset", "--preset")
     runs = _one_data(runs)
-    runs = _of_budget(runs, choice.budget, notes)
+    runs = _of_budget(runs, every, choice.budget, notes)
     runs = runs.sort_values("finished_at", kind="stable", na_position="first")
     done = runs[runs["status"] == "done"]
     metrics, why = _metrics(done, fidelity, choice)
@@ -200,20 +201,34 @@ def _one_data(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[(runs["data_digest"] == digest) | runs["data_digest"].isna()]
 
 
-def _of_budget(runs: pd.DataFrame, budget: str, notes: list[str]) -> pd.DataFrame:
-    """Keep the runs that may be compared at a budget, and name the variants that have none."""
-    matched = (runs["budget"] == "macs").fillna(False).astype(bool)
+def _of_budget(runs: pd.DataFrame, every: pd.DataFrame, budget: str, notes: list[str]) -> pd.DataFrame:
+    """Keep the runs that may be compared at a budget, and name the variants that have none; `every`: those of all variants."""
+    asked = (runs["budget"] == "macs").fillna(False).astype(bool)
     if budget == "steps":
-        if matched.any():
-            notes.append(f"left out: {_runs(int(matched.sum()))} with the baseline's training MACs (see --budget macs)")
-        return runs[~matched]
+        if asked.any():
+            notes.append(f"left out: {_runs(int(asked.sum()))} with the baseline's training MACs (see --budget macs)")
+        return runs[~asked]
     spent = runs["train_macs"].astype("Float64").fillna(0).astype("float64")
-    for macs in spent[(runs["variant"] == BASELINE) & (spent > 0)].unique():
-        matched |= (spent / macs - 1).abs() < SAME_MACS
+    allowed = _allowed(runs, every)
+    if allowed is None:
+        matched = asked
+    else:
+        # A run that was asked to spend as much does so but for a part of a step; one that failed may have spent nothing.
+        step = (spent / runs["steps"].astype("Float64")).fillna(0).astype("float64")
+        room = step.where(asked, 0).clip(lower=SAME_MACS * allowed)
+        matched = ((spent - allowed).abs() < room) | (asked & (runs["status"] != "done"))
     lacking = sorted(set(runs["variant"]) - set(runs.loc[matched, "variant"]))
     if lacking:
         notes.append(f"no run with the baseline's training MACs (ablate run --budget macs): {', '.join(lacking)}")
     return runs[matched]
+
+
+def _allowed(runs: pd.DataFrame, every: pd.DataFrame) -> float | None:
+    """The training MACs of the newest finished baseline of the same preset and data; None where there is none."""
+    like = every["preset"].isin(runs["preset"]) & every["data_digest"].isin(runs["data_digest"].dropna())
+    done = (every["variant"] == BASELINE) & (every["status"] == "done") & every["train_macs"].notna()
+    base = every[like & done].sort_values("finished_at", kind="stable", na_position="first")
+    return float(base["train_macs"].iloc[-1]) if len(base) else None
 
 
 def _recorded(fidelity: pd.DataFrame, metric: str) -> pd.Series:
@@ -230,7 +245,10 @@ def _metrics(done: pd.DataFrame, fidelity: pd.DataFrame, choice: Choice) -> tupl
             describe(name)
             known = done[name].notna().any() if name in done.columns else bool(len(_recorded(fidelity, name)))
             if len(done) and not known:
-                there = [m for m in METRICS if m in done.columns and done[m].notna().any()]
+                recorded = (
+                    set(fidelity.loc[fidelity["run_id"].isin(done["run_id"]), "metric"]) if len(fidelity) else set()
+                )
+                there = [m for m in METRICS if m in recorded or (m in done.columns and done[m].notna().any())]
                 raise ResultsError(
                     f"--metric {name}: no finished run here has it. Measured: {', '.join(there) or 'nothing'}"
                 )
@@ -241,7 +259,7 @@ def _metrics(done: pd.DataFrame, fidelity: pd.DataFrame, choice: Choice) -> tupl
         names.append(best if len(done) and not lacking else embedded)
         if lacking:
             why.append(f"{embedded} instead of {best}, which {lacking} of {_runs(len(done))} lack")
-    return tuple(names), "; ".join(why) if why else "measured of every run"
+    return tuple(names), "; ".join(why) or ("measured of every run" if len(done) else "no run is finished")
 
 
 def _of_sets(metric: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ablate.report import quantized
 from ablate.report.findings import VERDICTS, Claim, Comparison, Effect, Factorial, Findings, Front, Metric, Point, Value
-from ablate.report.tables import COSTS, count
+from ablate.report.tables import COST_HEADS, count
 
 COUNTS = ("params", "macs", "train_macs", "macs_image", "bytes", "file_bytes")
 UNITS = ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3))
@@ -129,15 +129,19 @@ def difference_decimals(findings: Findings, metric: str) -> int:
         if c.metric == metric and c.low is not None and c.high is not None
     )
     values = decimals_of([row.values[metric].mean for row in findings.rows if metric in row.values])
-    middle = reach[len(reach) // 2] if reach else 0.0
-    return min(6, max(values, 1 - math.floor(math.log10(middle)))) if middle > 0 else values
+    return max(values, decimals_of_interval(reach[len(reach) // 2])) if reach else values
 
 
-def seeds(comparison: Comparison) -> str:
+def decimals_of_interval(reach: float) -> int:
+    """Return how many decimals show two digits of half an interval."""
+    return max(0, min(6, 1 - math.floor(math.log10(reach)))) if reach > 0 else 0
+
+
+def seeds(found: Comparison | Claim) -> str:
     """Return how many seeds there are, and how many are needed where the verdict is open."""
-    if comparison.verdict != "undecided":
-        return f"{comparison.n}"
-    return f"{comparison.n}/{'many' if comparison.seeds_needed is None else f'{comparison.seeds_needed:,}'}"
+    if found.verdict != "undecided" or found.seeds_needed == found.n:
+        return f"{found.n}"
+    return f"{found.n}/{'many' if found.seeds_needed is None else f'{found.seeds_needed:,}'}"
 
 
 def budget_sheet(findings: Findings) -> Sheet | None:
@@ -167,11 +171,6 @@ def claim_sheet(findings: Findings) -> Sheet | None:
         known = claim.metric in findings.compared.headline
         decimals = difference_decimals(findings, claim.metric) if known else _decimals_of_interval(claim)
         margin = f" within {claim.margin}" if claim.margin else ""
-        needed = (
-            ""
-            if claim.verdict != "undecided"
-            else f"/{'many' if claim.seeds_needed is None else f'{claim.seeds_needed:,}'}"
-        )
         lines.append(
             (
                 claim.label,
@@ -179,7 +178,7 @@ def claim_sheet(findings: Findings) -> Sheet | None:
                 signed(claim.mean, decimals),
                 interval(claim.low, claim.high, decimals),
                 p_value(claim.p_holm),
-                f"{claim.n}{needed}",
+                seeds(claim),
                 claim.verdict,
                 claim.why,
                 claim.because,
@@ -247,7 +246,7 @@ def _front(front: Front) -> Sheet:
 
     heads = [FRONT_HEADS.get(name, name) for name in front.objectives]
     legend = (
-        "On the front: nothing is as good everywhere and better somewhere. "
+        "On the front: nothing is as good everywhere and better somewhere, over the seeds that both have. "
         f"share: of {front.resamples:,} resamples of the seeds, those in which it is there."
         + (" bytes: parameters in float32." if "bytes" in front.objectives else ""),
     )
@@ -276,9 +275,8 @@ def format_sheet(findings: Findings) -> Sheet | None:
 def legend(findings: Findings, sign: str) -> list[str]:
     """Return what the table of quality and costs means."""
     down = all(not metric.higher_is_better for metric in findings.metrics)
-    lines = [
-        f"Lower is better. Mean {sign} sd over seeds; vs {findings.compared.against}: the same of the differences seed by seed."
-    ]
+    against = findings.compared.against or "baseline"
+    lines = [f"Lower is better. Mean {sign} sd over seeds; vs {against}: the same of the differences seed by seed."]
     if not down:
         lines[0] = lines[0].replace("Lower is better. ", "")
     for metric in findings.metrics:
@@ -303,7 +301,7 @@ def quality_cells(findings: Findings, sign: str) -> list[list[str]]:
     names = [metric.name for metric in findings.metrics]
     against = findings.compared.against or "baseline"
     heads = [f"{name}{suffix}" for name in names for suffix in ("", f" vs {against}")]
-    lines = [["variant", "axis", "seeds", *heads, *COSTS.values()]]
+    lines = [["variant", "axis", "seeds", *heads, *COST_HEADS.values()]]
     decimals = {name: decimals_of([row.values[name].mean for row in findings.rows]) for name in names}
     for row in findings.rows:
         done = f"{len(row.seeds)}" if len(row.seeds) == row.runs else f"{len(row.seeds)}/{row.runs}"
@@ -311,7 +309,7 @@ def quality_cells(findings: Findings, sign: str) -> list[list[str]]:
         for name in names:
             line.append(spread(row.values[name], decimals[name], sign, ""))
             line.append("" if row.differences is None else spread(row.differences[name], decimals[name], sign, "+"))
-        lines.append([*line, *(quantity(name, row.costs[name]) for name in COSTS)])
+        lines.append([*line, *(quantity(name, row.costs[name]) for name in COST_HEADS)])
     return lines
 
 

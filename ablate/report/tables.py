@@ -22,7 +22,7 @@ from ablate.report.select import Selected
 from ablate.variant import BASELINE
 
 UNEQUAL_MACHINES = "times come from unequal machines, precisions or threads and do not compare"
-COSTS = {  # column -> head
+COST_HEADS = {  # columns of every report
     "params": "params",
     "macs": "MACs",
     "nfe": "nfe",
@@ -69,6 +69,9 @@ class Rows:
     against: str | None  # a label; None: it has no finished run
     values: dict[str, Grid]  # by metric
     done: pd.DataFrame  # with a column `label`
+    newest: frozenset[
+        str
+    ]  # the label of each variant's newest configuration that finished, or of its newest where none has
 
 
 def make_rows(selected: Selected, against: str, budget: str, notes: list[str]) -> Rows:
@@ -88,7 +91,11 @@ def make_rows(selected: Selected, against: str, budget: str, notes: list[str]) -
     runs["label"] = pd.Series(named, runs.index, dtype=object)
     done = runs.loc[selected.done.index].sort_values("seed", kind="stable")
     finished = set(done["label"])
-    base = next((labels[key] for key in keys if key[0] == against and labels[key] in finished), None)
+    newest: dict[str, str] = {}
+    for key in sorted(keys, key=lambda key: labels[key] not in finished):
+        newest.setdefault(key[0], labels[key])
+    base = newest.get(against)
+    base = base if base in finished else None
     axes = dict(zip(runs["label"], runs["axis"].fillna(""), strict=True))
     order = sorted(keys, key=lambda key: (labels[key] != base, key[0] != BASELINE, axes[labels[key]], *key))
     values = {name: make_grid(done["label"], done["seed"], done[name]) for name in selected.metrics}
@@ -100,9 +107,8 @@ def make_rows(selected: Selected, against: str, budget: str, notes: list[str]) -
     if base is None:
         notes.append(f"{what} has no finished run here: no differences")
     elif against in several:
-        newest = base.partition(" @")[2]
-        notes.append(f"{what} has several configurations; differences are to the newest, @{newest}")
-    return Rows(tuple(rows), base, values, done)
+        notes.append(f"{what} has several configurations; differences are to the newest, @{base.partition(' @')[2]}")
+    return Rows(tuple(rows), base, values, done, frozenset(newest.values()))
 
 
 def unequal_machines(done: pd.DataFrame) -> list[str]:
@@ -165,7 +171,7 @@ def _rows(
     notes: list[str],
 ) -> list[Row]:
     """Make a row of each label, variant, configuration and axis."""
-    costs = done.groupby("label")[[*COSTS]].agg("median").astype("float64").replace(np.nan, None).to_dict("index")
+    costs = done.groupby("label")[[*COST_HEADS]].agg("median").astype("float64").replace(np.nan, None).to_dict("index")
     of_label = done.groupby("label").indices
     unfinished = _unfinished(runs, done, notes)
     all_seeds, run_ids = done["seed"].to_numpy(), done["run_id"].to_numpy()
@@ -195,7 +201,7 @@ def _rows(
                 at_other_budget=None,
                 differences=None if label == against else {name: x.get(label, NOTHING) for name, x in paired.items()},
                 by_seed=by_seed,
-                costs=costs.get(label, dict.fromkeys(COSTS)),
+                costs=costs.get(label, dict.fromkeys(COST_HEADS)),
             )
         )
     return rows

@@ -97,13 +97,23 @@ def _sheet(sheet: Sheet, options: ConsoleOptions) -> Iterator[RenderableType]:
 def fit(sheet: Sheet, options: ConsoleOptions) -> Table:
     """Return the table with as many of its columns as there is room for; a sentence at the end may wrap."""
     shown = list(range(len(sheet.heads)))
-    sentences = {i for i in shown if sheet.heads[i] in ("why", "because")}
-    widths = [max(map(_width, (sheet.heads[i], *(line[i] for line in sheet.lines)))) for i in shown]
     for dropped in (None, *sheet.drop):
         shown = [i for i in shown if i != dropped]
-        if sum(SENTENCE if i in sentences else widths[i] for i in shown) + GAP * (len(shown) - 1) <= options.max_width:
+        if fits(sheet, options, shown):
             break
     return table(sheet, shown)
+
+
+def fits(sheet: Sheet, options: ConsoleOptions, columns: Sequence[int] | None = None) -> bool:
+    """Return whether there is room for some columns of a sheet, or for all of it."""
+    shown = range(len(sheet.heads)) if columns is None else columns
+    widths = [
+        SENTENCE
+        if sheet.heads[i] in ("why", "because")
+        else max(map(_width, (sheet.heads[i], *(line[i] for line in sheet.lines))))
+        for i in shown
+    ]
+    return sum(widths) + GAP * (len(widths) - 1) <= options.max_width
 
 
 def _width(text: str) -> int:
@@ -120,7 +130,7 @@ def table(sheet: Sheet, columns: Sequence[int]) -> Table:
             Text(head),
             justify="left" if i in sheet.left else "right",
             overflow="fold",
-            no_wrap=i > 1 and i not in sheet.left,
+            no_wrap=i not in sheet.left,
         )
     for line in sheet.lines:
         made.add_row(*(coloured(line[i]) for i in columns))

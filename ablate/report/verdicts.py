@@ -6,7 +6,7 @@ the seeds that a test alone needs. With fewer no test can decide, whatever the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 
 from ablate import stats, variant
 from ablate.errors import VariantError
-from ablate.measure.metrics import METRICS
+from ablate.measure.metrics import METRICS, PAIRS
 from ablate.report.findings import Claim, Comparison, Row
 from ablate.report.metrics import COSTS, higher_is_better
 from ablate.report.tables import Grid, Rows, count, make_grid, spent
@@ -72,12 +72,12 @@ def make_verdicts(
     Returns:
         The comparisons, the claims, and how many tests were corrected for together (where none has the seeds: how many it would be).
     """
-    refused = unequal(made, budget)
     pairs: dict[tuple[str, str], _Differences] = {}
     for metric, values in made.values.items():
+        refused = unjudged(made, budget, metric)
         for row in made.rows[1:] if made.against is not None else ():
             pairs[row.label, metric] = _differences(values, row.label, made.against or "", refused.get(row.label))
-    stated = _stated(made, fidelity, formats, pairs, refused) if claimed and made.against is not None else []
+    stated = _stated(made, fidelity, formats, pairs, budget) if claimed and made.against is not None else []
     tests: dict[tuple[str, ...], float] = {}
     few: set[tuple[str, ...]] = set()
     for key, pair in pairs.items():
@@ -114,18 +114,25 @@ def _add(
         tests[key] = pair.found.p
 
 
-def unequal(made: Rows, budget: str) -> dict[str, str]:
-    """Return the labels that were trained for another number of steps than what they are compared with, and why that is not judged."""
-    if made.against is None or budget != "steps":
+def unjudged(made: Rows, budget: str, metric: str) -> dict[str, str]:
+    """Return the labels whose difference by a metric is no verdict's matter, and why: it has another cause than the variant."""
+    if made.against is None:
         return {}
-    first = made.done.drop_duplicates("label")
-    steps = {label: n for label, n in zip(first["label"], first["steps"], strict=True) if not pd.isna(n)}
-    allowed, costs = steps.get(made.against), spent(made.done, budget)
-    return {
-        label: f"not judged: an unequal budget, {costs[label]} against {costs[made.against]}"
-        for label, n in steps.items()
-        if allowed is not None and n != allowed
-    }
+    first = made.done.drop_duplicates("label").set_index("label")
+    found: dict[Hashable, str] = {}  # pandas' labels are hashable, no more
+    if metric in METRICS and METRICS[metric].kind == PAIRS:
+        in_latents = first["decode_macs"].fillna(0) > 0
+        noised = in_latents[in_latents != in_latents[made.against]].index
+        found = dict.fromkeys(noised, "not judged: one adds its noise to latents, the other to pixels")
+    if budget == "steps":
+        costs, steps = spent(made.done, budget), first["steps"].dropna().to_dict()
+        allowed = steps.get(made.against)
+        found |= {
+            label: f"not judged: an unequal budget, {costs[str(label)]} against {costs[made.against]}"
+            for label, n in steps.items()
+            if allowed is not None and n != allowed
+        }
+    return {str(label): why for label, why in found.items()}
 
 
 def _differences(values: Grid, label: str, against: str, refused: str | None = None) -> _Differences:
@@ -160,7 +167,7 @@ def _comparison(row: Row, metric: str, pair: _Differences, p_holm: float | None,
         p=found.p,
         p_holm=p_holm,
         detectable=stats.detectable(found.sd, found.n, alpha),
-        seeds_needed=_needed(found, said, alpha),
+        seeds_needed=found.n if pair.refused else _needed(found, said, alpha),
         verdict=said.word,
         why=why,
     )
@@ -179,7 +186,7 @@ def _stated(
     fidelity: pd.DataFrame,
     formats: pd.DataFrame,
     pairs: Mapping[tuple[str, str], _Differences],
-    refused: Mapping[str, str],
+    budget: str,
 ) -> list[_Stated]:
     stated = []
     cache: dict[str, Grid | str] = {}
@@ -195,7 +202,8 @@ def _stated(
                 if isinstance(values, str):
                     pair = _Differences((), np.zeros(0), None, stats.paired([]), values)
                 else:
-                    pair = _differences(values, row.label, made.against or "", refused.get(row.label))
+                    refused = unjudged(made, budget, metric).get(row.label)
+                    pair = _differences(values, row.label, made.against or "", refused)
             margin = read_margin(claim["margin"], pair.theirs or 0.0) if "margin" in claim else None
             stated.append(_Stated(row, claim, pair, margin))
     return stated
@@ -262,7 +270,9 @@ def _claim(one: _Stated, corrected: Mapping[tuple[str, ...], float], family: int
         high=found.high,
         p=found.p,
         p_holm=p_holm,
-        seeds_needed=_needed(found, said, stats.ALPHA / max(1, family), one.margin),
+        seeds_needed=found.n
+        if one.differences.refused
+        else _needed(found, said, stats.ALPHA / max(1, family), one.margin),
         verdict=said.word,
         why=said.why,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,26 @@ def test_it_fits_and_says_the_verdict(tmp_path: Path, width: int) -> None:
     text = shown("baseline", "no_drift", tmp_path, width)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     assert "fd: no_drift hurts: worse, p = 0.0039" in " ".join(text.split())
+
+
+def test_no_number_is_cut_where_it_is_narrow(tmp_path: Path) -> None:
+    def numbers(text: str) -> set[str]:
+        return set(re.findall(r"[+-]?\d[\d,.]*", text))
+
+    wide = shown("baseline", "no_drift", tmp_path, 200)
+    for width in (40, 50, 60, 80):
+        narrow = shown("baseline", "no_drift", tmp_path, width)
+        assert numbers(narrow) <= numbers(wide)
+        assert narrow.count("hurts") == wide.count("hurts")  # in the table too
+        assert re.search(r"^ *seed ", narrow, re.MULTILINE)
+
+
+def test_a_variant_of_unfinished_runs_alone_says_how_they_ended() -> None:
+    made = {table: [dict(row) for row in rows] for table, rows in MADE.items()}
+    for run in made["runs"]:
+        if run["variant"] == "no_drift":
+            run["status"] = "diverged"
+    assert refused("baseline", "no_drift", made) == "compare no_drift: none of its runs here is finished (9 diverged)"
 
 
 def test_json_is_strict(tmp_path: Path) -> None:

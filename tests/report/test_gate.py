@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 import synthetic
+from rich.console import Console
 from scipy import stats as scipy_stats
 from synthetic import frames
 
@@ -94,6 +98,24 @@ def test_what_diverged_has_not_passed() -> None:
     assert one.why == "the whole interval is within 5% where it finished, but 1 seed diverged or failed"
     made["runs"][-1]["status"] = "interrupted"  # that will go on
     assert verdicts(gate.gate(frames(made), "fd", FIVE, Choice())) == {"no_drift": "passed"}
+
+
+def test_only_the_newest_configurations_stand_at_the_gate() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0}, range(8), spread=0.1)
+    older = synthetic.rows({"baseline": 60.0, "no_drift": 60.0}, range(8), config_hash="0")
+    for row in (row for rows in older.values() for row in rows):
+        row["run_id"] += "-old"
+    for run in older["runs"]:
+        run["finished_at"] -= timedelta(days=1)
+    found = gate.gate(frames(older, made), "fd", parse_tolerance("5%"), Choice())
+    assert [(one.label.split()[0], one.verdict) for one in found.variants] == [("no_drift", "passed")]
+    assert found.level == 0.95
+
+
+def test_an_interval_in_small_units_shows_its_digits() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(gate.render(gated({"no_drift": 0.0}, 8, parse_tolerance("0.0005"), "pd")))
+    assert re.search(r"\[[+-]0\.000\d+,", console.file.getvalue())  # type: ignore[attr-defined]
 
 
 def test_unequal_steps_are_not_judged() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,24 @@ def test_budgets_are_never_mixed() -> None:
     assert [row.differences for row in steps.rows] == [row.differences for row in found(MAIN).rows]
     assert "left out: 4 runs with the baseline's training MACs (see --budget macs)" in steps.notes
     assert macs.compared.budget == "macs"
+
+
+def test_equal_macs_are_those_of_the_newest_baseline() -> None:
+    older = other("old", *range(8), config_hash="0" * 12, train_macs=5 * 10**12)
+    for run in older["runs"]:
+        run["finished_at"] -= timedelta(days=1)
+    new = synthetic.rows(TWO, range(8))
+    for run in new["runs"]:
+        run["train_macs"] = 10**13 if run["variant"] == "baseline" else 5 * 10**12
+    at_macs = found(older, new, budget="macs")
+    assert [row.label for row in at_macs.rows] == ["baseline"]
+    assert any("no run with the baseline's training MACs" in note and "no_drift" in note for note in at_macs.notes)
+
+
+def test_equal_macs_do_not_need_the_baseline_among_what_is_shown() -> None:
+    made = synthetic.rows({"baseline": 0.0, "normalized": 5.0, "v_pred": 0.0}, range(8))
+    findings = found(made, budget="macs", against="normalized", variants=("v_pred",))
+    assert [row.label for row in findings.rows] == ["normalized", "v_pred"]
 
 
 def test_numbers_of_samples_are_never_mixed() -> None:
@@ -152,7 +171,10 @@ def test_metrics_by_name() -> None:
     assert by.compared.why_headline == "asked for"
     assert "did you mean psnr_db?" in refused(MAIN, metrics=("psnr",))
     said = refused(MAIN, metrics=("fid",))
-    assert said == "--metric fid: no finished run here has it. Measured: fd, pd, psnr_db"
+    assert said == (
+        "--metric fid: no finished run here has it. Measured: "
+        "fd, fd_inf, kd, precision, recall, diversity_pd, nearest_pd, pd, psnr_db"
+    )
 
 
 def test_headlines_say_why() -> None:

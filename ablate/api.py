@@ -6,12 +6,14 @@ The statistics are those of `ablate report`: `findings` is what its JSON holds, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pandas as pd
 
@@ -190,7 +192,7 @@ def _choice(words: dict[str, Any]) -> Choice:
             raise AblateError(
                 f"findings({word}=...): unknown word{did_you_mean(word, known)} Allowed: {', '.join(known)}"
             )
-    given = dict(words)
+    given = {word: value for word, value in words.items() if value is not None}  # None: as if it were not there
     for name in ("metrics", "variants"):
         if name in given:
             given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
@@ -219,7 +221,7 @@ def run(
     data: str | PathLike[str] = "cats",
     results: str | PathLike[str] = "results",
     budget: Budget = "steps",
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     weights: str | PathLike[str] | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -236,7 +238,7 @@ def run(
         data: `cats`, or a folder, zip or `.npz` of pictures.
         results: The results folder; created if it is missing.
         budget: `steps`: equal training steps; `macs`: each variant gets the baseline's training MACs.
-        metrics: Metrics asked for by name: their weights may be downloaded.
+        metrics: A metric, or several, asked for by name: their weights may be downloaded; one that cannot be measured is a warning.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: That torch computes with; None: as it chooses.
@@ -254,6 +256,7 @@ def run(
     from ablate.launch.local import launch
     from ablate.launch.share import Again
     from ablate.measure.metrics import choose
+    from ablate.quantize import with_formats
     from ablate.study import parse_seeds, plan
 
     if budget not in ("steps", "macs"):
@@ -263,14 +266,23 @@ def run(
         from ablate.model.cost import match_training_macs
 
         match = match_training_macs
-    numbers = seeds if isinstance(seeds, str) else ",".join(map(str, [seeds] if isinstance(seeds, int) else seeds))
-    specs = plan([variant] if isinstance(variant, str) else list(variant), parse_seeds(numbers), preset, match)
-    quantizing = quantize is not None or scopes is not None
-    if quantizing and specs:
-        from ablate.quantize import parse
+    if threads is not None and (not isinstance(threads, Integral) or threads < 1):
+        raise AblateError(f"run(threads={threads!r}): not a number of 1 or more")
+    listed = [seeds] if isinstance(seeds, (str, Integral)) else seeds
+    specs = plan(
+        [variant] if isinstance(variant, str) else list(variant),
+        parse_seeds(",".join(map(str, cast("Iterable[object]", listed)))),
+        preset,
+        match,
+    )
+    specs, quantize_finished = with_formats(specs, quantize, scopes)
+    asked = choose([metrics] if isinstance(metrics, str) else list(metrics))
 
-        chosen = parse(quantize, scopes, specs[0].config.quantize)
-        specs = [replace(spec, config=replace(spec.config, quantize=chosen)) for spec in specs]
+    def on_missing(network: str, why: str) -> None:
+        lost = [metric.name for metric in asked if metric.network == network]
+        if lost:
+            warnings.warn(f"no {', '.join(lost)}: {why}", stacklevel=2)
+
     folder = Path(results)
     tables.check_folder(folder)
     launch(
@@ -278,12 +290,12 @@ def run(
         str(data),
         folder,
         device=device,
-        metrics=choose(list(metrics)),
+        metrics=asked,
         weights=None if weights is None else Path(weights),
         again=Again.all if force else Again.unfinished,
-        quantize_finished=quantizing,
+        quantize_finished=quantize_finished,
         threads=threads,
         on_row=lambda row, how: None,
-        on_missing=lambda network, why: None,
+        on_missing=on_missing,
     )
     return Results(folder)

@@ -42,8 +42,24 @@ class TrainingState:
         self.sums = torch.zeros(sums, device=self.parameters[0].device)
         self.step, self.logged_step, self.wall_s = 0, 0, 0.0
         self.saved_step, self.newest_is_sound = -1, False  # of the newest checkpoint
-        self.problems: list[str] = []  # with checkpoints that could not be used, one line each
+        self.problems: list[
+            str
+        ] = []  # of going on: checkpoints that could not be used, another arithmetic; one line each
         self.curve: list[dict[str, Any]] = []
+        self.computed: list[list[Any]] = []  # from which step on, in which arithmetic
+
+    @property
+    def mixed(self) -> str | None:
+        """What the training was computed in, where it was interrupted and went on in another arithmetic; else None."""
+        return "; ".join(f"from step {step}: {how}" for step, how in self.computed) if len(self.computed) > 1 else None
+
+    def go_on(self, arithmetic: str) -> None:
+        """Note what the steps from here on are computed in."""
+        self.computed = [part for part in self.computed if part[0] < self.step]
+        if not self.computed or self.computed[-1][1] != arithmetic:
+            self.computed.append([self.step, arithmetic])
+            if self.mixed:
+                self.problems.append(f"resumed in another arithmetic, so no replay will be bit-exact ({self.mixed})")
 
     @torch.no_grad()
     def update(self, lr: float, grad_clip: float, ema: float) -> Tensor:
@@ -69,7 +85,7 @@ class TrainingState:
             tensors |= {
                 f"{moment}.{name}": self.optimizer.state[p][moment] for moment in MOMENTS if p in self.optimizer.state
             }
-        kept = {"step": self.step, "logged_step": self.logged_step, "wall_s": self.wall_s, "curve": self.curve}
+        kept = {name: getattr(self, name) for name in ("step", "logged_step", "wall_s", "curve", "computed")}
         tensors, scalars = tensors | {"sums": self.sums}, json.dumps(kept)
         metadata = {"scalars": scalars, "sha256": digest(tensors, scalars)}
         # A newest file that was found damaged must not take the place of the one that was fallen back to.
@@ -95,6 +111,7 @@ class TrainingState:
                 self.problems.append(f"{candidate}: damaged checkpoint ({why})")
                 continue
             self.saved_step, self.newest_is_sound = self.step, candidate == path
+            self.problems = [f"{line}; training goes on from the one before" for line in self.problems]
             return
         if self.problems:
             raise ResultsError(f"{'; '.join(self.problems)}; delete the file to train from the start")
@@ -122,6 +139,7 @@ class TrainingState:
         self.sums.copy_(tensors["sums"])
         self.step, self.logged_step = int(scalars["step"]), int(scalars["logged_step"])
         self.wall_s, self.curve = scalars["wall_s"], scalars["curve"]
+        self.computed = scalars.get("computed", [])  # came later
 
 
 def previous_of(path: Path) -> Path:

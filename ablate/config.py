@@ -230,5 +230,19 @@ def check_config(what: str, config: Config) -> None:
         )
     if 1 not in config.measure.latency_batches:
         raise VariantError(f"{what}: measure.latency_batches is {config.measure.latency_batches}; it must contain 1")
+    for name, number in {
+        "measure.fd_samples": config.measure.fd_samples,
+        "measure.fd_reference": config.measure.fd_reference,
+        "quantize.samples": config.quantize.samples,
+    }.items():
+        if number < 2:
+            raise VariantError(f"{what}: {name} is {number}; a distance between sets needs at least 2")
+    for name, listed in {
+        "measure.latency_batches": config.measure.latency_batches,
+        "quantize.schemes": config.quantize.schemes,
+        "quantize.scopes": config.quantize.scopes,
+    }.items():
+        if len(set(listed)) < len(listed):
+            raise VariantError(f"{what}: {name} is {list(listed)}; each may stand there once")
     if config.train.perceptual_stages > 5:
         raise VariantError(f"{what}: train.perceptual_stages is {config.train.perceptual_stages}; the network has 5")

@@ -260,6 +260,7 @@ def _codec(job: Job) -> Codec:
             on_step=_advance(job, bar),
         )
     job.tables.run |= {"autoencoder_wall_s": made.wall_s, "autoencoder_digest": made.digest}
+    job.tables.run["mixed_arithmetic"] = made.mixed
     save_tensors(job.artifacts / "autoencoder.safetensors", made.tensors, {"run_id": job.tables.run["run_id"]})
     return made.codec
 
@@ -270,7 +271,7 @@ def _advance(job: Job, bar: Task) -> Callable[[TrainingState], None]:
     def on_step(state: TrainingState) -> None:
         nonlocal done
         while state.problems:
-            job.progress.say(f"note: {state.problems.pop()}; training goes on from the one before")
+            job.progress.say(f"note: {state.problems.pop(0)}")
         bar.advance(state.step - done, f"loss {state.curve[-1]['loss']:.3f}" if state.curve else "")
         done = state.step
 
@@ -303,6 +304,8 @@ def _train(job: Job, codec: Codec) -> Denoiser:
             save_every_s=job.save_every_s,
             on_step=on_step,
         )
+    if state.mixed is not None:
+        tables.run["mixed_arithmetic"] = state.mixed
     tables.run |= {"train_wall_s": state.wall_s, "images_per_s": tables.run["images_seen"] / state.wall_s}
     weights = {name: p.cpu() for name, p in state.ema.named_parameters()}
     tables.run["weights_digest"] = digest(weights)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ablate import edge as edges
 from ablate import machine, rng
 from ablate.data import cats
+from ablate.data.images import is_embedded
 from ablate.diffusion import interpolate
 from ablate.edge import Edge, Graphs
 from ablate.errors import AblateError, ResultsError, did_you_mean
@@ -150,7 +151,7 @@ def metadata(run: Finished, scheme: str, graph: str) -> dict[str, str]:
         else f"{SCOPE}: all but the drift network, 8-bit weights and activations",
         "weights_digest": row["weights_digest"],
         "data": f"{row['data']} ({row['data_digest']})",
-        "data_licence": cats.CREDIT if row["data"] == cats.NAME else UNKNOWN_LICENCE,
+        "data_licence": cats.CREDIT if is_embedded(row["data"], row["data_digest"]) else UNKNOWN_LICENCE,
         "input": json.dumps({"z": ["batch", channels, size, size]} | ({"t": ["batch"]} if graph == "step" else {})),
         "solver": config.sample.solver,
         "num_steps": str(config.sample.num_steps),

@@ -24,6 +24,7 @@ from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, previous_of, 
 from ablate.config import Config, TrainConfig
 from ablate.errors import ResultsError
 from ablate.files import cache_folder
+from ablate.machine import arithmetic
 from ablate.measure.efficientnet import efficientnet_lite0
 from ablate.measure.perceptual import PerceptualDistance
 from ablate.model.autoencoder import Autoencoder, Codec, codec
@@ -43,6 +44,7 @@ class Latents:
     tensors: Mapping[str, Tensor]  # its weights, and `shift` and `scale` of the latents, on the CPU
     digest: str  # SHA-256 of the tensors
     wall_s: float  # what its training took, now or when the cache was filled
+    mixed: str | None = None  # what it was computed in, where that changed on the way: such a one is not cached
 
 
 def prepare(
@@ -75,22 +77,23 @@ def prepare(
         KeyboardInterrupt: SIGINT or SIGTERM came; the training was saved first.
     """
     budget = _budget(config)
-    path = (
-        (cache or cache_folder()) / "autoencoders" / f"{_key(config, budget, data_digest, seed, precision)}.safetensors"
-    )
+    key = _key(config, budget, data_digest, seed, arithmetic(images.device, precision))
+    path = (cache or cache_folder()) / "autoencoders" / f"{key}.safetensors"
     tensors, wall_s = _read(path) or ({}, 0.0)
+    mixed = None
     if not tensors:
         state = _train(config, budget, images, seed, precision, checkpoint, on_step, save_every_s)
         assert isinstance(state.ema, Autoencoder)
         shift, scale = _moments(state.ema, images, precision)
         tensors = {name: p.detach().cpu() for name, p in state.ema.named_parameters()}
         tensors |= {"shift": shift.cpu(), "scale": scale.cpu()}
-        wall_s = state.wall_s
-        with suppress(ResultsError):  # a full or read-only cache: the checkpoints have to do
-            save_tensors(path, tensors, {"sha256": digest(tensors), "wall_s": json.dumps(wall_s)})
-            for left in (checkpoint, previous_of(checkpoint)):
-                left.unlink(missing_ok=True)
-    return Latents(restore(config, tensors, images.device, precision), tensors, digest(tensors), wall_s)
+        wall_s, mixed = state.wall_s, state.mixed
+        if mixed is None:
+            with suppress(ResultsError):  # a full or read-only cache: the checkpoints have to do
+                save_tensors(path, tensors, {"sha256": digest(tensors), "wall_s": json.dumps(wall_s)})
+                for left in (checkpoint, previous_of(checkpoint)):
+                    left.unlink(missing_ok=True)
+    return Latents(restore(config, tensors, images.device, precision), tensors, digest(tensors), wall_s, mixed)
 
 
 def restore(config: Config, tensors: dict[str, Tensor], device: torch.device, precision: str) -> Codec:
@@ -114,12 +117,12 @@ def _budget(config: Config) -> TrainConfig:
     )
 
 
-def _key(config: Config, budget: TrainConfig, data_digest: str, seed: int, precision: str) -> str:
+def _key(config: Config, budget: TrainConfig, data_digest: str, seed: int, computed: str) -> str:
     content = [
         VERSION,
         data_digest,
         seed,
-        precision,
+        computed,
         dataclasses.asdict(config.autoencoder),
         dataclasses.asdict(budget),
     ]
@@ -159,7 +162,7 @@ def _train(
         )
         return [parts[0] + config.autoencoder.kl_weight * kl, *parts[1:]]
 
-    return fit(state, budget, parts_of, checkpoint, on_step, save_every_s)
+    return fit(state, budget, parts_of, checkpoint, on_step, save_every_s, arithmetic=arithmetic(device, precision))
 
 
 def _moments(model: Autoencoder, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:

@@ -177,6 +177,13 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def arithmetic(device: torch.device, precision: str, *, compiled: bool = False, processes: int = 1) -> str:
+    """Return in a line how numbers are computed here: a training that goes on otherwise has other bits than one in one go."""
+    words = [precision, device.type, f"{threads()} thread{'' if threads() == 1 else 's'}"]
+    words += ["compiled"] * compiled + [f"{processes} processes"] * (processes > 1)
+    return " ".join(words)
+
+
 @contextmanager
 def use_threads(count: int | None) -> Iterator[None]:
     """Let torch compute with so many threads in the block; None leaves it as it is."""

@@ -39,6 +39,7 @@ from ablate.model.backbone import SPACES
 from ablate.model.cost import cost
 from ablate.progress import Progress
 from ablate.sample import BATCH, to_uint8
+from ablate.study import RunSpec
 
 Row = dict[str, Any]
 
@@ -62,6 +63,27 @@ def parse(schemes: str | None, scopes: str | None, default: QuantizeConfig) -> Q
         "scopes": _words("--scopes", scopes, SCOPES, default.scopes, every="each"),
     }
     return dataclasses.replace(default, **chosen)  # type: ignore[arg-type]
+
+
+def with_formats(specs: Sequence[RunSpec], schemes: str | None, scopes: str | None) -> tuple[list[RunSpec], bool]:
+    """Return runs measured in other number formats than their files say, and whether finished runs may lack some of these.
+
+    Args:
+        specs: The runs.
+        schemes: What `--quantize` names, or None for each run's own.
+        scopes: What `--scopes` names, or None.
+
+    Raises:
+        AblateError: An unknown word.
+    """
+    if schemes is None and scopes is None:
+        return list(specs), False
+    wanted = [parse(schemes, scopes, spec.config.quantize) for spec in specs]
+    asked = any(one.schemes and one.scopes for one in wanted)
+    return [
+        dataclasses.replace(spec, config=dataclasses.replace(spec.config, quantize=one))
+        for spec, one in zip(specs, wanted, strict=True)
+    ], asked
 
 
 def _words(

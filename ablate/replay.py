@@ -21,7 +21,7 @@ import torch
 
 from ablate import finished, machine, variant
 from ablate.data import cats
-from ablate.data.images import load
+from ablate.data.images import is_embedded, load
 from ablate.errors import DataError, ResultsError
 from ablate.execute import produce
 from ablate.job import Job, Tables
@@ -86,9 +86,10 @@ def replay(
         raise ResultsError(
             f"run {row['run_id']}: its configuration has the hash {config.hash}, its row says {row['config_hash']}"
         )
-    if data is None and row["data"] != cats.NAME:
+    if data is None and not is_embedded(row["data"], row["data_digest"]):
         raise DataError(
-            f"run {row['run_id']}: made of {row['data']!r}, which is not embedded; say where it is: --data PATH"
+            f"run {row['run_id']}: made of {row['data']!r} ({str(row['data_digest'])[:12]}...), which is not embedded; "
+            "say where it is: --data PATH"
         )
     pictures = load(data or cats.NAME)
     if pictures.digest != row["data_digest"]:
@@ -119,12 +120,14 @@ def replay(
         ops = made["nondeterministic_ops"].split()
         largest: float | None = 0.0 if weights_equal and samples_equal else None
         psnr, note = None, ""
+        if row["mixed_arithmetic"] is not None:
+            note = f"the run was interrupted and went on in another arithmetic ({row['mixed_arithmetic']}); a replay is made in one"
         if largest is None:
             try:
                 kept = finished.load(folder, row["run_id"], target)
                 largest, psnr = _compare(kept, model, samples)
             except ResultsError as error:
-                note = str(error)
+                note = "; ".join(filter(None, (note, str(error))))
     near = largest is not None and (psnr is None or psnr >= PSNR_TOLERANCE_DB)
     verdict: Verdict = "environment_mismatch" if differing else "not_reproduced"
     verdict = "bit_exact" if weights_equal and samples_equal else "within_tolerance" if near else verdict

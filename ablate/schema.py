@@ -51,7 +51,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "autoencoder_psnr_db autoencoder_pd autoencoder_fd"),
         (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s quantize_wall_s wall_s"),
         (_FLOAT, "images_per_s peak_memory_mb latency_step_ms latency_image_ms"),
-        (_TEXT, "device precision"),
+        (_TEXT, "device precision mixed_arithmetic"),
         (_BOOL, "compiled"),
         (_INT, "threads world_size"),
         (_TEXT, "environment git_commit"),

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ablate import parallel, rng
+from ablate import machine, parallel, rng
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState
 from ablate.config import Config, TrainConfig
 from ablate.diffusion import LOSS_SPACE, PREDICTION, expand, interpolate
@@ -202,7 +202,16 @@ def train(
     distance = perceptual if own.train.perceptual_share else None
 
     loss_of = objective(own, network, batches, seed, perceptual=distance, precision=precision, codec=codec)
-    return fit(state, config.train, lambda step: team.whole(loss_of(step), step), checkpoint, on_step, save_every_s)
+    arithmetic = machine.arithmetic(device, precision, compiled=compiled, processes=parallel.size())
+    return fit(
+        state,
+        config.train,
+        lambda step: team.whole(loss_of(step), step),
+        checkpoint,
+        on_step,
+        save_every_s,
+        arithmetic=arithmetic,
+    )
 
 
 def fit(
@@ -212,6 +221,8 @@ def fit(
     checkpoint: Path,
     on_step: Callable[[TrainingState], None],
     save_every_s: float = SAVE_EVERY_S,
+    *,
+    arithmetic: str,
 ) -> TrainingState:
     """Run the training loop from the state's step, or the checkpoint's, to the budget's last.
 
@@ -222,14 +233,17 @@ def fit(
         checkpoint: The file to resume from and to save to.
         on_step: Called before the first step and after each.
         save_every_s: Seconds between checkpoints; the last two are kept.
+        arithmetic: What the steps are computed in, as `machine.arithmetic` tells.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     state.load(checkpoint)
+    state.go_on(arithmetic)
     start_s = time.monotonic() - state.wall_s
     logged_s, saved_s = time.monotonic(), -math.inf  # the first step saves: whether there is room shows at once
+    timed_step = state.step  # since `logged_s`
     with state.stop_signals() as stopped:
         on_step(state)
         while state.step < budget.steps:
@@ -246,11 +260,11 @@ def fit(
                     raise DivergedError(
                         f"loss {means['loss']:g}, gradient norm {means['grad_norm']:g} near step {state.step}"
                     )
-                rate = count * budget.batch / (time.monotonic() - logged_s)
+                rate = (state.step - timed_step) * budget.batch / (time.monotonic() - logged_s)
                 row = {"step": state.step, "images_seen": state.step * budget.batch, "lr": lr, "images_per_s": rate}
                 state.curve.append(row | means)
                 state.sums.zero_()
-                state.logged_step, logged_s = state.step, time.monotonic()
+                state.logged_step, timed_step, logged_s = state.step, state.step, time.monotonic()
             on_step(state)
             if stopped() or time.monotonic() - saved_s > save_every_s:
                 state.save(checkpoint)

@@ -6,7 +6,9 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pages
 import pytest
 from typer.testing import CliRunner
@@ -81,6 +83,35 @@ def test_errors_say_what_is_allowed(folder: Path, tmp_path: Path) -> None:
         results.to_html(tmp_path / "report.txt")
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         ablate.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_nothing_stands_for_what_is_left_out(folder: Path) -> None:
+    results = ablate.load_results(folder)
+    assert results.findings(against=None, metrics=None, preset=None) == results.findings()
+
+
+@pytest.mark.parametrize("threads", [0, -1, "2"])
+def test_threads_are_a_number(tmp_path: Path, threads: Any) -> None:
+    with pytest.raises(AblateError, match=r"run\(threads=.*not a number of 1 or more"):
+        ablate.run(threads=threads, results=tmp_path)
+
+
+def test_a_metric_asked_for_that_cannot_be_measured_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ablate.launch import local
+
+    asked: dict[str, Any] = {}
+
+    def launch(specs: Any, *rest: Any, on_missing: Any, **options: Any) -> None:
+        asked.update(options, seeds=[spec.seed for spec in specs])
+        with pytest.warns(UserWarning, match="no fid: no weights"):
+            on_missing("inception-v3-compat", "no weights")
+
+    monkeypatch.setattr(local, "launch", launch)
+    ablate.run(seeds=np.int64(3), metrics="fid", results=tmp_path)
+    assert asked["seeds"] == [3]
+    assert [metric.name for metric in asked["metrics"]] == ["fid"]
 
 
 def test_the_package_lists_what_it_has() -> None:

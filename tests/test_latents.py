@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ablate import latents, variant
+from ablate import latents, machine, variant
 from ablate.checkpoint import TrainingState
 from ablate.config import Config
 
@@ -83,6 +83,14 @@ def test_what_it_depends_on_is_in_the_key(
     prepare(images, tmp_path)
     assert prepare(images, tmp_path, **changed)[1]
     assert len(list(cache.iterdir())) == 2
+
+
+def test_other_threads_have_another_autoencoder(images: torch.Tensor, tmp_path: Path, cache: Path) -> None:
+    """Sums are then taken in another order; a replay trains with the row's threads."""
+    with machine.use_threads(1):
+        prepare(images, tmp_path)
+    with machine.use_threads(2):
+        assert prepare(images, tmp_path)[1]
 
 
 def test_what_only_the_denoiser_depends_on_is_not(images: torch.Tensor, tmp_path: Path, cache: Path) -> None:

@@ -1,7 +1,9 @@
 """Number formats and exported files as a user meets them: a smoke run, measured, exported, sampled from, and bad input."""
 
+import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,8 @@ from ablate import variant
 from ablate.edge import Edge, Network, calibrate
 from ablate.model.denoiser import build
 from ablate.model.edge import Step
-from ablate.quantize import SCOPES, groups_of, parse
+from ablate.quantize import SCOPES, groups_of, parse, with_formats
+from ablate.study import RunSpec
 
 README = Path(__file__).parents[1] / "README.md"
 CONFIG = variant.resolve(variant.load("baseline"), "smoke")
@@ -187,6 +190,32 @@ def test_the_option_takes_lists_each_and_none() -> None:
     assert parse("none", None, default).schemes == ()
     assert parse("int4, int8,int4", "all", default).schemes == ("int4", "int8")
     assert parse("int8", "all", default).scopes == ("all",)
+
+
+def test_each_run_keeps_what_was_not_asked_for() -> None:
+    own = dataclasses.replace(CONFIG, quantize=dataclasses.replace(CONFIG.quantize, samples=300))
+    specs = [RunSpec("a", "", "smoke", 0, config) for config in (CONFIG, own)]
+    found, asked = with_formats(specs, "int8", None)
+    assert [spec.config.quantize.samples for spec in found] == [CONFIG.quantize.samples, 300]
+    assert [spec.config.quantize.schemes for spec in found] == [("int8",)] * 2
+    assert asked
+    assert with_formats(specs, None, None) == (specs, False)
+    assert not with_formats(specs, "none", None)[1]
+
+
+def test_finished_runs_without_weights_are_skipped_or_told_at_the_end(study: Path, tmp_path: Path) -> None:
+    """Nothing is asked of them by `none`; by a format, the others are made before the error."""
+    shutil.copytree(study, tmp_path / "copy")
+    folder = tmp_path / "copy"
+    for path in (folder / "results" / "artifacts").glob("baseline-*/model.safetensors"):
+        path.unlink()
+    words = ("run", "--preset", "smoke", "--data", "set.npz", "--variant", "baseline")
+    done = ablate(*words, "--quantize", "none", cwd=folder)
+    assert (done.returncode, "done before; skipped" in done.stdout) == (0, True), done.stderr
+    done = ablate(*words, "--variant", "direct", "--quantize", "fp8", "--scopes", "filters,heads", cwd=folder)
+    assert done.returncode == 1
+    assert re.search(r"direct-smoke-set-s0-\w+: done in", done.stdout)
+    assert "model.safetensors: missing" in done.stderr
 
 
 def test_calibration_sees_all_times_of_noise_that_no_sample_starts_from() -> None:

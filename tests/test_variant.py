@@ -101,6 +101,13 @@ def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
         ("[model]\nhead_channels = 3\n", "must be a list of whole numbers"),
         ("[model]\ndrift = true\n", "is what the baseline says already"),
         ("model = 3\n", "model is not a section"),
+        ("[measure]\nfd_samples = 1\n", "measure.fd_samples is 1; a distance between sets needs at least 2"),
+        ("[quantize]\nsamples = 1\n", "quantize.samples is 1; a distance"),
+        (
+            "[measure]\nlatency_batches = [1, 8, 8]\n",
+            r"measure.latency_batches is \[1, 8, 8\]; each may stand there once",
+        ),
+        ("[quantize]\nschemes = ['int8', 'int8']\n", "quantize.schemes is .*each may stand there once"),
         ("claim = { metric = 'fd' }\n", "claim has metric; it needs"),
         (
             "claim = { metric = 'fd', expect = 'bad', because = 'b' }\n",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -229,6 +228,7 @@ def run(
     _fix_threads(threads or (1 if launcher is Launcher.ray else None))
     from ablate import results
     from ablate.measure.metrics import choose
+    from ablate.quantize import with_formats
     from ablate.study import factor_combinations, parse_seeds, plan
 
     if force and failed:
@@ -244,12 +244,7 @@ def run(
         match = match_training_macs
     names = [*(variants or []), *(factor_combinations(factors) if factors is not None else [])]
     specs = plan(names or [variant.BASELINE], parse_seeds(seeds), preset, match)
-    quantizing = schemes is not None or scopes is not None
-    if quantizing:
-        from ablate.quantize import parse
-
-        chosen = parse(schemes, scopes, specs[0].config.quantize)
-        specs = [replace(spec, config=replace(spec.config, quantize=chosen)) for spec in specs]
+    specs, quantize_finished = with_formats(specs, schemes, scopes)
     from ablate.trackers import open_trackers, record
 
     trackers = open_trackers(log or [], folder)
@@ -272,7 +267,8 @@ def run(
 
     def on_row(row: dict[str, Any], how: str) -> None:
         _tell(row, how)
-        if how == "made" and row["status"] == "done":
+        # One that was done before is recorded too: it may have been made without --log.
+        if trackers and (row["status"] == "done" if how == "made" else how.startswith(("done", "quantised"))):
             record(trackers, folder, row["run_id"])
 
     make = partial(launch, device=device, threads=threads)
@@ -292,7 +288,7 @@ def run(
             metrics=metrics,
             weights=weights,
             again=again,
-            quantize_finished=quantizing,
+            quantize_finished=quantize_finished,
             save_every_s=save_every_s,
             compile=compile,
             on_row=on_row,

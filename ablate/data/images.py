@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,16 @@ def load(source: str, *, size: int = 64) -> ImageSet:
             f"{show(path)}: no such file or folder; allowed: {cats.NAME}, or the path of a folder, a .zip or a .npz"
         )
     return _split(show(path.resolve().stem), read_images(path, size=size), "", where=show(path))
+
+
+def is_embedded(name: str, digest: str | None) -> bool:
+    """Whether a run's data set is the embedded cats, by its name and fingerprint: a folder may be called cats too."""
+    return name == cats.NAME and digest == _embedded_digest()
+
+
+@cache
+def _embedded_digest() -> str:
+    return load(cats.NAME).digest
 
 
 def read_images(path: Path, *, size: int) -> np.ndarray:

@@ -38,6 +38,8 @@ SUFFIXES = (
     ".tga",
     ".avif",
 )
+# Pictures too, which Pillow alone does not read: to leave them out without a word would change the data set.
+UNREAD = (".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 # The decoders a file may reach, whatever its name says: others of Pillow's (EPS) start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
 MAX_PIXELS = 50_000_000  # of one picture
@@ -221,7 +223,13 @@ def _visible(name: str) -> bool:
 
 
 def _is_picture(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in SUFFIXES and all(_visible(part) or part == ".." for part in path.parts)
+    if not all(_visible(part) or part == ".." for part in path.parts):
+        return False
+    if path.suffix.lower() in UNREAD:
+        raise DataError(
+            f"{show(path)}: a kind of picture that is not read; allowed: {', '.join(FORMATS)}; mend: convert or remove it"
+        )
+    return path.suffix.lower() in SUFFIXES
 
 
 def _check_bytes(name: str, found: int) -> None:

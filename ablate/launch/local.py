@@ -14,6 +14,7 @@ from ablate import finished as finished_runs
 from ablate import parallel, quantize
 from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import load
+from ablate.errors import ResultsError
 from ablate.execute import execute, follow
 from ablate.launch.share import AS_FAILED, POLL_S, Again, Share, terminate_as_interrupt
 from ablate.machine import device_bytes, environment, pick_device, use_threads
@@ -130,6 +131,7 @@ def launch(
             say=progress.say,
         )
         study = stack.enter_context(progress.study(share.total))
+        lost: list[ResultsError] = []
         for turn in share.turns():
             if turn is None:
                 time.sleep(poll_s)
@@ -137,9 +139,14 @@ def launch(
             study.left_to(share.settled, 1)
             with turn:
                 if turn.quantise:
-                    run, settings = finished_runs.load(folder, turn.run_id, target), turn.spec.config.quantize
-                    added = quantize.add(folder, run, data, suite(), settings, session=share.session, progress=progress)
-                    on_row(turn.row | {"rows": added}, "quantised")
+                    try:
+                        run = finished_runs.load(folder, turn.run_id, target)
+                    except ResultsError as error:  # the others are worth going on for
+                        lost.append(error)
+                    else:
+                        settings, session = turn.spec.config.quantize, share.session
+                        added = quantize.add(folder, run, data, suite(), settings, session=session, progress=progress)
+                        on_row(turn.row | {"rows": added}, "quantised")
                 else:
                     made = execute(
                         turn.spec,
@@ -154,3 +161,6 @@ def launch(
                     )
                     on_row(made, "made")
             study.made_one()
+        if lost:
+            more = f" (and {len(lost) - 1} more runs could not be measured in number formats)" if len(lost) > 1 else ""
+            raise ResultsError(f"{lost[0]}{more}")

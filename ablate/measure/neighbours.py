@@ -5,7 +5,9 @@
     memorised   share of samples nearer to a training picture than all but 1 % of held-out pictures are
 
 d is a perceptual distance (`ablate.measure.perceptual`). A generator that has learned the distribution makes as many near copies as
-held-out pictures are: a share of 0.01. More than chance explains (one-sided binomial test at that rate, p < 0.001) raises the flag.
+held-out pictures are: a share of about 0.01. More of them than chance explains (p < 0.001) raise the flag. The test is exact for any
+number of held-out pictures: of N samples like M held-out pictures, the number below the k-th smallest of these is distributed as
+beta-binomial(N, k, M + 1 - k).
 
 Reference: the test against held-out neighbours follows Meehan et al., arXiv 2004.05675, in a simpler form.
 """
@@ -115,13 +117,13 @@ def memorisation(samples: Tensor, held_out: Tensor) -> Memorisation:
         held_out: (M,) distances of real pictures that are not in the training set.
 
     Returns:
-        The share with its exact (Clopper-Pearson) interval of level 0.95. The threshold's own uncertainty is not in it: with M held-out
-        pictures the expected share is known to about 0.01 +- 0.1 / sqrt(M), and the test is made at the upper end.
+        The share with its exact (Clopper-Pearson) interval of level 0.95, in which the threshold's own uncertainty is not: with M held-out
+        pictures the expected share is known to about 0.01 +- 0.1 / sqrt(M). The flag's test counts it in.
     """
-    threshold = torch.quantile(held_out.double(), QUANTILE).item()
-    near, n = int((samples.double() < threshold).sum()), len(samples)
-    test = scipy.stats.binomtest(near, n)
-    interval = test.proportion_ci(LEVEL, method="exact")
-    expected = QUANTILE + 2 * (QUANTILE * (1 - QUANTILE) / len(held_out)) ** 0.5
-    flag = scipy.stats.binomtest(near, n, min(expected, 1.0), alternative="greater").pvalue < ALARM
+    n, m = len(samples), len(held_out)
+    near = int((samples.double() < torch.quantile(held_out.double(), QUANTILE)).sum())
+    interval = scipy.stats.binomtest(near, n).proportion_ci(LEVEL, method="exact")
+    k = int(QUANTILE * (m - 1)) + 1  # the order statistic at the quantile, or below it where that lies between two
+    below = int((samples.double() < held_out.double().kthvalue(k).values).sum())
+    flag = scipy.stats.betabinom.sf(below - 1, n, k, m + 1 - k) < ALARM
     return Memorisation(Estimate(near / n, None, float(interval.low), float(interval.high)), bool(flag))

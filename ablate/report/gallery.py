@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from ablate.data import cats, images
+from ablate.data import images
 from ablate.report.figures import GAP
 from ablate.report.findings import Findings, Row
 from ablate.report.pictures import SIZE, STRIPS, Grid, fit, read, samples, sketches
@@ -115,15 +114,9 @@ def _sketches(folders: dict[str, Path]) -> dict[str, tuple[Grid, ...]]:
     return grids
 
 
-@cache
-def cats_digest() -> str:
-    """Return the fingerprint of the embedded data set."""
-    return images.load(cats.NAME).digest
-
-
 def is_embedded(findings: Findings) -> bool:
     """Whether the runs were made of the embedded cats, whose licence allows to show them; a folder may be called cats too."""
-    return findings.compared.data == cats.NAME and findings.compared.data_digest == cats_digest()
+    return images.is_embedded(findings.compared.data or "", findings.compared.data_digest)
 
 
 def inside(findings: Findings, artifacts: Path, shown: Gallery) -> list[Part]:

@@ -33,6 +33,7 @@ TEXT = (
     "processor",
     "vector_units",
     "arithmetic",
+    "mixed_arithmetic",
 )
 
 NUMBERS = (

@@ -277,7 +277,10 @@ def _unequal(rows: Sequence[Row], done: pd.DataFrame, against: str | None, budge
 
 
 def _mixed(done: pd.DataFrame, against: str | None, notes: list[str]) -> None:
-    """Note the pairs whose two runs were computed in unequal arithmetic: their difference is not the variant's alone."""
+    """Note what was not computed in one arithmetic: runs, and pairs, whose difference is then not the variant's alone."""
+    for label, some in done[done["mixed_arithmetic"].notna()].groupby("label", sort=False):
+        how = "; ".join(some["mixed_arithmetic"].unique())
+        notes.append(f"{label}: {_seeds(some['seed'])} went on in another arithmetic after an interruption: {how}")
     theirs = done[done["label"] == against].set_index("seed")["arithmetic"].rename("theirs")
     pairs = done[["label", "seed", "arithmetic"]].join(theirs, on="seed").dropna()
     for label, mixed in pairs[pairs["arithmetic"] != pairs["theirs"]].groupby("label", sort=False):

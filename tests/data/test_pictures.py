@@ -101,6 +101,17 @@ def test_a_file_whose_name_is_not_text_is_named_printably(tmp_path: Path) -> Non
     str(caught.value).encode()
 
 
+def test_a_picture_of_a_kind_that_is_not_read_is_not_left_out_silently(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(noise(1)[0]))
+    (tmp_path / "b.HEIC").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"b\.HEIC: a kind of picture that is not read; allowed: PNG, .*convert or remove it"
+    ):
+        read_images(tmp_path, size=16)
+    (tmp_path / "b.HEIC").rename(tmp_path / "notes.txt")
+    assert len(read_images(tmp_path, size=16)) == 1
+
+
 def test_an_encoded_picture_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "MAX_BYTES", 100)
     with pytest.raises(DataError, match=r"a\.png: [0-9]+ bytes; allowed: 100"):

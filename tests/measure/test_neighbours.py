@@ -79,6 +79,17 @@ def test_copies_are_flagged_and_unseen_pictures_are_not() -> None:
     assert torch.equal(copies.neighbours.index[140:], torch.arange(60))
 
 
+@pytest.mark.parametrize("real", [4, 20, 64, 256])
+def test_the_flag_is_seldom_raised_by_chance(real: int) -> None:
+    """Samples like the held-out pictures: at most one alarm in a thousand, whatever their number; and copies are found."""
+    random = torch.Generator().manual_seed(real)
+    alarms = sum(
+        memorisation(torch.rand(256, generator=random), torch.rand(real, generator=random)).flag for _ in range(2000)
+    )
+    assert alarms <= 7  # 2 are expected at most
+    assert memorisation(torch.zeros(240), torch.rand(real, generator=random)).flag
+
+
 def test_few_near_samples_are_no_alarm() -> None:
     held_out = torch.linspace(1, 2, 200)
     assert not memorisation(torch.tensor([0.5] * 2 + [1.5] * 98), held_out).flag

@@ -19,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ablate import cli
+from ablate.data import images
 from ablate.report import gallery, pictures, series
 from ablate.report.build import build, read
 from ablate.report.html import to_html
@@ -62,7 +63,7 @@ def page(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery, "cats_digest", lambda: pages.DIGEST)
+        patch.setattr(images, "_embedded_digest", lambda: pages.DIGEST)
         return page(pages.make(tmp_path_factory.mktemp("page") / "results"))
 
 

@@ -196,6 +196,9 @@ def _choice(words: dict[str, Any]) -> Choice:
     for name in ("metrics", "variants"):
         if name in given:
             given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
+    if given.get("budget", "steps") not in ("steps", "macs"):
+        raise AblateError(f"findings(budget={given['budget']!r}): unknown; allowed: steps, macs")
+    given |= {name: str(given[name]) for name in ("preset", "data", "against", "samples", "extractor") if name in given}
     if "variants" in given:
         given["variants"] = tuple(map(variants.canonical, given["variants"]))
     return Choice(**given | {"against": variants.canonical(given.get("against", variants.BASELINE))})

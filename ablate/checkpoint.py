@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -124,6 +125,8 @@ class TrainingState:
     def _load(self, path: Path) -> None:
         if not path.is_file():
             raise FileNotFoundError(path)
+        if not os.access(path, os.R_OK):  # safetensors would call it missing
+            raise PermissionError("it may not be read")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

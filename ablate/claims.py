@@ -109,14 +109,12 @@ class Claims:
                 if self._owner(run_id) == mine:
                     self._path(run_id).unlink()
 
-    def ended(self) -> list[tuple[Path, Owner]]:
-        """Return the claims, file and owner, whose owner was a process of this machine that is no more."""
-        found = []
+    def owners(self) -> dict[Path, Owner]:
+        """Return the claims, each file with its owner."""
+        found = {}
         for path in sorted(self._folder.glob("*.json")):
             with suppress(OSError):
-                owner = parse(_read(path))
-                if owner.has_ended:
-                    found.append((path, owner))
+                found[path] = parse(_read(path))
         return found
 
     def _holder(self, run_id: str) -> Owner | None:
@@ -125,6 +123,8 @@ class Claims:
             content = _read(self._path(run_id))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ResultsError(f"{self._path(run_id)}: cannot be read ({error.strerror}); delete it") from error
         now, owner = time.monotonic(), parse(content)
         if owner.has_ended:
             return None
@@ -141,7 +141,7 @@ class Claims:
             # A full disk, or a lock that another holds for long: the next beat tries again.
             with suppress(ResultsError, OSError), self._lock():
                 if self._owner(run_id) != mine:
-                    return  # We were taken for dead; rows are replaced whole, so two makers of one run do no harm.
+                    return  # We were taken for dead; a finished row gives way to a finished one alone, so two makers of one run do no harm.
                 self._write(run_id, mine, count)
 
     def _owner(self, run_id: str) -> Owner | None:

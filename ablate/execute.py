@@ -88,6 +88,11 @@ def execute(
     job = Job(spec, data, tables, working, suite, device, precision, compiled, progress, save_every_s, sketches=True)
     _sweep(working)
     reset_peak_memory(device)
+
+    def finished() -> bool:
+        """Whether a finished row is there, also of a process that took this one for dead."""
+        return finished_before or is_done(folder, run_id)
+
     try:
         model, codec, samples = produce(job)
         with tables.timed("measure_wall_s"):
@@ -105,18 +110,18 @@ def execute(
         tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
         _move(working, artifacts)
     except DivergedError as error:
-        if finished_before:
+        if finished():
             tables.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
         else:
             tables.write(folder, "diverged", str(error))
         shutil.rmtree(working, ignore_errors=True)  # its checkpoint would only diverge again
         return tables.run
     except KeyboardInterrupt:
-        if not finished_before:
+        if not finished():
             tables.write(folder, "interrupted", "interrupted by a signal; the same command resumes it")
         raise
     except Exception as error:
-        if not finished_before:
+        if not finished():
             tables.write(folder, "failed", f"{type(error).__name__}: {error}")
         raise
     tables.write(folder, "done")
@@ -131,11 +136,16 @@ def working_folder(folder: Path, run_id: str) -> Path:
 
 def clean(folder: Path, run_id: str) -> bool:
     """Delete the working folder of a finished run, whose process was killed before it did so; return whether the run is finished."""
-    runs = results.read(folder, "runs")
-    done = bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
+    done = is_done(folder, run_id)
     if done:
         shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
     return done
+
+
+def is_done(folder: Path, run_id: str) -> bool:
+    """Whether a run has a finished row."""
+    runs = results.read(folder, "runs")
+    return bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
 
 
 def adopt(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[str, Sequence[Row]]) -> None:
@@ -157,7 +167,7 @@ def adopt(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[s
     statuses = [row["status"] for row in rows.get("runs", ())]
     if "done" in statuses:
         _move(working, artifacts)
-    if statuses:
+    if "done" in statuses or (statuses and not is_done(folder, run_id)):
         results.append(folder, rows)
     if {"done", "diverged"} & set(statuses):
         shutil.rmtree(working, ignore_errors=True)

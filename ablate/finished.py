@@ -124,6 +124,8 @@ def _read(path: Path, expected: str) -> dict[str, torch.Tensor]:
     try:
         tensors = load_file(path)
     except FileNotFoundError as error:
+        if path.exists():  # safetensors says so of a file that may not be read
+            raise ResultsError(f"{path}: may not be read; give yourself the right to") from error
         raise ResultsError(f"{path}: missing; {mend}") from error
     except (OSError, SafetensorError) as error:
         raise ResultsError(f"{path}: damaged ({' '.join(str(error).split())}); {mend}") from error

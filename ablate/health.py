@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from ablate import results
 from ablate.checkpoint import digest
-from ablate.claims import Claims
+from ablate.claims import Claims, Owner
 from ablate.errors import ResultsError
 from ablate.files import printable
 from ablate.schema import SCHEMAS
@@ -51,12 +52,15 @@ def examine(folder: Path) -> list[Finding]:
             tables[table] = results.read(folder, table)
         except ResultsError as error:
             found.append(Finding("table", printable(error), "restore the file from a copy, or move it away"))
+    owners = Claims(folder).owners()
     if "runs" in tables:
         runs = tables["runs"]
-        found += _artifacts(folder, runs) + _rows(tables) + _folders(folder, runs)
+        found += _artifacts(folder, runs) + _rows(tables) + _folders(folder, runs, owners)
     for path in sorted(folder.glob(".*.parquet.tmp")):
         found.append(Finding("leftover", f"{path}: of a process that was killed", "the next run writes over it"))
-    for path, owner in Claims(folder).ended():
+    for path, owner in owners.items():
+        if not owner.has_ended:
+            continue
         what = f"{path}: claimed by {owner.describe()}, which has ended"
         found.append(Finding("claim", what, "nothing: the next ablate run takes it over; or delete the file"))
     return found
@@ -74,7 +78,9 @@ def _artifacts(folder: Path, runs: pd.DataFrame) -> list[Finding]:
                 if digest(load_file(path)) != row[column]:
                     found.append(Finding("digest", f"{path}: not the weights that the run's row names", REMAKE))
             except FileNotFoundError:
-                found.append(Finding("missing", f"{path}: missing", REMAKE))
+                # safetensors says so of a file that may not be read, too.
+                what, mend = ("may not be read", "give yourself the right to") if path.exists() else ("missing", REMAKE)
+                found.append(Finding("missing", f"{path}: {what}", mend))
             except (OSError, SafetensorError) as error:
                 found.append(Finding("digest", f"{path}: damaged ({printable(error)})", REMAKE))
     return found
@@ -91,16 +97,24 @@ def _rows(tables: dict[str, pd.DataFrame]) -> list[Finding]:
     return found
 
 
-def _folders(folder: Path, runs: pd.DataFrame) -> list[Finding]:
+def _folders(folder: Path, runs: pd.DataFrame, owners: Mapping[Path, Owner]) -> list[Finding]:
     """Folders of artifacts that belong to no finished run."""
     status: dict[Any, Any] = dict(zip(runs["run_id"], runs["status"], strict=True))
+    makers = {path.stem: owner for path, owner in owners.items() if not owner.has_ended}
     found = []
     for path in sorted((folder / "artifacts").glob("*")):
         if not path.is_dir():
             found.append(Finding("orphan", f"{printable(path)}: a file among the folders of runs", "delete it"))
         elif path.suffix == ".part":
             run_id = path.name.removesuffix(".part")
-            if status.get(run_id) == "done":
+            if run_id in makers:
+                what = f"{printable(path)}: {makers[run_id].describe()} is making this run"
+                found.append(
+                    Finding(
+                        "unfinished", what, "nothing: wait for it; where it is dead, the next ablate run takes over"
+                    )
+                )
+            elif status.get(run_id) == "done":
                 mend = "the same ablate run deletes it (or goes on with --force, if that was interrupted)"
                 found.append(Finding("leftover", f"{printable(path)}: the working folder of a finished run", mend))
             else:

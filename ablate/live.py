@@ -1,6 +1,7 @@
 """What a run draws while it trains, so that one can look in: small grids by the averaged weights, at a few steps.
 
-    steps / 2, steps / 4, steps / 8, ...   as many as SHARE of the training's MACs pays for
+    steps / 2, steps / 4, steps / 8, ...   as many as SHARE of the training's MACs pays for, LEAST at least
+Their time is in `train_wall_s`, their MACs are in no account: a short training pays more than SHARE for them.
 The pictures are the first of those that the finished run draws, from the same noise: the same place is the same picture, only younger.
 Noise is keyed by (seed, picture), and drawing changes no weight: a run has the same digests with and without it.
 """

@@ -68,7 +68,7 @@ def _filter(backward: bool) -> Make:
             lambda: published.filter_pixels(image, numbers.tanh()),
         ]
         # Forward: numbers and picture in, picture out. Backward: these and a gradient in, two gradients out.
-        moved = 4.0 * BATCH * SIDE**2 * ((kpn.TAPS + 6) + (2 * kpn.TAPS + 12 if backward else 0))
+        moved = 4.0 * BATCH * SIDE**2 * ((kpn.TAPS + 6) + (2 * kpn.TAPS + 9 if backward else 0))
         return _op(calls, [image, numbers], backward, moved)
 
     return make

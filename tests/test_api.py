@@ -73,6 +73,9 @@ def test_errors_say_what_is_allowed(folder: Path, tmp_path: Path) -> None:
     results = ablate.load_results(folder)
     with pytest.raises(AblateError, match=r"findings\(prest=...\): unknown word.*did you mean preset\?"):
         results.findings(prest="quick")
+    with pytest.raises(AblateError, match=r"findings\(budget='time'\): unknown; allowed: steps, macs"):
+        results.findings(budget="time")
+    assert results.findings(samples=512).compared.runs > 0
     with pytest.raises(AblateError, match="not in"):
         results.artifacts("nothing")
     with pytest.raises(AblateError, match="unknown; allowed: steps, macs"):

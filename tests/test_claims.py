@@ -110,9 +110,15 @@ def test_a_dead_process_of_this_machine_ends_it_at_once(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
     assert file(tmp_path).exists()
-    ((path, owner),) = Claims(tmp_path).ended()
+    ((path, owner),) = Claims(tmp_path).owners().items()
     assert (path, owner.has_ended) == (file(tmp_path), True)
     assert holder(Claims(tmp_path)) is None
+
+
+def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:
+    file(tmp_path).mkdir(parents=True)
+    with pytest.raises(ResultsError, match=r"\.json: cannot be read"):
+        holder(Claims(tmp_path))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

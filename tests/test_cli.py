@@ -346,6 +346,9 @@ def test_help_does_not_import_torch(folder: Path) -> None:
 
 
 BAD = [
+    (["run", "--ray-address", "10.0.0.1:6379"], 1, "--ray-address: the local launcher needs no cluster"),
+    (["run", "--launcher", "ray", "--gpus", "1.5"], 1, "--gpus 1.5: not a share from 0.0001 to 1"),
+    (["run", "--launcher", "ray", "--gpus", "0.00001"], 1, "--gpus 1e-05: not a share"),
     (["run", "--variant", "no_drfit"], 1, "did you mean no_drift?"),
     (["run", "--preset", "quik"], 1, "did you mean quick?"),
     (["run", "--seeds", "-1"], 1, "'-1' is not a seed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -72,6 +73,14 @@ def test_every_fault_is_found_with_its_repair(
     (finding,) = health.examine(folder)
     assert (finding.kind, what in finding.what, bool(finding.mend)) == (kind, True, True)
     assert finding.what.isprintable()
+
+
+def test_a_run_that_is_being_made_is_not_to_be_deleted(folder: Path) -> None:
+    (folder / "artifacts" / "b.part").mkdir()
+    with claims.Claims(folder).take("b"):
+        (finding,) = health.examine(folder)
+        assert f"process {os.getpid()} on " in finding.what
+        assert "delete" not in finding.mend
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

@@ -7,21 +7,27 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from ablate import execute as executing
 from ablate import results
 from ablate.claims import Claims
-from ablate.errors import ResultsError
+from ablate.data.images import ImageSet
+from ablate.errors import DivergedError, ResultsError
 from ablate.launch import local, share
 from ablate.launch.local import launch
 from ablate.launch.share import Again
+from ablate.measure.suite import Suite
+from ablate.progress import Progress
 from ablate.study import RunSpec, plan
 
 SPECS = plan(["baseline", "no_drift"], [0, 1, 2], "smoke")
@@ -133,6 +139,44 @@ def test_what_is_made_again_is_chosen_by_how_it_ended(tmp_path: Path, monkeypatc
         made[again] = [IDS.index(run_id) for run_id in fake.made]
         assert set(said) == set(IDS)
     assert made == {Again.unfinished: [1, 2, 3, 5], Again.failed: [1, 2], Again.all: [0, 1, 2, 3, 4, 5]}
+
+
+def test_failed_runs_are_made_without_waiting_for_what_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch)
+    fake.write(tmp_path, IDS[0], "failed")
+    (tmp_path / "artifacts" / f"{IDS[1]}.part").mkdir(parents=True)
+    with Claims(tmp_path).take(IDS[1]):  # another process makes it
+        said = go(tmp_path, Again.failed)
+    assert fake.made == [IDS[0]]
+    assert said[IDS[1]] == "not run yet; --failed leaves it"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DivergedError, RuntimeError])
+def test_a_maker_that_was_taken_for_dead_leaves_the_finished_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """It stalled, another process took the run over and finished it; then it goes on, and is stopped."""
+    (spec,) = plan(["direct"], [0], "smoke")
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 40, 3, 64, 64), np.uint8)
+    data = ImageSet("set", pictures[0], pictures[1][:4], "d", 0, "")
+    run_id = spec.run_id("set", "d")
+
+    def produce(job: Any) -> None:
+        row = {"run_id": run_id, "variant": "direct", "preset": "smoke", "seed": 0, "status": "done", "fd": 1.0}
+        results.append(tmp_path, {"runs": [row], "curves": [{"run_id": run_id, "step": 10, "loss": 1.0}]})
+        raise error("stopped")
+
+    monkeypatch.setattr(executing, "produce", produce)
+    suite = Suite(torch.device("cpu"), {}, {}, {})
+    with suppress(KeyboardInterrupt, RuntimeError), Progress() as progress:
+        executing.execute(spec, data, tmp_path, suite=suite, progress=progress, load_wall_s=0.0)
+    assert results.read(tmp_path, "runs")[["status", "fd"]].to_numpy().tolist() == [["done", 1.0]]
+    assert len(results.read(tmp_path, "curves")) == 1
+    adopted = {"run_id": run_id, "variant": "direct", "preset": "smoke", "seed": 0, "status": "interrupted"}
+    executing.adopt(tmp_path, run_id, {}, {"runs": [adopted]})
+    assert results.read(tmp_path, "runs")["status"].tolist() == ["done"]
 
 
 def test_a_dead_launchers_run_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,10 @@ from ablate.errors import AblateError
 from ablate.execute import adopt, working_folder
 from ablate.launch import local, ray
 from ablate.launch.board import Board, Relay
-from ablate.launch.node import Parcel
+from ablate.launch.node import Outcome, Parcel
 from ablate.launch.share import Turn
 from ablate.model.denoiser import build
+from ablate.progress import Study
 from ablate.schema import KEYS, SCHEMAS
 from ablate.study import RunSpec, plan
 from ablate.train import LOGGED
@@ -230,7 +231,7 @@ def test_finished_runs_are_quantised_apart(world: dict[str, Any]) -> None:
 def test_a_failure_is_told_when_the_others_are_made(world: dict[str, Any]) -> None:
     (one, two), folder = map(brief, SPECS), world["folder"]
     bad = replace(one.config, train=replace(one.config.train, batch=10**9))
-    with pytest.raises(AblateError, match=r"direct-.*memory.*--failed"):
+    with pytest.raises(AblateError, match=r"direct-.*memory.*run the same command again"):
         launch(ray.launch, folder, "failing", [replace(one, config=bad), two])
     assert results.read(folder / "failing", "runs")["variant"].tolist() == ["direct+no_drift"]
 
@@ -246,6 +247,73 @@ def test_a_run_that_no_machine_survives_is_a_failed_row(tmp_path: Path) -> None:
     assert (row["status"], row["error"], row["seed"]) == ("failed", "the worker died", 0)
     kept = launcher._given_up(SimpleNamespace(turn=replace(turn, finished_before=True)), "died")  # type: ignore[arg-type]
     assert kept.parcel == Parcel()  # the finished row stays
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Any:
+    """A launcher without a cluster: `ends` are what its tasks come to, `said` is what was told."""
+    import ray as library
+
+    made = object.__new__(ray._Launcher)
+    ends: list[Any] = []
+    said: list[Any] = []
+
+    def get(ref: object) -> Any:
+        end = ends.pop(0)
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    made._ray = SimpleNamespace(  # type: ignore[attr-defined]
+        exceptions=library.exceptions,
+        get=get,
+        wait=lambda refs, **options: (refs, []),
+        cluster_resources=lambda: {"CPU": 1},
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1}}],
+    )
+    made._shares, made._gpus, made._may_grow, made._folder = ray.Shares(), 0.0, True, tmp_path  # type: ignore[attr-defined]
+    made._failures, made._running, made._data = [], {}, SimpleNamespace(name="set", digest="d")  # type: ignore[attr-defined,assignment]
+    made._on_row = lambda row, how: said.append((row["status"], how))  # type: ignore[attr-defined]
+    made._progress, made._study = SimpleNamespace(say=said.append), Study(None, 1)  # type: ignore[attr-defined,assignment]
+    made._news = lambda: ray.News({}, [], {})  # type: ignore[method-assign]
+    made._start = lambda one: made._running.__setitem__(object(), one)  # type: ignore[method-assign]
+    return SimpleNamespace(launcher=made, ends=ends, said=said)
+
+
+def make_all(stub: Any, *, quantise: bool = False) -> None:
+    turn = Turn("run-1", SPECS[0], quantise, quantise, ExitStack())
+    stub.launcher.make_all(SimpleNamespace(settled=0), iter([turn]), lambda *_: None, 1.0)
+
+
+def test_a_run_that_a_signal_stopped_goes_on_elsewhere_and_is_not_dropped(stub: Any) -> None:
+    stub.ends += [Outcome("interrupted"), Outcome("made", {"status": "done"})]
+    make_all(stub)
+    assert stub.said == ["run-1: its process was stopped by a signal; the run goes on elsewhere", ("done", "made")]
+    stub.ends += [Outcome("interrupted")] * (ray.RETRIES + 1)
+    with pytest.raises(AblateError, match="stopped by a signal; mend that, and run the same command again"):
+        make_all(stub)
+
+
+def test_an_error_that_nobody_expected_keeps_its_cause(stub: Any) -> None:
+    import ray as library
+
+    cause = PermissionError(13, "Permission denied", "/cache")
+    stub.ends.append(library.exceptions.RayTaskError("work", "a\nlong\ntraceback", cause))
+    with pytest.raises(AblateError, match=r"run-1: PermissionError: \[Errno 13\] Permission denied: '/cache'"):
+        make_all(stub)
+
+
+def test_a_finished_run_that_cannot_be_measured_is_not_called_failed(stub: Any) -> None:
+    stub.ends.append(Outcome("failed", error="its weights are missing"))
+    with pytest.raises(AblateError, match="its weights are missing"):
+        make_all(stub, quantise=True)
+    assert stub.said == []
+
+
+def test_a_machine_alone_that_has_too_little_is_an_error(stub: Any) -> None:
+    stub.launcher._shares, stub.launcher._may_grow = ray.Shares(threads=2), False
+    with pytest.raises(AblateError, match="this machine does not have 2 CPU for a run"):
+        make_all(stub)
 
 
 def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from ablate import results
+from ablate.checkpoint import save_tensors
 from ablate.errors import ResultsError
+from ablate.files import replacing
 from ablate.schema import SCHEMAS, VERSION_KEY
 
 Rows = list[dict[str, object]]
@@ -65,6 +68,24 @@ def test_rows_come_back_with_sensible_dtypes(tmp_path: Path) -> None:
     assert (first["fd"], first["fd_n"], first["pd"], bool(first["git_dirty"])) == (268.5, 512, 0.5, False)
     assert first["started_at"] == datetime(2026, 11, 24, 1, 0, tzinfo=UTC)
     assert frame.set_index("run_id").loc["b", ["fd", "fd_n", "git_dirty", "started_at"]].isna().all()
+
+
+def test_files_have_the_mode_that_the_user_gives_new_ones(tmp_path: Path) -> None:
+    """safetensors writes for the owner alone, and others would be told that the file is missing."""
+    (tmp_path / "plain").touch()
+    save_tensors(tmp_path / "w.safetensors", {"w": torch.zeros(2)}, {})
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_writers_of_one_file_do_not_share_a_temporary_one(tmp_path: Path) -> None:
+    with (
+        replacing(tmp_path / "f") as one,
+        replacing(tmp_path / "f") as other,
+    ):  # one process number, as of two containers
+        one.write_text("one")
+        other.write_text("other")
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_text() == "one"
 
 
 def test_plain_pandas_reads_the_same_table(tmp_path: Path) -> None:

@@ -235,6 +235,10 @@ def run(
         raise AblateError("--force --failed: --force makes finished runs again, --failed only failed ones; choose one")
     if launcher is Launcher.local and (only_ray := _first_given({"--jobs": jobs, "--gpus": gpus})):
         raise AblateError(f"{only_ray}: the local launcher makes one run at a time; add --launcher ray")
+    if launcher is Launcher.local and ray_address != os.environ.get("RAY_ADDRESS"):
+        raise AblateError("--ray-address: the local launcher needs no cluster; add --launcher ray")
+    if gpus is not None and (gpus % 1 if gpus > 1 else round(gpus, 4) != gpus):
+        raise AblateError(f"--gpus {gpus:g}: not a share from 0.0001 to 1, nor a whole number")
     metrics = choose(metric or [])
 
     match: Callable[[Config, Config], Config] | None = None

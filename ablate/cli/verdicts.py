@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
-from ablate.errors import AblateError
+from ablate.errors import AblateError, ResultsError
+from ablate.files import printable
 from ablate.variant import BASELINE, canonical
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -
     if output is None:
         typer.echo(text)
         return
-    from ablate.files import printable, written
+    from ablate.files import written
 
     with written(output) as temporary:
         temporary.write_text(text, "utf-8")
@@ -137,12 +138,19 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -
 
 
 def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None) -> None:
-    """Write the report again and again: to the file, or in place on the terminal."""
+    """Write the report again and again: to the file, or in place on the terminal; what cannot be compared later on is said."""
     from ablate.report.watch import changes, making
 
+    shown = False
     if output is not None:
         for _ in changes(folder):
-            _write(folder, choice, format_, output)
+            try:
+                _write(folder, choice, format_, output)
+                shown = True
+            except ResultsError as error:
+                if not shown or not folder.is_dir():
+                    raise
+                typer.echo(f"error: {printable(error)}", err=True)
         return
     from rich.console import Group
     from rich.live import Live
@@ -154,7 +162,14 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None) -
     with Live(auto_refresh=False, vertical_overflow="crop") as live:
         for _ in changes(folder):
             lines = [Text(f"now: {line}", style="dim") for line in making(folder)]
-            live.update(Group(*lines, terminal.render(build(read(folder), choice))), refresh=True)
+            try:
+                report = terminal.render(build(read(folder), choice))
+                shown = True
+            except ResultsError as error:
+                if not shown or not folder.is_dir():
+                    raise
+                report = Text(f"error: {printable(error)}")
+            live.update(Group(*lines, report), refresh=True)
 
 
 def _format_of(output: Path, asked: Format, force: bool) -> Format:

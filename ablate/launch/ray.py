@@ -25,7 +25,7 @@ from ablate.checkpoint import SAVE_EVERY_S
 from ablate.data.images import ImageSet, load
 from ablate.errors import AblateError
 from ablate.execute import adopt, working_folder
-from ablate.files import THREAD_VARIABLES
+from ablate.files import THREAD_VARIABLES, printable
 from ablate.job import Row
 from ablate.launch.board import Board, News
 from ablate.launch.cluster import check_installed, connected, first_sentence, marked, quiet
@@ -143,7 +143,7 @@ def launch(
         stack.enter_context(quiet(progress))
         mark = stack.enter_context(marked(folder, apart))
         study = stack.enter_context(progress.study(share.total))
-        launcher = _Launcher(folder, data, contents, shares, device, on_row, progress, study)
+        launcher = _Launcher(folder, data, contents, shares, device, address is not None, on_row, progress, study)
         order = partial(
             Order,
             folder=folder.resolve(),
@@ -169,6 +169,7 @@ class _Launcher:
         weights: dict[str, bytes],
         shares: Shares,
         device: str,
+        may_grow: bool,
         on_row: Callable[[Row, str], None],
         progress: Progress,
         study: Study,
@@ -177,7 +178,8 @@ class _Launcher:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ray, self._folder, self._data = ray, folder, data
-        self._shares, self._on_row, self._progress, self._study = shares, on_row, progress, study
+        self._shares, self._may_grow = shares, may_grow
+        self._on_row, self._progress, self._study = on_row, progress, study
         gpus = shares.gpus
         if gpus is None:
             gpus = 1.0 if device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0.0
@@ -196,7 +198,7 @@ class _Launcher:
 
     def make_all(self, share: Share, turns: Iterator[Turn | None], order: Callable[..., Order], poll_s: float) -> None:
         """Make the runs, and raise the first failure when all are made; `order` gives a run what all have in common."""
-        self._warn_of_too_little()
+        self._check_room()
         all_dealt, next_s = False, 0.0
         try:
             while self._running or not all_dealt:
@@ -219,7 +221,7 @@ class _Launcher:
                 one.ends.close()
         if self._failures:
             more = f" (and {len(self._failures) - 1} more failed)" if len(self._failures) > 1 else ""
-            raise AblateError(f"{self._failures[0]}{more}; mend that, and make failed runs again with --failed")
+            raise AblateError(f"{self._failures[0]}{more}; mend that, and run the same command again")
 
     def _slots(self) -> int:
         """How many runs may be under way: a cluster may grow and shrink."""
@@ -231,11 +233,14 @@ class _Launcher:
             shares.append(there.get("GPU", 0) // self._gpus)
         return max(1, int(min(shares)))
 
-    def _warn_of_too_little(self) -> None:
+    def _check_room(self) -> None:
+        """Say that no machine has what a run is given; one of this machine's own processors alone will never have more."""
         needed = {"CPU": float(self._shares.threads), "GPU": self._gpus}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(kind, 0) >= least for kind, least in needed.items()) for node in nodes):
             wanted = " and ".join(f"{least:g} {kind}" for kind, least in needed.items() if least)
+            if not self._may_grow:
+                raise AblateError(f"--launcher ray: this machine does not have {wanted} for a run (--threads, --gpus)")
             self._progress.say(
                 f"note: no machine of the cluster has {wanted} for a run (--threads, --gpus); waiting for one"
             )
@@ -282,23 +287,27 @@ class _Launcher:
         # It stays among the running ones until all is recorded: what an interruption cuts short here is done again.
         errors, one = self._ray.exceptions, self._running[ref]
         lost = (errors.NodeDiedError, errors.WorkerCrashedError, errors.OutOfMemoryError, errors.ObjectLostError)
+        why = "its process was stopped by a signal"
         try:
             outcome: Outcome = self._ray.get(ref)
         except errors.TaskCancelledError:
             outcome = Outcome("interrupted")
         except lost as error:
+            outcome, why = Outcome("interrupted"), first_sentence(error)
+        except errors.RayTaskError as error:
+            cause = error.cause if error.cause is not None else error
+            outcome = self._given_up(one, printable(f"{type(cause).__name__}: {' '.join(str(cause).split())}"))
+        except errors.RayError as error:
+            outcome = self._given_up(one, first_sentence(error))
+        if outcome.how == "interrupted" and not stopping:
             one.losses += 1
-            if stopping:
-                outcome = Outcome("interrupted")
-            elif one.losses <= RETRIES:
-                self._progress.say(f"{one.turn.run_id}: {first_sentence(error)}; the run goes on elsewhere")
+            if one.losses <= RETRIES:
+                self._record(one.turn, outcome)
+                self._progress.say(f"{one.turn.run_id}: {why}; the run goes on elsewhere")
                 del self._running[ref]
                 self._start(one)
                 return
-            else:
-                outcome = self._given_up(one, first_sentence(error))
-        except errors.RayError as error:
-            outcome = self._given_up(one, first_sentence(error))
+            outcome = self._given_up(one, why)
         self._record(one.turn, outcome)
         one.ends.close()
         del self._running[ref]
@@ -314,7 +323,8 @@ class _Launcher:
             adopt(self._folder, turn.run_id, parcel.files, parcel.rows)
         if outcome.how == "failed":
             self._failures.append(f"{turn.run_id}: {outcome.error}")
-            self._on_row(turn.row | {"status": "failed", "error": outcome.error}, "made")
+            if not turn.quantise:  # that run is finished, and stays so
+                self._on_row(turn.row | {"status": "failed", "error": outcome.error}, "made")
         elif outcome.how != "interrupted":
             self._on_row(turn.row | outcome.row, outcome.how)
 

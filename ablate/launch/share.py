@@ -105,7 +105,7 @@ class Share:
                 if (
                     why is not None
                     and not self._quantize_finished
-                    and not working_folder(self._folder, run_id).exists()
+                    and (self._again is Again.failed or not working_folder(self._folder, run_id).exists())
                 ):
                     self._skip(run_id, why)
                     continue

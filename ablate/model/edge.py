@@ -58,7 +58,7 @@ class Step(nn.Module):
     """One network evaluation of a sampler: z (B, C, S, S), t (B,) -> x_hat (B, C, S, S), whatever the network predicts."""
 
     def __init__(self, denoiser: Denoiser, diffusion: DiffusionConfig) -> None:
-        """Wrap a copy of the denoiser; its module groups (backbone, upscaler, heads, drift) are this module's children."""
+        """Wrap a copy of the denoiser; its module groups (backbone, upscaler, heads, drift) are the copy's children."""
         super().__init__()
         self.denoiser = without_transposed(denoiser)
         self.diffusion = diffusion

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ablate.config import Config
+from ablate.config import AutoencoderConfig, Config
 from ablate.errors import VariantError
+from ablate.model.drift import drift_macs
 
 TOKENS = 64
 PICTURE = 3 * 64 * 64  # numbers
@@ -30,6 +31,7 @@ class Memory:
     activations: int  # of one picture
     training: int
     sampling: int
+    autoencoder: int  # its parameters, a count; 0 in pixel space
 
     @property
     def peak(self) -> int:
@@ -50,20 +52,37 @@ def estimate(config: Config) -> Memory:
     if model.output == "kpn":
         heads = list(zip((16, 32, 64), model.upscaler_channels, model.head_channels, strict=True))
         for size, c, hidden in heads[:scales]:
-            params += c * hidden + (hidden or c) * KERNEL
+            params += 9 * c * hidden + (hidden or c) * KERNEL
             kept += size**2 * (3 * hidden + 3 * KERNEL)
+    if model.drift_macs_to_backbone:
+        given = drift_macs(model.drift_channels, 3 if model.space == "pixel" else 4, size_out)
+        params += given // TOKENS  # a hidden channel's three products of the width are made at every token
+        kept += 3 * given // (3 * model.width)
     if model.drift:
         params += 45 * model.drift_channels**2
         kept += 8 * size_out**2 * model.drift_channels
+    autoencoder = _autoencoder(config.autoencoder) if model.space == "latent" else (0, 0)
     weights, measure = params * FLOAT, config.measure
     samples = max(measure.fd_samples, measure.fd_reference) * PICTURE * (2 * FLOAT + 1)
     at_once = max(*measure.latency_batches, measure.denoise_images) * PICTURE * FLOAT
     return Memory(
         params,
         kept * FLOAT,
-        TRAINING_COPIES * weights + config.train.batch * kept * FLOAT,
+        max(
+            TRAINING_COPIES * weights + config.train.batch * kept * FLOAT,
+            TRAINING_COPIES * autoencoder[0] * FLOAT + config.autoencoder.batch * autoencoder[1] * FLOAT,
+        ),
         2 * weights + samples + at_once,
+        autoencoder[0],
     )
+
+
+def _autoencoder(config: AutoencoderConfig) -> tuple[int, int]:
+    """Parameters of the autoencoder, and what its training keeps of one picture, in numbers."""
+    pairs = list(zip(config.channels, config.channels[1:], strict=False))
+    down = sum(9 * a * b + 18 * b * b for a, b in pairs)
+    up = 18 * config.channels[-1] ** 2 + sum(13 * b * b + 4 * b * a + 18 * a * a for a, b in pairs)
+    return down + up, sum(16 * c * size**2 for c, size in zip(config.channels, (64, 32, 16), strict=False))
 
 
 def check(what: str, config: Config, available: int | None) -> None:
@@ -81,9 +100,10 @@ def check(what: str, config: Config, available: int | None) -> None:
     if available is None or need.peak <= available:
         return
     if need.training >= need.sampling:
-        weights = TRAINING_COPIES * FLOAT * need.params
-        batch = f"{_gb(need.training - weights)} for a batch of {config.train.batch}"
-        parts = f"{_gb(weights)} for {need.params:.3g} parameters and their optimiser, {batch}"
+        count, batch = max((need.params, config.train.batch), (need.autoencoder, config.autoencoder.batch))
+        weights = TRAINING_COPIES * FLOAT * count
+        rest = f"{_gb(max(0, need.training - weights))} for a batch of {batch}"
+        parts = f"{_gb(weights)} for {count:.3g} parameters and their optimiser, {rest}"
         mend = "model.width, model.depth, the channels or train.batch"
     else:
         parts, mend = f"{_gb(need.sampling)} for sampling and measuring", "the numbers of pictures in [measure]"
@@ -99,11 +119,12 @@ def check_weights(what: str, config: Config, available: int | None) -> None:
         VariantError: They do not.
     """
     need = estimate(config)
-    size = need.params * FLOAT + need.activations
+    count = need.params + need.autoencoder
+    size = count * FLOAT + need.activations
     if available is not None and size > available:
         raise VariantError(
-            f"{what}: {need.params:.3g} parameters need at least {_gb(size)} of memory; there are {_gb(available)} in all; "
-            "lower model.width or model.depth"
+            f"{what}: {count:.3g} parameters need at least {_gb(size)} of memory; there are {_gb(available)} in all; "
+            "lower model.width, model.depth or the channels"
         )
 
 

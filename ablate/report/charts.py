@@ -95,7 +95,7 @@ def front(found: Front, index: int, sheet: sheets.Sheet) -> Plot | None:
         color=alt.Color("front:N", scale=alt.Scale(domain=list(FRONT), range=colour), legend=below()),
         shape=alt.Shape("front:N", scale=alt.Scale(domain=list(FRONT), range=shape), legend=below()),
     )
-    names = alt.Chart().mark_text(align="left", dx=8, dy=-5, color=FG, font=FONT)
+    names = alt.Chart().mark_text(align="left", dx=8, dy=-5, color=FG, font=FONT, limit=140)
     names = names.encode(x=x, y=y, text="name:N").transform_filter(alt.datum.front == FRONT[0])
     frame = pd.DataFrame(rows).rename(columns={head: _field(head) for head in heads})
     drawn = alt.layer(points, names, data=frame).properties(width=WIDTH, height=320)
@@ -105,13 +105,14 @@ def front(found: Front, index: int, sheet: sheets.Sheet) -> Plot | None:
         f"{head} ({'higher' if up else 'lower'} is better)"
         for head, up in zip(heads, found.higher_is_better, strict=True)
     )
+    first = f"Drawn at first: {costs[0]}. " if len(costs) > 1 else ""
     on = ", ".join(line[0] for point, line in zip(found.points, sheet.lines, strict=True) if point.on_front)
     flat = " Of more than two objectives the plot shows two: a diamond may look beaten here." if len(costs) > 1 else ""
     return finish(
         f"front-{index}",
         drawn,
         sheet.title,
-        f"{signs}. A diamond is on the front: nothing else is as good everywhere and better somewhere.{flat}",
+        f"{first}{signs}. A diamond is on the front: nothing else is as good everywhere and better somewhere.{flat}",
         f"{sheet.title}: on the front are {on}.",
         sheet,
     )

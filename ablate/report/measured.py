@@ -32,9 +32,12 @@ def denoising(frame: pd.DataFrame, runs: series.Runs, against: str | None) -> Pl
     )
     zero = [alt.Chart().mark_rule(color=FG, strokeDash=[3, 3]).encode(y=alt.datum(0))] if field == "difference" else []
     drawn = panels(alt.layer(*zero, seeds, mean), shown, height=HEIGHT)
+    heads = ("variant", "measure", "t", "value", *([f"minus {against}"] if field == "difference" else []))
     means = found.groupby(["variant", "measure", "t"], sort=False)[["value", "difference"]].mean().reset_index()
     lines = tuple(
-        (row["variant"], row["measure"], f"{row['t']:.1f}", number(row["value"]), signed(row["difference"]))
+        (row["variant"], row["measure"], f"{row['t']:.1f}", number(row["value"]), signed(row["difference"]))[
+            : len(heads)
+        ]
         for row in records(means)
     )
     minus = f" minus {against}" if field == "difference" else ""
@@ -42,10 +45,11 @@ def denoising(frame: pd.DataFrame, runs: series.Runs, against: str | None) -> Pl
         "denoising",
         drawn.add_params(pick).transform_filter("datum.measure === measure"),
         "Denoising in one step, by noise level",
-        f"Each panel is one variant{minus}, on the same held-out pictures with the same noise: a thin line per seed, a thick one for their "
-        "mean. psnr_db: higher is better; pd and lpips: lower is better. In latent space noise is added to latents, so it is not the same.",
+        f"Drawn at first: {measures[0]}. Each panel is one variant{minus}, on the same held-out pictures with the same noise: a thin line "
+        "per seed, a thick one for their mean. psnr_db: higher is better; pd and lpips: lower is better. In latent space noise is added to "
+        "latents, so it is not the same.",
         "One small panel per variant: one-step denoising at t = 0.1 to 0.9. The numbers are in the table below.",
-        Sheet("Denoising", ("variant", "measure", "t", "value", f"minus {against}"), lines, (0, 1)),
+        Sheet("Denoising", heads, lines, (0, 1)),
         panel=panel_width(shown),
         stretches=True,
     )
@@ -56,16 +60,17 @@ def curves(frame: pd.DataFrame, runs: series.Runs, against: str | None) -> Plot 
     found = series.curves(frame, runs)
     if found.empty:
         return None
-    kinds, theirs = ["the variant", against or "none"], found[found["variant"] == against]
-    names = [name for name in dict.fromkeys(found["variant"]) if name != against] or list(
-        dict.fromkeys(found["variant"])
-    )
+    theirs = found[found["variant"] == against]
+    names = [name for name in dict.fromkeys(found["variant"]) if name != against]
+    kinds = ["the variant", str(against)] if len(theirs) and names else ["the variant"]
+    beside = f": each variant, and {against} beside it" if kinds[1:] else ""
+    names = names or list(dict.fromkeys(found["variant"]))
     parts = [found[found["variant"] == name].assign(line=kinds[0]) for name in names]
-    parts += [theirs.assign(variant=name, line=kinds[1]) for name in names if name != against]
+    parts += [theirs.assign(variant=name, line=kinds[1]) for name in names if kinds[1:]]
     shown = pd.concat(parts)
     shown = shown.sort_values("variant", key=lambda labels: labels.map(names.index), kind="stable")
-    colour = alt.Color("line:N", scale=alt.Scale(domain=kinds, range=[ACCENT, QUIET]), legend=below())
-    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3]]), legend=below())
+    colour = alt.Color("line:N", scale=alt.Scale(domain=kinds, range=[ACCENT, QUIET][: len(kinds)]), legend=below())
+    dash = alt.StrokeDash("line:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [4, 3]][: len(kinds)]), legend=below())
     line = alt.Chart().mark_line(strokeWidth=1.8)
     line = line.encode(
         x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=3)),
@@ -80,7 +85,7 @@ def curves(frame: pd.DataFrame, runs: series.Runs, against: str | None) -> Plot 
         "curves",
         panels(line, shown, height=HEIGHT),
         "Training loss",
-        f"Means over seeds and over stretches of the training: each variant, and {against} beside it. Losses of other predictions, spaces "
+        f"Means over seeds and over stretches of the training{beside}. Losses of other predictions, spaces "
         "or loss terms have other units: their shape may be read, not their height.",
         "One small panel per variant: its training loss over steps. Where each ends is in the table below.",
         Sheet("Training loss", ("variant", "last step", "loss there"), lines, (0,)),
@@ -96,7 +101,7 @@ def latency(frame: pd.DataFrame, runs: series.Runs) -> Plot | None:
         return None
     batches, order = sorted({int(batch) for batch in found["batch"]}), list(dict.fromkeys(found["name"]))
     pick = alt.param(name="batch", value=batches[0], bind=alt.binding_select(options=batches, name="Batch size: "))
-    base = alt.Chart(found).encode(y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)))
+    base = alt.Chart(found).encode(y=alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=320)))
     x = alt.X("latency_ms:Q", title="ms per network evaluation", scale=alt.Scale(zero=False))
     ticks = base.mark_tick(color=ACCENT, opacity=0.45, thickness=1.5, height=ROW * 0.6).encode(x=x)
     tip = alt.Tooltip("median(latency_ms):Q", title="median, ms", format=".4g")
@@ -112,6 +117,7 @@ def latency(frame: pd.DataFrame, runs: series.Runs) -> Plot | None:
         "latency",
         drawn.transform_filter("datum.batch === batch"),
         "Time of one network evaluation",
+        f"Drawn at first: batch {batches[0]}. "
         f"Ticks are single calls, evenly picked from the fastest to the slowest; the point is their median. {where}",
         "Times of one network evaluation by variant; the table below has the fastest, the median and the slowest.",
         Sheet("Latency", ("variant", "batch", "fastest, ms", "median, ms", "slowest, ms"), lines, (0,)),

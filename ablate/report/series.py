@@ -85,9 +85,9 @@ def _picked(found: pd.DataFrame) -> pd.DataFrame:
     groups = ordered.groupby(["name", "batch"], sort=False)["latency_ms"]
     rank, count = groups.cumcount(), groups.transform("size")
     taken = count.clip(upper=TICKS)
-    # Of `count` ranks those where the next of `taken` even steps begins.
-    step = np.floor(rank * taken / count)
-    chosen = ordered[step != np.floor((rank - 1) * taken / count)]
+    # Of `count` ranks those where the next of `taken` even steps begins: the first and the last are among them.
+    per_rank = (taken - 1) / (count - 1).clip(lower=1)
+    chosen = ordered[(rank == 0) | (np.floor(rank * per_rank + 1e-9) != np.floor((rank - 1) * per_rank + 1e-9))]
     order = list(dict.fromkeys(found["name"]))
     return chosen[["name", "batch", "latency_ms"]].sort_values(
         ["batch", "name"],

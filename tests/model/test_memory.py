@@ -12,6 +12,7 @@ from ablate import variant
 from ablate.config import Config
 from ablate.errors import VariantError
 from ablate.files import host_bytes
+from ablate.model.autoencoder import Autoencoder
 from ablate.model.cost import cost
 from ablate.model.denoiser import Denoiser
 from ablate.model.memory import check, estimate
@@ -35,13 +36,22 @@ def kept_bytes(config: Config) -> int:
 
 
 @pytest.mark.parametrize("preset", ["smoke", "quick", "standard"])
-@pytest.mark.parametrize("name", ["baseline", "direct", "no_drift", "gaussian_kernel", "latent"])
+@pytest.mark.parametrize("name", ["baseline", "direct", "no_drift", "no_drift_matched", "gaussian_kernel", "latent"])
 def test_the_estimate_is_within_a_factor_of_two(name: str, preset: str) -> None:
     config = variant.resolve(variant.load(name), preset)
     found = estimate(config)
     params = sum(p.numel() for p in Denoiser(config.model).parameters())
     assert 0.5 < found.params / params < 1.5
     assert 0.5 < found.activations / kept_bytes(config) < 2
+
+
+def test_the_autoencoder_and_wide_heads_are_counted() -> None:
+    config = variant.resolve(variant.load("latent"), "quick")
+    assert (
+        0.5 < estimate(config).autoencoder / sum(p.numel() for p in Autoencoder(config.autoencoder).parameters()) < 1.5
+    )
+    wide = absurd("model", head_channels=(0, 0, 2000))
+    assert 0.5 < estimate(wide).params / sum(p.numel() for p in Denoiser(wide.model).parameters()) < 1.5
 
 
 def absurd(section: str, **values: object) -> Config:
@@ -55,6 +65,7 @@ ABSURD = [
     ("model", {"upscaler_channels": (10**7, 8, 8)}, "needs at least"),
     ("model", {"head_channels": (0, 0, 10**9)}, "needs at least"),
     ("model", {"drift_channels": 10**7}, "needs at least"),
+    ("model", {"drift": False, "drift_macs_to_backbone": True, "drift_channels": 10**6}, "needs at least"),
     ("train", {"batch": 10**9}, "for a batch of 1000000000"),
     ("measure", {"fd_samples": 10**10}, "for sampling and measuring"),
     ("measure", {"latency_batches": (1, 10**11)}, r"the numbers of pictures in \[measure\]"),
@@ -69,6 +80,14 @@ def test_absurd_sizes_are_refused_with_the_figure(section: str, values: dict[str
     assert tracemalloc.get_traced_memory()[1] < 2 * 10**6  # the modules themselves, without their numbers, take 1.1 MB
     tracemalloc.stop()
     assert "there are 16.0 GB in all" in str(caught.value)
+
+
+def test_an_absurd_autoencoder_is_refused() -> None:
+    config = variant.resolve(variant.load("latent"), "smoke")
+    wide = dataclasses.replace(config, autoencoder=dataclasses.replace(config.autoencoder, channels=(800_000,) * 3))
+    for refuse in (lambda: check("mine", wide, 16 * 10**9), lambda: cost(wide)):
+        with pytest.raises(VariantError, match="parameters"):
+            refuse()
 
 
 def test_the_cost_of_absurd_sizes_is_refused_before_the_network_is_built() -> None:

@@ -165,6 +165,14 @@ def test_both_budgets_stand_side_by_side(tmp_path: Path) -> None:
     assert "<h3>At either budget</h3>" in to_html(build(read(tmp_path)), tmp_path)
 
 
+@pytest.mark.parametrize("truth", [{"no_drift": 0.0, "v_pred": 3.0}, {"baseline": 0.0}], ids=["no baseline", "alone"])
+def test_without_a_pair_nothing_is_called_a_difference(tmp_path: Path, truth: dict[str, float]) -> None:
+    text = Reader(page(pages.make(tmp_path / "results", truth, range(2), pictures=False))).text
+    assert "None" not in text.replace("None of its pictures", "")
+    assert "minus" not in text
+    assert "beside it" not in text
+
+
 def test_no_runs_is_a_page_too(tmp_path: Path) -> None:
     text = Reader(page(tmp_path)).text
     assert "There are no runs yet" in text
@@ -229,6 +237,11 @@ def test_single_calls_are_picked_evenly_and_the_newest_side_by_side_session_wins
     assert len(found) == series.TICKS
     assert found["latency_ms"].is_monotonic_increasing
     assert found["latency_ms"].diff().dropna().between(20, 30).all()
+    assert (found["latency_ms"].iloc[0], found["latency_ms"].iloc[-1]) == (0, 999)  # the fastest and the slowest of all
+    for n in (1, 2, 40, 41, 42, 83, 500):
+        few, _ = series.latency(pd.DataFrame(rows[:n]), runs)
+        assert len(few) == min(n, series.TICKS)
+        assert few["latency_ms"].iloc[-1] == n - 1
     found, where = series.latency(pd.DataFrame(rows), runs)
     assert "ablate bench" in where
     assert found["name"].tolist() == ["first", "second"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pages
 from typer.testing import CliRunner
 
-from ablate import cli
+from ablate import cli, results
 from ablate.report import watch
 from ablate.report.figures import save_grid
 
@@ -52,6 +52,11 @@ def test_it_writes_the_file_again_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         (tmp_path / "more" / "runs.parquet").replace(folder / "runs.parquet")
         assert "written" in process.stderr.readline()
         assert output.stat().st_mtime_ns > first
+        mixed = results.read(folder, "runs")
+        results.append(
+            folder, {"runs": [mixed.iloc[0].dropna().to_dict() | {"run_id": "x", "preset": "smoke", "seed": 0}]}
+        )
+        assert "presets that do not compare" in process.stderr.readline()  # and it goes on watching
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         try:

@@ -17,6 +17,7 @@
       const fitting = Math.floor((width - 80) / panel);
       spec.columns = Math.max(stretches && width > 250 ? 2 : 1, fitting);
       if (stretches) spec.spec.width = Math.min(280, Math.floor((width - 80) / spec.columns) - 20);
+      if (spec.facet?.header) spec.facet.header.labelLimit = spec.spec.width;
     } else {
       spec.width = Math.max(280, width);
       spec.autosize = { type: "fit-x", contains: "padding" };

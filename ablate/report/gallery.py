@@ -64,10 +64,15 @@ class Part:
 
 
 def make_gallery(findings: Findings, artifacts: Path) -> Gallery:
-    """Collect the samples of all variants under the first seed of which what they are compared with has pictures."""
-    reads = {}
-    for seed in findings.rows[0].seeds if findings.rows else ():
-        runs = {row.label: artifacts / run_id for row in findings.rows if (run_id := _run_id(row, seed))}
+    """Collect the samples of all variants under the seed of which most have pictures, what they are compared with among them."""
+    reads: dict[str, tuple[Path, np.ndarray]] = {}
+    of_seed = {
+        seed: {row.label: artifacts / run_id for row in findings.rows if (run_id := _run_id(row, seed))}
+        for seed in (findings.rows[0].seeds if findings.rows else ())
+    }
+    there = {seed: sum(samples(folder).is_file() for folder in runs.values()) for seed, runs in of_seed.items()}
+    for seed in sorted(there, key=lambda seed: -there[seed]):  # of equals the first
+        runs = of_seed[seed]
         reads = {
             label: (folder, sheet) for label, folder in runs.items() if (sheet := read(samples(folder))) is not None
         }
@@ -86,8 +91,8 @@ def make_gallery(findings: Findings, artifacts: Path) -> Gallery:
         shown_value = f"{metric} -" if value is None else f"{metric} {value:,.{decimals}f}"
         final = Grid(label, None, uri)
         shown.append(Shown(label, seed, shown_value, verdicts.get(label), final, drawn.get(label, ())))
-    there = {one.label for one in shown}
-    lacking = [row.label for row in findings.rows if row.label not in there]
+    seen = {one.label for one in shown}
+    lacking = [row.label for row in findings.rows if row.label not in seen]
     how = (
         f"Seed {seed}. In the same place every variant starts from the same noise (latent: of latents), so what differs is the variant's "
         "doing. Nothing is picked: these are noises 0, 1, 2, ..."

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_both_budgets_stand_side_by_side(tmp_path: Path) -> None:
             row["run_id"] += "m"
     synthetic.save(tmp_path, more)
     assert "<h3>At either budget</h3>" in to_html(build(read(tmp_path)), tmp_path)
+
+
+def test_samples_are_of_the_seed_that_most_variants_have(tmp_path: Path) -> None:
+    folder = pages.make(tmp_path / "results", {"baseline": 0.0, "no_drift": 3.0, "v_pred": 1.0}, range(3))
+    for path in list((folder / "artifacts").glob("*-s0-*")):
+        shutil.copytree(path, path.with_name(path.name.replace("-s0-", "-s1-")), dirs_exist_ok=True)
+    shutil.rmtree(folder / "artifacts" / "v_pred-quick-cats-s0-00000000")
+    shown = gallery.make_gallery(build(read(folder)), folder / "artifacts")
+    assert shown.how.startswith("Seed 1. ")
+    assert [row.label for row in shown.rows] == ["baseline", "no_drift", "v_pred"]
 
 
 @pytest.mark.parametrize("truth", [{"no_drift": 0.0, "v_pred": 3.0}, {"baseline": 0.0}], ids=["no baseline", "alone"])

@@ -131,12 +131,15 @@ def test_the_real_clock_moves_forward() -> None:
 
 
 def test_peak_memory_follows_an_allocation() -> None:
+    reset_peak_memory(CPU)
     before = peak_memory_mb(CPU)
     assert 50 < before < 1e6
     kept = torch.ones(64 * 2**20, dtype=torch.uint8)
     grown = peak_memory_mb(CPU)
     del kept
-    assert peak_memory_mb(CPU) >= grown >= before
+    slack = 2  # MB: Linux counts pages in batches per processor, so two readings of one peak may differ
+    assert grown > before - slack + (60 if sys.platform == "linux" else 0)
+    assert peak_memory_mb(CPU) > grown - slack
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak cannot be reset there")

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate import machine, rng
+from ablate import graphs, machine, rng
 from ablate.checkpoint import save_tensors
-from ablate.diffusion import interpolate
+from ablate.diffusion import Denoise, evaluations, interpolate
 from ablate.job import Job, Tables
 from ablate.measure.efficientnet import full_precision
 from ablate.measure.extractors import Extractor
@@ -28,7 +28,7 @@ from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.denoiser import Denoiser
 from ablate.report.figures import save_strip
 from ablate.report.series import RUN_SESSION
-from ablate.sample import BATCH, denoise, draw, to_uint8
+from ablate.sample import BATCH, denoise, draw_by, to_uint8
 
 TIMES = tuple(i / 10 for i in range(1, 10))  # of the one-step denoising table
 STRIP_TIMES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -181,20 +181,27 @@ def measure_times(job: Job, model: Denoiser, codec: Codec) -> None:
     channels, size, _ = model.space
     noise = rng.normal(seed, "latency", range(max(config.measure.latency_batches)), (channels, size, size)).to(device)
 
-    def step(batch: int) -> Tensor:
-        return denoise(model, config, noise[:batch], noise.new_full((batch,), 0.5), precision)
+    budget, nfe = config.measure, evaluations(config.sample.solver, config.sample.num_steps)
 
-    def image(batch: int) -> Tensor:
-        return draw(model, config, seed, range(batch), precision=precision, codec=codec)
+    def once(calls: int) -> Denoise:
+        """As in sampling: on a GPU recorded, in the first call."""
+        return graphs.replayed(lambda z, t: denoise(model, config, z, t, precision), calls, device)
+
+    def step() -> Callable[[int], Tensor]:
+        call = once(budget.latency_samples)
+        return lambda batch: call(noise[:batch], noise.new_full((batch,), 0.5))
+
+    def image() -> Callable[[int], Tensor]:
+        call = once(nfe)
+        return lambda batch: draw_by(call, config, seed, range(batch), decode=codec.decode, device=device)
 
     def timed(scope: str, batch: int, call: Callable[[int], Tensor]) -> Timed:
         columns = {"batch": batch, "scope": scope, "scheme": precision, "engine": "torch", "session": RUN_SESSION}
         return Timed(columns | machine.conditions(device), lambda: call(batch))
 
-    budget = config.measure
-    steps = [timed("step", batch, step) for batch in budget.latency_batches]
+    steps = [timed("step", batch, step()) for batch in budget.latency_batches]
     rows = time_calls(steps, rounds=budget.latency_samples, warmup=3, device=device, seed=seed)
-    rows += time_calls([timed("image", 1, image)], rounds=5, warmup=1, device=device, seed=seed)
+    rows += time_calls([timed("image", 1, image())], rounds=5, warmup=1, device=device, seed=seed)
     for row in rows:
         tables.add("latency", row)
     for scope in ("step", "image"):

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ablate import rng
+from ablate import parallel, rng
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState, digest, previous_of, save_tensors
 from ablate.config import Config, TrainConfig
 from ablate.errors import ResultsError
@@ -31,7 +31,7 @@ from ablate.model.autoencoder import Autoencoder, Codec, codec
 from ablate.model.backbone import SPACES
 from ablate.model.denoiser import initialise
 from ablate.sample import BATCH
-from ablate.train import LOGGED, Batches, add_perceptual, fit
+from ablate.train import LOGGED, Batches, add_perceptual, fit, gradients_of
 
 VERSION = 1  # of the autoencoder's code: raised when the same settings give other weights
 
@@ -151,9 +151,11 @@ def _train(
     perceptual = PerceptualDistance(efficientnet_lite0(device), stages=budget.perceptual_stages)
     channels, size, _ = SPACES["latent"]
 
-    def parts_of(step: int) -> list[Tensor]:
-        x = batches(step)
-        eps = rng.normal(seed, "posterior", batches.numbers(step), (channels, size, size)).to(device)
+    def draw(step: int) -> list[Tensor]:
+        return [*batches.draw(step), rng.normal(seed, "posterior", batches.numbers(step), (channels, size, size))]
+
+    def parts_of(places: Tensor, mirrored: Tensor, eps: Tensor) -> list[Tensor]:
+        x = batches.take(places, mirrored)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             x_hat, kl = state.model(x, eps)
         squared = (x_hat - x).square().mean()
@@ -162,7 +164,8 @@ def _train(
         )
         return [parts[0] + config.autoencoder.kl_weight * kl, *parts[1:]]
 
-    return fit(state, budget, parts_of, checkpoint, on_step, save_every_s, arithmetic=arithmetic(device, precision))
+    gradients = gradients_of(draw, parts_of, state, budget.steps, parallel.Alone(budget))
+    return fit(state, budget, gradients, checkpoint, on_step, save_every_s, arithmetic=arithmetic(device, precision))
 
 
 def _moments(model: Autoencoder, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ablate import machine, results, rng, variant
+from ablate import graphs, machine, parallel, results, rng, variant
 from ablate.checkpoint import TrainingState
 from ablate.config import Config
 from ablate.diffusion import evaluations, interpolate
@@ -29,10 +29,11 @@ from ablate.model.cost import cost
 from ablate.model.denoiser import Denoiser, build
 from ablate.sample import draw, draw_by
 from ablate.schema import SCHEMAS
-from ablate.train import Batches, learning_rate, loss_parts, objective
+from ablate.train import Batches, gradients_of, learning_rate, loss_parts, objective
 
 Row = dict[str, Any]
 SIDE, BATCH = 64, 16  # of the filters' pictures
+GPU_BATCH = 8192  # what 16 of them take is nothing beside a call of a GPU
 RUNS = 10_000  # of the study that is reported and added to
 
 
@@ -60,25 +61,31 @@ Make = Callable[[torch.device, Path], Case]
 
 def _filter(backward: bool) -> Make:
     def make(device: torch.device, folder: Path) -> Case:
+        batch = _batch(device)
         image, numbers = (
-            torch.randn(BATCH, n, SIDE, SIDE, device=device, requires_grad=backward) for n in (3, kpn.TAPS)
+            torch.randn(batch, n, SIDE, SIDE, device=device, requires_grad=backward) for n in (3, kpn.TAPS)
         )
         calls = [
             lambda: kpn.filter_pixels(image, numbers, squash=True),
             lambda: published.filter_pixels(image, numbers.tanh()),
         ]
         # Forward: numbers and picture in, picture out. Backward: these and a gradient in, two gradients out.
-        moved = 4.0 * BATCH * SIDE**2 * ((kpn.TAPS + 6) + (2 * kpn.TAPS + 9 if backward else 0))
+        moved = 4.0 * batch * SIDE**2 * ((kpn.TAPS + 6) + (2 * kpn.TAPS + 9 if backward else 0))
         return _op(calls, [image, numbers], backward, moved)
 
     return make
 
 
+def _batch(device: torch.device) -> int:
+    return GPU_BATCH if device.type == "cuda" else BATCH
+
+
 def _upsampling(device: torch.device, folder: Path) -> Case:
-    image = torch.randn(BATCH, 3, SIDE // 2, SIDE // 2, device=device, requires_grad=True)
-    numbers = torch.randn(BATCH, 3, SIDE, SIDE, device=device, requires_grad=True)
+    batch = _batch(device)
+    image = torch.randn(batch, 3, SIDE // 2, SIDE // 2, device=device, requires_grad=True)
+    numbers = torch.randn(batch, 3, SIDE, SIDE, device=device, requires_grad=True)
     calls = [lambda: kpn.upsample_gaussian(image, numbers), lambda: published.upsample_gaussian(image, numbers)]
-    return _op(calls, [image, numbers], True, 4.0 * BATCH * SIDE**2 * 3 * (2.25 + 3.5))
+    return _op(calls, [image, numbers], True, 4.0 * batch * SIDE**2 * 3 * (2.25 + 3.5))
 
 
 def _op(calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backward: bool, moved: float) -> Case:
@@ -90,7 +97,7 @@ def _op(calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backwar
         return lambda: torch.autograd.grad(call(), leaves, grad)
 
     ours, reference = map(timed, calls)
-    return Case(BATCH, ours, reference, moved=moved)
+    return Case(len(leaves[0]), ours, reference, moved=moved)
 
 
 def _configured(preset: str, batch: int | None = None) -> Config:
@@ -103,16 +110,17 @@ def _forward(device: torch.device, folder: Path) -> Case:
     model, precision = build(config.model, 0, device), machine.pick_precision(device)
     z, t = torch.randn(batch, 3, SIDE, SIDE, device=device), torch.rand(batch, device=device)
 
-    def ours() -> None:
+    def forward(z: Tensor, t: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            model(z.contiguous(memory_format=torch.channels_last), t)
+            out: Tensor = model(z.contiguous(memory_format=torch.channels_last), t)
+            return out
 
     def reference() -> None:
         with torch.no_grad():
             published.denoise(plain, z, t)
 
-    plain = _plain(config, device)
-    return Case(batch, ours, reference, flops=2.0 * batch * cost(config).total_macs)
+    plain, ours = _plain(config, device), graphs.replayed(forward, graphs.RECORD_FROM, device)
+    return Case(batch, lambda: ours(z, t), reference, flops=2.0 * batch * cost(config).total_macs)
 
 
 def _training(preset: str, batch: int, perceptual: bool) -> Make:
@@ -127,10 +135,11 @@ def _training(preset: str, batch: int, perceptual: bool) -> Make:
             model.backbone.compile_blocks()
         state = TrainingState(model, build(config.model, 0, device), config.train, 4)
         precision = machine.pick_precision(device)
-        parts_of = objective(config, model, batches, 0, perceptual=network, precision=precision)
+        draw, parts_of = objective(config, model, batches, 0, perceptual=network, precision=precision)
+        gradients = gradients_of(draw, parts_of, state, config.train.steps, parallel.Alone(config.train))
 
         def ours() -> None:
-            parts_of(state.step)[0].backward()
+            gradients(state.step)
             state.update(learning_rate(config.train, state.step), config.train.grad_clip, config.train.ema)
 
         reference = published_step(config, batches, network, device)

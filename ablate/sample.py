@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate import rng
+from ablate import graphs, rng
 from ablate.config import Config
-from ablate.diffusion import PREDICTION, SOLVERS, Denoise
+from ablate.diffusion import PREDICTION, SOLVERS, Denoise, evaluations
 from ablate.model.autoencoder import PIXELS, Codec
 from ablate.model.backbone import SPACES
 from ablate.model.denoiser import Denoiser
@@ -54,13 +54,15 @@ def draw(
     Returns:
         (N, 3, 64, 64) float32 on the CPU, unbounded; pictures lie in [-1, 1] up to the model's error.
     """
+    numbers, device = list(indices), next(model.parameters()).device
+    calls = len(numbers) // batch * evaluations(config.sample.solver, config.sample.num_steps)
     return draw_by(
-        lambda z, t: denoise(model, config, z, t, precision),
+        graphs.replayed(lambda z, t: denoise(model, config, z, t, precision), calls, device),
         config,
         seed,
-        indices,
+        numbers,
         decode=codec.decode,
-        device=next(model.parameters()).device,
+        device=device,
         batch=batch,
         on_batch=on_batch,
     )

@@ -17,16 +17,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ablate import machine, parallel, rng
+from ablate import graphs, machine, parallel, rng
 from ablate.checkpoint import SAVE_EVERY_S, TrainingState
 from ablate.config import Config, TrainConfig
 from ablate.diffusion import LOSS_SPACE, PREDICTION, expand, interpolate
 from ablate.errors import DivergedError
 from ablate.model.autoencoder import PIXELS, Codec
+from ablate.model.backbone import SPACES
 from ablate.model.denoiser import build
 
 LOG_EVERY = 10  # steps
 LOGGED = ("loss", "loss_l2", "loss_perceptual", "grad_norm")
+
+Draw = Callable[[int], list[Tensor]]  # a step's number -> what is drawn for it, on the CPU
+Parts = Callable[..., list[Tensor]]  # what was drawn, on the training device -> the loss and its parts
+Gradients = Callable[
+    [int], list[Tensor]
+]  # a step's number -> the loss and its parts; the parameters have gradients then
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -52,14 +59,22 @@ class Batches:
         """Return the numbers of a step's pictures in the run."""
         return self.share(range(step * self.config.batch, (step + 1) * self.config.batch))
 
+    def draw(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return where a step's pictures stand, int64 (B,), and which of them are mirrored, bool (B,), on the CPU."""
+        numbers = self.numbers(step)
+        places = torch.tensor([self._pick(n) for n in numbers])
+        if not self.config.flip:
+            return places, torch.zeros(len(numbers), dtype=torch.bool)
+        return places, rng.uniform(self.seed, "flip", numbers) < 0.5
+
+    def take(self, places: Tensor, mirrored: Tensor) -> Tensor:
+        """Return the pictures (B, 3, S, S) that were drawn, both on the training device, float32 in [-1, 1]."""
+        x = self.images[places].float() / 127.5 - 1
+        return torch.where(expand(mirrored, x), x.flip(3), x) if self.config.flip else x
+
     def __call__(self, step: int) -> Tensor:
         """Return the pictures (B, 3, S, S) of a step, float32 in [-1, 1]."""
-        numbers, device = self.numbers(step), self.images.device
-        x = self.images[torch.tensor([self._pick(n) for n in numbers], device=device)].float() / 127.5 - 1
-        if self.config.flip:
-            mirrored = rng.uniform(self.seed, "flip", numbers).to(device) < 0.5
-            x = torch.where(expand(mirrored, x), x.flip(3), x)
-        return x
+        return self.take(*(x.to(self.images.device) for x in self.draw(step)))
 
     def _pick(self, number: int) -> int:
         epoch, position = divmod(number, len(self.images))
@@ -132,8 +147,8 @@ def objective(
     perceptual: nn.Module | None,
     precision: str,
     codec: Codec = PIXELS,
-) -> Callable[[int], list[Tensor]]:
-    """Return what maps a step's number to its loss and the loss's parts, as `loss_parts` does.
+) -> tuple[Draw, Parts]:
+    """Return what draws a step's random numbers, and what maps them to the loss and its parts, as `loss_parts` does.
 
     Args:
         config: The configuration.
@@ -144,20 +159,45 @@ def objective(
         precision: `fp32`, or `bf16` for autocast.
         codec: Between pictures and what is diffused.
     """
-    device = batches.images.device
+    device, (channels, size, _) = batches.images.device, SPACES[config.model.space]
 
-    def parts_of(step: int) -> list[Tensor]:
-        pictures, numbers = batches(step), batches.numbers(step)
+    def draw(step: int) -> list[Tensor]:
+        numbers = batches.numbers(step)
+        noise = rng.normal(seed, "noise", numbers, (channels, size, size))
+        return [*batches.draw(step), noise, rng.uniform(seed, "time", numbers)]
+
+    def parts_of(places: Tensor, mirrored: Tensor, eps: Tensor, t: Tensor) -> list[Tensor]:
+        pictures = batches.take(places, mirrored)
         x = codec.encode(pictures)
-        eps = rng.normal(seed, "noise", numbers, tuple(x.shape[1:])).to(device)
-        t = rng.uniform(seed, "time", numbers).to(device)
         z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = network(z, t)
         # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
         return loss_parts(config, perceptual, output, x, z, t, codec, pictures)
 
-    return parts_of
+    return draw, parts_of
+
+
+def gradients_of(draw: Draw, parts_of: Parts, state: TrainingState, steps: int, team: parallel.Alone) -> Gradients:
+    """Return what maps a step's number to its loss and the loss's parts, and leaves the loss's gradients in the parameters.
+
+    Args:
+        draw: Gives a step's random numbers.
+        parts_of: Maps them, on the training device, to the loss and its parts.
+        state: Whose parameters get gradients.
+        steps: The training's.
+        team: This process' part in it.
+    """
+    device = state.sums.device
+    if device.type == "cuda" and parallel.size() == 1:
+        return graphs.Gradients(draw, parts_of, state.parameters, steps)
+
+    def gradients(step: int) -> list[Tensor]:
+        parts = team.whole(parts_of(*(x.to(device) for x in draw(step))), step)
+        parts[0].backward()
+        return parts
+
+    return gradients
 
 
 def train(
@@ -201,12 +241,12 @@ def train(
     own = replace(config, train=team.config)  # what the loss of this process' share is taken by
     distance = perceptual if own.train.perceptual_share else None
 
-    loss_of = objective(own, network, batches, seed, perceptual=distance, precision=precision, codec=codec)
+    draw, parts_of = objective(own, network, batches, seed, perceptual=distance, precision=precision, codec=codec)
     arithmetic = machine.arithmetic(device, precision, compiled=compiled, processes=parallel.size())
     return fit(
         state,
         config.train,
-        lambda step: team.whole(loss_of(step), step),
+        gradients_of(draw, parts_of, state, config.train.steps, team),
         checkpoint,
         on_step,
         save_every_s,
@@ -217,7 +257,7 @@ def train(
 def fit(
     state: TrainingState,
     budget: TrainConfig,
-    parts_of: Callable[[int], list[Tensor]],
+    gradients: Gradients,
     checkpoint: Path,
     on_step: Callable[[TrainingState], None],
     save_every_s: float = SAVE_EVERY_S,
@@ -229,7 +269,7 @@ def fit(
     Args:
         state: The model to train, and where it stands.
         budget: Steps, learning rate, clipping and averaging.
-        parts_of: Gives the loss (what is minimised), its squared error and its perceptual distance at a step.
+        gradients: Leaves a step's gradients in the parameters; gives the loss, its squared error and its perceptual distance.
         checkpoint: The file to resume from and to save to.
         on_step: Called before the first step and after each.
         save_every_s: Seconds between checkpoints; the last two are kept.
@@ -247,8 +287,7 @@ def fit(
     with state.stop_signals() as stopped:
         on_step(state)
         while state.step < budget.steps:
-            parts = parts_of(state.step)
-            parts[0].backward()
+            parts = gradients(state.step)
             lr = learning_rate(budget, state.step)
             norm = state.update(lr, budget.grad_clip, budget.ema)
             state.sums += torch.stack([*parts, norm]).detach()

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "ablate"
 LAYERS = [
     ["ablate", "errors"],
     ["files", "signals", "config", "variant_claims"],
-    ["machine", "rng", "variant", "schema", "progress", "stats"],
+    ["machine", "rng", "variant", "schema", "progress", "stats", "graphs"],
     ["results", "factorial", "pareto"],
     ["study", "claims"],
     ["data", "diffusion", "checkpoint"],

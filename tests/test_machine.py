@@ -53,7 +53,10 @@ def test_long_trainings_compile_where_that_works(monkeypatch: pytest.MonkeyPatch
     cpu = torch.device("cpu")
     problem: list[str | None] = [None]
     monkeypatch.setattr(machine, "cannot_compile", lambda device: problem[0])
-    assert [machine.pick_compile("auto", steps, cpu) for steps in (machine.COMPILE_FROM - 1, machine.COMPILE_FROM)] == [
+    assert [
+        machine.pick_compile("auto", steps, cpu)
+        for steps in (machine.COMPILE_FROM["cpu"] - 1, machine.COMPILE_FROM["cpu"])
+    ] == [
         False,
         True,
     ]

@@ -31,11 +31,11 @@ def test_the_published_step_is_the_same_training() -> None:
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
     batches, model = ops.Batches(images, config.train, 0), ops.build(config.model, 0, CPU)
     state = ops.TrainingState(model, ops.build(config.model, 0, CPU), config.train, 4)
-    parts_of = ops.objective(config, model, batches, 0, perceptual=None, precision="fp32")
+    draw, parts_of = ops.objective(config, model, batches, 0, perceptual=None, precision="fp32")
     losses = []
     step = ops.published_step(config, batches, None, CPU, on_loss=losses.append)
     for _ in range(3):
-        loss = parts_of(state.step)[0]
+        loss = parts_of(*draw(state.step))[0]
         loss.backward()
         step()
         assert losses[-1] == pytest.approx(float(loss.detach()), rel=1e-3)

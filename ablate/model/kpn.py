@@ -10,7 +10,9 @@ q is positive semi-definite for |rho| < 1 (Procedural Kernel Networks, arXiv 211
 
 from __future__ import annotations
 
+import importlib
 import math
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ablate import machine
+from ablate.files import printable
 from ablate.model import loops
 from ablate.model.loops import RADIUS, SIZE
 
@@ -39,20 +41,20 @@ class Part(NamedTuple):
 class _Gather(torch.autograd.Function):
     """out[b, c, f, i, j] = sum_k w[b, f, k, i, j] x[b, c, i + dy_k, j + dx_k], for phases f; x is padded by 2 on each side.
 
-    With its own backward: autograd would keep 25 products alive and scatter them one by one. One plane per instruction, so that the
-    innermost loops run over contiguous rows. On a GPU both directions are compiled where that works.
+    Where neither loops nor kernels serve. With its own backward: autograd would keep 25 products alive and scatter them one by one. One
+    plane per instruction, so that the innermost loops run over contiguous rows.
     """
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(padded, weights)
-        return _for_device(padded.device.type, _gather_forward)(padded, weights)
+        return _gather_forward(padded, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         padded, weights = ctx.saved_tensors
-        d_padded, d_weights = _for_device(grad.device.type, _gather_backward)(grad.contiguous(), padded, weights)
+        d_padded, d_weights = _gather_backward(grad.contiguous(), padded, weights)
         return d_padded if ctx.needs_input_grad[0] else None, d_weights
 
 
@@ -77,48 +79,51 @@ def _gather_backward(grad: Tensor, padded: Tensor, weights: Tensor) -> tuple[Ten
     return d_padded, d_weights
 
 
-@cache
-def _for_device(device: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, compiled for a GPU where `torch.compile` works."""
-    if device == "cuda" and machine.cannot_compile(torch.device(device)) is None:
-        return torch.compile(function)
-    return function
-
-
 class _Filter(torch.autograd.Function):
-    """`filter_pixels` on a processor."""
+    """`filter_pixels` by loops or by kernels."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, numbers: Tensor, squash: bool) -> Tensor:
+        ctx.squash = squash
+        if not by_loops(image):
+            image = image.contiguous()
+            ctx.save_for_backward(image, numbers)
+            return _kernels(image.device).filter_forward(image, *_rows(numbers), squash)
         padded, out = F.pad(image, (RADIUS,) * 4), torch.empty_like(image, memory_format=torch.contiguous_format)
         loops.run(loops.filter_forward, padded, *_rows(numbers), squash, out)
         ctx.save_for_backward(padded, numbers)
-        ctx.squash = squash
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         padded, numbers = ctx.saved_tensors
+        if not by_loops(grad):
+            return *_kernels(grad.device).filter_backward(padded, *_rows(numbers), ctx.squash, grad.contiguous()), None
         d_padded, d_numbers = torch.empty_like(padded), torch.empty_like(numbers, memory_format=torch.contiguous_format)
         loops.run(loops.filter_backward, padded, *_rows(numbers), ctx.squash, grad.contiguous(), d_padded, d_numbers)
         return d_padded[..., RADIUS:-RADIUS, RADIUS:-RADIUS], d_numbers, None
 
 
 class _Upsample(torch.autograd.Function):
-    """`upsample_gaussian` on a processor, of a padded picture."""
+    """`upsample_gaussian` of a padded picture by loops or by kernels."""
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, numbers: Tensor) -> Tensor:
-        padded, out = padded.contiguous(), padded.new_empty(*padded.shape[:2], *numbers.shape[2:])
-        loops.run(loops.upsample_forward, padded, *_rows(numbers), out)
+        padded = padded.contiguous()
         ctx.save_for_backward(padded, numbers)
+        if not by_loops(padded):
+            return _kernels(padded.device).upsample_forward(padded, *_rows(numbers))
+        out = padded.new_empty(*padded.shape[:2], *numbers.shape[2:])
+        loops.run(loops.upsample_forward, padded, *_rows(numbers), out)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         padded, numbers = ctx.saved_tensors
+        if not by_loops(grad):
+            return _kernels(grad.device).upsample_backward(padded, *_rows(numbers), grad.contiguous())
         d_padded, d_numbers = torch.empty_like(padded), torch.empty_like(numbers, memory_format=torch.contiguous_format)
         loops.run(loops.upsample_backward, padded, *_rows(numbers), grad.contiguous(), d_padded, d_numbers)
         return d_padded, d_numbers
@@ -136,6 +141,28 @@ def _rows(numbers: Tensor) -> tuple[Tensor, int]:
 def by_loops(image: Tensor) -> bool:
     """Whether the loops of `ablate.model.loops` serve: on a processor, and where no graph is traced."""
     return image.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def by_kernels(image: Tensor) -> bool:
+    """Whether the kernels of `ablate.model.kernels` serve: on a GPU, where Triton works, and where no graph is traced."""
+    if image.device.type != "cuda" or image.dtype != torch.float32 or image.shape[1] > 4:
+        return False
+    return not torch.compiler.is_compiling() and _kernels(image.device) is not None
+
+
+@cache
+def _kernels(device: torch.device) -> Any:
+    """`ablate.model.kernels` where Triton is installed and works, found by trying it; else None, with a warning."""
+    try:
+        kernels = importlib.import_module("ablate.model.kernels")
+        # Of the kind that a training needs, so that nothing is compiled for this alone.
+        image, numbers = (torch.zeros(1, n, 64, 64, device=device) for n in (3, TAPS))
+        kernels.filter_forward(image, *_rows(numbers), True)
+    except Exception as error:  # also a missing compiler, its missing headers
+        why = printable(" ".join(str(error).split()))[:200]
+        warnings.warn(f"Triton does not work here ({why}): the filters are computed step by step, slower", stacklevel=2)
+        return None
+    return kernels
 
 
 def _gather(padded: Tensor, weights: Tensor) -> Tensor:
@@ -168,7 +195,7 @@ def filter_pixels(image: Tensor, weights: Tensor, *, squash: bool = False) -> Te
     Reference:
         Bako et al., "Kernel-Predicting Convolutional Networks for Denoising Monte Carlo Renderings", 2017.
     """
-    if by_loops(image):
+    if by_loops(image) or by_kernels(image):
         out: Tensor = _Filter.apply(image, weights, squash)
         return out
     weights = weights.tanh() if squash else weights
@@ -264,8 +291,8 @@ def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
     Reference:
         "Procedural Kernel Networks", arXiv 2112.09318.
     """
-    padded = F.pad(image, (RADIUS,) * 4, mode="replicate")
-    if by_loops(image):
+    padded = F.pad(image, (RADIUS,) * 4, mode="replicate") if image.device.type == "cpu" else _replicate(image)
+    if by_loops(image) or by_kernels(image):
         upsampled: Tensor = _Upsample.apply(padded, parameters)
         return upsampled
     if torch.compiler.is_exporting():  # a softmax over a middle dimension is slow there: divide the sums instead
@@ -274,6 +301,14 @@ def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
     else:
         out = _gather(padded, gaussian_weights(parameters))
     return F.pixel_shuffle(out.flatten(1, 2), 2)
+
+
+def _replicate(image: Tensor) -> Tensor:
+    """A picture with its border repeated twice; on a GPU the library's own padding has no deterministic gradient."""
+    for dim in (2, 3):
+        first, last = image.narrow(dim, 0, 1), image.narrow(dim, image.shape[dim] - 1, 1)
+        image = torch.cat([first, first, image, last, last], dim)
+    return image
 
 
 def upsample_bilinear(image: Tensor, parameters: Tensor) -> Tensor:

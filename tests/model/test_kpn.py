@@ -15,7 +15,6 @@ from numba.core.caching import CacheImpl
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from ablate import machine
 from ablate.model import kpn, layout, loops, published
 
 
@@ -214,12 +213,20 @@ def test_the_form_of_other_devices_equals_the_loops(phases: int) -> None:
     assert torch.autograd.gradcheck(kpn._gather, (padded, weights))
 
 
-def test_filters_on_a_gpu_are_compiled_only_where_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    for problem in ("no Triton", None):
-        kpn._for_device.cache_clear()
-        monkeypatch.setattr(machine, "cannot_compile", lambda device, problem=problem: problem)
-        assert (kpn._for_device("cuda", kpn._gather_forward) is kpn._gather_forward) == (problem is not None)
-    kpn._for_device.cache_clear()
+def test_where_triton_does_not_work_the_filters_of_a_gpu_are_computed_step_by_step() -> None:
+    kpn._kernels.cache_clear()
+    with pytest.warns(UserWarning, match="Triton does not work here"):
+        assert kpn._kernels(torch.device("cpu")) is None  # no kernel runs there
+    kpn._kernels.cache_clear()
+
+
+def test_the_kernels_of_a_gpu_equal_the_loops() -> None:
+    """By Triton's interpreter, which runs them on a processor."""
+    pytest.importorskip("triton")
+    code = Path(__file__).with_name("interpreted.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, str(code)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_normalised_weights_stay_in_the_local_range_and_tanh_weights_can_leave_it() -> None:

@@ -1,0 +1,124 @@
+"""CUDA graphs: what a function of tensors launches on a GPU is recorded once and replayed, without the processor's time for each kernel.
+
+A small model's kernels take a GPU less time than the processor needs to launch them (LOG.md). What is replayed are the same kernels on
+the same numbers, so the outcome is what the function gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WARM_UP = 2  # calls before the recording: libraries set themselves up, kernels are compiled
+RECORD_FROM = 12  # calls of one shape: recording takes about as long as it saves in so many (LOG.md)
+
+
+class Recorded:
+    """A function of tensors, recorded.
+
+    Attributes:
+        outputs: What the function returned; each call overwrites the tensors in it.
+    """
+
+    def __init__(self, function: Callable[..., Any], inputs: Sequence[Tensor], device: torch.device) -> None:
+        """Call the function with copies of the inputs on the device, a few times and once to record it."""
+        self._inputs = [x.to(device, copy=True) for x in inputs]
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device):
+            current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            aside.wait_stream(current)
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    function(*self._inputs)
+            current.wait_stream(aside)
+            # Not "global": another thread may be getting memory for what the next step draws.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self.outputs = function(*self._inputs)
+
+    def fits(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether the inputs have the shapes that were recorded."""
+        return [x.shape for x in inputs] == [x.shape for x in self._inputs]
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Any:
+        """Return `outputs` for other inputs of the same shapes, on any device."""
+        for kept, new in zip(self._inputs, inputs, strict=True):
+            kept.copy_(new, non_blocking=True)
+        self._graph.replay()
+        return self.outputs
+
+
+def replayed(function: Callable[..., Any], calls: int, device: torch.device) -> Callable[..., Any]:
+    """Return the function, recorded at its first call where that pays; other shapes than the first call's go to the function itself.
+
+    Args:
+        function: Of tensors on the device.
+        calls: How often it will be called with one shape.
+        device: Where it computes.
+    """
+    if device.type != "cuda" or calls < RECORD_FROM:
+        return function
+    kept: list[Recorded] = []
+
+    def call(*inputs: Tensor) -> Any:
+        if not kept:
+            kept.append(Recorded(function, inputs, device))
+        return kept[0](inputs) if kept[0].fits(inputs) else function(*inputs)
+
+    return call
+
+
+class Gradients:
+    """The losses of a training's steps, each with its gradients, on a GPU: recorded, and what a step draws is drawn one step ahead."""
+
+    def __init__(
+        self,
+        inputs: Callable[[int], Sequence[Tensor]],
+        parts: Callable[..., list[Tensor]],
+        parameters: Sequence[Tensor],
+        steps: int,
+    ) -> None:
+        """Take a training apart.
+
+        Args:
+            inputs: Gives what a step draws, on the CPU.
+            parts: Maps that, on the GPU, to the loss and what else is logged.
+            parameters: Get gradients.
+            steps: The training's.
+        """
+        self._draw, self._parts, self._parameters, self._steps = inputs, parts, parameters, steps
+        self._recorded: Recorded | None = None
+        self._gradients: list[Tensor | None] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead: tuple[int, Future[list[Tensor]]] | None = None
+
+    def __call__(self, step: int) -> list[Tensor]:
+        """Return the loss and what else is logged, and leave the gradients in the parameters."""
+        inputs = self._inputs(step)
+        if self._recorded is None:
+            self._recorded = Recorded(self._compute, inputs, self._parameters[0].device)
+            self._gradients = [p.grad for p in self._parameters]
+        if step + 1 < self._steps:
+            self._ahead = step + 1, self._thread.submit(self._pinned, step + 1)
+        parts: list[Tensor] = self._recorded(inputs)
+        for p, gradient in zip(self._parameters, self._gradients, strict=True):
+            p.grad = gradient
+        return parts
+
+    def _compute(self, *inputs: Tensor) -> list[Tensor]:
+        for p in self._parameters:
+            p.grad = None  # so that the gradients are new tensors, not added to old ones
+        parts = self._parts(*inputs)
+        parts[0].backward()
+        return [part.detach() for part in parts]
+
+    def _inputs(self, step: int) -> list[Tensor]:
+        if self._ahead is not None and self._ahead[0] == step:
+            return self._ahead[1].result()
+        return self._pinned(step)
+
+    def _pinned(self, step: int) -> list[Tensor]:
+        return [x.pin_memory() for x in self._draw(step)]  # from other memory a copy would wait for the GPU

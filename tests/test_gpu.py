@@ -1,0 +1,95 @@
+"""What is computed on a GPU: recorded trainings and drawings are those that are not, and kernels are what they should be."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ablate import graphs, latents, machine, train, variant
+from ablate.execute import perceptual_loss
+from ablate.model import kpn, published
+from ablate.model.autoencoder import PIXELS
+from ablate.sample import denoise, draw, draw_by
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_filters_equal_the_published_formulation_in_float64(channels: int) -> None:
+    torch.manual_seed(0)
+    numbers = 3 * torch.randn(3, 29, 16, 20, device=CUDA)
+    image, small = (torch.randn(3, channels, *size, device=CUDA) for size in ((16, 20), (8, 10)))
+    weights = [torch.randn(3, channels, 16, 20, device=CUDA) for _ in range(2)]
+
+    def outcome(cast: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        leaves = [cast(x).clone().requires_grad_() for x in (image, small, numbers)]
+        kernel, form = leaves[2][:, :25], leaves[2][:, 25:28]
+        if leaves[0].dtype == torch.double:
+            outs = [published.filter_pixels(leaves[0], kernel.tanh()), published.upsample_gaussian(leaves[1], form)]
+        else:
+            assert kpn.by_kernels(leaves[0])
+            outs = [kpn.filter_pixels(leaves[0], kernel, squash=True), kpn.upsample_gaussian(leaves[1], form)]
+        total = sum((out * cast(weight)).sum() for out, weight in zip(outs, weights, strict=True))
+        return [*outs, *torch.autograd.grad(total, leaves)]
+
+    for found, expected in zip(outcome(lambda x: x), outcome(lambda x: x.double()), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", variant.names())
+def test_a_recorded_training_and_drawing_are_those_that_are_not(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
+    monkeypatch.setattr(graphs, "RECORD_FROM", 1)
+    config = variant.resolve(variant.load(name), "smoke")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=6, batch=4))
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (10, 3, 64, 64), dtype=torch.uint8, device=CUDA)
+    precision = machine.pick_precision(CUDA)
+    with machine.deterministic() as names:
+        codec = PIXELS
+        if config.model.space == "latent":
+            where = tmp_path / "a.safetensors"
+            codec = latents.prepare(config, images, "0" * 64, 0, precision=precision, checkpoint=where).codec
+        perceptual = perceptual_loss(config.train, CUDA)
+        states = []
+        for record in (True, False, True):
+            if not record:
+                monkeypatch.setattr(train.graphs, "Gradients", _eager)
+            checkpoint = tmp_path / f"{len(states)}.safetensors"
+            options = {"perceptual": perceptual, "precision": precision, "codec": codec, "checkpoint": checkpoint}
+            states.append(train.train(config, images, 0, **options))  # type: ignore[arg-type]
+            if not record:
+                monkeypatch.setattr(train.graphs, "Gradients", graphs.Gradients)
+        model, count = states[0].ema, list(range(5))
+        drawn = draw(model, config, 0, count, precision=precision, codec=codec, batch=2)  # type: ignore[arg-type]
+        plain = draw_by(
+            lambda z, t: denoise(model, config, z, t, precision),  # type: ignore[arg-type]
+            config, 0, count, decode=codec.decode, device=CUDA, batch=2,
+        )  # fmt: skip
+    assert not names
+    assert torch.equal(drawn, plain)
+    for other in states[1:]:
+        assert [row["loss"] for row in other.curve] == [row["loss"] for row in states[0].curve]
+        assert all(torch.equal(a, b) for a, b in zip(states[0].averages, other.averages, strict=True))
+
+
+def _eager(
+    inputs: Callable[[int], list[Tensor]], parts: Callable[..., list[Tensor]], parameters: list[Tensor], steps: int
+) -> Callable[[int], list[Tensor]]:
+    def gradients(step: int) -> list[Tensor]:
+        found = parts(*(x.to(CUDA) for x in inputs(step)))
+        found[0].backward()
+        return found
+
+    return gradients

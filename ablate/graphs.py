@@ -71,7 +71,7 @@ def replayed(function: Callable[..., Any], calls: int, device: torch.device) -> 
     return call
 
 
-class Gradients:
+class Steps:
     """The losses of a training's steps, each with its gradients, on a GPU: recorded, and what a step draws is drawn one step ahead."""
 
     def __init__(

@@ -190,7 +190,7 @@ def gradients_of(draw: Draw, parts_of: Parts, state: TrainingState, steps: int, 
     """
     device = state.sums.device
     if device.type == "cuda" and parallel.size() == 1:
-        return graphs.Gradients(draw, parts_of, state.parameters, steps)
+        return graphs.Steps(draw, parts_of, state.parameters, steps)
 
     def gradients(step: int) -> list[Tensor]:
         parts = team.whole(parts_of(*(x.to(device) for x in draw(step))), step)

@@ -62,15 +62,15 @@ def test_a_recorded_training_and_drawing_are_those_that_are_not(
             where = tmp_path / "a.safetensors"
             codec = latents.prepare(config, images, "0" * 64, 0, precision=precision, checkpoint=where).codec
         perceptual = perceptual_loss(config.train, CUDA)
-        states = []
+        states, steps = [], graphs.Steps
         for record in (True, False, True):
             if not record:
-                monkeypatch.setattr(train.graphs, "Gradients", _eager)
+                monkeypatch.setattr(train.graphs, "Steps", _eager)
             checkpoint = tmp_path / f"{len(states)}.safetensors"
             options = {"perceptual": perceptual, "precision": precision, "codec": codec, "checkpoint": checkpoint}
             states.append(train.train(config, images, 0, **options))  # type: ignore[arg-type]
             if not record:
-                monkeypatch.setattr(train.graphs, "Gradients", graphs.Gradients)
+                monkeypatch.setattr(train.graphs, "Steps", steps)
         model, count = states[0].ema, list(range(5))
         drawn = draw(model, config, 0, count, precision=precision, codec=codec, batch=2)  # type: ignore[arg-type]
         plain = draw_by(

@@ -3,12 +3,15 @@
 import dataclasses
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from ablate import checkpoint, files, latents, variant
+from ablate import checkpoint, files, graphs, latents, variant
+from ablate import train as train_module
 from ablate.config import Config
 from ablate.errors import DivergedError, ResultsError
 from ablate.execute import perceptual_loss
@@ -153,3 +156,50 @@ def test_loss_of_a_perfect_prediction_is_zero_in_both_spaces() -> None:
     assert float(loss_parts(SMOKE, None, x, x, z, t)[0]) == 0
     assert float(loss_parts(v_pred, None, x - eps, x, z, t)[0]) < 1e-8
     assert float(loss_parts(v_pred, None, x - eps + 1, x, z, t)[0]) == pytest.approx(1, rel=0.5)
+
+
+def test_what_a_gpu_takes_one_step_ahead_is_the_same_training(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the recording, which takes a GPU; in one go and resumed."""
+
+    class Called:
+        """Computes instead of replaying, into the same gradients each time."""
+
+        def __init__(self, function: Any, inputs: Any, device: object) -> None:
+            self.function, self.parameters = function, function.__self__._parameters
+            function(*inputs)
+            self.kept = [p.grad for p in self.parameters]
+
+        def __call__(self, inputs: Any) -> list[torch.Tensor]:
+            parts: list[torch.Tensor] = self.function(*inputs)
+            for p, kept in zip(self.parameters, self.kept, strict=True):
+                kept.copy_(p.grad)
+            return parts
+
+    expected = run(SMOKE, images, tmp_path / "a")
+    monkeypatch.setattr(graphs, "Recorded", Called)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    steps: list[int] = []
+
+    def gradients_of(draw: Callable[[int], list[torch.Tensor]], parts: Any, state: Any, count: int, team: Any) -> Any:
+        def noted(step: int) -> list[torch.Tensor]:
+            steps.append(step)
+            return draw(step)
+
+        return graphs.Steps(noted, parts, state.parameters, count)
+
+    monkeypatch.setattr(train_module, "gradients_of", gradients_of)
+
+    def stop(state: checkpoint.TrainingState) -> None:
+        if state.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SMOKE, images, tmp_path / "b", on_step=stop)
+    stopped = list(steps)
+    found = run(SMOKE, images, tmp_path / "b")
+    assert stopped == list(range(6))  # one more than were taken
+    assert steps[6:] == list(range(5, SMOKE.train.steps))
+    assert [row["loss"] for row in found.curve] == [row["loss"] for row in expected.curve]
+    assert all(torch.equal(a, b) for a, b in zip(weights(expected).values(), weights(found).values(), strict=True))

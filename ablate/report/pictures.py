@@ -33,7 +33,7 @@ class Grid:
 
 
 def samples(folder: Path) -> Path:
-    """Return the file of a run's samples: `samples.png`, or `samples.webp` of a study that is passed on in fewer bytes."""
+    """Return the file of a run's samples: `samples.png`, or `samples.webp`, not enlarged, of a study that is passed on in fewer bytes."""
     packed = folder / "samples.webp"
     return packed if packed.is_file() else folder / "samples.png"
 
@@ -44,7 +44,8 @@ def read(path: Path) -> np.ndarray | None:
         with Image.open(path, formats=("PNG", "WEBP")) as image:
             if image.width * image.height > MAX_PIXELS:
                 return None
-            return np.asarray(image.convert("RGB"))[::ZOOM, ::ZOOM]
+            pixels = np.asarray(image.convert("RGB"))
+            return pixels if path.suffix == ".webp" else pixels[::ZOOM, ::ZOOM]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from ablate import cli
 from ablate.data import images
-from ablate.report import gallery, pictures, series
+from ablate.report import figures, gallery, pictures, series
 from ablate.report.build import build, read
 from ablate.report.html import to_html
 from ablate.report.page import cards_of
@@ -215,6 +215,17 @@ def test_the_command_writes_it_and_other_forms_stay_light(tmp_path: Path) -> Non
     made = CliRunner().invoke(cli.app, ["report", "--results", str(folder), "--format", "html", "-o", str(output)])
     assert made.exit_code == 0, made.output
     assert "<!doctype html>" in output.read_text("utf-8")
+
+
+def test_a_packed_grid_is_read_as_the_enlarged_one_is(tmp_path: Path) -> None:
+    grid = np.arange(512 * 512 * 3, dtype=np.uint8).reshape(512, 512, 3)
+    Image.fromarray(grid.repeat(figures.ZOOM, 0).repeat(figures.ZOOM, 1)).save(tmp_path / "samples.png")
+    Image.fromarray(grid).save(tmp_path / "samples.webp", lossless=True)
+    for path in (tmp_path / "samples.png", pictures.samples(tmp_path)):
+        found = pictures.read(path)
+        assert found is not None
+        assert np.array_equal(found, grid)
+    assert path.suffix == ".webp"
 
 
 def test_a_damaged_picture_is_none(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ablate import edge, export, machine, results, rng
+from ablate import edge, export, graphs, machine, results, rng
 from ablate.diffusion import SOLVERS, Denoise
 from ablate.errors import AblateError, did_you_mean
 from ablate.finished import Finished, find_all, load
@@ -55,8 +55,8 @@ def _in_engine(scheme: str) -> Callable[[Path, str, torch.device], Network]:
         if device.type != "cpu":
             raise AblateError(f"--device {device}: onnxruntime computes on the processor here; use --device cpu")
         run = load(folder, run_id, device)
-        _, graphs = export.build(run, scheme, run.config.quantize.calibration)
-        network = edge.in_engine(graphs, machine.threads())
+        _, parts = export.build(run, scheme, run.config.quantize.calibration)
+        network = edge.in_engine(parts, machine.threads())
         return Network(run, network.denoise, network.decode)
 
     return open_
@@ -72,16 +72,20 @@ NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], Network]] = 
 }
 
 
+def _as_sampled(network: Network, z: Tensor) -> Denoise:
+    return graphs.replayed(network.denoise, graphs.RECORD_FROM, z.device)
+
+
 def _step(network: Network, z: Tensor) -> Callable[[], object]:
-    t = z.new_full((len(z),), 0.5)
-    return lambda: network.denoise(z, t)
+    t, denoise = z.new_full((len(z),), 0.5), _as_sampled(network, z)
+    return lambda: denoise(z, t)
 
 
 def _image(network: Network, z: Tensor) -> Callable[[], object]:
-    settings, decode = network.run.config.sample, network.decode
+    settings, decode, denoise = network.run.config.sample, network.decode, _as_sampled(network, z)
 
     def call() -> Tensor:
-        x = SOLVERS[settings.solver](network.denoise, z, settings.num_steps)
+        x = SOLVERS[settings.solver](denoise, z, settings.num_steps)
         with torch.inference_mode():
             return decode(x).cpu()
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 WARM_UP = 2  # calls before the recording: libraries set themselves up, kernels are compiled
-RECORD_FROM = 12  # calls of one shape: recording takes about as long as it saves in so many (LOG.md)
+RECORD_FROM = 12  # calls of one shape: recording costs about four, and saves most of each
 
 
 class Recorded:
@@ -29,14 +30,14 @@ class Recorded:
         self._inputs = [x.to(device, copy=True) for x in inputs]
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(device):
-            current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+            current, aside = torch.cuda.current_stream(), _aside(torch.cuda.current_device())
             aside.wait_stream(current)
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UP):
                     function(*self._inputs)
             current.wait_stream(aside)
-            # Not "global": another thread may be getting memory for what the next step draws.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            # "thread_local": what other threads do, such as getting pinned memory, is no part of it.
+            with torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"):
                 self.outputs = function(*self._inputs)
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:
@@ -51,8 +52,16 @@ class Recorded:
         return self.outputs
 
 
+@cache
+def _aside(device: int) -> torch.cuda.Stream:
+    """A GPU's stream for recording: libraries keep memory for each that they meet."""
+    return torch.cuda.Stream(device)
+
+
 def replayed(function: Callable[..., Any], calls: int, device: torch.device) -> Callable[..., Any]:
     """Return the function, recorded at its first call where that pays; other shapes than the first call's go to the function itself.
+
+    What a recorded one returns is overwritten by its next call.
 
     Args:
         function: Of tensors on the device.
@@ -61,12 +70,13 @@ def replayed(function: Callable[..., Any], calls: int, device: torch.device) -> 
     """
     if device.type != "cuda" or calls < RECORD_FROM:
         return function
-    kept: list[Recorded] = []
+    recorded: Recorded | None = None
 
     def call(*inputs: Tensor) -> Any:
-        if not kept:
-            kept.append(Recorded(function, inputs, device))
-        return kept[0](inputs) if kept[0].fits(inputs) else function(*inputs)
+        nonlocal recorded
+        if recorded is None:
+            recorded = Recorded(function, inputs, device)
+        return recorded(inputs) if recorded.fits(inputs) else function(*inputs)
 
     return call
 

@@ -33,7 +33,7 @@ from ablate.train import Batches, gradients_of, learning_rate, loss_parts, objec
 
 Row = dict[str, Any]
 SIDE, BATCH = 64, 16  # of the filters' pictures
-GPU_BATCH = 8192  # what 16 of them take is nothing beside a call of a GPU
+GPU_BATCH = 2048  # what 16 of them take is nothing beside a call of a GPU
 RUNS = 10_000  # of the study that is reported and added to
 
 
@@ -142,7 +142,7 @@ def _training(preset: str, batch: int, perceptual: bool) -> Make:
             gradients(state.step)
             state.update(learning_rate(config.train, state.step), config.train.grad_clip, config.train.ema)
 
-        reference = published_step(config, batches, network, device)
+        reference = published_step(config, Batches(images, config.train, 0), network, device)
         return Case(batch, ours, reference, flops=6.0 * batch * cost(config).total_macs)
 
     return make

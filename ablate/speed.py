@@ -77,7 +77,8 @@ def measure(
     Returns:
         A row for each case: `name`; `batch`; `reference_ms` and `ours_ms`, medians; `ratio` of them, with `ratio_low` and `ratio_high`
         (95 %, whole rounds resampled); `ceiling_ms`, the floor, and `ceiling_share`, floor / ours; `reference_peak_mb` and `ours_peak_mb`
-        (10^6 bytes), what the tensors of one call took at most, beside those that were there before; `rounds`, `threads`, `device`.
+        (10^6 bytes), what the tensors of one call took at most, beside those that were there before (on a GPU of the first call too, so
+        with the optimizer's state); `rounds`, `threads`, `device`.
         What does not apply is None.
     """
     rows = []
@@ -100,12 +101,9 @@ def _row(case: Case, best: Ceilings, device: torch.device, precision: str, round
     if case.batch:
         start = time.perf_counter()
         again = {name: _peak_mb(call, device) for name, call in calls.items()}
-        # A GPU takes the memory of what it replays when that is recorded, at the first call.
-        peaks = (
-            {name: max(filter(None, (peaks[name], peak)), default=None) for name, peak in again.items()}
-            if device.type == "cuda"
-            else again
-        )
+        if device.type == "cuda":  # it takes the memory of what it replays when that is recorded, in the first call
+            again = {name: max(peaks[name] or 0.0, peak or 0.0) for name, peak in again.items()}
+        peaks = again
     else:
         peaks = dict.fromkeys(peaks)
     each_s = time.perf_counter() - start

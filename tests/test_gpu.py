@@ -77,11 +77,22 @@ def test_a_recorded_training_and_drawing_are_those_that_are_not(
             lambda z, t: denoise(model, config, z, t, precision),  # type: ignore[arg-type]
             config, 0, count, decode=codec.decode, device=CUDA, batch=2,
         )  # fmt: skip
-    assert not names
+    assert names <= {"scaled_dot_product_attention"}
     assert torch.equal(drawn, plain)
     for other in states[1:]:
         assert [row["loss"] for row in other.curve] == [row["loss"] for row in states[0].curve]
         assert all(torch.equal(a, b) for a, b in zip(states[0].averages, other.averages, strict=True))
+
+
+def test_without_triton_a_training_is_recorded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = variant.resolve(variant.load("no_perceptual"), "smoke")
+    images = torch.randint(0, 256, (10, 3, 64, 64), dtype=torch.uint8, device=CUDA)
+    losses = []
+    for name in ("with", "without"):
+        options = {"perceptual": None, "precision": "fp32", "checkpoint": tmp_path / name}
+        losses.append(train.train(config, images, 0, **options).curve[-1]["loss"])  # type: ignore[arg-type]
+        monkeypatch.setattr(kpn, "_kernels", lambda device: None)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def _eager(

@@ -1,7 +1,7 @@
 """The two per-pixel filters and their gradients as kernels that Triton compiles for a GPU; `ablate.model.kpn` calls them.
 
-A kernel's program computes a block of pixels of one picture, all its channels, so a pixel's 25 numbers are read once; it computes a weight
-again in the backward pass instead of keeping it, and a gradient is gathered, not scattered: no sum depends on the order of the programs.
+A kernel's program computes a block of pixels of one picture, all its channels, so that a weight is made once for all of them; it is made
+again in the backward pass instead of being kept, and a gradient is gathered, not scattered: no sum depends on the order of the programs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 128  # pixels of a program, one for each thread: what neighbours read lies side by side
+BLOCK, WARPS = 128, 4  # pixels of a program, one for each thread of its warps: what neighbours read lies side by side
 FIXED = (
     "height",
     "width",
@@ -91,7 +91,7 @@ def _filter_forward(
 @triton.jit(do_not_specialize=FIXED)
 def _filter_backward(
     image, numbers, grad, d_image, d_numbers, step, plane, height, width,
-    C: tl.constexpr, SQUASH: tl.constexpr, BLOCK: tl.constexpr,
+    C: tl.constexpr, SQUASH: tl.constexpr, IMAGE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -117,20 +117,22 @@ def _filter_backward(
                 product *= 1 - w * w
             tl.store(d_weights, product, mask=inside)
             # Whose weight multiplies this pixel.
-            x = column + (2 - j)
-            there = tall_there & (x >= 0) & (x < width)
-            w = tl.load(weights_there + (2 - j), mask=there, other=0.0)
-            if SQUASH:
-                w = _tanh(w)
-            p, q, r, s = _load(at_there, 2 - j, plane, there, C)
+            if IMAGE:
+                x = column + (2 - j)
+                there = tall_there & (x >= 0) & (x < width)
+                w = tl.load(weights_there + (2 - j), mask=there, other=0.0)
+                if SQUASH:
+                    w = _tanh(w)
+                p, q, r, s = _load(at_there, 2 - j, plane, there, C)
+                a += w * p
+                b += w * q
+                c += w * r
+                d += w * s
             weights += plane
             weights_there += plane
             d_weights += plane
-            a += w * p
-            b += w * q
-            c += w * r
-            d += w * s
-    _store(d_image + pixel, plane, inside, a, b, c, d, C)
+    if IMAGE:
+        _store(d_image + pixel, plane, inside, a, b, c, d, C)
 
 
 @triton.jit(do_not_specialize=FIXED)
@@ -239,16 +241,31 @@ def filter_forward(image: Tensor, numbers: Tensor, step: int, squash: bool) -> T
     """
     (b, c, height, width), out = image.shape, torch.empty_like(image)
     plane = height * width
-    _filter_forward[b, triton.cdiv(plane, BLOCK)](image, numbers, out, step, plane, height, width, c, squash, BLOCK)
+    with torch.cuda.device_of(image):
+        grid = b, triton.cdiv(plane, BLOCK)
+        _filter_forward[grid](image, numbers, out, step, plane, height, width, c, squash, BLOCK, num_warps=WARPS)
     return out
 
 
-def filter_backward(image: Tensor, numbers: Tensor, step: int, squash: bool, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the picture (B, C, H, W) and of the numbers (B, 25, H, W), given that of the outcome, contiguous."""
-    (b, c, height, width), d_image = image.shape, torch.empty_like(image)
+def filter_backward(
+    image: Tensor, numbers: Tensor, step: int, grad: Tensor, *, squash: bool, with_image: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of the picture (B, C, H, W), or None without it, and of the numbers (B, 25, H, W).
+
+    Args:
+        image: As in `filter_forward`.
+        numbers: As in `filter_forward`.
+        step: As in `filter_forward`.
+        grad: That of the outcome, contiguous.
+        squash: As in `filter_forward`.
+        with_image: Whether the picture's gradient is needed.
+    """
+    (b, c, height, width), d_image = image.shape, torch.empty_like(image) if with_image else None
     d_numbers, plane = image.new_empty(b, 25, height, width), height * width
-    given = image, numbers, grad, d_image, d_numbers, step, plane, height, width
-    _filter_backward[b, triton.cdiv(plane, BLOCK)](*given, c, squash, BLOCK)
+    given = image, numbers, grad, image if d_image is None else d_image, d_numbers, step, plane, height, width
+    with torch.cuda.device_of(image):
+        grid = b, triton.cdiv(plane, BLOCK)
+        _filter_backward[grid](*given, c, squash, with_image, BLOCK, num_warps=WARPS)
     return d_image, d_numbers
 
 
@@ -266,7 +283,8 @@ def upsample_forward(padded: Tensor, numbers: Tensor, step: int) -> Tensor:
     b, c, height, width = _low(padded)
     out, plane = padded.new_empty(b, c, 2 * height, 2 * width), 4 * height * width
     given = padded, numbers, out, out, out, out, step, plane, height, width
-    _upsample[b, triton.cdiv(plane, BLOCK)](*given, c, False, BLOCK)
+    with torch.cuda.device_of(padded):
+        _upsample[b, triton.cdiv(plane, BLOCK)](*given, c, False, BLOCK, num_warps=WARPS)
     return out
 
 
@@ -276,9 +294,10 @@ def upsample_backward(padded: Tensor, numbers: Tensor, step: int, grad: Tensor) 
     form, d_numbers = (padded.new_empty(b, n, 2 * height, 2 * width) for n in (4, 3))
     d_padded, plane = torch.empty_like(padded), 4 * height * width
     given = padded, numbers, grad, grad, form, d_numbers, step, plane, height, width
-    _upsample[b, triton.cdiv(plane, BLOCK)](*given, c, True, BLOCK)
-    grid = b, triton.cdiv((height + 4) * (width + 4), BLOCK)
-    _upsample_image[grid](form, grad, d_padded, plane, height, width, c, BLOCK)
+    with torch.cuda.device_of(padded):
+        _upsample[b, triton.cdiv(plane, BLOCK)](*given, c, True, BLOCK, num_warps=WARPS)
+        grid = b, triton.cdiv((height + 4) * (width + 4), BLOCK)
+        _upsample_image[grid](form, grad, d_padded, plane, height, width, c, BLOCK, num_warps=WARPS)
     return d_padded, d_numbers
 
 

@@ -98,8 +98,9 @@ class _Filter(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         padded, numbers = ctx.saved_tensors
-        if not by_loops(grad):
-            return *_kernels(grad.device).filter_backward(padded, *_rows(numbers), ctx.squash, grad.contiguous()), None
+        if padded.device.type != "cpu":
+            options = {"squash": ctx.squash, "with_image": ctx.needs_input_grad[0]}
+            return *_kernels(grad.device).filter_backward(padded, *_rows(numbers), grad.contiguous(), **options), None
         d_padded, d_numbers = torch.empty_like(padded), torch.empty_like(numbers, memory_format=torch.contiguous_format)
         loops.run(loops.filter_backward, padded, *_rows(numbers), ctx.squash, grad.contiguous(), d_padded, d_numbers)
         return d_padded[..., RADIUS:-RADIUS, RADIUS:-RADIUS], d_numbers, None
@@ -122,7 +123,7 @@ class _Upsample(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         padded, numbers = ctx.saved_tensors
-        if not by_loops(grad):
+        if padded.device.type != "cpu":
             return _kernels(grad.device).upsample_backward(padded, *_rows(numbers), grad.contiguous())
         d_padded, d_numbers = torch.empty_like(padded), torch.empty_like(numbers, memory_format=torch.contiguous_format)
         loops.run(loops.upsample_backward, padded, *_rows(numbers), grad.contiguous(), d_padded, d_numbers)
@@ -155,9 +156,11 @@ def _kernels(device: torch.device) -> Any:
     """`ablate.model.kernels` where Triton is installed and works, found by trying it; else None, with a warning."""
     try:
         kernels = importlib.import_module("ablate.model.kernels")
-        # Of the kind that a training needs, so that nothing is compiled for this alone.
+        # Of the kind that the baseline needs, so that nothing is compiled for this alone.
         image, numbers = (torch.zeros(1, n, 64, 64, device=device) for n in (3, TAPS))
         kernels.filter_forward(image, *_rows(numbers), True)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # also a missing compiler, its missing headers
         why = printable(" ".join(str(error).split()))[:200]
         warnings.warn(f"Triton does not work here ({why}): the filters are computed step by step, slower", stacklevel=2)
@@ -267,15 +270,15 @@ def _distances(dtype: torch.dtype, device: torch.device) -> Tensor:
 
     Pixel 2i + p has its centre at i + (p - 1/2) / 2 of the low-resolution grid, so the distances are constants of the phase.
     """
-    offsets = torch.arange(SIZE, dtype=dtype) - RADIUS
-    distance = offsets - torch.tensor([[-0.25], [0.25]], dtype=dtype)
+    offsets = torch.arange(SIZE, dtype=dtype, device=device) - RADIUS
+    distance = offsets - (torch.arange(2, dtype=dtype, device=device)[:, None] - 0.5) / 2
     dy = distance[:, None, :, None].expand(2, 2, SIZE, SIZE).reshape(4, TAPS)
     dx = distance[None, :, None, :].expand(2, 2, SIZE, SIZE).reshape(4, TAPS)
     terms = -2 * torch.stack([dx * dx, dx * dy, dy * dy])
-    matrix = torch.zeros(4, TAPS, 3, 4, dtype=dtype)
+    matrix = torch.zeros(4, TAPS, 3, 4, dtype=dtype, device=device)
     for f in range(4):
         matrix[f, :, :, f] = terms[:, f].T
-    return matrix.view(4 * TAPS, 12).to(device)
+    return matrix.view(4 * TAPS, 12)
 
 
 def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:

@@ -17,9 +17,12 @@ for channels, height, width in ((3, 16, 20), (4, 8, 40), (1, 32, 32)):
         grad = torch.randn_like(expected)
         flat, step = kpn._rows(numbers[:, :25])
         found = [kernels.filter_forward(image, flat, step, squash)]
-        found += kernels.filter_backward(image, flat, step, squash, grad)
+        found += kernels.filter_backward(image, flat, step, grad, squash=squash, with_image=True)
         for a, b in zip(found, [expected, *torch.autograd.grad(expected, leaves, grad)], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        none, alone = kernels.filter_backward(image, flat, step, grad, squash=squash, with_image=False)
+        assert none is None
+        assert torch.equal(alone, found[2])
     padded = F.pad(torch.randn(2, channels, height // 2, width // 2), (2,) * 4, mode="replicate")
     leaves = [padded.clone().requires_grad_(), numbers[:, 25:28].detach().requires_grad_()]
     expected = kpn._Upsample.apply(*leaves)

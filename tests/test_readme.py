@@ -90,7 +90,7 @@ def test_the_tour_works_in_its_order(folder: Path) -> None:
 def test_the_commands_with_output_work_on_a_study_of_their_variants(folder: Path) -> None:
     shown = list(commands("console"))
     assert len(shown) > 4
-    names = ("baseline", "no_drift", "normalized", "direct")
+    names = ("baseline", "no_drift", "normalized", "v_pred", "latent", "direct")
     study = " ".join(f"--variant {name}" for name in names)
     run([f"ablate run {study}", *shown], folder)
 

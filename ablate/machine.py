@@ -40,7 +40,7 @@ LIBRARIES = (
 # Instructions by which libraries choose kernels that round differently: processors of one name may not have the same.
 VECTOR_UNITS = ("amx", "asimd", "avx", "bf16", "i8mm", "sve")
 
-# Steps: compiling takes about as long as it saves in so many at the sizes of `quick` (LOG.md).
+# Steps: compiling takes about as long as it saves in so many at the sizes of `quick`; on a GPU an estimate (LOG.md).
 COMPILE_FROM = {"cpu": 1000, "cuda": 5000}
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, behind the operation's name
 _ATTENTION = "attention defaults to a non-deterministic algorithm"  # torch's words, whichever library it takes on a GPU

@@ -31,9 +31,7 @@ LOGGED = ("loss", "loss_l2", "loss_perceptual", "grad_norm")
 
 Draw = Callable[[int], list[Tensor]]  # a step's number -> what is drawn for it, on the CPU
 Parts = Callable[..., list[Tensor]]  # what was drawn, on the training device -> the loss and its parts
-Gradients = Callable[
-    [int], list[Tensor]
-]  # a step's number -> the loss and its parts; the parameters have gradients then
+Gradients = Callable[[int], list[Tensor]]  # a step's number -> the same, with gradients left in the parameters
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ablate.config import ModelConfig
 from ablate.model.drift import drift_macs
+from ablate.model.layout import turn_heads
 
 TIME_SCALE = 1000.0
 TIME_CHANNELS = 128
@@ -130,8 +131,11 @@ class Block(nn.Module):
         b, n, width = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(time)[:, None].chunk(6, dim=-1)
         h = F.layer_norm(x, (width,)) * (1 + scale1) + shift1
-        q, k, v = self.qkv(h).view(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        h = attend(rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype), v)
+        qkv = self.qkv(h).view(b, n, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        turned = turn_heads(qkv, cos, sin)
+        q, k = (rotate(x, cos, sin).to(v.dtype) for x in (q, k)) if turned is None else turned
+        h = attend(q, k, v)
         x = x + gate1 * self.project(h.transpose(1, 2).reshape(b, n, width))
         h = F.layer_norm(x, (width,)) * (1 + scale2) + shift2
         gate, up = self.gate_up(h).chunk(2, dim=-1)

@@ -1,4 +1,8 @@
-"""The way from a head's numbers, channels last and perhaps in bfloat16, to the planes of float32 that the filters read, and back."""
+"""Ways through memory that torch takes in several passes, in one, with the same bits; what is stored may be bfloat16.
+
+Of a filter head's numbers, channels last, to the planes of float32 that the filters read, and back; and of a transformer block's
+queries and keys, turned by their positions, from tokens to heads.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from ablate.model import loops
 from ablate.model.kpn import by_loops
 
+DTYPES = (torch.float32, torch.bfloat16)  # that the loops read and write
 BLOCK = 64  # pixels whose channels are joined at a time
 
 
@@ -72,6 +77,67 @@ def interleave(one: Any, two: Any, three: Any, out: Any) -> None:
             target[i] = _stored(block[i], target[i])
 
 
+def _loaded(x: Any) -> Any:
+    raise NotImplementedError
+
+
+@overload(_loaded, strict=False)
+def _loaded_of(x: Any) -> Callable[[Any], Any]:
+    """The number that `_stored` keeps as x, in float32 where x is bfloat16's bits."""
+    if x != types.uint16:
+        return lambda x: x
+    return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+
+
+@loops.jit
+def turn(qkv: Any, cos: Any, sin: Any, out: Any) -> None:
+    """out[i, b, h, n] = `backbone.rotate` of qkv[b, n, i, h] for queries (i = 0) and keys (1), in float32.
+
+    Args:
+        qkv: (B, N, 3, heads, c), float32 or bfloat16's bits as uint16.
+        cos: (N, c / 2) float32.
+        sin: (N, c / 2) float32.
+        out: (2, B, heads, N, c), the dtype of qkv, overwritten.
+    """
+    batch, tokens, _, heads, channels = qkv.shape
+    half = channels // 2
+    for m in prange(batch * heads):
+        b, h = m // heads, m % heads
+        for i in range(2):
+            for n in range(tokens):
+                x, y = qkv[b, n, i, h], out[i, b, h, n]
+                first, second, turned_first, turned_second = x[:half], x[half:], y[:half], y[half:]
+                c, s = cos[n], sin[n]
+                for j in range(half):
+                    p, q = _loaded(first[j]), _loaded(second[j])
+                    turned_first[j] = _stored(p * c[j] - q * s[j], turned_first[j])
+                    turned_second[j] = _stored(p * s[j] + q * c[j], turned_second[j])
+
+
+def turn_heads(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor | None:
+    """Turn queries and keys by their positions, without gradients, on a processor; None where this way does not serve.
+
+    Args:
+        qkv: (B, N, 3, heads, c), contiguous.
+        cos: (N, c / 2) float32.
+        sin: (N, c / 2) float32.
+
+    Returns:
+        Queries and keys (2, B, heads, N, c), the dtype of qkv: `backbone.rotate` of each in float32.
+    """
+    if qkv.requires_grad or not by_loops(qkv) or qkv.dtype not in DTYPES or cos.dtype != torch.float32:
+        return None
+    b, tokens, _, heads, channels = qkv.shape
+    out = qkv.new_empty(2, b, heads, tokens, channels)
+    loops.run(turn, _bits(qkv), cos, sin, _bits(out))
+    return out
+
+
+def _bits(x: Tensor) -> Tensor:
+    """The same memory in a dtype that the loops know."""
+    return x.view(torch.uint16) if x.dtype == torch.bfloat16 else x
+
+
 class _Planes(torch.autograd.Function):
     """`split_numbers` on a processor: backward, one pass joins the gradients, rounds them and lays them channels last."""
 
@@ -85,8 +151,7 @@ class _Planes(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         b, _, height, width = grads[0].shape
         out = grads[0].new_empty(b, height * width * sum(ctx.counts), dtype=ctx.dtype)
-        bits = out.view(torch.uint16) if ctx.dtype == torch.bfloat16 else out
-        loops.run(interleave, *(grad.contiguous().flatten(2) for grad in grads), bits)
+        loops.run(interleave, *(grad.contiguous().flatten(2) for grad in grads), _bits(out))
         return out.view(b, height, width, -1).permute(0, 3, 1, 2), *(None for _ in ctx.counts)
 
 
@@ -105,7 +170,7 @@ def split_numbers(numbers: Tensor, dtype: torch.dtype, counts: Sequence[int]) ->
     Returns:
         (B, count, H, W) each; the planes of one picture are contiguous.
     """
-    if by_loops(numbers) and dtype == torch.float32 and numbers.dtype in (torch.float32, torch.bfloat16):
+    if by_loops(numbers) and dtype == torch.float32 and numbers.dtype in DTYPES:
         parts: tuple[Tensor, ...] = _Planes.apply(numbers, *counts)
         return parts
     return _split(numbers, dtype, counts)

@@ -51,7 +51,7 @@ def _most_threads() -> int:
 
 
 def run(loop: Callable[..., None], *values: Tensor | int | bool) -> None:
-    """Call a loop of this module with tensors on the processor, of one dtype, in as many threads as torch computes with.
+    """Call a compiled loop with tensors on the processor, in as many threads as torch computes with.
 
     The outcome does not depend on the threads: each number is computed by one of them, in one order.
     """

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from ablate import variant
-from ablate.model import backbone, cost, denoiser, published, pyramid
+from ablate.model import backbone, cost, denoiser, layout, published, pyramid
 from ablate.model.drift import Drift, drift_macs
 
 BASELINE = variant.resolve(variant.load("baseline"), "smoke")
@@ -60,6 +60,33 @@ def test_rotary_embedding_keeps_norms_and_depends_on_distance_alone() -> None:
     products = (rotated_q @ rotated_k.T).view(8, 8, 8, 8)
     torch.testing.assert_close(products[1, 2, 3, 5], products[4, 0, 6, 3], rtol=1e-4, atol=1e-4)
     assert (products[0, 0, 0, 1] - products[0, 0, 0, 4]).abs() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_turned_in_one_pass_have_the_bits_of_the_plain_form(dtype: torch.dtype) -> None:
+    angles, qkv = backbone.rotary_table(8, 12), torch.randn(3, 64, 3, 5, 12).to(dtype)
+    qkv[1, 2, 0, 3, 4] = torch.nan
+    turned = layout.turn_heads(qkv, cos := angles.cos(), sin := angles.sin())
+    assert turned is not None
+    for part, found in enumerate(turned):
+        expected = backbone.rotate(qkv[:, :, part].transpose(1, 2), cos, sin).to(dtype)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert layout.turn_heads(qkv.requires_grad_(), cos, sin) is None  # it has no gradient
+    assert layout.turn_heads(qkv.detach().double(), cos.double(), sin.double()) is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_block_is_the_same_with_and_without_gradients(precision: str) -> None:
+    net = backbone.Backbone(SMOKE)
+    for block in net.blocks:
+        torch.nn.init.normal_(block.modulation.weight, std=0.1)
+    z, t = torch.randn(2, 3, 64, 64), torch.tensor([0.2, 0.7])
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        expected = net(z, t)
+        with torch.inference_mode():
+            found = net(z, t)
+    assert torch.equal(found, expected)
 
 
 def test_explicit_attention_equals_scaled_dot_product_attention() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pandas as pd
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -16,7 +17,7 @@ from ablate.errors import ResultsError, did_you_mean
 from ablate.report import sheets, terminal
 from ablate.report.build import NO_CURVES, build
 from ablate.report.effects import FRONT_OF_WORK
-from ablate.report.findings import Comparison, Findings, Row
+from ablate.report.findings import Comparison, Findings, Row, Value
 from ablate.report.metrics import COSTS
 from ablate.report.pictures import samples
 from ablate.report.select import Choice
@@ -192,7 +193,7 @@ class _Rendered:
         yield Text(
             f"{versus.b} against {versus.a}: preset {versus.preset}, data {versus.data or 'unknown'}\n", style="bold"
         )
-        yield terminal.fit(_verdicts(self.findings), options)
+        yield terminal.fit(_verdicts(versus, self.findings), options)
         yield Text("")
         for comparison in versus.comparisons:
             line = Text.assemble(
@@ -215,18 +216,17 @@ class _Rendered:
             yield Text(f"! {note}")
 
 
-def _verdicts(findings: Findings) -> Sheet:
+def _verdicts(versus: Versus, findings: Findings) -> Sheet:
+    """Means and spreads over the seeds that both have, so that they differ by the difference beside them."""
     lines = []
-    means = {row.label: row.values for row in findings.rows}
-    for c in findings.comparisons:
+    for c in versus.comparisons:
         decimals = sheets.difference_decimals(findings, c.metric)
+        values = [(pair.a[c.metric], pair.b[c.metric]) for pair in versus.pairs]
+        both = [(x, y) for x, y in values if x is not None and y is not None]
         lines.append(
             (
                 c.metric,
-                *(
-                    sheets.spread(means[name][c.metric], decimals, "±", "")
-                    for name in (findings.compared.against or "", c.label)
-                ),
+                *(_spread([pair[side] for pair in both], decimals) for side in range(2)),
                 sheets.signed(c.mean, decimals),
                 sheets.interval(c.low, c.high, decimals),
                 sheets.p_value(c.p),
@@ -237,6 +237,11 @@ def _verdicts(findings: Findings) -> Sheet:
         )
     heads = ("", "A", "B", "B - A", "95 % interval", "p", "p Holm", "seeds", "verdict")
     return Sheet("", heads, tuple(lines), (0, 8), drop=(5, 6, 7, 1, 2, 4))
+
+
+def _spread(values: list[float], decimals: int) -> str:
+    value = Value(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
+    return sheets.spread(value, decimals, "±", "")
 
 
 def _by_seed(versus: Versus, metrics: list[str]) -> Sheet:

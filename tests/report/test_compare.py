@@ -26,9 +26,9 @@ def versus(a: str, b: str, made: synthetic.Rows = MADE, folder: Path = Path("r")
     return compare.compare(frames(made), folder, a, b, Choice(**choice))[0]
 
 
-def shown(a: str, b: str, folder: Path, width: int = 80) -> str:
+def shown(a: str, b: str, folder: Path, width: int = 80, made: synthetic.Rows = MADE) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(compare.render(*compare.compare(frames(MADE), folder, a, b, Choice())))
+    console.print(compare.render(*compare.compare(frames(made), folder, a, b, Choice())))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -50,6 +50,12 @@ def test_two_variants_seed_by_seed() -> None:
         assert pair.run_b == f"no_drift-quick-cats-s{pair.seed}-00000000"
     turned = versus("no_drift", "direct").comparisons[0]
     assert (turned.verdict, turned.mean) == ("helps", pytest.approx(-(one.mean or 0)))
+
+
+def test_means_are_over_the_seeds_that_both_have() -> None:
+    more = synthetic.rows({"baseline": 500.0}, range(9, 12))
+    both = {table: MADE[table] + more[table] for table in MADE}
+    assert shown("baseline", "no_drift", Path("r"), made=both) == shown("baseline", "no_drift", Path("r"))
 
 
 def test_only_the_two_are_looked_at() -> None:

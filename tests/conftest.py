@@ -1,11 +1,16 @@
 """One thread for the whole test run: small tensors, and threads that wait for each other on a busy machine cost tenfold."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # read when numpy and torch are first imported, and by the processes that tests start
+
+# What a script starts in the background ignores Ctrl-C, and so does all that it starts, whose answer to Ctrl-C is tested here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure, and folders that examples share are written anew by each.
 settings.register_profile(

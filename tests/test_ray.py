@@ -45,7 +45,7 @@ TIMES = (
     "latency_image_ms",
     "float_latency_step_ms",
 )
-STEPS = 500
+STEPS = 150
 NOT_COMPARED = (*TIMES, "wall_s", "first_call_ms", "position", "device_ms")
 
 

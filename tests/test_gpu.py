@@ -89,8 +89,8 @@ def test_without_triton_a_training_is_recorded_too(tmp_path: Path, monkeypatch: 
     images = torch.randint(0, 256, (10, 3, 64, 64), dtype=torch.uint8, device=CUDA)
     losses = []
     for name in ("with", "without"):
-        options = {"perceptual": None, "precision": "fp32", "checkpoint": tmp_path / name}
-        losses.append(train.train(config, images, 0, **options).curve[-1]["loss"])  # type: ignore[arg-type]
+        state = train.train(config, images, 0, perceptual=None, precision="fp32", checkpoint=tmp_path / name)
+        losses.append(state.curve[-1]["loss"])
         monkeypatch.setattr(kpn, "_kernels", lambda device: None)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 

@@ -41,6 +41,18 @@ def _stored_of(x: Any, like: Any) -> Callable[[Any, Any], Any]:
     return bits
 
 
+def _loaded(x: Any) -> Any:
+    raise NotImplementedError
+
+
+@overload(_loaded, strict=False)
+def _loaded_of(x: Any) -> Callable[[Any], Any]:
+    """The number that `_stored` keeps as x, in float32 where x is bfloat16's bits."""
+    if x != types.uint16:
+        return lambda x: x
+    return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+
+
 @loops.inline
 def _put(planes: Any, b: int, first: int, pixels: int, at: int, step: int, block: Any) -> None:
     """Put some pixels of planes (B, n, pixels) beside each other: channel c of the i-th into block[i step + at + c]."""
@@ -75,18 +87,6 @@ def interleave(one: Any, two: Any, three: Any, out: Any) -> None:
         target = out[b, first * step : (first + count) * step]
         for i in range(len(target)):
             target[i] = _stored(block[i], target[i])
-
-
-def _loaded(x: Any) -> Any:
-    raise NotImplementedError
-
-
-@overload(_loaded, strict=False)
-def _loaded_of(x: Any) -> Callable[[Any], Any]:
-    """The number that `_stored` keeps as x, in float32 where x is bfloat16's bits."""
-    if x != types.uint16:
-        return lambda x: x
-    return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
 
 
 @loops.jit

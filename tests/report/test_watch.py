@@ -60,9 +60,9 @@ def test_it_writes_the_file_again_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         try:
-            assert process.wait(60) == 130
+            assert process.wait(10) == 130
         finally:
-            process.kill()  # where the signal is ignored, as in a shell's background, the block would wait for ever
+            process.kill()  # or the block would wait for ever
         assert process.stderr.read() == ""
 
 

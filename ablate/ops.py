@@ -97,7 +97,8 @@ def _op(calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backwar
         return lambda: torch.autograd.grad(call(), leaves, grad)
 
     ours, reference = map(timed, calls)
-    return Case(len(leaves[0]), ours, reference, moved=moved)
+    recorded = graphs.replayed(ours, graphs.RECORD_FROM, leaves[0].device)  # as in a training step
+    return Case(len(leaves[0]), recorded, reference, moved=moved)
 
 
 def _configured(preset: str, batch: int | None = None) -> Config:

@@ -19,8 +19,15 @@ FIXED = (
 
 
 @triton.jit
+def _sigmoid(x):
+    # 1 / y as the square of 1 / sqrt(y), and powers of two: an instruction each, where a division and e^x take five.
+    r = tl.rsqrt(1 + tl.exp2(-1.4426950408889634 * x))
+    return r * r
+
+
+@triton.jit
 def _tanh(x):
-    return 2 * tl.sigmoid(2 * x) - 1
+    return 2 * _sigmoid(2 * x) - 1
 
 
 @triton.jit
@@ -107,29 +114,38 @@ def _filter_backward(
         at, at_there = image + (y * width + column), grad + (z * width + column)
         d_weights = d_numbers + (5 * i * plane + pixel)
         weights, weights_there = numbers + (5 * i * plane + pixel), numbers + (5 * i * plane + z * width + column)
+        # The numbers of a row are asked for first and its gradients are stored last: no load can pass a store that stands before it.
+        own, others, products = (), (), ()  # type: tuple[object, ...], tuple[object, ...], tuple[object, ...]
         for j in tl.static_range(5):
-            # What this pixel's weight multiplies.
+            if SQUASH:
+                own += (tl.load(weights, mask=inside, other=0.0),)
+            if IMAGE:
+                x = column + (2 - j)
+                there = tall_there & (x >= 0) & (x < width)
+                others += (tl.load(weights_there + (2 - j), mask=there, other=0.0),)
+            weights += plane
+            weights_there += plane
+        for j in tl.static_range(5):  # what this pixel's weight multiplies
             x = column + (j - 2)
             p, q, r, s = _load(at, j - 2, plane, tall & (x >= 0) & (x < width), C)
             product = _dot(g, h, u, v, p, q, r, s, C)
             if SQUASH:
-                w = _tanh(tl.load(weights, mask=inside, other=0.0))
+                w = _tanh(own[j])
                 product *= 1 - w * w
-            tl.store(d_weights, product, mask=inside)
-            # Whose weight multiplies this pixel.
-            if IMAGE:
+            products += (product,)
+        if IMAGE:
+            for j in tl.static_range(5):  # whose weight multiplies this pixel
                 x = column + (2 - j)
-                there = tall_there & (x >= 0) & (x < width)
-                w = tl.load(weights_there + (2 - j), mask=there, other=0.0)
+                p, q, r, s = _load(at_there, 2 - j, plane, tall_there & (x >= 0) & (x < width), C)
+                w = others[j]
                 if SQUASH:
                     w = _tanh(w)
-                p, q, r, s = _load(at_there, 2 - j, plane, there, C)
                 a += w * p
                 b += w * q
                 c += w * r
                 d += w * s
-            weights += plane
-            weights_there += plane
+        for j in tl.static_range(5):
+            tl.store(d_weights, products[j], mask=inside)
             d_weights += plane
     if IMAGE:
         _store(d_image + pixel, plane, inside, a, b, c, d, C)
@@ -140,16 +156,17 @@ def _upsample(
     padded, numbers, grad, out, form, d_numbers, step, plane, height, width,
     C: tl.constexpr, BACKWARD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Forward: `out`. Backward: `d_numbers`, and `form` (B, 4, 2h, 2w), the three coefficients of -2 q and 1 / sum of the weights."""
+    """Forward: `out`. Backward: `d_numbers`, and `form` (B, 4, 2h, 2w), three coefficients of -2 q / ln 2 and 1 / sum of the weights."""
     n = tl.program_id(0).to(tl.int64)
     small, wide = (height + 4) * (width + 4), 2 * width
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row, column, inside = pixel // wide, pixel % wide, pixel < plane
     padded, numbers = padded + n * C * small, numbers + n * step
-    kx = 4 * tl.sigmoid(tl.load(numbers + pixel, mask=inside, other=0.0))
-    ky = 4 * tl.sigmoid(tl.load(numbers + plane + pixel, mask=inside, other=0.0))
+    kx = 4 * _sigmoid(tl.load(numbers + pixel, mask=inside, other=0.0))
+    ky = 4 * _sigmoid(tl.load(numbers + plane + pixel, mask=inside, other=0.0))
     rho = _tanh(tl.load(numbers + 2 * plane + pixel, mask=inside, other=0.0))
-    a_xx, a_xy, a_yy = -2 * kx * kx, -4 * rho * kx * ky, -2 * ky * ky
+    scale = -2 * 1.4426950408889634
+    a_xx, a_xy, a_yy = scale * kx * kx, 2 * scale * rho * kx * ky, scale * ky * ky
     off_y, off_x = (row % 2).to(tl.float32) * 0.5 - 0.25, (column % 2).to(tl.float32) * 0.5 - 0.25
     zero = tl.zeros((BLOCK,), tl.float32)
     norm, a, b, c, d = zero, zero, zero, zero, zero
@@ -163,7 +180,7 @@ def _upsample(
         for j in tl.static_range(5):
             dx = (j - 2) - off_x
             xx, xy, yy = dx * dx, dx * dy, dy * dy
-            e = tl.exp(a_xx * xx + a_xy * xy + a_yy * yy)
+            e = tl.exp2(a_xx * xx + a_xy * xy + a_yy * yy)
             norm += e
             p, q, r, s = _load(at, j, small, inside, C)
             if BACKWARD:
@@ -180,20 +197,21 @@ def _upsample(
                 b += e * q
                 c += e * r
                 d += e * s
+    norm = 1 / norm
     if BACKWARD:
-        mean = u_1 / norm
+        mean = u_1 * norm
         # d loss / d (kx^2, 2 rho kx ky, ky^2), with q's factor -2.
-        d_xx = -2 * (u_xx - mean * e_xx) / norm
-        d_xy = -2 * (u_xy - mean * e_xy) / norm
-        d_yy = -2 * (u_yy - mean * e_yy) / norm
+        d_xx = -2 * (u_xx - mean * e_xx) * norm
+        d_xy = -2 * (u_xy - mean * e_xy) * norm
+        d_yy = -2 * (u_yy - mean * e_yy) * norm
         cross = 2 * rho * kx * ky * d_xy
         at = d_numbers + n * 3 * plane + pixel
         tl.store(at, (2 * kx * kx * d_xx + cross) * (1 - 0.25 * kx), mask=inside)
         tl.store(at + plane, (2 * ky * ky * d_yy + cross) * (1 - 0.25 * ky), mask=inside)
         tl.store(at + 2 * plane, 2 * kx * ky * (1 - rho * rho) * d_xy, mask=inside)
-        _store(form + n * 4 * plane + pixel, plane, inside, a_xx, a_xy, a_yy, 1 / norm, 4)
+        _store(form + n * 4 * plane + pixel, plane, inside, a_xx, a_xy, a_yy, norm, 4)
     else:
-        _store(out + n * C * plane + pixel, plane, inside, a / norm, b / norm, c / norm, d / norm, C)
+        _store(out + n * C * plane + pixel, plane, inside, a * norm, b * norm, c * norm, d * norm, C)
 
 
 @triton.jit(do_not_specialize=FIXED)
@@ -218,7 +236,7 @@ def _upsample_image(form, grad, d_padded, plane, height, width, C: tl.constexpr,
             dx = (j // 2 - 2) + 0.25 - 0.5 * (j % 2)
             there, away = tall & (x >= 0) & (x < width), j % 2 - j // 2 * 2
             a_xx, a_xy, a_yy, w = _load(forms, away, plane, there, 4)
-            w *= tl.exp(a_xx * dx * dx + a_xy * dx * dy + a_yy * dy * dy)
+            w *= tl.exp2(a_xx * dx * dx + a_xy * dx * dy + a_yy * dy * dy)
             p, q, r, s = _load(grads, away, plane, there, C)
             a += w * p
             b += w * q
@@ -264,8 +282,8 @@ def filter_backward(
     d_numbers, plane = image.new_empty(b, 25, height, width), height * width
     given = image, numbers, grad, image if d_image is None else d_image, d_numbers, step, plane, height, width
     with torch.cuda.device_of(image):
-        grid = b, triton.cdiv(plane, BLOCK)
-        _filter_backward[grid](*given, c, squash, with_image, BLOCK, num_warps=WARPS)
+        grid = b, triton.cdiv(plane, 2 * BLOCK)  # more rows: the numbers of a pixel's neighbours are read nearby
+        _filter_backward[grid](*given, c, squash, with_image, 2 * BLOCK, num_warps=2 * WARPS)
     return d_image, d_numbers
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 SIZE = 5
 RADIUS = SIZE // 2
+ROWS = 8  # that are filtered together: a tap's numbers of neighbouring rows lie side by side, those of its next tap a plane away
 
 
 def jit(loop: Callable[..., None]) -> Callable[..., None]:
@@ -157,18 +158,23 @@ def filter_forward(padded: Any, numbers: Any, step: int, squash: bool, out: Any)
         out: (B, C, H, W), overwritten.
     """
     batch, channels, height, width = out.shape
-    for n in prange(batch * height):
-        b, i = n // height, n % height
+    blocks = -(-height // ROWS)
+    for n in prange(batch * blocks):
+        b, first = n // blocks, n % blocks * ROWS
+        count = min(ROWS, height - first)
         w = np.empty(width, out.dtype)
-        total = np.zeros((channels, width), out.dtype)
+        total = np.zeros((count, channels, width), out.dtype)
         for k in range(SIZE * SIZE):
             dy, dx = k // SIZE, k % SIZE
-            at = b * step + (k * height + i) * width
-            _weights(numbers[at : at + width], squash, w)
+            for m in range(count):
+                i = first + m
+                at = b * step + (k * height + i) * width
+                _weights(numbers[at : at + width], squash, w)
+                for c in range(channels):
+                    _add_product(w, padded[b, c, i + dy, dx : dx + width], total[m, c])
+        for m in range(count):
             for c in range(channels):
-                _add_product(w, padded[b, c, i + dy, dx : dx + width], total[c])
-        for c in range(channels):
-            out[b, c, i] = total[c]
+                out[b, c, first + m] = total[m, c]
 
 
 @jit
@@ -191,30 +197,32 @@ def filter_backward(
     """
     batch, channels, height, width = grad.shape
     rows, one = height + 2 * RADIUS, grad.dtype.type(1)
-    for n in prange(batch * rows):
-        b, r = n // rows, n % rows
+    blocks = -(-rows // ROWS)
+    for n in prange(batch * blocks):
+        b, first = n // blocks, n % blocks * ROWS
+        count = min(ROWS, rows - first)
         w, s = np.empty(width, grad.dtype), np.empty(width, grad.dtype)
-        total = np.zeros((channels, SIZE, width), grad.dtype)
-        for dy in range(SIZE):
-            i = r - dy
-            if i < 0 or i >= height:
-                continue
-            for dx in range(SIZE):
-                k = dy * SIZE + dx
+        total = np.zeros((count, channels, SIZE, width), grad.dtype)
+        for k in range(SIZE * SIZE):
+            dy, dx = k // SIZE, k % SIZE
+            for m in range(max(0, dy - first), min(count, height + dy - first)):
+                r = first + m
+                i = r - dy
                 at = b * step + (k * height + i) * width
                 _weights(numbers[at : at + width], squash, w)
                 s[:] = 0
                 for c in range(channels):
                     _add_product(grad[b, c, i], padded[b, c, r, dx : dx + width], s)
-                    _add_product(w, grad[b, c, i], total[c, dx])
+                    _add_product(w, grad[b, c, i], total[m, c, dx])
                 d = d_numbers[b, k, i]
                 if squash:
                     for j in range(width):
                         d[j] = s[j] * (one - w[j] * w[j])
                 else:
                     d[:] = s
-        for c in range(channels):
-            _join(total[c], d_padded[b, c, r])
+        for m in range(count):
+            for c in range(channels):
+                _join(total[m, c], d_padded[b, c, first + m])
 
 
 @inline

@@ -95,7 +95,7 @@ def test_squashed_weights_are_their_tanh_with_its_gradient() -> None:
     assert torch.autograd.gradcheck(lambda i, n: kpn.filter_pixels(i, n, squash=True), (image, numbers))
 
 
-@pytest.mark.parametrize("height", [6, 16])
+@pytest.mark.parametrize("height", [6, 16, 20])
 def test_float32_loops_equal_the_published_formulation_in_float64(height: int) -> None:
     """Numbers as a head gives them, some of more channels, far beyond where tanh and the sigmoid saturate."""
     numbers = (6 * torch.randn(3, 29, height, 20)).requires_grad_()

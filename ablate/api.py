@@ -17,14 +17,15 @@ from typing import Any, Literal, cast
 
 import pandas as pd
 
-from ablate import results as tables
-from ablate import variant as variants
-from ablate.config import Config
-from ablate.errors import AblateError, ResultsError, did_you_mean
-from ablate.files import check_output, written
-from ablate.report.build import build, read
+from ablate.base.errors import AblateError, ResultsError, did_you_mean
+from ablate.report.builder import build, read
 from ablate.report.findings import Findings
-from ablate.report.select import Choice
+from ablate.report.selection import Choice
+from ablate.store import tables
+from ablate.store.atomic_files import written
+from ablate.store.output import check_output
+from ablate.study import variants
+from ablate.study.config import Config
 
 Budget = Literal["steps", "macs"]
 SHOWN = ("run_id", "variant", "preset", "seed", "status", "fd", "pd", "psnr_db", "wall_s")  # of a run, in a notebook
@@ -156,7 +157,7 @@ class Results:
         Raises:
             AblateError: The file cannot be written, or as `findings`.
         """
-        from ablate.report.html import to_html
+        from ablate.report.render.html import to_html
 
         path = Path(output)
         check_output(path, (".html", ".htm"), force=force)
@@ -171,7 +172,7 @@ class Results:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: verdicts, or the runs where they are of several comparisons."""
-        from ablate.report.html import to_fragment
+        from ablate.report.render.html import to_fragment
 
         try:
             return to_fragment(self.findings())
@@ -256,17 +257,17 @@ def run(
         AblateError: An unknown name, data that cannot be used, or a run that cannot go on.
         KeyboardInterrupt: Interrupted, after saving; the same call goes on from there.
     """
+    from ablate.inference.number_formats import with_formats
     from ablate.launch.local import launch
-    from ablate.launch.share import Again
-    from ablate.measure.metrics import choose
-    from ablate.quantize import with_formats
-    from ablate.study import parse_seeds, plan
+    from ablate.launch.queue import Again
+    from ablate.study.metric_names import choose
+    from ablate.study.plan import parse_seeds, plan
 
     if budget not in ("steps", "macs"):
         raise AblateError(f"run(budget={budget!r}): unknown; allowed: steps, macs")
     match: Callable[[Config, Config], Config] | None = None
     if budget == "macs":
-        from ablate.model.cost import match_training_macs
+        from ablate.models.cost import match_training_macs
 
         match = match_training_macs
     if threads is not None and (not isinstance(threads, Integral) or threads < 1):

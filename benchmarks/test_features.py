@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ablate.data.pictures import Pictures
-from ablate.measure.extractors import BATCH, load
-from ablate.measure.fidelity import collect
-from ablate.measure.latency import peak_memory_mb
-from ablate.measure.metrics import EMBEDDED
+from ablate.data.image_files import Pictures
+from ablate.inference.latency import peak_memory_mb
+from ablate.metrics.extractors import BATCH, load
+from ablate.metrics.set_distances import collect
+from ablate.study.metric_names import EMBEDDED
 
 N, ROUNDS = 8 * BATCH, 5
 

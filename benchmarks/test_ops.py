@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ablate.ops import CASES
+from benchmarks.operations import CASES
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -31,10 +31,10 @@ from command import CHEAP
 from PIL import Image
 from safetensors import safe_open
 
-from ablate import results
-from ablate.errors import ResultsError
-from ablate.files import half_written
-from ablate.schema import SCHEMAS
+from ablate.base.errors import ResultsError
+from ablate.store import tables
+from ablate.store.atomic_files import half_written
+from ablate.store.schema import SCHEMAS
 
 VARIANT = (
     """about = "Small enough to be killed often."
@@ -153,7 +153,7 @@ def wait(pid: int) -> int:
 
 def digests(folder: Path) -> dict[str, tuple[str, str]]:
     """Return the digests of weights and samples of finished runs."""
-    runs = results.read(folder, "runs")
+    runs = tables.read(folder, "runs")
     done = runs[runs["status"] == "done"]
     return {
         run_id: (weights, samples)
@@ -164,7 +164,7 @@ def digests(folder: Path) -> dict[str, tuple[str, str]]:
 def rows(folder: Path) -> dict[str, dict[str, int]]:
     """Return, of every finished run, how many rows each table holds."""
     finished = set(digests(folder))
-    sizes = {table: results.read(folder, table).groupby("run_id").size().to_dict() for table in SCHEMAS}
+    sizes = {table: tables.read(folder, table).groupby("run_id").size().to_dict() for table in SCHEMAS}
     return {run_id: {table: int(size.get(run_id, 0)) for table, size in sizes.items()} for run_id in finished}
 
 

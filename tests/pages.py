@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import synthetic
 
-from ablate.report.figures import save_grid, save_strip
+from ablate.store.image_grids import save_grid, save_strip
 
 DIGEST = synthetic.DIGEST
 TRUTH = {"baseline": 0.0, "no_drift": 30.0, "direct": -20.0, "v_pred": 0.0}

@@ -10,28 +10,28 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ablate import stats
 from ablate.report import gate
+from ablate.stats import paired
 
 
 def decided(x: np.ndarray, family: int = 1) -> bool:
     """Whether a verdict stands whose p is the smallest of a family."""
-    found = stats.paired(x)
-    return stats.stands(found, min(1.0, family * (found.p or 1.0)))
+    found = paired.paired(x)
+    return paired.stands(found, min(1.0, family * (found.p or 1.0)))
 
 
 def study(random: np.random.Generator, variants: int, seeds: int, shift: float) -> tuple[bool, bool]:
     """One study of variants against a shared baseline, the first of them shifted: is one claimed falsely, is the first found?"""
     runs = random.normal(0, 1, (variants + 1, seeds))
-    pairs = [stats.paired(runs[i] - runs[0] + (shift if i == 1 else 0)) for i in range(1, variants + 1)]
-    corrected = stats.holm([pair.p or 1.0 for pair in pairs])
-    words = [stats.compare(pair, p, variants).word for pair, p in zip(pairs, corrected, strict=True)]
+    pairs = [paired.paired(runs[i] - runs[0] + (shift if i == 1 else 0)) for i in range(1, variants + 1)]
+    corrected = paired.holm([pair.p or 1.0 for pair in pairs])
+    words = [paired.compare(pair, p, variants).word for pair, p in zip(pairs, corrected, strict=True)]
     wrong = words[1:] if shift else words
     return any(word != "undecided" for word in wrong), words[0] == "hurts"
 
 
 def covered(random: np.random.Generator, n: int, law: Callable[..., np.ndarray]) -> bool:
-    found = stats.paired(law(random, n))
+    found = paired.paired(law(random, n))
     return (found.low or 0) <= 0 <= (found.high or 0)
 
 
@@ -47,7 +47,7 @@ def alarm(random: np.random.Generator, variants: int, seeds: int) -> bool:
     """One A/A study at the gate, with nothing allowed."""
     common = random.normal(100, 10, seeds)
     theirs, *others = (common + random.normal(0, 2, seeds) for _ in range(variants + 1))
-    nothing, alpha = gate.Tolerance(0.0, relative=True), stats.ALPHA / variants
+    nothing, alpha = gate.Tolerance(0.0, relative=True), paired.ALPHA / variants
     return any(gate.judge("x", mine, theirs, nothing, alpha=alpha).verdict == "failed" for mine in others)
 
 
@@ -69,8 +69,8 @@ def main(trials: int) -> None:
         )
     for family in (1, 8, 28):
         for extra in (0, 1, 2, 5):
-            n = stats.min_seeds(stats.ALPHA / family) + extra
-            effect = stats.detectable(1.0, n, stats.ALPHA / family) or 0.0
+            n = paired.min_seeds(paired.ALPHA / family) + extra
+            effect = paired.detectable(1.0, n, paired.ALPHA / family) or 0.0
             found = share(lambda n=n, e=effect, f=family: decided(e + normal(random, n), f))
             print(f"found at {effect:.3f} sd, predicted 0.8, first of {family}, n = {n}: {found}")
     for variants in (1, 5, 14):

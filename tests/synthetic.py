@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate import results, variant
-from ablate.report.build import build
+from ablate.report.builder import build
 from ablate.report.findings import Findings
-from ablate.report.select import Choice
-from ablate.schema import to_arrow
+from ablate.report.selection import Choice
+from ablate.store import tables as results
+from ablate.store.schema import to_arrow
+from ablate.study import variants
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "5" * 64
@@ -47,10 +48,10 @@ def rows(
     """
     draw = np.random.default_rng(random)
     shared = draw.normal(0, 5 * spread, len(seeds))
-    config = json.dumps(json.loads(variant.resolve(variant.load(variant.BASELINE), "quick").to_json()))
+    config = json.dumps(json.loads(variants.resolve(variants.load(variants.BASELINE), "quick").to_json()))
     made: Rows = {"runs": [], "fidelity": [], "quantized": []}
     for name, effect in effects.items():
-        own = draw.normal(effect, spread, len(seeds)) if name != variant.BASELINE else np.zeros(len(seeds))
+        own = draw.normal(effect, spread, len(seeds)) if name != variants.BASELINE else np.zeros(len(seeds))
         axis = "+".join(dict.fromkeys(_axis(part) for part in name.split("+")))
         for i, seed in enumerate(seeds):
             fd = 100 + shared[i] + own[i]
@@ -99,7 +100,7 @@ def rows(
 
 
 def _axis(name: str) -> str:
-    return variant.load(name).axis if name in variant.names() else "synthetic"
+    return variants.load(name).axis if name in variants.names() else "synthetic"
 
 
 def _format(run_id: str, scheme: str, fd: float, draw: np.random.Generator) -> dict[str, Any]:
@@ -144,6 +145,6 @@ def save(folder: Path, made: Rows) -> Path:
 
 
 if __name__ == "__main__":
-    names = [*variant.names(), *(f"synthetic_{i}" for i in range(10_000))][: int((sys.argv[2:] or ["20"])[0])]
+    names = [*variants.names(), *(f"synthetic_{i}" for i in range(10_000))][: int((sys.argv[2:] or ["20"])[0])]
     truth = {name: 0.0 if i % 3 else 2.0 * i for i, name in enumerate(names)}
     save(Path(sys.argv[1]), rows(truth, range(int((sys.argv[3:] or ["500"])[0])), schemes=["int8"]))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import ablate
 from ablate import cli
-from ablate.errors import AblateError
+from ablate.base.errors import AblateError
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "drift.py"
 

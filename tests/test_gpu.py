@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablate import graphs, latents, machine, train, variant
-from ablate.execute import perceptual_loss
-from ablate.model import kpn, published
-from ablate.model.autoencoder import PIXELS
-from ablate.sample import denoise, draw, draw_by
+from ablate.base import cuda_graphs, machine
+from ablate.diffusion.sampling import denoise, draw, draw_by
+from ablate.models.autoencoder import PIXELS
+from ablate.models.kpn import filters
+from ablate.runs.pipeline import perceptual_loss
+from ablate.study import variants
+from ablate.training import autoencoder, loop
+from benchmarks import published
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,8 +39,8 @@ def test_filters_equal_the_published_formulation_in_float64(channels: int) -> No
         if leaves[0].dtype == torch.double:
             outs = [published.filter_pixels(leaves[0], kernel.tanh()), published.upsample_gaussian(leaves[1], form)]
         else:
-            assert kpn.by_kernels(leaves[0])
-            outs = [kpn.filter_pixels(leaves[0], kernel, squash=True), kpn.upsample_gaussian(leaves[1], form)]
+            assert filters.by_kernels(leaves[0])
+            outs = [filters.filter_pixels(leaves[0], kernel, squash=True), filters.upsample_gaussian(leaves[1], form)]
         total = sum((out * cast(weight)).sum() for out, weight in zip(outs, weights, strict=True))
         return [*outs, *torch.autograd.grad(total, leaves)]
 
@@ -45,13 +48,13 @@ def test_filters_equal_the_published_formulation_in_float64(channels: int) -> No
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", variant.names())
+@pytest.mark.parametrize("name", variants.names())
 def test_a_recorded_training_and_drawing_are_those_that_are_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
-    monkeypatch.setattr(graphs, "RECORD_FROM", 1)
-    config = variant.resolve(variant.load(name), "smoke")
+    monkeypatch.setattr(cuda_graphs, "RECORD_FROM", 1)
+    config = variants.resolve(variants.load(name), "smoke")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=6, batch=4))
     torch.manual_seed(0)
     images = torch.randint(0, 256, (10, 3, 64, 64), dtype=torch.uint8, device=CUDA)
@@ -60,17 +63,17 @@ def test_a_recorded_training_and_drawing_are_those_that_are_not(
         codec = PIXELS
         if config.model.space == "latent":
             where = tmp_path / "a.safetensors"
-            codec = latents.prepare(config, images, "0" * 64, 0, precision=precision, checkpoint=where).codec
+            codec = autoencoder.prepare(config, images, "0" * 64, 0, precision=precision, checkpoint=where).codec
         perceptual = perceptual_loss(config.train, CUDA)
-        states, steps = [], graphs.Steps
+        states, steps = [], loop.CapturedSteps
         for record in (True, False, True):
             if not record:
-                monkeypatch.setattr(train.graphs, "Steps", _eager)
+                monkeypatch.setattr(loop, "CapturedSteps", _eager)
             checkpoint = tmp_path / f"{len(states)}.safetensors"
             options = {"perceptual": perceptual, "precision": precision, "codec": codec, "checkpoint": checkpoint}
-            states.append(train.train(config, images, 0, **options))  # type: ignore[arg-type]
+            states.append(loop.train(config, images, 0, **options))  # type: ignore[arg-type]
             if not record:
-                monkeypatch.setattr(train.graphs, "Steps", steps)
+                monkeypatch.setattr(loop, "CapturedSteps", steps)
         model, count = states[0].ema, list(range(5))
         drawn = draw(model, config, 0, count, precision=precision, codec=codec, batch=2)  # type: ignore[arg-type]
         plain = draw_by(
@@ -85,13 +88,13 @@ def test_a_recorded_training_and_drawing_are_those_that_are_not(
 
 
 def test_without_triton_a_training_is_recorded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = variant.resolve(variant.load("no_perceptual"), "smoke")
+    config = variants.resolve(variants.load("no_perceptual"), "smoke")
     images = torch.randint(0, 256, (10, 3, 64, 64), dtype=torch.uint8, device=CUDA)
     losses = []
     for name in ("with", "without"):
-        state = train.train(config, images, 0, perceptual=None, precision="fp32", checkpoint=tmp_path / name)
+        state = loop.train(config, images, 0, perceptual=None, precision="fp32", checkpoint=tmp_path / name)
         losses.append(state.curve[-1]["loss"])
-        monkeypatch.setattr(kpn, "_kernels", lambda device: None)
+        monkeypatch.setattr(filters, "_kernels", lambda device: None)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 

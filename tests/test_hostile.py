@@ -21,14 +21,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from ablate import cli, results, variant
-from ablate.config import SECTIONS, Config
-from ablate.data import pictures
-from ablate.data.images import read_images
-from ablate.errors import AblateError, DataError, VariantError
-from ablate.files import half_written, printable
-from ablate.model.kpn import KERNEL_WEIGHTS
-from ablate.study import RunSpec, parse_seeds, plan
+from ablate import cli
+from ablate.base.errors import AblateError, DataError, VariantError
+from ablate.base.text import printable
+from ablate.data import image_files
+from ablate.data.datasets import read_images
+from ablate.models.kpn.filters import KERNEL_WEIGHTS
+from ablate.store import tables
+from ablate.store.atomic_files import half_written
+from ablate.study import variants
+from ablate.study.config import SECTIONS, Config
+from ablate.study.plan import RunSpec, parse_seeds, plan
 
 HEAD = 'about = "a"\nsource = "s"\naxis = "x"\n'
 ESCAPE = "\x1b[2J"
@@ -75,19 +78,19 @@ TOML = {
 def test_hostile_toml_is_one_line(user: Path, name: str) -> None:
     content, message = TOML[name]
     (user / "bad.toml").write_text(content, encoding="utf-8")
-    refused(lambda: variant.resolve(variant.load("bad"), "smoke"), VariantError, message)
+    refused(lambda: variants.resolve(variants.load("bad"), "smoke"), VariantError, message)
 
 
 def test_files_that_are_not_text_or_not_files(user: Path) -> None:
     path = user / "bad.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    refused(lambda: variant.load("bad"), VariantError, "cannot be read as TOML")
+    refused(lambda: variants.load("bad"), VariantError, "cannot be read as TOML")
     path.unlink()
     path.symlink_to(path)
-    refused(lambda: variant.load("bad"), VariantError, "cannot be read as TOML: .*symbolic links")
+    refused(lambda: variants.load("bad"), VariantError, "cannot be read as TOML: .*symbolic links")
     path.unlink()
     os.mkfifo(path)
-    refused(lambda: variant.load("bad"), VariantError, "not a regular file")
+    refused(lambda: variants.load("bad"), VariantError, "not a regular file")
 
 
 @pytest.mark.parametrize(
@@ -96,10 +99,10 @@ def test_files_that_are_not_text_or_not_files(user: Path) -> None:
 def test_a_file_that_cannot_be_a_name_is_refused_printably(user: Path, name: str) -> None:
     (user / f"{name}.toml").write_text(HEAD)
     if name.startswith("."):
-        assert name not in variant.names()
+        assert name not in variants.names()
         return
     with pytest.raises(VariantError, match="not a variant's name") as caught:
-        variant.names()
+        variants.names()
     assert str(caught.value).isprintable()
     assert str(caught.value).isascii()
 
@@ -107,7 +110,7 @@ def test_a_file_that_cannot_be_a_name_is_refused_printably(user: Path, name: str
 @pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/b", "..", ".", "con\\..\\x", "%2e%2e", "\x00", ESCAPE])
 def test_a_name_that_is_asked_for_never_becomes_a_path(user: Path, name: str) -> None:
     (user.parent / "up.toml").write_text(HEAD)
-    refused(lambda: variant.load(name), VariantError, "unknown variant")
+    refused(lambda: variants.load(name), VariantError, "unknown variant")
 
 
 @given(name=st.text(max_size=300), data=st.text(max_size=60))
@@ -157,10 +160,10 @@ def test_a_variant_is_a_configuration_or_an_error(user: Path, changes: dict[str,
     body = "".join(f"{key} = {as_toml(value)}\n" for key, value in changes.items())
     (user / "drawn.toml").write_text(HEAD + body)
     try:
-        config = variant.resolve(variant.load("drawn"), "smoke")
+        config = variants.resolve(variants.load("drawn"), "smoke")
     except VariantError:
         return
-    assert variant.from_json(config.to_json(), "smoke").settings() == config.settings()
+    assert variants.from_json(config.to_json(), "smoke").settings() == config.settings()
 
 
 @settings(max_examples=150)
@@ -168,7 +171,7 @@ def test_a_variant_is_a_configuration_or_an_error(user: Path, changes: dict[str,
 def test_any_bytes_are_a_variant_or_an_error(user: Path, content: bytes) -> None:
     (user / "drawn.toml").write_bytes(content)
     with pytest.raises(VariantError):
-        variant.load("drawn")
+        variants.load("drawn")
 
 
 JSON = st.recursive(
@@ -187,7 +190,7 @@ JSON = st.recursive(
 @example('{"model": {"width": 64.0}}')
 def test_a_rows_configuration_is_one_or_an_error(text: str) -> None:
     try:
-        config = variant.from_json(text, "smoke")
+        config = variants.from_json(text, "smoke")
     except VariantError:
         return
     assert isinstance(config, Config)
@@ -283,7 +286,7 @@ def test_more_pictures_than_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = zipped(tmp_path / "a.zip", {f"{i}.png": b"not read" for i in range(100)})
-    monkeypatch.setattr(pictures, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
+    monkeypatch.setattr(image_files, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
     refused(lambda: read_images(path, size=64), DataError, r"100 pictures of 64 x 64 needs 0\.0 GB of memory")
 
 
@@ -300,7 +303,7 @@ def test_what_steers_a_terminal_is_shown_as_its_code(
 def test_a_table_from_elsewhere_does_not_steer_the_terminal(tmp_path: Path) -> None:
     done = {"run_id": "r", "variant": f"v{ESCAPE}", "preset": "smoke", "seed": 0, "status": "done", "fd": 1.0}
     failed = done | {"run_id": "f", "status": "failed", "error": f"{ESCAPE}\u202e", "seed": 1}
-    results.append(tmp_path, {"runs": [{**row, "data": ESCAPE} for row in (done, failed)]})
+    tables.append(tmp_path, {"runs": [{**row, "data": ESCAPE} for row in (done, failed)]})
     for format_ in ("rich", "markdown", "json"):
         shown = CliRunner().invoke(cli.app, ["report", "--results", str(tmp_path), "--format", format_])
         assert shown.exit_code == 0, shown.output
@@ -319,7 +322,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_ro
     np.savez("set.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
     (user / "small.toml").write_text(SMALL)
     earlier = {"run_id": "earlier", "variant": "v", "preset": "smoke", "seed": 0, "status": "done"}
-    results.append(Path("results"), {"runs": [earlier]})
+    tables.append(Path("results"), {"runs": [earlier]})
 
     def full(limit: int) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -338,11 +341,11 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_ro
         assert len(error) == 1
         assert "cannot be written" in error[0]
         assert "Traceback" not in done.stderr
-        assert results.read(Path("results"), "runs")["run_id"].tolist()[0] == "earlier"
+        assert tables.read(Path("results"), "runs")["run_id"].tolist()[0] == "earlier"
         assert [path for path in Path("results").rglob("*") if half_written(path)] == []
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert sorted(results.read(Path("results"), "runs")["status"]) == ["done", "done"]
+    assert sorted(tables.read(Path("results"), "runs")["status"]) == ["done", "done"]
     model = next(Path("results").rglob("model.safetensors"))
     model.write_bytes(model.read_bytes()[:1000])
     sample = [sys.executable, "-m", "ablate", "sample", "small", "-n", "1", "-o", "x.png"]

@@ -9,10 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from ablate import cli, ops, speed
-from ablate.errors import AblateError
-from ablate.progress import Progress
-from ablate.report import speed as pages
+from ablate import cli
+from ablate.base.errors import AblateError
+from ablate.base.progress import Progress
+from benchmarks import operations, speed
+from benchmarks import speed_table as pages
 
 CPU = torch.device("cpu")
 
@@ -20,20 +21,20 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", ["filter op, forward", "filter op", "upsampling"])
 def test_an_operation_and_its_reference_give_the_same(name: str) -> None:
     torch.manual_seed(0)
-    case = ops.CASES[name](CPU, Path())
+    case = operations.CASES[name](CPU, Path())
     assert case.reference is not None
     torch.testing.assert_close(case.ours(), case.reference(), rtol=1e-3, atol=1e-3)
 
 
 def test_the_published_step_is_the_same_training() -> None:
     """With float32 on both sides a few steps end at the same weights, but for the decay of the averages."""
-    config = ops._configured("smoke", 4)
+    config = operations._configured("smoke", 4)
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
-    batches, model = ops.Batches(images, config.train, 0), ops.build(config.model, 0, CPU)
-    state = ops.TrainingState(model, ops.build(config.model, 0, CPU), config.train, 4)
-    draw, parts_of = ops.objective(config, model, batches, 0, perceptual=None, precision="fp32")
+    batches, model = operations.Batches(images, config.train, 0), operations.build(config.model, 0, CPU)
+    state = operations.TrainingState(model, operations.build(config.model, 0, CPU), config.train, 4)
+    draw, parts_of = operations.objective(config, model, batches, 0, perceptual=None, precision="fp32")
     losses = []
-    step = ops.published_step(config, batches, None, CPU, on_loss=losses.append)
+    step = operations.published_step(config, batches, None, CPU, on_loss=losses.append)
     for _ in range(3):
         loss = parts_of(*draw(state.step))[0]
         loss.backward()
@@ -65,17 +66,17 @@ def test_peak_memory_is_that_of_the_tensors_alive_together() -> None:
 
 
 def test_cases_are_chosen_by_the_beginning_of_their_names() -> None:
-    assert ops.choose([]) == list(ops.CASES)
-    assert ops.choose(["upsampling", "filter"]) == ["filter op, forward", "filter op", "upsampling"]
+    assert operations.choose([]) == list(operations.CASES)
+    assert operations.choose(["upsampling", "filter"]) == ["filter op, forward", "filter op", "upsampling"]
     with pytest.raises(AblateError, match="unknown case 'upsamplin g'; did you mean upsampling"):
-        ops.choose(["upsamplin g"])
+        operations.choose(["upsamplin g"])
 
 
 def test_a_study_made_up_is_read_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "RUNS", 20)
-    ops.CASES["append a run to 10,000"](CPU, tmp_path).ours()
-    assert len(ops.results.read(tmp_path, "runs")) == 21
-    assert len(ops.results.read(tmp_path, "curves")) == 21 * 150
+    monkeypatch.setattr(operations, "RUNS", 20)
+    operations.CASES["append a run to 10,000"](CPU, tmp_path).ours()
+    assert len(operations.tables.read(tmp_path, "runs")) == 21
+    assert len(operations.tables.read(tmp_path, "curves")) == 21 * 150
 
 
 def test_bench_without_runs_says_what_to_do() -> None:

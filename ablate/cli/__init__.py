@@ -5,6 +5,6 @@ from ablate.cli.app import app, main
 from ablate.cli import study
 from ablate.cli import verdicts
 from ablate.cli import runs
-from ablate.cli import judge
+from ablate.cli import measure
 
-__all__ = ["app", "judge", "main", "runs", "study", "verdicts"]
+__all__ = ["app", "main", "measure", "runs", "study", "verdicts"]

@@ -13,8 +13,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ablate import __version__
-from ablate.errors import AblateError
-from ablate.files import printable
+from ablate.base.errors import AblateError
+from ablate.base.text import printable
 
 INTERRUPTED = 130
 
@@ -42,26 +42,26 @@ def _offering(names: Callable[..., list[str]]) -> Callable[..., list[str]]:
 @_offering
 def variant_names(incomplete: str) -> list[str]:
     """What a shell offers for a variant, and for the next part of `a+b`."""
-    from ablate import variant
+    from ablate.study import variants
 
     before, plus, _ = incomplete.rpartition("+")
-    return [before + plus + name for name in variant.names()]
+    return [before + plus + name for name in variants.names()]
 
 
 @_offering
 def preset_names() -> list[str]:
     """What a shell offers for a preset."""
-    from ablate import variant
+    from ablate.study import variants
 
-    return variant.presets()
+    return variants.presets()
 
 
 @_offering
 def run_ids(context: typer.Context) -> list[str]:
     """What a shell offers for a run: the finished ones of the results folder that the command line names."""
-    from ablate import results
+    from ablate.store import tables
 
-    runs = results.read(Path(context.params.get("folder") or "results"), "runs")
+    runs = tables.read(Path(context.params.get("folder") or "results"), "runs")
     return sorted(runs[runs["status"] == "done"]["run_id"])
 
 
@@ -121,7 +121,7 @@ def _root(
 
 def tell_missing(network: str, why: str) -> None:
     """Say in one line which metrics stay empty, and why."""
-    from ablate.measure.metrics import METRICS
+    from ablate.study.metric_names import METRICS
 
     first = next(name for name, metric in METRICS.items() if metric.network == network)
     typer.echo(f"note: no {first} and what else needs {network}: {why}", err=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ablate.base.errors import AblateError
+from ablate.base.text import printable
 from ablate.cli.app import INTERRUPTED, DeviceOption, ResultsOption, RunArgument, app, run_ids
-from ablate.errors import AblateError
-from ablate.files import printable
 
 
 class Engine(StrEnum):
@@ -50,15 +51,15 @@ def sample(
 
     Example: ablate sample no_drift-quick-cats-s0 -n 64 -o cats.png
     """
-    from ablate.files import check_output
+    from ablate.store.output import check_output
 
     check_output(output, (".png", ".npz"), force=force)
-    from ablate.export import build, check_scheme
-    from ablate.finished import load
-    from ablate.machine import pick_device, threads
-    from ablate.progress import Progress
-    from ablate.report.figures import save_array, save_grid
-    from ablate.sample import draw, to_uint8
+    from ablate.base.machine import pick_device, threads
+    from ablate.base.progress import Progress
+    from ablate.diffusion.sampling import draw, to_uint8
+    from ablate.inference.export import build, check_scheme
+    from ablate.runs.loading import load
+    from ablate.store.image_grids import save_array, save_grid
 
     check_scheme(scheme)
     if engine is Engine.torch and scheme != "fp32":
@@ -67,7 +68,7 @@ def sample(
     noise = done.row["seed"] if seed is None else seed
     with Progress() as progress, progress.task(f"{done.row['run_id']}: sample", n) as bar:
         if engine is Engine.onnx:
-            from ablate.edge import in_engine
+            from ablate.inference.onnx import in_engine
 
             _, graphs = build(done, scheme, done.config.quantize.calibration)
             drawn = in_engine(graphs, threads()).draw(done.config, noise, range(n), on_batch=bar.advance)
@@ -93,12 +94,12 @@ def export(
 
     Example: ablate export no_drift-quick-cats-s0 --scheme int8 -o cats.onnx
     """
-    from ablate.files import check_output
+    from ablate.store.output import check_output
 
     check_output(output, (".onnx",), force=force)
-    from ablate import export as exports
-    from ablate.finished import load
-    from ablate.machine import pick_device
+    from ablate.base.machine import pick_device
+    from ablate.inference import export as exports
+    from ablate.runs.loading import load
 
     exports.check_scheme(scheme)
     run = load(folder, run_id, pick_device("cpu"), precision="fp32")
@@ -158,10 +159,10 @@ def bench(
         raise typer.BadParameter(
             "which runs? Name some, or all; or time the parts of a run: --ops", param_hint="RUN..."
         )
-    from ablate import bench as benches
-    from ablate.machine import pick_device, pick_precision
-    from ablate.progress import Progress
-    from ablate.report import bench as pages
+    from ablate.base.machine import pick_device, pick_precision
+    from ablate.base.progress import Progress
+    from ablate.report.render import latency_tables as pages
+    from ablate.runs import side_by_side as benches
 
     target, sizes = pick_device(device), benches.parse_batches(batch)
     chosen = benches.parse_schemes(pick_precision(target) if schemes is None else schemes)
@@ -195,11 +196,17 @@ def _bench_ops(names: list[str], device: str, *, rounds: int, threads: int | Non
         "KINETO_LOG_LEVEL", "99"
     )  # torch's profiler, which counts memory, tells of its starts and stops
 
-    from ablate.machine import pick_device
-    from ablate.ops import choose
-    from ablate.progress import Progress
-    from ablate.report import speed as pages
-    from ablate.speed import measure
+    import ablate
+
+    checkout = Path(ablate.__file__).resolve().parents[1]
+    if not (checkout / "benchmarks" / "operations.py").is_file():
+        raise AblateError("--ops: what it times lies in benchmarks/, which is in a checkout of the repository alone")
+    sys.path.insert(0, str(checkout))
+    from ablate.base.machine import pick_device
+    from ablate.base.progress import Progress
+    from benchmarks import speed_table as pages
+    from benchmarks.operations import choose
+    from benchmarks.speed import measure
 
     chosen, target = choose(names), pick_device(device)
     try:
@@ -237,8 +244,8 @@ def replay(
 
     Example: ablate replay no_drift-quick-cats-s0 --results results
     """
-    from ablate import replay as replays
-    from ablate.progress import Progress
+    from ablate.base.progress import Progress
+    from ablate.runs import replay as replays
 
     def tell(part: str, then: object, here: object) -> None:
         typer.echo(f"note: {part} differs: {printable(then)} in the row, {printable(here)} here", err=True)
@@ -250,7 +257,7 @@ def replay(
     if as_json:
         typer.echo(outcome.to_json())
     else:
-        from ablate.report.replay import lines
+        from ablate.report.render.replay import lines
 
         typer.echo("\n".join(lines(outcome)))
     raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ablate import variant
+from ablate.base.errors import AblateError
+from ablate.base.host import THREAD_VARIABLES
+from ablate.base.text import printable
 from ablate.cli.app import (
     INTERRUPTED,
     Budget,
@@ -24,9 +26,8 @@ from ablate.cli.app import (
     tell_missing,
     variant_names,
 )
-from ablate.config import Config
-from ablate.errors import AblateError
-from ablate.files import THREAD_VARIABLES, printable
+from ablate.study import variants as variant
+from ablate.study.config import Config
 
 
 class Launcher(StrEnum):
@@ -60,7 +61,7 @@ def list_variants(as_json: Annotated[bool, typer.Option("--json", help="One JSON
         return
     from rich.console import Console
 
-    from ablate.report.variants import render_list
+    from ablate.report.render.variants import render_list
 
     Console().print(render_list(loaded, variant.presets()))
 
@@ -77,7 +78,7 @@ def show(
     """
     chosen = variant.load(name)
     config = variant.resolve(chosen, preset)
-    from ablate.model.cost import cost
+    from ablate.models.cost import cost
 
     spent = cost(config)
     if as_json:
@@ -100,7 +101,7 @@ def show(
         return
     from rich.console import Console
 
-    from ablate.report.variants import render_variant
+    from ablate.report.render.variants import render_variant
 
     baseline = variant.resolve(variant.load(variant.BASELINE), preset)
     Console().print(render_variant(chosen, preset, config, baseline, spent.params, spent.macs, spent.decode_macs))
@@ -226,10 +227,10 @@ def run(
     Example: ablate run --variant no_drift --seeds 0-2
     """
     _fix_threads(threads or (1 if launcher is Launcher.ray else None))
-    from ablate import results
-    from ablate.measure.metrics import choose
-    from ablate.quantize import with_formats
-    from ablate.study import factor_combinations, parse_seeds, plan
+    from ablate.inference.number_formats import with_formats
+    from ablate.store import tables
+    from ablate.study.metric_names import choose
+    from ablate.study.plan import factor_combinations, parse_seeds, plan
 
     if force and failed:
         raise AblateError("--force --failed: --force makes finished runs again, --failed only failed ones; choose one")
@@ -243,28 +244,27 @@ def run(
 
     match: Callable[[Config, Config], Config] | None = None
     if budget is Budget.macs:
-        from ablate.model.cost import match_training_macs
+        from ablate.models.cost import match_training_macs
 
         match = match_training_macs
     names = [*(variants or []), *(factor_combinations(factors) if factors is not None else [])]
     specs = plan(names or [variant.BASELINE], parse_seeds(seeds), preset, match)
     specs, quantize_finished = with_formats(specs, schemes, scopes)
-    from ablate.trackers import open_trackers, record
+    from ablate.runs.trackers import open_trackers, record
 
     trackers = open_trackers(log or [], folder)
     if not dry_run:
-        results.check_folder(folder)
-    past = results.read(folder, "runs")
-    from ablate import parallel
+        tables.check_folder(folder)
+    past = tables.read(folder, "runs")
     from ablate.launch.local import forecast, launch
-    from ablate.launch.share import Again
+    from ablate.launch.queue import Again
 
     again = Again.all if force else Again.failed if failed else Again.unfinished
 
     if dry_run:
         from rich.console import Console
 
-        from ablate.report.variants import render_plan
+        from ablate.report.render.variants import render_plan
 
         Console().print(render_plan(forecast(specs, data, past, again=again, device=device)))
         return
@@ -276,10 +276,6 @@ def run(
             record(trackers, folder, row["run_id"])
 
     make = partial(launch, device=device, threads=threads)
-    if launcher is Launcher.ray and parallel.is_started_by_torchrun():
-        raise AblateError(
-            "--launcher ray: torchrun shares one run among processes, ray gives each run one; choose one of them"
-        )
     if launcher is Launcher.ray:
         from ablate.launch import ray
 
@@ -299,12 +295,10 @@ def run(
             on_missing=tell_missing,
         )
     except KeyboardInterrupt:
-        if parallel.is_leader():
-            typer.echo("interrupted; the same command goes on from here", err=True)
+        typer.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    if parallel.is_leader():
-        shown = printable(folder)
-        typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
+    shown = printable(folder)
+    typer.echo(f"tables and pictures: {shown}; next: ablate report --results {shown}", err=True)
 
 
 def _first_given(options: Mapping[str, object]) -> str | None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ablate.base.errors import AblateError, ResultsError
+from ablate.base.text import printable
 from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
-from ablate.errors import AblateError, ResultsError
-from ablate.files import printable
-from ablate.variant import BASELINE, canonical
+from ablate.study.variants import BASELINE, canonical
 
 if TYPE_CHECKING:
-    from ablate.report.select import Choice
+    from ablate.report.selection import Choice
 
 PresetChoice = Annotated[
     str | None,
@@ -90,7 +90,7 @@ def report(
 
     Example: ablate report --format html -o report.html
     """
-    from ablate.report.select import Choice
+    from ablate.report.selection import Choice
 
     if output is not None:
         format_ = _format_of(output, format_, force)
@@ -111,26 +111,26 @@ def report(
 
 def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -> None:
     """Write one report to a file or to stdout."""
-    from ablate.report import forms
-    from ablate.report.build import build, read
+    from ablate.report.builder import build, read
+    from ablate.report.render import documents
 
     findings = build(read(folder), choice)
     if format_ is Format.rich:
         from rich.console import Console
 
-        from ablate.report import terminal
+        from ablate.report.render import terminal
 
         Console().print(terminal.render(findings))
         return
     if format_ is Format.html:
         # Pictures and plots need libraries that the other forms do without.
-        text = str(importlib.import_module("ablate.report.html").to_html(findings, folder))
+        text = str(importlib.import_module("ablate.report.render.html").to_html(findings, folder))
     else:
-        text = forms.to_json(findings) if format_ is Format.json else forms.to_markdown(findings)
+        text = documents.to_json(findings) if format_ is Format.json else documents.to_markdown(findings)
     if output is None:
         typer.echo(text)
         return
-    from ablate.files import written
+    from ablate.store.atomic_files import written
 
     with written(output) as temporary:
         temporary.write_text(text, "utf-8")
@@ -139,7 +139,7 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -
 
 def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None) -> None:
     """Write the report again and again: to the file, or in place on the terminal; what cannot be compared later on is said."""
-    from ablate.report.watch import changes, making
+    from ablate.report.watching import changes, making
 
     shown = False
     if output is not None:
@@ -156,8 +156,8 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None) -
     from rich.live import Live
     from rich.text import Text
 
-    from ablate.report import terminal
-    from ablate.report.build import build, read
+    from ablate.report.builder import build, read
+    from ablate.report.render import terminal
 
     with Live(auto_refresh=False, vertical_overflow="crop") as live:
         for _ in changes(folder):
@@ -174,7 +174,7 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None) -
 
 def _format_of(output: Path, asked: Format, force: bool) -> Format:
     """The form that a file's ending asks for, unless another was asked for that it can hold."""
-    from ablate.files import check_output
+    from ablate.store.output import check_output
 
     endings = {".html": Format.html, ".htm": Format.html, ".md": Format.markdown, ".json": Format.json}
     check_output(output, tuple(endings), force=force)
@@ -209,9 +209,9 @@ def compare(
 
     Example: ablate compare baseline no_drift
     """
-    from ablate.report import compare as versus
-    from ablate.report.build import read
-    from ablate.report.select import Choice
+    from ablate.report import comparison as versus
+    from ablate.report.builder import read
+    from ablate.report.selection import Choice
 
     choice = Choice(preset, data, budget.value, metrics=tuple(metric or ()), samples=samples, extractor=extractor)
     found, findings = versus.compare(read(folder), folder, a, b, choice)
@@ -244,8 +244,8 @@ def gate(
     Example: ablate gate --metric fd --max-regression 5% --variant no_drift
     """
     from ablate.report import gate as gates
-    from ablate.report.build import read
-    from ablate.report.select import Choice
+    from ablate.report.builder import read
+    from ablate.report.selection import Choice
 
     tolerance = gates.parse_tolerance(max_regression)
     only = tuple(map(canonical, variants or ()))

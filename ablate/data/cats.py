@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ablate.errors import DataError
-from ablate.files import cache_folder, replacing
+from ablate.base.errors import DataError
+from ablate.store.atomic_files import replacing
+from ablate.store.cache import cache_folder
 
 NAME = "cats"  # of the data set, where a path may be given too
 CREDIT = "Cats: art by David Revoy, CC-BY-4.0, composed from the layers of the robohash package (set 4)"

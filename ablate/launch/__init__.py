@@ -1,0 +1,1 @@
+"""Many runs: the queue, leases, the local launcher and Ray."""

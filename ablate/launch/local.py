@@ -10,20 +10,20 @@ from typing import Any
 
 import pandas as pd
 
-from ablate import finished as finished_runs
-from ablate import parallel, quantize
-from ablate.checkpoint import SAVE_EVERY_S
-from ablate.data.images import load
-from ablate.errors import ResultsError
-from ablate.execute import execute, follow
-from ablate.launch.share import AS_FAILED, POLL_S, Again, Share, terminate_as_interrupt
-from ablate.machine import device_bytes, environment, pick_device, use_threads
-from ablate.measure.metrics import Metric
-from ablate.measure.suite import Suite, assemble
-from ablate.model import memory
-from ablate.model.cost import cost
-from ablate.progress import Progress
-from ablate.study import Planned, RunSpec, estimate_wall_s
+from ablate.base.errors import ResultsError
+from ablate.base.machine import device_bytes, environment, pick_device, use_threads
+from ablate.base.progress import Progress
+from ablate.data.datasets import load
+from ablate.inference import number_formats
+from ablate.launch.queue import AS_FAILED, POLL_S, Again, Share, terminate_as_interrupt
+from ablate.metrics.suite import Suite, assemble
+from ablate.models import memory
+from ablate.models.cost import cost
+from ablate.runs import loading as finished_runs
+from ablate.runs.pipeline import execute
+from ablate.study.metric_names import Metric
+from ablate.study.plan import Planned, RunSpec, estimate_wall_s
+from ablate.training.checkpoint import SAVE_EVERY_S
 
 
 def forecast(specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, again: Again, device: str) -> list[Planned]:
@@ -73,8 +73,6 @@ def launch(
 ) -> None:
     """Make the runs of a study, sharing them with other processes that work in the same folder.
 
-    Under torchrun all its processes train each run together, and the first does all else.
-
     A run that another process is making is left to it, and waited for at the end: where that process dies, its run is taken over.
 
     Args:
@@ -103,13 +101,9 @@ def launch(
     data = load(source)
     load_wall_s = time.monotonic() - start
     with ExitStack() as stack:
-        target = stack.enter_context(parallel.joined(target))
         for spec in specs:
             memory.check(spec.variant, spec.config, device_bytes(target))
         stack.enter_context(use_threads(threads))
-        if parallel.rank():
-            follow(data, target)
-            return
         progress = stack.enter_context(Progress())
         stack.enter_context(terminate_as_interrupt())
         suites: list[Suite] = []  # loaded when the first run needs it
@@ -145,7 +139,9 @@ def launch(
                         lost.append(error)
                     else:
                         settings, session = turn.spec.config.quantize, share.session
-                        added = quantize.add(folder, run, data, suite(), settings, session=session, progress=progress)
+                        added = number_formats.add(
+                            folder, run, data, suite(), settings, session=session, progress=progress
+                        )
                         on_row(turn.row | {"rows": added}, "quantised")
                 else:
                     made = execute(

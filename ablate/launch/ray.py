@@ -20,21 +20,22 @@ from typing import Any, cast
 
 import torch
 
-from ablate import finished, results
-from ablate.checkpoint import SAVE_EVERY_S
-from ablate.data.images import ImageSet, load
-from ablate.errors import AblateError
-from ablate.execute import adopt, working_folder
-from ablate.files import THREAD_VARIABLES, printable
-from ablate.job import Row
-from ablate.launch.board import Board, News
-from ablate.launch.cluster import check_installed, connected, first_sentence, marked, quiet
-from ablate.launch.node import MODELS, Networks, Order, Outcome, Parcel, unfinished, work
-from ablate.launch.share import POLL_S, Again, Share, Turn, terminate_as_interrupt
-from ablate.measure.metrics import Metric
-from ablate.measure.suite import assemble, files_of
-from ablate.progress import Progress, Study, Task
-from ablate.study import RunSpec
+from ablate.base.errors import AblateError
+from ablate.base.host import THREAD_VARIABLES
+from ablate.base.progress import Progress, Study, Task
+from ablate.base.text import printable
+from ablate.data.datasets import ImageSet, load
+from ablate.launch.queue import POLL_S, Again, Share, Turn, terminate_as_interrupt
+from ablate.launch.ray_cluster import check_installed, connected, first_sentence, marked, quiet
+from ablate.launch.ray_messages import Board, News
+from ablate.launch.ray_worker import MODELS, Networks, Order, Outcome, Parcel, unfinished, work
+from ablate.metrics.suite import assemble, files_of
+from ablate.runs.job import Row
+from ablate.runs.pipeline import adopt, working_folder
+from ablate.store import tables
+from ablate.study.metric_names import Metric
+from ablate.study.plan import RunSpec
+from ablate.training.checkpoint import SAVE_EVERY_S
 
 RETRIES = 5  # of a run whose machine was lost
 LOOK_S = 0.3  # between two looks at the cluster
@@ -318,7 +319,7 @@ class _Launcher:
         if outcome.how == "quantised":
             new = {table: rows for table, rows in parcel.rows.items() if rows}
             if new:
-                results.append(self._folder, new, replace=False)
+                tables.append(self._folder, new, replace=False)
         elif outcome.parcel is not None:
             adopt(self._folder, turn.run_id, parcel.files, parcel.rows)
         if outcome.how == "failed":
@@ -361,5 +362,5 @@ def _kept(folder: Path, turn: Turn) -> Parcel | None:
     rows: dict[str, list[Row]] = {}
     if turn.quantise:
         for table in ("runs", "quantized"):
-            rows[table] = [row for row in finished.records(results.read(folder, table)) if row["run_id"] == turn.run_id]
+            rows[table] = [row for row in tables.records(tables.read(folder, table)) if row["run_id"] == turn.run_id]
     return Parcel(files, rows) if files or rows else None

@@ -1,0 +1,1 @@
+"""From tables to findings: which runs compare, paired differences, verdicts."""

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ablate import factorial, pareto, stats
 from ablate.report.findings import Effect, Factorial, Front, Point, Row
-from ablate.report.metrics import higher_is_better
-from ablate.report.tables import MACHINE, Grid, Rows
+from ablate.report.judged_metrics import higher_is_better
+from ablate.report.rows import MACHINE, Grid, Rows
 from ablate.report.verdicts import unjudged
-from ablate.variant import BASELINE
+from ablate.stats import factorial, paired, pareto
+from ablate.study.variants import BASELINE
 
 BYTES_PER_PARAMETER = 4  # float32
 FRONT_OF_WORK = "the front is over multiply-accumulates of a picture instead of its time: the machines differ"
@@ -59,11 +59,11 @@ def _factorial(design: factorial.Design, metric: str, values: Grid, labels: Mapp
     known = ~np.isnan(np.stack([*numbers.values()])).any(axis=0)
     numbers = {cell: x[known] for cell, x in numbers.items()}
     contrasts = list(factorial.effects(design, numbers))
-    pairs = [stats.paired(contrast) for _, _, contrast in contrasts]
-    corrected = stats.holm([1.0 if pair.p is None else pair.p for pair in pairs])
+    pairs = [paired.paired(contrast) for _, _, contrast in contrasts]
+    corrected = paired.holm([1.0 if pair.p is None else pair.p for pair in pairs])
     made = []
     for (some, axes, _), pair, p_holm in zip(contrasts, pairs, corrected, strict=True):
-        said = stats.compare(pair, p_holm, len(pairs), higher_is_better=higher_is_better(metric))
+        said = paired.compare(pair, p_holm, len(pairs), higher_is_better=higher_is_better(metric))
         made.append(
             Effect(
                 levels=some,

@@ -1,4 +1,6 @@
-"""What a report shows: every number and verdict of one comparison, computed once by `ablate.report.build`; the forms only write them down.
+"""The findings of a report: every number and verdict of one comparison.
+
+They are computed once, by `ablate.report.builder`; the renderers only write them down.
 
 One comparison is one preset on one data set at one budget, measured with one extractor and one number of samples: nothing else is mixed in.
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ablate.report.quantized import Quantized
+from ablate.report.number_formats import Quantized
 
 VERDICTS = ("helps", "hurts", "undecided")
 CLAIM_VERDICTS = ("supported", "contradicted", "undecided")

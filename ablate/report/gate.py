@@ -20,14 +20,14 @@ import pandas as pd
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from ablate import stats
-from ablate.errors import ResultsError
-from ablate.report import sheets, terminal
-from ablate.report.metrics import COSTS, higher_is_better
-from ablate.report.select import Choice, select
-from ablate.report.sheets import Sheet
-from ablate.report.tables import make_rows, unequal_machines
+from ablate.base.errors import ResultsError
+from ablate.report.judged_metrics import COSTS, higher_is_better
+from ablate.report.render import terminal, text_tables
+from ablate.report.render.text_tables import Sheet
+from ablate.report.rows import make_rows, unequal_machines
+from ablate.report.selection import Choice, select
 from ablate.report.verdicts import unjudged
+from ablate.stats import paired
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def judge(
         low, high = fieller(lost, theirs, alpha)
         seen = float(lost.mean()) / whole
     else:
-        reach = stats.reach(n, float(lost.std(ddof=1)), alpha)
+        reach = paired.reach(n, float(lost.std(ddof=1)), alpha)
         seen = float(lost.mean())
         low, high = seen - reach, seen + reach
     if not math.isfinite(low) or not math.isfinite(high):
@@ -139,7 +139,7 @@ def fieller(upper: np.ndarray, lower: np.ndarray, alpha: float) -> tuple[float, 
     The ratios r for which the mean of `upper - r lower` is not told from 0 by Student's t (Fieller 1954).
     """
     n = len(upper)
-    far = stats.reach(n, 1.0, alpha) ** 2
+    far = paired.reach(n, 1.0, alpha) ** 2
     spread = np.cov(upper, lower)
     u, v = float(upper.mean()), float(lower.mean())
     a = v * v - far * spread[1, 1]
@@ -155,7 +155,7 @@ def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, 
     """Judge every chosen variant in its newest configuration.
 
     Args:
-        frames: The tables, as `ablate.report.build.read` returns them.
+        frames: The tables, as `ablate.report.builder.read` returns them.
         metric: By which.
         tolerance: What may be lost.
         choice: What is compared; its metrics are not looked at.
@@ -174,7 +174,7 @@ def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, 
     if not others:
         raise ResultsError(f"nothing to judge: the results hold {choice.against} alone here")
     refused, values = unjudged(made, choice.budget, metric), made.values[metric]
-    alpha = stats.ALPHA / len(others)
+    alpha = paired.ALPHA / len(others)
     theirs, up, found = values.of(made.against), higher_is_better(metric), []
     for row in others:
         mine = values.of(row.label)
@@ -245,13 +245,13 @@ class _Rendered:
         reach = sorted(
             (one.high - one.low) / 2 for one in found.variants if one.low is not None and one.high is not None
         )
-        decimals = 1 if found.relative else sheets.decimals_of_interval(reach[len(reach) // 2]) if reach else 3
+        decimals = 1 if found.relative else text_tables.decimals_of_interval(reach[len(reach) // 2]) if reach else 3
 
         def line(one: Gated) -> tuple[str, ...]:
             low, high = (None if x is None else scale * x for x in (one.low, one.high))
             seen = None if one.regression is None else scale * one.regression
-            shown = sheets.signed(seen, decimals) + (unit if seen is not None else "")
-            return one.label, shown, sheets.interval(low, high, decimals), str(one.n), one.verdict
+            shown = text_tables.signed(seen, decimals) + (unit if seen is not None else "")
+            return one.label, shown, text_tables.interval(low, high, decimals), str(one.n), one.verdict
 
         heads = ("variant", "regression", f"{100 * found.level:.4g} % interval", "seeds", "verdict")
         sheet = Sheet("", heads, tuple(map(line, found.variants)), (0, 4))

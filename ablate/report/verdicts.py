@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ablate import stats, variant
-from ablate.errors import VariantError
-from ablate.measure.metrics import METRICS, PAIRS
+from ablate.base.errors import VariantError
 from ablate.report.findings import Claim, Comparison, Row
-from ablate.report.metrics import COSTS, higher_is_better
-from ablate.report.tables import Grid, Rows, count, make_grid, spent
-from ablate.variant_claims import read_margin
+from ablate.report.judged_metrics import COSTS, higher_is_better
+from ablate.report.rows import Grid, Rows, count, make_grid, spent
+from ablate.stats import paired
+from ablate.study import variants
+from ablate.study.claims import read_margin
+from ablate.study.metric_names import METRICS, PAIRS
 
 SCHEMES = ("bf16", "fp8", "int8", "int4")
 FORMAT_METRICS = (
@@ -43,7 +44,7 @@ class _Differences:
     seeds: tuple[int, ...]
     values: np.ndarray  # (seeds,)
     theirs: float | None  # the other's mean over the same seeds
-    found: stats.Paired
+    found: paired.Paired
     refused: str | None = None  # why they are not judged
 
 
@@ -86,8 +87,8 @@ def make_verdicts(
         key = (one.row.label, one.claim["metric"])
         _add(tests, few, key, one.differences)
         if one.margin is not None and key in tests:
-            tests[*key, "same"] = stats.equivalence(one.differences.values, one.margin)
-    corrected = dict(zip(tests, stats.holm(list(tests.values())), strict=True))
+            tests[*key, "same"] = paired.equivalence(one.differences.values, one.margin)
+    corrected = dict(zip(tests, paired.holm(list(tests.values())), strict=True))
     every = len(tests) + len(few)
 
     def family(label: str, metric: str) -> int:
@@ -108,7 +109,7 @@ def _add(
     """Put a comparison among the tests, or among those with too few seeds for one."""
     if pair.found.p is None or pair.refused is not None:
         return
-    if pair.found.n < stats.SEEDS_NEEDED:
+    if pair.found.n < paired.SEEDS_NEEDED:
         few.add(key)
     else:
         tests[key] = pair.found.p
@@ -140,15 +141,15 @@ def _differences(values: Grid, label: str, against: str, refused: str | None = N
     x = values.of(label) - theirs
     known = ~np.isnan(x)
     whole = float(theirs[known].mean()) if known.any() else None
-    return _Differences(tuple(values.seeds[known].tolist()), x[known], whole, stats.paired(x[known]), refused)
+    return _Differences(tuple(values.seeds[known].tolist()), x[known], whole, paired.paired(x[known]), refused)
 
 
 def _comparison(row: Row, metric: str, pair: _Differences, p_holm: float | None, family: int) -> Comparison:
-    found, alpha = pair.found, stats.ALPHA / max(1, family)
+    found, alpha = pair.found, paired.ALPHA / max(1, family)
     if pair.refused is not None:
-        said = stats.Verdict("undecided", pair.refused)
+        said = paired.Verdict("undecided", pair.refused)
     else:
-        said = stats.compare(found, p_holm, family, higher_is_better=higher_is_better(metric))
+        said = paired.compare(found, p_holm, family, higher_is_better=higher_is_better(metric))
     lost = row.unfinished["diverged"] + row.unfinished["failed"]
     why = said.why + (f"; {count(lost)} seed{'' if lost == 1 else 's'} diverged or failed, not counted" if lost else "")
     return Comparison(
@@ -166,16 +167,16 @@ def _comparison(row: Row, metric: str, pair: _Differences, p_holm: float | None,
         relative=found.mean / pair.theirs if found.mean is not None and pair.theirs else None,
         p=found.p,
         p_holm=p_holm,
-        detectable=stats.detectable(found.sd, found.n, alpha),
+        detectable=paired.detectable(found.sd, found.n, alpha),
         seeds_needed=found.n if pair.refused else _needed(found, said, alpha),
         verdict=said.word,
         why=why,
     )
 
 
-def _needed(found: stats.Paired, said: stats.Verdict, alpha: float, margin: float | None = None) -> int | None:
+def _needed(found: paired.Paired, said: paired.Verdict, alpha: float, margin: float | None = None) -> int | None:
     """Of a verdict that stands, what it took; of what is undecided, more than there are."""
-    needed = stats.seeds_needed(found, alpha) if margin is None else stats.seeds_for_margin(found, margin)
+    needed = paired.seeds_needed(found, alpha) if margin is None else paired.seeds_for_margin(found, margin)
     if said.word != "undecided":
         return found.n
     return None if needed is None else max(needed, found.n + 1)
@@ -190,7 +191,7 @@ def _stated(
 ) -> list[_Stated]:
     stated = []
     cache: dict[str, Grid | str] = {}
-    known = set(variant.names())
+    known = set(variants.names())
     for row in made.rows:
         for claim in _claims_of(row.variant, known) if row.label != made.against else ():
             metric = claim["metric"]
@@ -200,7 +201,7 @@ def _stated(
                     cache[metric] = _values(metric, made.done, fidelity, formats)
                 values = cache[metric]
                 if isinstance(values, str):
-                    pair = _Differences((), np.zeros(0), None, stats.paired([]), values)
+                    pair = _Differences((), np.zeros(0), None, paired.paired([]), values)
                 else:
                     refused = unjudged(made, budget, metric).get(row.label)
                     pair = _differences(values, row.label, made.against or "", refused)
@@ -214,7 +215,7 @@ def _claims_of(name: str, known: set[str]) -> tuple[Mapping[str, str], ...]:
     if name not in known:
         return ()
     try:
-        return variant.load(name).claims
+        return variants.load(name).claims
     except VariantError:
         return ()
 
@@ -246,9 +247,9 @@ def _claim(one: _Stated, corrected: Mapping[tuple[str, ...], float], family: int
     key = (one.row.label, claim["metric"])
     p_holm = corrected.get(key)
     if one.differences.refused is not None:
-        said = stats.Verdict("undecided", one.differences.refused)
+        said = paired.Verdict("undecided", one.differences.refused)
     else:
-        said = stats.judge(
+        said = paired.judge(
             found,
             p_holm,
             family,
@@ -272,7 +273,7 @@ def _claim(one: _Stated, corrected: Mapping[tuple[str, ...], float], family: int
         p_holm=p_holm,
         seeds_needed=found.n
         if one.differences.refused
-        else _needed(found, said, stats.ALPHA / max(1, family), one.margin),
+        else _needed(found, said, paired.ALPHA / max(1, family), one.margin),
         verdict=said.word,
         why=said.why,
     )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ablate.base.errors import DataError
 from ablate.data import cats
-from ablate.errors import DataError
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,10 @@ from rich.console import Console
 from scipy import stats as scipy_stats
 from synthetic import frames
 
-from ablate.errors import ResultsError
+from ablate.base.errors import ResultsError
 from ablate.report import gate
 from ablate.report.gate import Gate, Tolerance, judge, parse_tolerance
-from ablate.report.select import Choice
+from ablate.report.selection import Choice
 
 FIVE = Tolerance(0.05, relative=True)
 

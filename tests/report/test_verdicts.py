@@ -10,12 +10,12 @@ import pytest
 import synthetic
 from synthetic import found, frames
 
-from ablate import stats
-from ablate.errors import VariantError
-from ablate.report import forms
-from ablate.report.build import build
+from ablate.base.errors import VariantError
+from ablate.report.builder import build
 from ablate.report.findings import Claim, Comparison, Findings
-from ablate.variant import load
+from ablate.report.render import documents
+from ablate.stats import paired
+from ablate.study.variants import load
 
 Write = Callable[[str, str], None]
 
@@ -50,13 +50,13 @@ def test_differences_are_those_of_the_runs_seed_by_seed() -> None:
     differences = [values["no_drift", seed] - values["baseline", seed] for seed in range(8)]
     assert one.differences == pytest.approx(differences)
     assert one.seeds == tuple(range(8))
-    expected = stats.paired(differences)
+    expected = paired.paired(differences)
     assert (one.n, one.mean, one.sd) == (8, pytest.approx(expected.mean), pytest.approx(expected.sd))
     assert (one.low, one.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert one.p == expected.p
     theirs = sum(values["baseline", seed] for seed in range(8)) / 8
     assert one.relative == pytest.approx((expected.mean or 0) / theirs)
-    assert one.detectable == pytest.approx(stats.detectable(expected.sd, 8, stats.ALPHA / 2))
+    assert one.detectable == pytest.approx(paired.detectable(expected.sd, 8, paired.ALPHA / 2))
 
 
 def test_what_helps_what_hurts_what_is_undecided() -> None:
@@ -80,8 +80,8 @@ def test_what_is_undecided_needs_more_seeds_than_there_are() -> None:
     for run, difference in zip(made["runs"][6:], [10, 10, 10, 10, 10, -0.1], strict=True):
         run["fd"] = base[run["seed"]] + difference
     one = comparison(found(made, metrics=("fd",)), "gone")
-    expected = stats.paired(one.differences)
-    assert stats.seeds_needed(expected) == 6  # by the size of the difference; but one sign differs
+    expected = paired.paired(one.differences)
+    assert paired.seeds_needed(expected) == 6  # by the size of the difference; but one sign differs
     assert (one.verdict, one.seeds_needed) == ("undecided", 7)
 
 
@@ -92,7 +92,7 @@ def test_all_comparisons_and_claims_are_one_family() -> None:
     assert findings.compared.family == 8
     assert findings.compared.least_seeds == 9
     ps = [c.p or 1 for c in findings.comparisons] + [c.p or 1 for c in findings.claims if c.metric.startswith("int8")]
-    holm = stats.holm(ps)
+    holm = paired.holm(ps)
     assert [c.p_holm for c in findings.comparisons] == pytest.approx(holm[:6])
     assert [c.p_holm for c in findings.claims if c.metric.startswith("int8")] == pytest.approx(holm[6:])
     one = comparison(findings, "no_drift")
@@ -115,7 +115,7 @@ def test_a_variant_with_too_few_seeds_for_a_test_takes_nothing_from_the_others()
     assert (one.verdict, one.p, one.p_holm, findings.compared.family) == ("hurts", 2**-7, 2**-7, 1)
     few = comparison(findings, "synthetic_0")
     assert (few.verdict, few.p_holm) == ("undecided", None)
-    assert (few.seeds_needed or 0) >= stats.min_seeds(stats.ALPHA / 10)  # all ten of them would be tests then
+    assert (few.seeds_needed or 0) >= paired.min_seeds(paired.ALPHA / 10)  # all ten of them would be tests then
     for run in synthetic.rows({f"synthetic_{i}": 0.0 for i in range(9)}, [5], spread=0.5)["runs"]:
         made["runs"].append(run)
     assert (
@@ -253,7 +253,7 @@ def test_factorial_studies_get_effects() -> None:
     assert effects["v_pred",].mean == pytest.approx((0 - 25) / 2, abs=0.6)
     assert effects["no_drift", "v_pred"].mean == pytest.approx(-25, abs=1)
     assert {effect.verdict for effect in by_fd.effects} == {"helps"}
-    assert [e.p_holm for e in by_fd.effects] == pytest.approx(stats.holm([e.p or 1 for e in by_fd.effects]))
+    assert [e.p_holm for e in by_fd.effects] == pytest.approx(paired.holm([e.p or 1 for e in by_fd.effects]))
     few = found(synthetic.rows(truth, range(5), spread=0.5))
     assert {effect.verdict for effect in few.factorials[0].effects} == {"undecided"}
 
@@ -372,10 +372,10 @@ def test_both_budgets_stand_side_by_side() -> None:
     assert turned.differences is not None
     assert turned.differences["fd"] == rows["no_drift"].at_other_budget["fd"]
     assert turned.at_other_budget == rows["no_drift"].differences
-    assert "### At either budget" in forms.to_markdown(steps)
-    assert "+4.0" in forms.to_markdown(steps).split("At either budget")[1].split("###")[0]
+    assert "### At either budget" in documents.to_markdown(steps)
+    assert "+4.0" in documents.to_markdown(steps).split("At either budget")[1].split("###")[0]
     assert {row.at_other_budget is None for row in found(made).rows} == {True}
-    assert "At either budget" not in forms.to_markdown(found(made))
+    assert "At either budget" not in documents.to_markdown(found(made))
 
 
 def test_claims_may_be_left_out() -> None:

@@ -1,0 +1,1 @@
+"""Objectives, solvers and sampling."""

@@ -1,0 +1,1 @@
+"""Trained models elsewhere: ONNX, number formats (int8 and others), export, latency."""

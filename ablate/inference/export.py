@@ -1,0 +1,162 @@
+"""A finished run as an ONNX file that a phone, a browser or a server loads, checked before it is kept.
+
+    step:   z (B, C, S, S) float32, t (B,) float32 -> x_hat       one network evaluation; sampling is the caller's few lines
+    decode: z (B, 4, 16, 16) float32 -> x                         latent space alone, in a second file beside the first
+The file's metadata says which run it is of, how to sample from it, what to do with its output, and under which licence its data stand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor
+
+from ablate.base import machine, rng
+from ablate.base.errors import AblateError, ResultsError, did_you_mean
+from ablate.data import cats
+from ablate.data.datasets import is_embedded
+from ablate.diffusion.objectives import interpolate
+from ablate.inference import onnx as edges
+from ablate.inference.number_formats import groups_of
+from ablate.inference.onnx import Edge, Graphs
+from ablate.inference.onnx_runtime import Session
+from ablate.inference.trained import Finished
+from ablate.metrics.pair_distances import psnr_db
+from ablate.models.kpn.backbone import SPACES
+from ablate.store.atomic_files import replacing
+
+SCHEMES = ("fp32", "int8")
+SCOPE = "kpn"  # what an int8 file quantises: the drift network stays in float32
+CHECKED = 8  # pictures
+FLOAT_TOLERANCE = 1e-3  # of x_hat, whose pictures lie in [-1, 1]
+INT8_PSNR_DB = 20.0  # of one network evaluation; measured ones are above 30
+TIMES = (0.0, 0.25, 0.5, 0.75, 0.95)
+_exported: dict[str, Graphs] = {}  # of this process: exporting takes longer than all the rest
+UNKNOWN_LICENCE = "that of the training pictures"
+
+
+def check_scheme(scheme: str) -> None:
+    """Refuse a scheme that no engine runs from a file.
+
+    Raises:
+        AblateError: It is none of `SCHEMES`.
+    """
+    if scheme not in SCHEMES:
+        raise AblateError(f"--scheme {scheme}: unknown{did_you_mean(scheme, SCHEMES)} Allowed: {', '.join(SCHEMES)}")
+
+
+def build(run: Finished, scheme: str, calibration: int) -> tuple[Edge, Graphs]:
+    """Return a finished run's graphs, float32 or int8.
+
+    Args:
+        run: The run.
+        scheme: `fp32` or `int8`.
+        calibration: Pictures whose sampling calibrates int8.
+    """
+    model = edges.edge(run.model, run.config, run.codec)
+    key = f"{run.row['config_hash']} {run.row['weights_digest']} {run.row['autoencoder_digest']}"
+    if key not in _exported:
+        _exported[key] = edges.export(model)
+    graphs = _exported[key]
+    if scheme == "int8":
+        network = edges.in_engine(graphs, machine.threads())
+        inputs = edges.calibrate(network, run.config, run.row["seed"], calibration)
+        graphs = edges.to_int8(graphs, groups_of(SCOPE, model.groups), inputs)
+    return model, graphs
+
+
+def decoder_path(output: Path) -> Path:
+    """Return where the decoder of a latent run goes: `NAME.decoder.onnx`, beside the file."""
+    return output.with_suffix(".decoder.onnx")
+
+
+def write(run: Finished, output: Path, scheme: str) -> list[tuple[Path, str]]:
+    """Export a finished run.
+
+    Args:
+        run: The run.
+        output: The `.onnx` file; the decoder of a latent run goes to `decoder_path`.
+        scheme: `fp32` or `int8`.
+
+    Returns:
+        The files, and what the check found in words.
+
+    Raises:
+        ResultsError: A file does not compute what torch does, or cannot be written. Nothing is left of it.
+    """
+    model, graphs = build(run, scheme, run.config.quantize.calibration)
+    found = []
+    pictures = torch.from_numpy(cats.compose(CHECKED)).float() / 127.5 - 1
+    with torch.inference_mode():
+        latents = run.codec.encode(pictures.to(next(run.model.parameters()).device)).cpu()
+    for name, exported in graphs.items():
+        path = output if name == "step" else decoder_path(output)
+        graph = onnx.ModelProto()
+        graph.CopyFrom(exported)
+        onnx.helper.set_model_props(graph, metadata(run, scheme, name))
+        graph.producer_name, graph.producer_version = "ablate", ""
+        try:
+            with replacing(path) as temporary:
+                onnx.save(graph, temporary)
+                onnx.checker.check_model(str(temporary))
+                reference: Callable[..., Tensor] = (
+                    model.step if name == "step" or model.decode is None else model.decode
+                )
+                found.append((path, check(Session(temporary, machine.threads()), reference, latents, scheme, name)))
+        except OSError as error:
+            raise ResultsError(f"--output {path}: cannot be written ({error}); choose another place") from error
+    return found
+
+
+def check(session: Session, reference: Callable[..., Tensor], latents: Tensor, scheme: str, name: str) -> str:
+    """Compare a file to torch on noise and on noisy pictures at all times, in batches of one and of many.
+
+    Raises:
+        ResultsError: They disagree.
+    """
+    eps = rng.normal(0, "export", range(len(latents)), tuple(latents.shape[1:]))
+    inputs: list[tuple[Tensor, ...]] = [(x,) for x in (eps, latents)]
+    if name == "step":
+        times = torch.tensor(TIMES)[torch.arange(len(latents)) % len(TIMES)]
+        inputs = [(eps, torch.zeros(len(eps))), (interpolate(latents, eps, times), times)]
+        inputs.append(tuple(x[:1] for x in inputs[1]))
+    worst, quality = 0.0, float("inf")
+    for given in inputs:
+        with torch.inference_mode():
+            expected, out = reference(*given), session(*given)
+        worst = max(worst, float((out - expected).abs().max()))
+        quality = min(quality, float(psnr_db(out, expected.clamp(-1, 1)).min()))
+    said = f"largest difference to PyTorch {worst:.2g}" if scheme == "fp32" else f"at least {quality:.1f} dB to PyTorch"
+    wrong = not worst <= FLOAT_TOLERANCE if scheme == "fp32" else not quality >= INT8_PSNR_DB
+    if wrong:
+        raise ResultsError(f"export {name} as {scheme}: {said}; the file is not kept: it would draw other pictures")
+    return said
+
+
+def metadata(run: Finished, scheme: str, graph: str) -> dict[str, str]:
+    """Return what a file says of itself."""
+    row, config = run.row, run.config
+    channels, size, _ = SPACES[config.model.space]
+    words = {
+        "run_id": row["run_id"],
+        "variant": row["variant"],
+        "graph": graph,
+        "scheme": scheme,
+        "quantized": "nothing"
+        if scheme == "fp32"
+        else f"{SCOPE}: all but the drift network, 8-bit weights and activations",
+        "weights_digest": row["weights_digest"],
+        "data": f"{row['data']} ({row['data_digest']})",
+        "data_licence": cats.CREDIT if is_embedded(row["data"], row["data_digest"]) else UNKNOWN_LICENCE,
+        "input": json.dumps({"z": ["batch", channels, size, size]} | ({"t": ["batch"]} if graph == "step" else {})),
+        "solver": config.sample.solver,
+        "num_steps": str(config.sample.num_steps),
+        "preprocessing": "z starts as standard normal noise at t = 0; dz/dt = (x_hat - z) / (1 - t) up to t = 1",
+        "postprocessing": "uint8 = round((clip(x, -1, 1) + 1) * 127.5), channels RGB"
+        + ("" if config.model.space == "pixel" else "; x is what the decoder file makes of z at t = 1"),
+    }
+    return {f"ablate.{key}": str(value) for key, value in words.items()}

@@ -1,0 +1,142 @@
+"""A trained model as it leaves for other engines: its graphs, the inputs that calibrate them, and how pictures are drawn from either.
+
+A graph `step` maps (z, t) to x_hat; in latent space a second one, `decode`, maps latents to pictures. Both are exported in float32 and
+may be quantised by module groups. Calibration inputs are what the network meets on whole sampling trajectories, at all times, from noise
+of its own stream (`calibrate`), so that no picture that is compared has been seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor
+
+from ablate.base import rng
+from ablate.diffusion.sampling import draw_by
+from ablate.diffusion.solvers import Denoise
+from ablate.inference import onnx_runtime
+from ablate.inference.onnx_modules import Decode, Step
+from ablate.inference.onnx_runtime import PARTS
+from ablate.models.autoencoder import PIXELS, Codec
+from ablate.models.kpn.backbone import SPACES
+from ablate.models.kpn.denoiser import Denoiser
+from ablate.models.weight_files import digest
+from ablate.study.config import Config
+
+Graphs = dict[str, onnx.ModelProto]  # `step`, and `decode` in latent space
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A trained model in float32 on the CPU, in the form in which it is exported."""
+
+    config: Config
+    step: Step
+    decode: Decode | None
+
+    @property
+    def groups(self) -> list[str]:
+        """The module groups that it has."""
+        model = self.config.model
+        has = {"filters": model.output == "kpn", "drift": model.drift, "decoder": self.decode is not None}
+        return [part for part in PARTS if has.get(part, True)]
+
+
+@dataclass(frozen=True)
+class Network:
+    """How pictures are drawn: (z (B, C, S, S), t (B,)) -> x_hat, and what was diffused -> pictures, float32 on the CPU."""
+
+    denoise: Denoise
+    decode: Callable[[Tensor], Tensor] = PIXELS.decode
+
+    def draw(
+        self,
+        config: Config,
+        seed: int,
+        indices: Iterable[int],
+        *,
+        stream: str = "sample",
+        on_batch: Callable[[int], None] = lambda n: None,
+    ) -> Tensor:
+        """Return pictures (N, 3, 64, 64) float32, as `ablate.diffusion.sampling.draw_by` does."""
+        return draw_by(self.denoise, config, seed, indices, stream=stream, decode=self.decode, on_batch=on_batch)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The inputs of each graph on sampling trajectories: `step` -> [(z, t), ...], `decode` -> [(x,), ...], in batches."""
+
+    inputs: dict[str, list[tuple[Tensor, ...]]]
+    n: int  # pictures
+    digest: str  # SHA-256 of the inputs
+
+
+def edge(model: Denoiser, config: Config, codec: Codec) -> Edge:
+    """Return a trained model in the form in which it is exported."""
+    decode = None
+    if codec.decoder is not None and codec.shift is not None and codec.scale is not None:
+        decode = Decode(codec.decoder, codec.shift, codec.scale)
+    return Edge(config, Step(model, config.diffusion), decode)
+
+
+def export(model: Edge) -> Graphs:
+    """Return the float32 graphs."""
+    channels, size, _ = SPACES[model.config.model.space]
+    z, t = rng.normal(0, "export", range(2), (channels, size, size)), torch.tensor([0.25, 0.75])
+    graphs = {"step": onnx_runtime.export(model.step, {"z": z, "t": t}, "x_hat")}
+    if model.decode is not None:
+        graphs["decode"] = onnx_runtime.export(model.decode, {"z": z}, "x")
+    return graphs
+
+
+def in_engine(graphs: Graphs, threads: int) -> Network:
+    """Return the network as ONNX Runtime computes it.
+
+    Raises:
+        ResultsError: The engine cannot run a graph.
+    """
+    sessions = {name: onnx_runtime.Session(graph, threads) for name, graph in graphs.items()}
+    return Network(sessions["step"], sessions.get("decode", PIXELS.decode))
+
+
+def in_torch(step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor], Tensor] | None) -> Network:
+    """Return the network as torch computes it, in float32 on the CPU."""
+
+    def denoise(z: Tensor, t: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return step(z, t)
+
+    return Network(denoise, decode or PIXELS.decode)
+
+
+def calibrate(network: Network, config: Config, seed: int, n: int) -> Calibration:
+    """Return what a network reads while it samples `n` pictures from the stream `calibrate`."""
+    inputs: dict[str, list[tuple[Tensor, ...]]] = {"step": [], "decode": []}
+
+    def denoise(z: Tensor, t: Tensor) -> Tensor:
+        inputs["step"].append((z.clone(), t))
+        return network.denoise(z, t)
+
+    def decode(x: Tensor) -> Tensor:
+        inputs["decode"].append((x.clone(),))
+        return network.decode(x)
+
+    Network(denoise, decode).draw(config, seed, range(n), stream="calibrate")
+    seen = {f"{i:06d}.{j}": x for i, given in enumerate(inputs["step"]) for j, x in enumerate(given)}
+    return Calibration(inputs, n, digest(seen))
+
+
+def to_int8(graphs: Graphs, groups: Collection[str], calibration: Calibration) -> Graphs:
+    """Return the graphs with some module groups in int8; a graph that has none of them stays as it is."""
+    made = {}
+    for name, graph in graphs.items():
+        if onnx_runtime.weighted(graph, groups):
+            names = [value.name for value in graph.graph.input]
+            inputs = (dict(zip(names, given, strict=True)) for given in calibration.inputs[name])
+            made[name] = onnx_runtime.to_int8(graph, groups, inputs)
+        else:
+            made[name] = graph
+    return made

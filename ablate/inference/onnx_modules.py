@@ -1,0 +1,87 @@
+"""A trained network in the form in which it is exported: one step of a sampler, of operations that an int8 engine has.
+
+A 2x2 transposed convolution of stride 2 is a 1x1 convolution to four times the channels and a pixel shuffle: the same numbers, but
+engines run the convolution in int8. `ablate.models.kpn.filters` writes its filters in fewer nodes while a graph is exported.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablate.diffusion.objectives import PREDICTION
+from ablate.models.autoencoder import Decoder
+from ablate.models.kpn.denoiser import Denoiser
+from ablate.study.config import DiffusionConfig
+
+
+class ShuffledConv2d(nn.Module):
+    """A 2x2 transposed convolution of stride 2 as a 1x1 convolution and a pixel shuffle: (B, C_in, S, S) -> (B, C_out, 2S, 2S)."""
+
+    def __init__(self, transposed: nn.ConvTranspose2d) -> None:
+        """Take over the weights.
+
+        Raises:
+            ValueError: Another kernel, stride or padding.
+        """
+        super().__init__()
+        form = (transposed.kernel_size, transposed.stride, transposed.padding, transposed.groups)
+        if form != ((2, 2), (2, 2), (0, 0), 1) or transposed.bias is None:
+            raise ValueError(
+                f"kernel, stride, padding, groups: found {form}, expected (2, 2), (2, 2), (0, 0), 1 and a bias"
+            )
+        channels, out_channels = transposed.weight.shape[:2]
+        self.conv = nn.Conv2d(channels, 4 * out_channels, 1)
+        with torch.no_grad():  # (C_in, C_out, p, q) -> (C_out p q, C_in), the order of pixel_shuffle
+            self.conv.weight.copy_(transposed.weight.permute(1, 2, 3, 0).reshape(4 * out_channels, channels, 1, 1))
+            self.conv.bias.copy_(transposed.bias.repeat_interleave(4))  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features at twice the resolution."""
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+def without_transposed(module: nn.Module) -> nn.Module:
+    """Return a frozen float32 copy on the CPU whose transposed convolutions are `ShuffledConv2d`; the names of modules stay."""
+    edge = copy.deepcopy(module).cpu().float().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    for parent in list(edge.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.ConvTranspose2d):
+                setattr(parent, name, ShuffledConv2d(child).eval().requires_grad_(False))
+    return edge
+
+
+class Step(nn.Module):
+    """One network evaluation of a sampler: z (B, C, S, S), t (B,) -> x_hat (B, C, S, S), whatever the network predicts."""
+
+    def __init__(self, denoiser: Denoiser, diffusion: DiffusionConfig) -> None:
+        """Wrap a copy of the denoiser; its module groups (backbone, upscaler, heads, drift) are the copy's children."""
+        super().__init__()
+        self.denoiser = without_transposed(denoiser)
+        self.diffusion = diffusion
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """Return x_hat."""
+        return PREDICTION[self.diffusion.prediction](self.denoiser(z, t), z, t, self.diffusion.clip)
+
+
+class Decode(nn.Module):
+    """The way from diffused latents z (B, 4, 16, 16) to pictures (B, 3, 64, 64), unbounded."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, decoder: Decoder, shift: Tensor, scale: Tensor) -> None:
+        """Wrap a copy of the decoder, with each channel's shift (4, 1, 1) and scale (4, 1, 1)."""
+        super().__init__()
+        self.decoder = without_transposed(decoder)
+        self.register_buffer("shift", shift.detach().cpu().float())
+        self.register_buffer("scale", scale.detach().cpu().float())
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the pictures."""
+        out: Tensor = self.decoder(z * self.scale + self.shift)
+        return out

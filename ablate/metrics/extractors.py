@@ -1,0 +1,207 @@
+"""The networks in whose features pictures are compared, and how a stream of pictures becomes features.
+
+    name                  metrics                    input                              features
+    efficientnet-lite0    fd kd                      224 px bicubic                     1280   in a Python package
+    inception-v3-compat   fid kid                    299 px bilinear (TensorFlow 1's)   2048   torch-fidelity's, see `weights`
+    dinov2-vit-*-14       fd_dinov2_* kd_dinov2_*    224 px bilinear (TensorFlow 1's)   384 to 1536   torch.hub
+
+All take uint8 RGB and are registered with torch-fidelity under these names. Features are float32, computed without TF32 or autocast.
+
+Reference: Szegedy et al., arXiv 1512.00567 (Inception-v3); Oquab et al., arXiv 2304.07193 (DINOv2), for which Stein et al., arXiv
+2306.04675, argue as an extractor.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtractorDinoV2
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+from ablate.base.errors import DataError, WeightsError
+from ablate.metrics import weights
+from ablate.metrics.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
+from ablate.metrics.weights import Search
+from ablate.models.weight_files import digest
+from ablate.study.metric_names import EMBEDDED, INCEPTION
+
+BATCH = 32  # pictures
+MEGABYTES = {
+    "dinov2_vits14": 85,
+    "dinov2_vitb14": 331,
+    "dinov2_vitl14": 1161,
+    "dinov2_vitg14": 4336,
+}  # of weights, about
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that maps uint8 pictures (B, 3, H, W) to features (B, D) float32.
+
+    Attributes:
+        name: As registered with torch-fidelity.
+        network: The network, frozen, in evaluation mode.
+        digest: Names the weights.
+        transform: Names what is done to the pictures first.
+    """
+
+    name: str
+    network: nn.Module
+    digest: str
+    transform: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features (B, D) float32 of uint8 pictures (B, 3, H, W), on the device of the pictures."""
+        with full_precision(images.device):
+            found: Tensor | tuple[Tensor, ...] = self.network(images)
+        return (found[0] if isinstance(found, tuple) else found).float()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return next(self.network.parameters()).device
+
+
+def load(name: str, device: torch.device | str = "cpu", search: Search | None = None) -> Extractor:
+    """Return an extractor.
+
+    Args:
+        name: A key of `EXTRACTORS`.
+        device: Where it computes.
+        search: Where its weights may come from; None: this machine.
+
+    Raises:
+        WeightsError: Its weights cannot be had.
+    """
+    # Weights made in a caller's inference mode could never take part in a training loss later.
+    with torch.inference_mode(False):
+        return EXTRACTORS[name](torch.device(device), search or Search())
+
+
+def extract(
+    batches: Iterable[np.ndarray | Tensor], extractor: Extractor, on_batch: Callable[[int], None] = lambda n: None
+) -> Iterator[Tensor]:
+    """Yield the features of pictures, batch by batch: memory does not depend on how many there are.
+
+    Args:
+        batches: (B, 3, H, W) uint8 each, B >= 1.
+        extractor: The network.
+        on_batch: Called after each batch with the number of its pictures.
+
+    Yields:
+        (B, D) float32 on the CPU.
+
+    Raises:
+        DataError: A batch has another dtype or shape.
+    """
+    device = extractor.device
+    for batch in batches:
+        pictures = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or not len(pictures):
+            found = f"{str(pictures.dtype).removeprefix('torch.')} {tuple(pictures.shape)}"
+            raise DataError(
+                f"pictures to extract features from: found {found}, expected uint8 (B, 3, H, W) with B >= 1"
+            )
+        with torch.inference_mode():
+            features = extractor(pictures.to(device)).cpu()
+        yield features
+        on_batch(len(features))
+
+
+def _efficientnet(device: torch.device, search: Search) -> Extractor:
+    network = efficientnet_lite0(device)
+    return Extractor(EMBEDDED, network, network.digest, f"bicubic{RESIZE} antialias-where-shrinking float32")
+
+
+def _inception(device: torch.device, search: Search) -> Extractor:
+    found = weights.find("inception_v3", search)
+    # torch-fidelity reads a file as a pickle; it gets one of the tensors that were read safely and checked.
+    file = io.BytesIO()
+    torch.save(dict(found.tensors), file)
+    file.seek(0)
+    layer = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")
+    network = FeatureExtractorInceptionV3(INCEPTION, [layer], feature_extractor_weights_path=file)
+    return Extractor(INCEPTION, network.to(device), found.digest, "bilinear299 tensorflow1 float32")
+
+
+class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]
+    """torch-fidelity's extractor around a network that is here already: its own constructor always asks the network."""
+
+    def __init__(self, name: str, model: nn.Module) -> None:
+        FeatureExtractorBase.__init__(self, name, ["dinov2"])
+        self.feature_extractor_internal_dtype = torch.float32
+        self.model = model
+        self.requires_grad_(False).eval()
+
+
+def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
+    """Load DINOv2 by torch.hub: code and weights of its authors, fetched when asked for; only their digest is recorded, none is pinned."""
+    hub, model = weights.hub_folder(), MODEL_METADATA[name]
+    repository = next((path for path in sorted(hub.glob("facebookresearch_dinov2_*")) if path.is_dir()), None)
+    if repository is not None and (file := hub / "checkpoints" / f"{model}_pretrain.pth").is_file():
+        try:
+            network = torch.hub.load(str(repository), model, source="local", verbose=False)
+        except Exception as error:  # a damaged file, or whatever that code raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise WeightsError(
+                f"{name}: {repository} with {file} cannot be loaded ({reason}); mend: remove both"
+            ) from error
+    else:
+        network = weights.fetch(
+            name,
+            f"no code or weights for {name} in {hub}",
+            MEGABYTES[model],
+            "github.com/facebookresearch/dinov2",
+            lambda: torch.hub.load("facebookresearch/dinov2", model, trust_repo=True, verbose=False),
+            search,
+        )
+    return Extractor(
+        name, _DinoV2(name, network).to(device), digest(network.state_dict()), "bilinear224 tensorflow1 float32"
+    )
+
+
+EXTRACTORS: dict[str, Callable[[torch.device, Search], Extractor]] = {
+    EMBEDDED: _efficientnet,
+    INCEPTION: _inception,
+    **{name: partial(_dinov2, name) for name in MODEL_METADATA},
+}
+
+
+class FidelityExtractor(FeatureExtractorBase):  # type: ignore[misc]
+    """EfficientNet-Lite0 as a torch-fidelity feature extractor with one layer, `1280`."""
+
+    def __init__(self, name: str, features_list: list[str], **kwargs: object) -> None:
+        """Take torch-fidelity's arguments; none of its other options apply."""
+        super().__init__(name, features_list)
+        self.network = EfficientNetLite0()
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """Return the names of the layers."""
+        return (str(FEATURES),)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        """Return the layer for a metric: there is no classifier, so no inception score."""
+        return {"fid": str(FEATURES), "kid": str(FEATURES), "prc": str(FEATURES)}[metric]
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """Return False: an eager network needs no minutes of compilation."""
+        return False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of uint8 pictures (B, 3, H, W), as the one entry of a tuple."""
+        return (self.network(images),)
+
+
+if EMBEDDED not in FEATURE_EXTRACTORS_REGISTRY:
+    register_feature_extractor(EMBEDDED, FidelityExtractor)

@@ -1,0 +1,1 @@
+"""Networks: the KPN denoiser, the autoencoder, and what they cost."""

@@ -1,0 +1,1 @@
+"""Findings as terminal text, Markdown, JSON and HTML. Nothing is computed here."""

@@ -1,0 +1,164 @@
+"""Train a finished run again from its row alone, and say how equal the outcome is.
+
+Bit-exact: the digests of weights and samples are the row's. Within tolerance: the samples have a PSNR of at least `PSNR_TOLERANCE_DB`
+against samples drawn here from the weights that were kept. The largest difference of a weight is reported and not judged: AdamW makes a
+step of the learning rate's size out of a gradient's last bit. Else: an environment mismatch, where a library, the processor, the GPU or
+the threads differ from the row's; or not reproduced.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ablate.base import machine
+from ablate.base.errors import DataError, ResultsError
+from ablate.base.progress import Progress
+from ablate.data import cats
+from ablate.data.datasets import is_embedded, load
+from ablate.diffusion.sampling import draw, to_uint8
+from ablate.inference.trained import Finished
+from ablate.metrics.suite import Suite
+from ablate.models.kpn.denoiser import Denoiser
+from ablate.runs import loading
+from ablate.runs.job import Job, Tables
+from ablate.runs.pipeline import produce
+from ablate.study import variants
+from ablate.study.plan import RunSpec
+
+Verdict = Literal["bit_exact", "within_tolerance", "environment_mismatch", "not_reproduced"]
+PSNR_TOLERANCE_DB = 40.0
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How a replay ended."""
+
+    run_id: str
+    verdict: Verdict
+    weights_equal: bool
+    samples_equal: bool
+    weights_max_abs_diff: float | None  # None: the kept weights are missing or damaged
+    samples_psnr_db: float | None  # None: bit-exact (no difference), or the kept weights are missing
+    environment: dict[str, tuple[Any, Any]]  # what differs: name -> (in the row, here)
+    nondeterministic_ops: list[str]  # that ran here
+    note: str
+
+    def to_json(self) -> str:
+        """Return one strict JSON document."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False)
+
+
+def replay(
+    folder: Path,
+    name: str,
+    *,
+    data: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    progress: Progress,
+    on_difference: Callable[[str, Any, Any], None] = lambda name, row, here: None,
+) -> Replay:
+    """Make a run again in a temporary folder, and compare.
+
+    Args:
+        folder: The results folder.
+        name: A finished run's name, or a beginning of it.
+        data: Where its pictures are; None: the embedded cats.
+        device: A name that `pick_device` knows; None: the row's, where this machine has it.
+        threads: That torch computes with; None: the row's.
+        progress: Bars to show.
+        on_difference: Called before the training for each part of the environment that differs.
+
+    Raises:
+        ResultsError: There is no such run, or it has not finished.
+        DataError: The pictures are not those of the row.
+        DivergedError: The training diverged this time.
+    """
+    row = loading.find(folder, name)
+    config = variants.from_json(row["config"], row["preset"])
+    if config.hash != row["config_hash"]:
+        raise ResultsError(
+            f"run {row['run_id']}: its configuration has the hash {config.hash}, its row says {row['config_hash']}"
+        )
+    if data is None and not is_embedded(row["data"], row["data_digest"]):
+        raise DataError(
+            f"run {row['run_id']}: made of {row['data']!r} ({str(row['data_digest'])[:12]}...), which is not embedded; "
+            "say where it is: --data PATH"
+        )
+    pictures = load(data or cats.NAME)
+    if pictures.digest != row["data_digest"]:
+        raise DataError(
+            f"--data {data or cats.NAME}: fingerprint {pictures.digest[:12]}..., the run's row says {str(row['data_digest'])[:12]}...; "
+            "give the pictures that it was made of"
+        )
+    target = machine.pick_device(device or ("auto" if str(row["device"]).startswith("cuda") else "cpu"))
+    spec = RunSpec(row["variant"], row["axis"], row["preset"], row["seed"], config, row["budget"])
+    with (
+        machine.use_threads(threads or row["threads"]),
+        tempfile.TemporaryDirectory(prefix="ablate-replay-") as scratch,
+    ):
+        differing = _environment(row, target)
+        for part, (then, here) in differing.items():
+            on_difference(part, then, here)
+        tables = Tables({"run_id": row["run_id"]})
+        # The suite measures, which a replay does not: it stands for the device alone.
+        suite, precision = Suite(target, {}, {}, {}), row["precision"]
+        compiled = machine.pick_compile("on" if row["compiled"] else "off", config.train.steps, target)
+        job = Job(
+            spec, pictures, tables, Path(scratch), suite, target, precision, compiled, progress, math.inf, Path(scratch)
+        )
+        model, _, samples = produce(job)
+        made = tables.run
+        weights_equal = made["weights_digest"] == row["weights_digest"]
+        samples_equal = made["samples_digest"] == row["samples_digest"]
+        ops = made["nondeterministic_ops"].split()
+        largest: float | None = 0.0 if weights_equal and samples_equal else None
+        psnr, note = None, ""
+        if row["mixed_arithmetic"] is not None:
+            note = f"the run was interrupted and went on in another arithmetic ({row['mixed_arithmetic']}); a replay is made in one"
+        if largest is None:
+            try:
+                kept = loading.load(folder, row["run_id"], target)
+                largest, psnr = _compare(kept, model, samples)
+            except ResultsError as error:
+                note = "; ".join(filter(None, (note, str(error))))
+    near = largest is not None and (psnr is None or psnr >= PSNR_TOLERANCE_DB)
+    verdict: Verdict = "environment_mismatch" if differing else "not_reproduced"
+    verdict = "bit_exact" if weights_equal and samples_equal else "within_tolerance" if near else verdict
+    return Replay(row["run_id"], verdict, weights_equal, samples_equal, largest, psnr, differing, ops, note)
+
+
+def _compare(kept: Finished, model: Denoiser, samples: np.ndarray) -> tuple[float, float | None]:
+    """The largest difference of a weight, and the PSNR of samples (N, 3, H, W) uint8 to those of the kept weights, drawn here."""
+    pairs = zip(model.parameters(), kept.model.parameters(), strict=True)
+    largest = max(float((a - b).abs().max()) for a, b in pairs)
+    precision, numbers = kept.row["precision"], range(len(samples))
+    drawn = draw(kept.model, kept.config, kept.row["seed"], numbers, precision=precision, codec=kept.codec)
+    return largest, _psnr_db(samples, to_uint8(drawn))
+
+
+def _environment(row: dict[str, Any], device: torch.device) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between the row's environment and here; a part that only one of them knows differs too."""
+    commit, dirty = machine.git_state()
+    then = json.loads(row["environment"]) | {"threads": row["threads"], "device": str(row["device"])}
+    here = json.loads(machine.environment(device)) | {"threads": machine.threads(), "device": str(device)}
+    then, here = then | {"processes": row["world_size"] or 1}, here | {"processes": 1}
+    if commit is not None and row["git_commit"] is not None:
+        then["git commit"] = row["git_commit"] + (" with changes" if row["git_dirty"] else "")
+        here["git commit"] = commit + (" with changes" if dirty else "")
+    return {k: (then.get(k), here.get(k)) for k in sorted(then.keys() | here.keys()) if then.get(k) != here.get(k)}
+
+
+def _psnr_db(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Return the PSNR of two arrays of pictures (N, 3, H, W) uint8 over all of them, in dB; None where they are equal."""
+    squared = float(np.square(a.astype(np.float64) - b).mean())
+    return 10 * math.log10(255**2 / squared) if squared else None

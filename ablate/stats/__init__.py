@@ -1,0 +1,1 @@
+"""Paired tests, factorial effects, Pareto fronts, quantiles. No torch."""

@@ -1,0 +1,224 @@
+"""The tables of a results folder: their columns, keys and versions, and the check of rows against them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ablate.base.errors import ResultsError, did_you_mean
+
+SCHEMA_VERSION = 1
+# Version n -> what makes a table (its name, its content) of that version one of n + 1. The number is raised only where a column's meaning
+# or type changes, or one goes: a column that is added is null in the rows of before, and needs nothing.
+MIGRATIONS: dict[int, Callable[[str, pa.Table], pa.Table]] = {}
+VERSION_KEY = b"ablate_schema_version"
+RUN_SESSION = "run"  # of latencies that runs measured themselves; null before sessions had names
+BENCH_SESSION = "bench-"  # the beginning of those that `ablate bench` measured side by side; the time follows
+STATUSES = ("done", "diverged", "failed", "interrupted")
+
+_TEXT, _INT, _FLOAT, _BOOL, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC")
+_WANTED = {
+    _TEXT: "text",
+    _INT: "a whole number",
+    _FLOAT: "a number",
+    _BOOL: "true or false",
+    _TIME: "a time with its zone",
+}
+_DTYPES = {_TEXT: "string", _INT: "Int64", _FLOAT: "float64", _BOOL: "boolean", _TIME: "datetime64[us, UTC]"}
+
+_COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
+    "runs": [
+        (_TEXT, "run_id variant axis preset"),
+        (_INT, "seed"),
+        (_TEXT, "status error data data_digest"),
+        (_INT, "n_train n_held_out duplicates"),
+        (_TEXT, "budget config config_hash"),
+        (_FLOAT, "fd"),
+        (_INT, "fd_n fd_ref_n"),
+        (_FLOAT, "fd_floor"),
+        (_INT, "fd_floor_n"),
+        (_FLOAT, "fd_inf kd fid fid_floor fid_inf kid"),
+        (_FLOAT, "pd psnr_db lpips lpips_vgg"),
+        (_FLOAT, "diversity_pd nearest_pd memorised_pd diversity_lpips nearest_lpips memorised_lpips"),
+        (_BOOL, "memorised"),
+        (_INT, "params macs"),
+        (_FLOAT, "drift_params_share drift_macs_share"),
+        (_INT, "nfe decode_macs steps images_seen train_macs"),
+        (_FLOAT, "autoencoder_psnr_db autoencoder_pd autoencoder_fd"),
+        (_FLOAT, "load_wall_s autoencoder_wall_s train_wall_s sample_wall_s measure_wall_s quantize_wall_s wall_s"),
+        (_FLOAT, "images_per_s peak_memory_mb latency_step_ms latency_image_ms"),
+        (_TEXT, "device precision mixed_arithmetic"),
+        (_BOOL, "compiled"),
+        (_INT, "threads world_size"),
+        (_TEXT, "environment git_commit"),
+        (_BOOL, "git_dirty"),
+        (_TEXT, "weights_digest samples_digest autoencoder_digest nondeterministic_ops"),
+        (_TIME, "started_at finished_at"),
+    ],
+    "curves": [
+        (_TEXT, "run_id"),
+        (_INT, "step images_seen"),
+        (_FLOAT, "loss loss_l2 loss_perceptual grad_norm lr images_per_s"),
+    ],
+    "denoising": [(_TEXT, "run_id"), (_FLOAT, "t"), (_INT, "n"), (_FLOAT, "psnr_db pd lpips lpips_vgg")],
+    "fidelity": [
+        (_TEXT, "run_id extractor metric"),
+        (_FLOAT, "value"),
+        (_INT, "n ref_n"),
+        (_FLOAT, "error low high"),
+        (_TEXT, "weights_digest"),
+    ],
+    "latency": [
+        (_TEXT, "run_id"),
+        (_INT, "batch"),
+        (_TEXT, "scope scheme engine session"),
+        (_INT, "sample position"),
+        (_FLOAT, "latency_ms device_ms peak_memory_mb first_call_ms"),
+        (_TEXT, "device processor"),
+        (_INT, "threads"),
+        (_TEXT, "governor"),
+    ],
+    "quantized": [
+        (_TEXT, "run_id scheme scope engine engine_version"),
+        (_BOOL, "simulated"),
+        (_INT, "weight_bits activation_bits n fd_ref_n"),
+        (_FLOAT, "psnr_db pd lpips lpips_vgg"),
+        (_FLOAT, "fd fd_change fd_change_low fd_change_high fid fid_change fid_change_low fid_change_high"),
+        (_INT, "file_bytes weight_bytes"),
+        (_FLOAT, "macs_share latency_step_ms float_latency_step_ms"),
+        (_INT, "calibration_n"),
+        (_TEXT, "calibration_digest"),
+    ],
+}
+KEYS = {  # what there is one row per
+    "runs": ("run_id",),
+    "curves": ("run_id", "step"),
+    "denoising": ("run_id", "t"),
+    "fidelity": ("run_id", "extractor", "metric"),
+    "latency": ("run_id", "batch", "scope", "scheme", "engine", "session", "sample"),
+    "quantized": ("run_id", "scheme", "scope"),
+}
+_REQUIRED = {  # never null
+    **KEYS,
+    "runs": ("run_id", "variant", "preset", "seed", "status"),
+    "latency": ("run_id", "batch", "scope", "scheme", "engine", "sample"),  # the session came later
+}
+
+
+def _schema(table: str) -> pa.Schema:
+    kinds = {name: kind for kind, names in _COLUMNS[table] for name in names.split()}
+    fields = [pa.field(name, kind, nullable=name not in _REQUIRED[table]) for name, kind in kinds.items()]
+    # With pandas' own metadata a plain `pd.read_parquet` restores nullable integers instead of making them floats.
+    frame = pd.DataFrame({name: pd.Series(dtype=_DTYPES[kind]) for name, kind in kinds.items()})
+    pandas_metadata = pa.Schema.from_pandas(frame, preserve_index=False).metadata[b"pandas"]
+    return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode(), b"pandas": pandas_metadata})
+
+
+SCHEMAS: dict[str, pa.Schema] = {table: _schema(table) for table in _COLUMNS}
+
+
+def check_table(table: str) -> None:
+    """Refuse a name that is not a table's.
+
+    Raises:
+        ResultsError: It is not a key of `SCHEMAS`.
+    """
+    if table not in SCHEMAS:
+        near = did_you_mean(table, SCHEMAS)
+        raise ResultsError(f"unknown results table {table!r}{near} Allowed: {', '.join(SCHEMAS)}")
+
+
+def to_arrow(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
+    """Check every value against the schema: pyarrow alone would cut 1.5 to 1 and take True for 1.0.
+
+    Args:
+        table: A name in `SCHEMAS`.
+        rows: Column -> value. Columns left out are null, and so are numbers that are not finite.
+
+    Returns:
+        The rows, in the schema of the table.
+
+    Raises:
+        ResultsError: An unknown table or column, a value of another kind, one that is missing, or two rows of one key.
+    """
+    check_table(table)
+    schema, needed, unique = SCHEMAS[table], _REQUIRED[table], KEYS[table]
+    seen: set[tuple[object, ...]] = set()
+    for row in rows:
+        for column in row:
+            if column not in schema.names:
+                near = did_you_mean(str(column), schema.names)
+                raise ResultsError(f"{table}: unknown column {column!r}{near} Allowed: {', '.join(schema.names)}")
+        for column in needed:
+            if row.get(column) in (None, ""):
+                raise ResultsError(
+                    f"{table}: a row of run {row.get('run_id')!r} has no {column}; every row needs {', '.join(needed)}"
+                )
+        if table == "runs" and row["status"] not in STATUSES:
+            raise ResultsError(
+                f"runs.status of run {row['run_id']!r} is {row['status']!r}. Allowed: {', '.join(STATUSES)}"
+            )
+        key = tuple(row.get(column) for column in unique)
+        if key in seen:
+            raise ResultsError(
+                f"{table}: two rows with {', '.join(unique)} = {key}; there is one per {' x '.join(unique)}"
+            )
+        seen.add(key)
+    columns = {field.name: [_value(table, field, row.get(field.name), row) for row in rows] for field in schema}
+    return pa.table(columns, schema=schema)
+
+
+def _value(table: str, field: pa.Field, value: object, row: Mapping[str, object]) -> object:
+    kind = field.type
+    if value is None:
+        return None
+    if kind == _BOOL:
+        fits = isinstance(value, bool | np.bool_)
+    elif kind == _TEXT:
+        fits = isinstance(value, str) and _is_utf8(value)
+    elif kind == _TIME:
+        fits = isinstance(value, datetime) and value.tzinfo is not None
+    elif kind == _INT:
+        fits = isinstance(value, numbers.Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
+    else:
+        fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if fits:
+            number = float(value)  # type: ignore[arg-type]
+            value = number if math.isfinite(number) else None
+            fits = value is not None or field.nullable
+    if not fits:
+        raise ResultsError(
+            f"{table}.{field.name} of run {row['run_id']!r} is {value!r} ({type(value).__name__}); "
+            f"it must be {_WANTED[kind]}"
+        )
+    return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def encode(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with texts as numbers into a list of the different ones.
+
+    Most repeat, so in this form a long table is added to fast.
+    """
+    code = pa.dictionary(pa.int32(), _TEXT)
+    fields = [field.with_type(code) if field.type == _TEXT else field for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def decode(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with encoded texts as plain ones."""
+    fields = [field.with_type(_TEXT) if pa.types.is_dictionary(field.type) else field for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)

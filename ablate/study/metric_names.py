@@ -1,0 +1,78 @@
+"""The names of the metrics: what each is, and the network it needs. Without its network a metric is null: there is no stand-in.
+
+efficientnet-lite0     fd   fd_inf   kd    precision             recall              always at hand
+inception-v3-compat    fid  fid_inf  kid   precision_inception   recall_inception
+dinov2-vit-l-14        fd_dinov2_l  fd_dinov2_l_inf  kd_dinov2_l  precision_dinov2_l  recall_dinov2_l      (and s, b, g)
+lpips-alex             lpips        diversity_lpips      nearest_lpips      memorised_lpips                (and lpips_vgg)
+efficientnet-lite0     pd           diversity_pd         nearest_pd         memorised_pd                   always at hand
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ablate.base.errors import AblateError, did_you_mean
+
+EMBEDDED = "efficientnet-lite0"
+INCEPTION = "inception-v3-compat"
+SETS = ("frechet", "infinity", "kernel", "precision", "recall")  # kinds that compare two sets by features
+SAMPLES = ("diversity", "nearest", "memorised")  # kinds that look at samples by a perceptual distance
+PAIRS = "pairs"  # the kind that compares picture by picture
+
+_BY_FEATURES = {
+    EMBEDDED: ("fd", "fd_inf", "kd", "precision", "recall"),
+    INCEPTION: ("fid", "fid_inf", "kid", "precision_inception", "recall_inception"),
+    **{
+        f"dinov2-vit-{size}-14": (
+            f"fd_dinov2_{size}",
+            f"fd_dinov2_{size}_inf",
+            f"kd_dinov2_{size}",
+            f"precision_dinov2_{size}",
+            f"recall_dinov2_{size}",
+        )
+        for size in "sblg"
+    },
+}
+FEATURES = {"fd": 1280, "fid": 2048}  # headline metric -> how many features its covariance is of
+PERCEPTUAL = {"pd": EMBEDDED, "lpips": "lpips-alex", "lpips_vgg": "lpips-vgg"}  # distance -> network
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's kind, its network (None: pixels) and, where it builds on one, its perceptual distance."""
+
+    name: str
+    kind: str
+    network: str | None
+    distance: str | None = None
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        *(Metric(n, kind, net) for net, some in _BY_FEATURES.items() for kind, n in zip(SETS, some, strict=True)),
+        *(Metric(f"{kind}_{d}", kind, net, d) for d, net in PERCEPTUAL.items() for kind in SAMPLES),
+        *(Metric(d, PAIRS, net, d) for d, net in PERCEPTUAL.items()),
+        Metric("psnr_db", PAIRS, None),
+    )
+}
+
+
+def choose(names: Iterable[str]) -> list[Metric]:
+    """Return metrics by name, each once.
+
+    Raises:
+        AblateError: There is no such metric.
+    """
+    for name in (chosen := list(dict.fromkeys(names))):
+        if name not in METRICS:
+            raise AblateError(
+                f"--metric {name}: no such metric{did_you_mean(name, METRICS)} Allowed: {', '.join(METRICS)}"
+            )
+    return [METRICS[name] for name in chosen]
+
+
+def name_of(kind: str, network: str) -> str:
+    """Return the name of a kind of `SETS` in the features of a network."""
+    return _BY_FEATURES[network][SETS.index(kind)]

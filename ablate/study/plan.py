@@ -1,0 +1,140 @@
+"""A study: variants x seeds, or all combinations of axes' levels, -> the list of runs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ablate.base.errors import VariantError, did_you_mean
+from ablate.study import variants
+from ablate.study.config import Config
+
+MAX_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run to be made: what is trained, and under which seed."""
+
+    variant: str
+    axis: str
+    preset: str
+    seed: int
+    config: Config
+    budget: str = "steps"  # what it has in common with the baseline: `steps`, or training `macs`
+
+    def run_id(self, data: str, digest: str) -> str:
+        """Return the run's name: readable parts, and a digest of configuration, data set's fingerprint and seed."""
+        content = hashlib.sha256(f"{self.config.to_json()}/{digest}/{self.seed}".encode()).hexdigest()[:8]
+        name = re.sub(r"[^A-Za-z0-9._+-]", "_", data)[:40]
+        # Long combinations are cut: a file's name has at most 255 bytes, and the digest tells runs apart.
+        return f"{self.variant[:120]}-{self.preset}-{name}-s{self.seed}-{content}"
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of `0`, `0-4` or `0,3,7-9`, in order and once each.
+
+    Raises:
+        VariantError: Not of that form, negative, or a range that runs backwards.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        if match is None:
+            raise VariantError(
+                f"--seeds {text}: {part.strip()!r} is not a seed; seeds are whole numbers from 0, as in 0-4 or 0,3,7-9"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise VariantError(f"--seeds {text}: the range {first}-{last} runs backwards; did you mean {last}-{first}?")
+        if last - first >= MAX_SEEDS:
+            raise VariantError(f"--seeds {text}: {last - first + 1} seeds; at most {MAX_SEEDS} are allowed")
+        seeds.extend(range(first, last + 1))
+    return list(dict.fromkeys(seeds))
+
+
+def factor_combinations(text: str) -> list[str]:
+    """Return the names of all combinations of the levels of some axes: the baseline's, and each variant's of the axis.
+
+    Args:
+        text: Axes as in `drift,prediction`; spaces in an axis' name may be written `_` or `-`.
+
+    Raises:
+        VariantError: An unknown axis, or one named twice.
+    """
+    levels: dict[str, list[str]] = {}
+    for variant in map(variants.load, variants.names()):
+        if variant.name != variants.BASELINE and not variant.compound:
+            levels.setdefault(variant.axis, [variants.BASELINE]).append(variant.name)
+    axes = [re.sub(r"[_\s-]+", " ", part.strip()) for part in text.split(",")]
+    for axis in axes:
+        if axis not in levels:
+            raise VariantError(
+                f"--factors {text}: unknown axis {axis!r}{did_you_mean(axis, levels)} Allowed: {', '.join(sorted(levels))}"
+            )
+        if axes.count(axis) > 1:
+            raise VariantError(f"--factors {text}: {axis} is named twice")
+    return ["+".join(parts) for parts in itertools.product(*(levels[axis] for axis in axes))]
+
+
+def plan(
+    names: Sequence[str], seeds: Sequence[int], preset: str, match: Callable[[Config, Config], Config] | None = None
+) -> list[RunSpec]:
+    """Return the runs of a study, seed by seed, so that an interrupted study has whole pairs.
+
+    Args:
+        names: Variants, `a+b` for a combination, `all` for every single one.
+        seeds: The seeds.
+        preset: The preset.
+        match: Gives a variant's configuration the training budget of the baseline's; None: equal steps.
+
+    Raises:
+        VariantError: An unknown name, an invalid file or an unknown preset.
+    """
+    wanted = [name for given in names for name in (variants.names() if given == "all" else [given])]
+    loaded = {v.name: v for v in map(variants.load, wanted)}
+    configs = {name: variants.resolve(v, preset) for name, v in loaded.items()}
+    budgets = dict.fromkeys(configs, "steps")
+    if match is not None:
+        baseline = variants.resolve(variants.load(variants.BASELINE), preset)
+        for name, config in configs.items():
+            configs[name] = match(config, baseline)
+            budgets[name] = "steps" if configs[name] == config else "macs"
+    return [
+        RunSpec(v.name, v.axis, preset, seed, configs[v.name], budgets[v.name])
+        for seed in seeds
+        for v in loaded.values()
+    ]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that would be made: `wall_s` is an estimate in seconds, None where no past run tells."""
+
+    spec: RunSpec
+    run_id: str
+    finished: bool
+    wall_s: float | None
+
+
+def estimate_wall_s(spec: RunSpec, train_macs: int, runs: pd.DataFrame) -> float | None:
+    """Return the seconds that a run should take, by past runs, or None where there is none of its preset.
+
+    The median of finished runs of the same configuration; else the median time per training MAC of those of the same preset.
+
+    Args:
+        spec: The run.
+        train_macs: What it trains with.
+        runs: The table `runs`, as `ablate.store.tables.read` returns it.
+    """
+    done = runs[(runs["status"] == "done") & (runs["preset"] == spec.preset) & runs["wall_s"].notna()]
+    same = done[done["config_hash"] == spec.config.hash]
+    if len(same):
+        return float(same["wall_s"].median())
+    rates = (done["wall_s"] / done["train_macs"].astype("float64")).dropna()
+    return float(rates.median()) * train_macs if len(rates) else None

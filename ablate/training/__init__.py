@@ -1,0 +1,1 @@
+"""The training loop, its checkpoints, captured CUDA graphs, and the training of the autoencoder."""

@@ -1,0 +1,333 @@
+"""What `ablate bench --ops` times: the parts of a run, each with its reference in the published formulation (`benchmarks.published`)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import timm
+import torch
+from torch import Tensor, nn
+
+from ablate.base import cuda_graphs, machine, rng
+from ablate.base.errors import AblateError, did_you_mean
+from ablate.diffusion.objectives import interpolate
+from ablate.diffusion.sampling import draw, draw_by
+from ablate.diffusion.solvers import evaluations
+from ablate.metrics import extractors
+from ablate.models.cost import cost
+from ablate.models.kpn import filters
+from ablate.models.kpn.denoiser import Denoiser, build
+from ablate.runs.pipeline import perceptual_loss
+from ablate.store import tables
+from ablate.store.schema import SCHEMAS
+from ablate.study import variants
+from ablate.study.config import Config
+from ablate.study.metric_names import EMBEDDED
+from ablate.training.checkpoint import TrainingState
+from ablate.training.loop import Batches, gradients_of, learning_rate, loss_parts, objective
+from benchmarks import published
+
+Row = dict[str, Any]
+SIDE, BATCH = 64, 16  # of the filters' pictures
+GPU_BATCH = 2048  # what 16 of them take is nothing beside a call of a GPU
+RUNS = 10_000  # of the study that is reported and added to
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that is timed.
+
+    Attributes:
+        batch: Pictures at a time; 0 where there are none.
+        ours: What is timed.
+        reference: What it is compared with; None: nothing.
+        flops: Of one call.
+        moved: Bytes that one call has to read and write.
+    """
+
+    batch: int
+    ours: Callable[[], object]
+    reference: Callable[[], object] | None = None
+    flops: float = 0.0
+    moved: float = 0.0
+
+
+Make = Callable[[torch.device, Path], Case]
+
+
+def _filter(backward: bool) -> Make:
+    def make(device: torch.device, folder: Path) -> Case:
+        batch = _batch(device)
+        image, numbers = (
+            torch.randn(batch, n, SIDE, SIDE, device=device, requires_grad=backward) for n in (3, filters.TAPS)
+        )
+        calls = [
+            lambda: filters.filter_pixels(image, numbers, squash=True),
+            lambda: published.filter_pixels(image, numbers.tanh()),
+        ]
+        # Forward: numbers and picture in, picture out. Backward: these and a gradient in, two gradients out.
+        moved = 4.0 * batch * SIDE**2 * ((filters.TAPS + 6) + (2 * filters.TAPS + 9 if backward else 0))
+        return _op(calls, [image, numbers], backward, moved)
+
+    return make
+
+
+def _batch(device: torch.device) -> int:
+    return GPU_BATCH if device.type == "cuda" else BATCH
+
+
+def _upsampling(device: torch.device, folder: Path) -> Case:
+    batch = _batch(device)
+    image = torch.randn(batch, 3, SIDE // 2, SIDE // 2, device=device, requires_grad=True)
+    numbers = torch.randn(batch, 3, SIDE, SIDE, device=device, requires_grad=True)
+    calls = [lambda: filters.upsample_gaussian(image, numbers), lambda: published.upsample_gaussian(image, numbers)]
+    return _op(calls, [image, numbers], True, 4.0 * batch * SIDE**2 * 3 * (2.25 + 3.5))
+
+
+def _op(calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backward: bool, moved: float) -> Case:
+    grad = torch.randn_like(calls[0]())
+
+    def timed(call: Callable[[], Tensor]) -> Callable[[], object]:
+        if not backward:
+            return call
+        return lambda: torch.autograd.grad(call(), leaves, grad)
+
+    ours, reference = map(timed, calls)
+    recorded = cuda_graphs.replayed(ours, cuda_graphs.RECORD_FROM, leaves[0].device)  # as in a training step
+    return Case(len(leaves[0]), recorded, reference, moved=moved)
+
+
+def _configured(preset: str, batch: int | None = None) -> Config:
+    config = variants.resolve(variants.load(variants.BASELINE), preset)
+    return config if batch is None else replace(config, train=replace(config.train, batch=batch))
+
+
+def _forward(device: torch.device, folder: Path) -> Case:
+    config, batch = _configured("quick"), 32
+    model, precision = build(config.model, 0, device), machine.pick_precision(device)
+    z, t = torch.randn(batch, 3, SIDE, SIDE, device=device), torch.rand(batch, device=device)
+
+    def forward(z: Tensor, t: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            out: Tensor = model(z.contiguous(memory_format=torch.channels_last), t)
+            return out
+
+    def reference() -> None:
+        with torch.no_grad():
+            published.denoise(plain, z, t)
+
+    plain, ours = _plain(config, device), cuda_graphs.replayed(forward, cuda_graphs.RECORD_FROM, device)
+    return Case(batch, lambda: ours(z, t), reference, flops=2.0 * batch * cost(config).total_macs)
+
+
+def _training(preset: str, batch: int, perceptual: bool) -> Make:
+    """A step as `ablate run` takes it, against the same step as the post takes it."""
+
+    def make(device: torch.device, folder: Path) -> Case:
+        config = _configured(preset, batch)
+        network = perceptual_loss(config.train, device) if perceptual else None
+        images = torch.randint(0, 256, (4 * batch, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
+        batches, model = Batches(images, config.train, 0), build(config.model, 0, device)
+        if machine.pick_compile("auto", config.train.steps, device):
+            model.backbone.compile_blocks()
+        state = TrainingState(model, build(config.model, 0, device), config.train, 4)
+        precision = machine.pick_precision(device)
+        draw, parts_of = objective(config, model, batches, 0, perceptual=network, precision=precision)
+        gradients = gradients_of(draw, parts_of, state, config.train.steps)
+
+        def ours() -> None:
+            gradients(state.step)
+            state.update(learning_rate(config.train, state.step), config.train.grad_clip, config.train.ema)
+
+        reference = published_step(config, Batches(images, config.train, 0), network, device)
+        return Case(batch, ours, reference, flops=6.0 * batch * cost(config).total_macs)
+
+    return make
+
+
+def published_step(
+    config: Config,
+    batches: Batches,
+    perceptual: nn.Module | None,
+    device: torch.device,
+    on_loss: Callable[[float], None] = lambda loss: None,
+) -> Callable[[], object]:
+    """Return a training step without what this project adds: float32, eager, a loop over parameters for optimiser and averages.
+
+    Args:
+        config: What to train.
+        batches: The pictures of each step.
+        perceptual: The frozen perceptual distance, or None.
+        device: Where it trains.
+        on_loss: Called with each step's loss.
+    """
+    model, averaged = _plain(config, device), _plain(config, device).requires_grad_(False)
+    parameters, train = list(model.parameters()), config.train
+    optimizer = torch.optim.AdamW(parameters, train.lr, weight_decay=train.weight_decay, foreach=False)
+    step = 0
+
+    def call() -> None:
+        nonlocal step
+        x, numbers = batches(step), batches.numbers(step)
+        z = interpolate(x, rng.normal(0, "noise", numbers, tuple(x.shape[1:])).to(device), t := _t(numbers, device))
+        loss = loss_parts(config, perceptual, published.denoise(model, z, t), x, z, t)[0]
+        loss.backward()
+        on_loss(loss.item())
+        nn.utils.clip_grad_norm_(parameters, train.grad_clip, foreach=False)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for average, parameter in zip(averaged.parameters(), parameters, strict=True):
+                average.mul_(train.ema).add_(parameter, alpha=1 - train.ema)
+        step += 1
+
+    return call
+
+
+def _t(numbers: range, device: torch.device) -> Tensor:
+    return rng.uniform(0, "time", numbers).to(device)
+
+
+def _plain(config: Config, device: torch.device) -> Denoiser:
+    """The baseline's weights, channels first."""
+    return build(config.model, 0, device).to(memory_format=torch.contiguous_format)
+
+
+def _sampling(device: torch.device, folder: Path) -> Case:
+    config, count = _configured("quick"), 64
+    model, plain, precision = build(config.model, 0, device), _plain(config, device), machine.pick_precision(device)
+
+    def reference() -> None:
+        with torch.no_grad():
+            draw_by(lambda z, t: published.denoise(plain, z, t), config, 0, range(count), device=device)
+
+    nfe = evaluations(config.sample.solver, config.sample.num_steps)
+    return Case(
+        count,
+        lambda: draw(model, config, 0, range(count), precision=precision),
+        reference,
+        flops=2.0 * count * nfe * cost(config).total_macs,
+    )
+
+
+def _extraction(device: torch.device, folder: Path) -> Case:
+    """Features of pictures, against the library's own network: batch normalisations apart, channels first."""
+    extractor = extractors.load(EMBEDDED, device)
+    network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval().to(device)
+    pictures = torch.randint(0, 256, (extractors.BATCH, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
+
+    def reference() -> None:
+        with torch.inference_mode():
+            x = nn.functional.interpolate(pictures.float(), size=(224, 224), mode="bicubic", align_corners=False)
+            network((x - 127) / 128)
+
+    def ours() -> None:
+        with torch.inference_mode():
+            extractor(pictures)
+
+    return Case(extractors.BATCH, ours, reference)
+
+
+def _append(device: torch.device, folder: Path) -> Case:
+    _make_study(folder, RUNS)
+    count = 0
+
+    def ours() -> None:
+        nonlocal count
+        tables.append(folder, _rows(RUNS + count))
+        count += 1
+
+    return Case(0, ours)
+
+
+def _command(*words: str, study: bool = False) -> Make:
+    def make(device: torch.device, folder: Path) -> Case:
+        where = ["--results", str(folder)] if study else []
+        if study:
+            _make_study(folder, RUNS)
+        command = [sys.executable, "-m", "ablate", *words, *where]
+        return Case(0, lambda: subprocess.run(command, check=True, capture_output=True))
+
+    return make
+
+
+# Name -> what makes the case for a device; what it has to write goes into an empty folder.
+CASES: dict[str, Make] = {
+    "filter op, forward": _filter(False),
+    "filter op": _filter(True),
+    "upsampling": _upsampling,
+    "model forward": _forward,
+    "training step, quick": _training("quick", 32, False),
+    "training step, quick, perceptual": _training("quick", 16, True),
+    "training step, paper": _training("paper", 16, False),
+    "sampling": _sampling,
+    "feature extraction": _extraction,
+    "append a run to 10,000": _append,
+    "report of 10,000": _command("report", study=True),
+    "ablate --help": _command("--help"),
+}
+
+
+def choose(names: Sequence[str]) -> list[str]:
+    """Return the cases whose names begin with one of these, in order; all of them where there are none.
+
+    Raises:
+        AblateError: No case begins so.
+    """
+    for name in names:
+        if not any(case.startswith(name) for case in CASES):
+            raise AblateError(f"--ops: unknown case {name!r}{did_you_mean(name, CASES)} Allowed: {', '.join(CASES)}")
+    return [case for case in CASES if not names or any(case.startswith(name) for name in names)]
+
+
+def _rows(number: int) -> dict[str, list[Row]]:
+    """Rows of a run at `quick`, made up."""
+    names = variants.names()
+    run_id = f"{names[number % len(names)]}-quick-synthetic-s{number // len(names)}-{number:08x}"
+    now, value = datetime.now(UTC), 90 + (number * 7919 % 1000) / 100
+    run: Row = {"run_id": run_id, "variant": names[number % len(names)], "axis": "none", "preset": "quick"}
+    run |= {"seed": number // len(names), "status": "done", "data": "synthetic", "data_digest": "0" * 64}
+    run |= {
+        "budget": "steps",
+        "config": "{}",
+        "config_hash": f"{number % len(names):016x}",
+        "fd": value,
+        "fd_n": 512,
+        "pd": 0.3,
+    }
+    run |= {"fd_ref_n": 2048, "fd_floor": 8.8, "psnr_db": 21.0, "wall_s": 250.0, "started_at": now, "finished_at": now}
+    key = {"run_id": run_id}
+    latency = {"scope": "step", "scheme": "fp32", "engine": "torch", "session": "run", "position": 0}
+    return {
+        "runs": [run],
+        "curves": [key | {"step": 10 * i, "loss": value / i, "grad_norm": 1.0 / i} for i in range(1, 151)],
+        "denoising": [key | {"t": i / 10, "n": 128, "psnr_db": 20.0, "pd": value / 300} for i in range(1, 10)],
+        "fidelity": [key | {"extractor": "embedded", "metric": f"m{i}", "value": value, "n": 512} for i in range(10)],
+        "latency": [
+            key | latency | {"batch": batch, "sample": i, "latency_ms": value + i}
+            for batch in (1, 8, 64)
+            for i in range(20)
+        ],
+    }
+
+
+def _make_study(folder: Path, runs: int) -> None:
+    """Fill an empty results folder with so many runs at `quick`, all tables, made up."""
+    for first in range(0, runs, 500):
+        part: dict[str, list[Row]] = {}
+        for number in range(first, first + min(500, runs - first)):
+            for table, rows in _rows(number).items():
+                part.setdefault(table, []).extend(rows)
+        for table, rows in part.items():
+            arrow = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
+            path = folder / f"{table}.parquet"
+            kept = [pq.read_table(path)] if path.is_file() else []
+            pq.write_table(pa.concat_tables([*kept, arrow]), path)

@@ -1,0 +1,99 @@
+"""Progress bars: on stderr only, and only where somebody watches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from ablate.base.progress import Progress
+
+
+def work(progress: Progress) -> None:
+    with progress, progress.task("train baseline", 3) as task:
+        for step in range(3):
+            task.advance(note=f"loss [0.{step}]" if step < 2 else "")
+        if progress._bars is not None:
+            progress._bars.refresh()
+        print("the result")
+
+
+def test_bars_show_the_work_its_share_and_the_last_note(capsys: pytest.CaptureFixture[str]) -> None:
+    work(Progress(enabled=True))
+    shown = capsys.readouterr()
+    assert shown.out == "the result\n"
+    for part in ("train baseline", "3/3", "loss [0.1]"):
+        assert part in shown.err
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_study_of_runs_made_elsewhere_fits_the_screen(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    progress = Progress(enabled=True)
+    with progress, progress.study(16) as study, progress.task("baseline s0: train", 1500) as run:
+        study.left_to(2, 1)
+        study._start -= 60
+        study.made_one(1)
+        run.show("no_drift+v_pred+latent s10: neighbours", 1500, 700, "a-machine-with-a-long-name loss 0.312")
+        assert progress._bars is not None
+        lines = Table.grid()
+        lines.add_row(progress._bars.get_renderable())
+        console = Console(width=width)
+        with console.capture() as shown:
+            console.print(lines)
+    first, second = shown.get().rstrip().splitlines()
+    for part in ("study", "3/16", "0:13:00", "1 under way"):
+        assert part in first
+    for part in ("no_drift+v_pred+latent s10:", "700/1500", "a-machine-with-a-"):
+        assert part in second
+    assert max(len(first), len(second)) <= width
+
+
+def test_a_single_run_has_no_bar_of_a_study() -> None:
+    progress = Progress(enabled=True)
+    with progress.study(1):
+        assert progress._bars is not None
+        assert progress._bars.tasks == []
+
+
+@pytest.mark.parametrize("enabled", [False, None])
+def test_silent_when_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str], enabled: bool | None) -> None:
+    work(Progress(enabled=enabled))
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("the result\n", "")
+
+
+def test_a_terminal_turns_the_bars_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    work(Progress())
+    assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("speed", "text"), [(None, ""), (0.01234, "0.0123/s"), (12.34, "12.3/s"), (12345.6, "12,346/s")]
+)
+def test_rate(speed: float | None, text: str) -> None:
+    bars = Progress(enabled=True)._bars
+    assert bars is not None
+    (column,) = (column for column in bars.columns if type(column).__name__ == "Rate")
+    assert str(column.render(SimpleNamespace(speed=speed, description="train"))) == text  # type: ignore[union-attr, arg-type]
+
+
+def test_a_bar_goes_when_its_work_fails() -> None:
+    progress = Progress(enabled=True)
+    with pytest.raises(ValueError, match="broken"), progress, progress.task("train", 3):
+        raise ValueError("broken")
+    assert progress._bars is not None
+    assert progress._bars.tasks == []
+    assert not progress._bars.live.is_started
+
+
+def test_importing_imports_neither_torch_nor_rich() -> None:
+    code = "import sys, ablate.base.progress; sys.exit(bool({'torch', 'rich'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

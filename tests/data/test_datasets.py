@@ -1,0 +1,186 @@
+"""Data sets of folders, zips and `.npz` files, good and bad, and of the cats."""
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_pictures import encode, noise
+
+from ablate.base.errors import DataError
+from ablate.data import cats
+from ablate.data.datasets import load, read_images
+
+REAL_CATS = Path(__file__).parents[3] / "shared" / "data" / "cats64.zip"
+Arrange = Callable[[Path], Path]
+
+
+def test_folder_zip_and_npz_of_the_same_pictures_are_the_same_set(tmp_path: Path) -> None:
+    pictures = noise(40)
+    folder = tmp_path / "set"
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for i, picture in enumerate(pictures):
+            path = folder / ("a" if i < 20 else "b/c") / f"{i:03}.{'PNG' if i % 2 else 'bmp'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(picture))
+            archive.write(path, path.relative_to(folder))
+        for junk in ("__MACOSX/a/._000.png", "a/.hidden.png", ".git/x.png", "notes.txt", "__MACOSX\\b.png"):
+            archive.writestr(junk, b"junk")
+    (folder / ".hidden.png").write_bytes(b"junk")
+    (folder / "notes.txt").write_bytes(b"junk")
+    np.savez(tmp_path / "set.npz", labels=np.arange(40), images=pictures)
+    sets = [load(str(tmp_path / name), size=16) for name in ("set", "set.zip", "set.npz")]
+    assert {found.name for found in sets} == {"set"}
+    assert {found.credit for found in sets} == {""}
+    assert len({found.digest for found in sets}) == 1
+    assert np.array_equal(read_images(folder, size=16), pictures.transpose(0, 3, 1, 2))
+
+
+def test_the_split_follows_the_pictures_not_their_order(tmp_path: Path) -> None:
+    pictures = noise(41)
+    np.savez(tmp_path / "a.npz", pictures)
+    np.savez(tmp_path / "b.npz", np.concatenate([pictures[::-1], pictures[:7]]))
+    a, b = load(str(tmp_path / "a.npz"), size=16), load(str(tmp_path / "b.npz"), size=16)
+    assert (len(a.held_out), len(a.train), a.duplicates) == (5, 36, 0)
+    assert (len(b.held_out), len(b.train), b.duplicates) == (5, 36, 7)
+    assert np.array_equal(a.held_out, b.held_out)
+    assert np.array_equal(a.train, b.train[::-1])
+    assert a.digest != b.digest
+    assert not {p.tobytes() for p in a.train} & {p.tobytes() for p in a.held_out}
+
+
+def broken_link(tmp_path: Path) -> Path:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    return tmp_path
+
+
+def lone_pipe(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "pipe.png")
+    return tmp_path
+
+
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("x")
+    return tmp_path / "a.txt"
+
+
+def few(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "few.npz", np.concatenate([noise(31)] * 2))
+    return tmp_path / "few.npz"
+
+
+def array(value: np.ndarray) -> Arrange:
+    def arrange(tmp_path: Path) -> Path:
+        np.savez(tmp_path / "a.npz", value)
+        return tmp_path / "a.npz"
+
+    return arrange
+
+
+def bare_array(tmp_path: Path) -> Path:
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, noise(40))
+    return tmp_path / "a.npz"
+
+
+def file(name: str, content: bytes) -> Arrange:
+    def arrange(tmp_path: Path) -> Path:
+        (tmp_path / name).write_bytes(content)
+        return tmp_path
+
+    return arrange
+
+
+def torn_zip(tmp_path: Path) -> Path:
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 but no")
+    return tmp_path / "a.zip"
+
+
+def torn_picture_in_zip(tmp_path: Path) -> Path:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("cats/ok.png", encode(noise(1)[0]))
+        archive.writestr("cats/torn.jpg", b"\xff\xd8\xff\xe0 torn")
+    return tmp_path / "a.zip"
+
+
+def huge_header() -> bytes:
+    """A PNG of 100,000 x 100,000 pixels in a hundred bytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 10**5, 10**5, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", b"")
+    )
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+FILM = encode(Image.new("L", (8, 8)), "GIF", save_all=True, append_images=[Image.new("L", (8, 8), 200)])
+
+
+@pytest.mark.parametrize(
+    ("arrange", "message"),
+    [
+        (
+            lambda tmp_path: tmp_path / "absent",
+            r"absent: no such file or folder; allowed: cats, or the path of a folder",
+        ),
+        (lambda tmp_path: tmp_path / ("x" * 5000), r"x: no such file or folder"),
+        (lambda tmp_path: tmp_path, r": no pictures found; looked for files ending in \.png"),
+        (text, r"a\.txt: found a file ending in \.txt; allowed: a folder"),
+        (few, r"few\.npz: 31 distinct pictures, 31 copies; allowed: at least 32"),
+        (broken_link, r"gone\.png: not a regular file"),
+        (lone_pipe, r"pipe\.png: not a regular file"),
+        (file("cut.png", encode(noise(1, 64)[0])[:2000]), r"cut\.png: cannot be read \("),
+        (file("text.png", b"hello"), r"text\.png: not a picture; allowed: PNG, JPEG"),
+        (file("eps.png", EPS), r"eps\.png: not a picture"),  # Pillow would start Ghostscript for it
+        (file("film.gif", FILM), r"film\.gif: 2 frames; allowed: still pictures"),
+        (file("huge.png", encode(Image.new("1", (9000, 9000)))), r"huge\.png: 9000 x 9000 pixels; allowed: 50,000,000"),
+        (file("bomb.png", huge_header()), r"bomb\.png: far too large; allowed: 50,000,000 pixels"),
+        (
+            file("f.tif", encode(Image.new("F", (9, 9)), "TIFF")),
+            r"f\.tif: floating-point pixels; allowed: 8 or 16 bits",
+        ),
+        (file("a\nb.png", b"hello"), r"a b\.png: not a picture"),
+        (torn_zip, r"a\.zip: not a zip that can be read"),
+        (torn_picture_in_zip, r"a\.zip: cats/torn\.jpg: "),
+        (file("a.npz", b""), r"no pictures found"),
+        (bare_array, r"a\.npz: not an \.npz of plain arrays"),
+        (array(noise(40) / 255), r"a\.npz: found float64 \(40, 16, 16, 3\); allowed: uint8 \(N, H, W\)"),
+        (array(noise(40)[:0]), r"a\.npz: found uint8 \(0, 16, 16, 3\)"),
+        (array(np.zeros((9, 16, 16, 5), np.uint8)), r"a\.npz: found uint8 \(9, 16, 16, 5\)"),
+        (array(np.array([{"a": 1}], dtype=object)), r"a\.npz: not an \.npz of plain arrays"),
+    ],
+)
+def test_bad_data_is_one_line_that_names_the_file(tmp_path: Path, arrange: Arrange, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load(str(arrange(tmp_path)), size=16)
+    assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    with pytest.raises(DataError, match="no name given; allowed: cats"):
+        load("")
+
+
+def test_the_cats_are_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cats, "compose", lambda count, *, size: noise(count // 100, size).transpose(0, 3, 1, 2))
+    found = load("cats", size=16)
+    assert (found.name, len(found.train), len(found.held_out)) == ("cats", 90, 10)
+    assert "David Revoy" in found.credit
+    assert "CC-BY-4.0" in found.credit
+
+
+@pytest.mark.skipif(not REAL_CATS.is_file(), reason="shared/data/cats64.zip is not beside this checkout")
+def test_the_real_cats_load() -> None:
+    found = load(str(REAL_CATS))
+    assert (found.name, found.train.shape, found.held_out.shape) == ("cats64", (6642, 3, 64, 64), (739, 3, 64, 64))
+    assert found.duplicates == 0

@@ -1,0 +1,146 @@
+"""Picture files of every kind and mode, and damaged ones."""
+
+import io
+import os
+import random
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ablate.base.errors import DataError
+from ablate.data import image_files
+from ablate.data.datasets import read_images
+
+
+def noise(count: int, size: int = 16, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def encode(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def one(tmp_path: Path, content: bytes, size: int = 16) -> np.ndarray:
+    (tmp_path / "a.png").write_bytes(content)
+    return read_images(tmp_path, size=size)[0]
+
+
+@pytest.mark.parametrize(
+    ("array", "value"),
+    [
+        (np.full((2, 20, 30), 7, np.uint8), 7),
+        (np.full((2, 20, 30, 1), 7, np.uint8), 7),
+        (np.full((2, 1, 20, 30), 7, np.uint8), 7),
+        (np.full((2, 20, 30, 3), 7, np.uint8), 7),
+        (np.full((2, 3, 20, 30), 7, np.uint8), 7),
+        (np.zeros((2, 20, 30, 4), np.uint8), 255),
+        (np.zeros((2, 4, 20, 30), np.uint8), 255),
+    ],
+)
+def test_every_layout_of_an_array_is_read(tmp_path: Path, array: np.ndarray, value: int) -> None:
+    np.savez(tmp_path / "a.npz", array)
+    found = read_images(tmp_path / "a.npz", size=16)
+    assert found.shape == (2, 3, 16, 16)
+    assert (found == value).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "rgb"),
+    [
+        (Image.new("L", (16, 16), 128), (128, 128, 128)),
+        (Image.new("1", (16, 16), 1), (255, 255, 255)),
+        (Image.fromarray(np.full((16, 16), 40_000, np.uint16)), (156, 156, 156)),
+        (Image.fromarray(np.full((16, 16), 200, np.uint16)), (1, 1, 1)),  # a dark 16-bit picture stays dark
+        (Image.new("LA", (16, 16), (0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (16, 16), (255, 0, 0, 51)), (255, 204, 204)),
+        (Image.new("RGB", (16, 16), (1, 2, 3)).quantize(4), (1, 2, 3)),
+    ],
+)
+def test_every_mode_is_read(tmp_path: Path, image: Image.Image, rgb: tuple[int, int, int]) -> None:
+    found = one(tmp_path, encode(image))
+    assert (found == np.array(rgb)[:, None, None]).all()
+
+
+def test_cmyk_and_the_first_picture_of_a_phones_mpo_are_read(tmp_path: Path) -> None:
+    assert one(tmp_path, encode(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")).min() >= 254
+    pair = {"save_all": True, "append_images": [Image.new("RGB", (16, 16), "black")]}
+    assert one(tmp_path, encode(Image.new("RGB", (16, 16), "white"), "MPO", **pair)).min() >= 254
+
+
+def test_the_central_square_is_taken_and_a_picture_of_the_size_is_untouched(tmp_path: Path) -> None:
+    wide = np.zeros((80, 200, 3), np.uint8)
+    wide[:, 60:140] = 255
+    assert (one(tmp_path, encode(wide)) == 255).all()
+    assert (one(tmp_path, encode(wide.transpose(1, 0, 2).copy())) == 255).all()
+    picture = noise(1)[0]
+    assert np.array_equal(one(tmp_path, encode(picture)), picture.transpose(2, 0, 1))
+    assert one(tmp_path, encode(noise(1, 64)[0])).std() < 35  # antialiased: taking the nearest pixels would leave 74
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    left = np.zeros((16, 16, 3), np.uint8)
+    left[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise: left becomes top
+    turned = one(tmp_path, encode(left, exif=exif))
+    assert (turned[:, :8] == 255).all()
+    assert not turned[:, 8:].any()
+
+
+def test_a_file_whose_name_is_not_text_is_named_printably(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"bad\xff.png")).write_bytes(b"hello")
+    with pytest.raises(DataError) as caught:
+        read_images(tmp_path, size=16)
+    assert r"bad\udcff.png: not a picture" in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_a_picture_of_a_kind_that_is_not_read_is_not_left_out_silently(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode(noise(1)[0]))
+    (tmp_path / "b.HEIC").write_bytes(b"x")
+    with pytest.raises(
+        DataError, match=r"b\.HEIC: a kind of picture that is not read; allowed: PNG, .*convert or remove it"
+    ):
+        read_images(tmp_path, size=16)
+    (tmp_path / "b.HEIC").rename(tmp_path / "notes.txt")
+    assert len(read_images(tmp_path, size=16)) == 1
+
+
+def test_an_encoded_picture_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "MAX_BYTES", 100)
+    with pytest.raises(DataError, match=r"a\.png: [0-9]+ bytes; allowed: 100"):
+        one(tmp_path, encode(noise(1)[0]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("b.png", b"0" * 101)
+    with pytest.raises(DataError, match=r"b\.png: 101 bytes; allowed: 100"):
+        read_images(tmp_path / "a.zip", size=16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "zip", "npz"])
+def test_damage_is_a_data_error_or_no_error(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / ("a." + (kind if kind in ("zip", "npz") else "png"))
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.bmp", encode(noise(1)[0] // 64, "BMP"))
+    elif kind == "npz":
+        np.savez_compressed(path, noise(2) // 64)
+    else:
+        path.write_bytes(encode(noise(1)[0], kind))
+    good, draw, refused = path.read_bytes(), random.Random(0), []
+    for _ in range(60):
+        damaged = bytearray(good)
+        for _ in range(draw.randint(1, 4)):
+            damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged[: draw.randrange(len(damaged))] if draw.random() < 0.3 else damaged)
+        try:
+            read_images(path if kind in ("zip", "npz") else tmp_path, size=16)
+        except DataError as error:
+            refused.append(str(error))
+    assert refused
+    assert not any("\n" in message for message in refused)

@@ -1,0 +1,230 @@
+"""Number formats and exported files as a user meets them: a smoke run, measured, exported, sampled from, and bad input."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import command
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from ablate.inference.number_formats import SCOPES, groups_of, parse, with_formats
+from ablate.inference.onnx import Edge, Network, calibrate
+from ablate.inference.onnx_modules import Step
+from ablate.models.kpn.denoiser import build
+from ablate.study import variants
+from ablate.study.plan import RunSpec
+
+README = Path(__file__).parents[2] / "README.md"
+CONFIG = variants.resolve(variants.load("baseline"), "smoke")
+
+
+def ablate(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return command.ablate(*words, cwd=cwd, ABLATE_CACHE=str(cwd / "cache"), ABLATE_OFFLINE="1")
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    done = ablate("run", "--preset", "smoke", "--data", "set.npz", *words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The baseline with int8 and int4, its file of each scheme, and a run that failed."""
+    path = tmp_path_factory.mktemp("work")
+    np.savez(path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
+    run("--quantize", "int8,int4", "--scopes", "kpn,filters,drift", cwd=path)
+    for scheme in ("fp32", "int8"):
+        done = ablate("export", "baseline", "--scheme", scheme, "-o", f"{scheme}.onnx", cwd=path)
+        assert done.returncode == 0, done.stderr
+    return path
+
+
+def table(study: Path) -> pd.DataFrame:
+    return pd.read_parquet(study / "results" / "quantized.parquet").set_index(["scheme", "scope"]).sort_index()
+
+
+def test_rows_say_what_is_real_and_what_is_simulated(study: Path) -> None:
+    rows = table(study)
+    expected = {(s, scope) for s in ("int8", "int4") for scope in ("kpn", "filters", "drift")} | {("fp32", "all")}
+    assert expected <= set(rows.index)
+    real = [("fp32", "all"), ("int8", "kpn"), ("int8", "drift")]
+    assert not rows.loc[real, "simulated"].any()
+    assert rows.loc[real, ["file_bytes", "latency_step_ms"]].notna().all().all()
+    others = rows[rows["simulated"]]
+    assert set(others["engine"]) == {"torch"}
+    assert others[["file_bytes", "latency_step_ms", "float_latency_step_ms"]].isna().all().all()
+    assert set(rows.loc[real[1:], "float_latency_step_ms"]) == {rows.loc[("fp32", "all"), "latency_step_ms"]}
+    measured = rows.drop(index=("fp32", "all"))
+    assert measured[["psnr_db", "pd", "fd", "fd_change", "fd_change_low", "macs_share"]].notna().all().all()
+    assert (measured["psnr_db"] > 10).all()
+    assert rows.loc[("int8", "kpn"), "file_bytes"] < rows.loc[("fp32", "all"), "file_bytes"]
+    digests = rows["calibration_digest"].dropna().unique()
+    assert len(digests) == 1
+    assert rows.loc["int4", "calibration_digest"].isna().all()
+    latency = pd.read_parquet(study / "results" / "latency.parquet").query("engine == 'onnxruntime'")
+    assert set(latency["scheme"]) == {"fp32", "int8", "int8/drift"}
+    assert set(latency["batch"]) == {1, 8}
+
+
+def test_a_finished_run_gets_what_it_lacks_and_nothing_twice(study: Path) -> None:
+    before = table(study)
+    done = run("--quantize", "int8,bf16", "--scopes", "kpn", cwd=study)
+    assert "done before; 1 rows of number formats added" in done.stdout
+    after = table(study)
+    assert set(after.index) - set(before.index) == {("bf16", "kpn")}
+    pd.testing.assert_frame_equal(after.loc[before.index], before)
+    assert "0 rows" in run("--quantize", "int8,bf16", "--scopes", "kpn", cwd=study).stdout
+    assert after.loc[("bf16", "kpn"), "psnr_db"] > after.loc[("int4", "kpn"), "psnr_db"]
+
+
+def test_the_report_lists_them_in_every_form(study: Path) -> None:
+    rich, markdown, text = (
+        ablate("report", "--format", form, cwd=study).stdout for form in ("rich", "markdown", "json")
+    )
+    found = json.loads(text)["quantized"]["rows"]
+    assert {(row["scheme"], row["scope"]) for row in found} >= {("int8", "kpn"), ("int4", "filters")}
+    row = next(row for row in found if (row["scheme"], row["scope"]) == ("int8", "kpn"))
+    for shown in (rich, markdown):
+        assert f"{row['psnr_db']:.1f}" in shown
+        assert "module groups alone, the most sensitive first" in " ".join(shown.split())
+
+
+def test_a_file_says_what_it_is_and_the_readme_draws_a_cat_from_it(study: Path) -> None:
+    words = {p.key: p.value for p in onnx.load(study / "int8.onnx").metadata_props}
+    assert words["ablate.run_id"].startswith("baseline-smoke-set")
+    assert words["ablate.scheme"] == "int8"
+    assert {"ablate.data_licence", "ablate.preprocessing", "ablate.postprocessing"} <= set(words)
+    section = README.read_text().split("## A file for the edge", 1)[1].split("\n## ", 1)[0]
+    code = re.search(r"```python\n(.*?)```", section, re.S)
+    assert code is not None
+    assert len(code[1].strip().splitlines()) <= 15
+    (study / "cats.onnx").write_bytes((study / "int8.onnx").read_bytes())
+    done = subprocess.run([sys.executable, "-c", code[1]], cwd=study, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(study / "cat.png").size == (64, 64)
+
+
+def test_engines_draw_the_same_pictures(study: Path) -> None:
+    for name, words in {
+        "torch": [],
+        "fp32": ["--engine", "onnx"],
+        "int8": ["--engine", "onnx", "--scheme", "int8"],
+    }.items():
+        done = ablate("sample", "baseline", "-n", "5", "-o", f"{name}.npz", *words, cwd=study)
+        assert done.returncode == 0, done.stderr
+    drawn = {name: np.load(study / f"{name}.npz")["images"].astype(float) for name in ("torch", "fp32", "int8")}
+    assert np.abs(drawn["torch"] - drawn["fp32"]).mean() < 1  # of 255: torch's are bf16 where the processor has it
+    assert 0 < np.abs(drawn["int8"] - drawn["fp32"]).mean() < 5
+
+
+def test_bench_times_the_engine_beside_torch(study: Path) -> None:
+    done = ablate(
+        *("bench", "baseline", "--schemes", "fp32/torch,int8,fp32/onnxruntime", "--batch", "1", "--rounds", "5"),
+        *("--scope", "image", "--json"),
+        cwd=study,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "int8" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--quantize", "int9"], "unknown 'int9'; did you mean int8?"),
+        (["run", "--quantize", "int8", "--scopes", "head"], "unknown 'head'; did you mean heads?"),
+        (["export", "nope", "-o", "a.onnx"], "run 'nope': not in results"),
+        (["export", "baseline", "-o", "a.txt"], "allowed: .onnx"),
+        (["export", "baseline", "-o", "nowhere/a.onnx"], "is not a folder that can be written"),
+        (["export", "baseline", "-o", "int8.onnx"], "stands there already"),
+        (["export", "baseline", "--scheme", "fp8", "-o", "a.onnx"], "--scheme fp8: unknown"),
+        (["sample", "baseline", "--scheme", "int8", "-o", "a.png"], "add --engine onnx"),
+        (["sample", "baseline", "--engine", "onnx", "--scheme", "int2", "-o", "a.png"], "--scheme int2: unknown"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(study: Path, words: list[str], said: str) -> None:
+    before = sorted(p.name for p in study.iterdir())
+    done = ablate(*words, cwd=study)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert said in done.stderr
+    assert sorted(p.name for p in study.iterdir()) == before
+
+
+def test_a_damaged_model_is_one_line(study: Path) -> None:
+    model = next((study / "results" / "artifacts").iterdir()) / "model.safetensors"
+    whole = model.read_bytes()
+    try:
+        model.write_bytes(whole[:-100])
+        done = ablate("export", "baseline", "-o", "a.onnx", cwd=study)
+    finally:
+        model.write_bytes(whole)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*model\.safetensors: damaged .*\n", done.stderr)
+
+
+def test_scopes_are_module_groups() -> None:
+    there = ["backbone", "upscaler", "heads", "filters", "drift"]
+    assert groups_of("kpn", there) == there[:4]
+    assert groups_of("all", there) == there
+    assert groups_of("heads", there) == ["heads"]
+    assert groups_of("decoder", there) == []
+    edge = Edge(CONFIG, Step(build(CONFIG.model, 0, torch.device("cpu")), CONFIG.diffusion), None)
+    assert edge.groups == there
+
+
+def test_the_option_takes_lists_each_and_none() -> None:
+    default = CONFIG.quantize
+    assert parse(None, None, default) == default
+    assert parse("all", "each", default).scopes == SCOPES
+    assert parse("none", None, default).schemes == ()
+    assert parse("int4, int8,int4", "all", default).schemes == ("int4", "int8")
+    assert parse("int8", "all", default).scopes == ("all",)
+
+
+def test_each_run_keeps_what_was_not_asked_for() -> None:
+    own = dataclasses.replace(CONFIG, quantize=dataclasses.replace(CONFIG.quantize, samples=300))
+    specs = [RunSpec("a", "", "smoke", 0, config) for config in (CONFIG, own)]
+    found, asked = with_formats(specs, "int8", None)
+    assert [spec.config.quantize.samples for spec in found] == [CONFIG.quantize.samples, 300]
+    assert [spec.config.quantize.schemes for spec in found] == [("int8",)] * 2
+    assert asked
+    assert with_formats(specs, None, None) == (specs, False)
+    assert not with_formats(specs, "none", None)[1]
+
+
+def test_finished_runs_without_weights_are_skipped_or_told_at_the_end(study: Path, tmp_path: Path) -> None:
+    """Nothing is asked of them by `none`; by a format, the others are made before the error."""
+    shutil.copytree(study, tmp_path / "copy")
+    folder = tmp_path / "copy"
+    for path in (folder / "results" / "artifacts").glob("baseline-*/model.safetensors"):
+        path.unlink()
+    words = ("run", "--preset", "smoke", "--data", "set.npz", "--variant", "baseline")
+    done = ablate(*words, "--quantize", "none", cwd=folder)
+    assert (done.returncode, "done before; skipped" in done.stdout) == (0, True), done.stderr
+    done = ablate(*words, "--variant", "direct", "--quantize", "fp8", "--scopes", "filters,heads", cwd=folder)
+    assert done.returncode == 1
+    assert re.search(r"direct-smoke-set-s0-\w+: done in", done.stdout)
+    assert "model.safetensors: missing" in done.stderr
+
+
+def test_calibration_sees_all_times_of_noise_that_no_sample_starts_from() -> None:
+    network = Network(lambda z, t: z * 0.5)
+    found = calibrate(network, CONFIG, 0, 3)
+    times = [float(t[0]) for _, t in found.inputs["step"]]
+    assert times == [i / CONFIG.sample.num_steps for i in range(CONFIG.sample.num_steps)]
+    first = found.inputs["step"][0][0]
+    seen: list[torch.Tensor] = []
+    Network(lambda z, t: seen.append(z) or z).draw(CONFIG, 0, range(3))
+    assert not torch.isclose(first, seen[0]).flatten(1).all(1).any()
+    assert calibrate(network, CONFIG, 0, 3).digest == found.digest != calibrate(network, CONFIG, 1, 3).digest

@@ -1,0 +1,228 @@
+"""The local launcher: processes share a study, each run is made once, and what is made again is chosen by how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ablate.base.errors import DivergedError, ResultsError
+from ablate.base.progress import Progress
+from ablate.data.datasets import ImageSet
+from ablate.launch import local, queue
+from ablate.launch.leases import Claims
+from ablate.launch.local import launch
+from ablate.launch.queue import Again
+from ablate.metrics.suite import Suite
+from ablate.runs import pipeline as executing
+from ablate.store import tables
+from ablate.study.plan import RunSpec, plan
+
+SPECS = plan(["baseline", "no_drift"], [0, 1, 2], "smoke")
+DATA = SimpleNamespace(name="set", digest="d")
+IDS = [spec.run_id("set", "d") for spec in SPECS]
+
+
+class Fake:
+    """Stands in for the making of a run: counts, and writes the row that `ends` names."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wait_s: float = 0.0) -> None:
+        self.made: list[str] = []
+        self.ends: dict[str, str] = {}
+        self.moment = datetime.now(UTC)
+        self.wait_s = wait_s
+        monkeypatch.setattr(local, "load", lambda source: DATA)
+        monkeypatch.setattr(local, "assemble", lambda *_: SimpleNamespace(missing={}))
+        monkeypatch.setattr(local, "execute", self)
+
+    def __call__(self, spec: RunSpec, data: Any, folder: Path, **_: object) -> dict[str, Any]:
+        run_id = spec.run_id("set", "d")
+        self.made.append(run_id)
+        time.sleep(self.wait_s)
+        return self.write(folder, run_id, self.ends.get(run_id, "done"))
+
+    def write(self, folder: Path, run_id: str, status: str) -> dict[str, Any]:
+        row = {"run_id": run_id, "variant": "v", "preset": "smoke", "seed": 0, "status": status}
+        tables.append(folder, {"runs": [row | {"finished_at": self.moment}]})
+        return row
+
+
+def go(folder: Path, again: Again = Again.unfinished, poll_s: float = 0.02) -> dict[str, str]:
+    """Launch the study; return what was said of each run."""
+    said: dict[str, str] = {}
+
+    def tell(row: dict[str, Any], how: str) -> None:
+        said[row["run_id"]] = how
+
+    launch(
+        SPECS,
+        "set",
+        folder,
+        device="cpu",
+        again=again,
+        poll_s=poll_s,
+        on_row=tell,
+        on_missing=lambda *_: None,
+    )
+    return said
+
+
+def test_four_launchers_make_each_run_once_and_each_sees_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, wait_s=0.1)
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda _: go(tmp_path), range(4)))
+    assert sorted(fake.made) == sorted(IDS)
+    assert all(set(one) == set(IDS) for one in said)
+    assert sorted(run_id for one in said for run_id, how in one.items() if how == "made") == sorted(IDS)
+    assert len(tables.read(tmp_path, "runs")) == len(IDS)
+    assert [path.name for path in (tmp_path / ".claims").glob("*.json")] == []
+
+
+def test_with_force_too_each_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch)
+    go(tmp_path)
+    fake.made.clear()
+    fake.wait_s = 0.1
+    # Set back by a year: only that a row changed counts, not which of two times is later.
+    fake.moment = datetime(2025, 1, 1, tzinfo=UTC)
+    both = threading.Barrier(2)
+    monkeypatch.setattr(queue, "endings", lambda folder, endings=queue.endings: (endings(folder), start())[0])
+
+    def start() -> None:
+        """Let both look at the folder before either changes it."""
+        if not fake.made and threading.current_thread() not in started:
+            started.add(threading.current_thread())
+            both.wait(5)
+
+    started: set[threading.Thread] = set()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: go(tmp_path, Again.all), range(2)))
+    assert sorted(fake.made) == sorted(IDS)
+
+
+def test_a_run_that_is_finished_meanwhile_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch)
+    take = Claims.take
+
+    def late(self: Claims, run_id: str) -> Any:
+        if run_id == IDS[1]:
+            fake.write(tmp_path, run_id, "done")
+        return take(self, run_id)
+
+    monkeypatch.setattr(Claims, "take", late)
+    said = go(tmp_path)
+    assert fake.made == [run_id for run_id in IDS if run_id != IDS[1]]
+    assert said[IDS[1]] == "done meanwhile by another process"
+
+
+def test_what_is_made_again_is_chosen_by_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = dict(zip(IDS, ["done", "diverged", "failed", "interrupted", "done"], strict=False))
+    made = {}
+    for again in Again:
+        fake = Fake(monkeypatch)
+        for run_id, status in ends.items():
+            fake.write(tmp_path / again, run_id, status)
+        fake.moment = datetime.now(UTC)
+        said = go(tmp_path / again, again)
+        made[again] = [IDS.index(run_id) for run_id in fake.made]
+        assert set(said) == set(IDS)
+    assert made == {Again.unfinished: [1, 2, 3, 5], Again.failed: [1, 2], Again.all: [0, 1, 2, 3, 4, 5]}
+
+
+def test_failed_runs_are_made_without_waiting_for_what_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch)
+    fake.write(tmp_path, IDS[0], "failed")
+    (tmp_path / "artifacts" / f"{IDS[1]}.part").mkdir(parents=True)
+    with Claims(tmp_path).take(IDS[1]):  # another process makes it
+        said = go(tmp_path, Again.failed)
+    assert fake.made == [IDS[0]]
+    assert said[IDS[1]] == "not run yet; --failed leaves it"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DivergedError, RuntimeError])
+def test_a_maker_that_was_taken_for_dead_leaves_the_finished_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """It stalled, another process took the run over and finished it; then it goes on, and is stopped."""
+    (spec,) = plan(["direct"], [0], "smoke")
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 40, 3, 64, 64), np.uint8)
+    data = ImageSet("set", pictures[0], pictures[1][:4], "d", 0, "")
+    run_id = spec.run_id("set", "d")
+
+    def produce(job: Any) -> None:
+        row = {"run_id": run_id, "variant": "direct", "preset": "smoke", "seed": 0, "status": "done", "fd": 1.0}
+        tables.append(tmp_path, {"runs": [row], "curves": [{"run_id": run_id, "step": 10, "loss": 1.0}]})
+        raise error("stopped")
+
+    monkeypatch.setattr(executing, "produce", produce)
+    suite = Suite(torch.device("cpu"), {}, {}, {})
+    with suppress(KeyboardInterrupt, RuntimeError), Progress() as progress:
+        executing.execute(spec, data, tmp_path, suite=suite, progress=progress, load_wall_s=0.0)
+    assert tables.read(tmp_path, "runs")[["status", "fd"]].to_numpy().tolist() == [["done", 1.0]]
+    assert len(tables.read(tmp_path, "curves")) == 1
+    adopted = {"run_id": run_id, "variant": "direct", "preset": "smoke", "seed": 0, "status": "interrupted"}
+    executing.adopt(tmp_path, run_id, {}, {"runs": [adopted]})
+    assert tables.read(tmp_path, "runs")["status"].tolist() == ["done"]
+
+
+def test_a_dead_launchers_run_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch)
+    (tmp_path / ".claims").mkdir()
+    (tmp_path / ".claims" / f"{IDS[0]}.json").write_text("of a machine that burnt")
+    monkeypatch.setattr("ablate.launch.leases.EXPIRES_S", 0.3)
+    monkeypatch.setattr(Claims.__init__, "__kwdefaults__", {"heartbeat_s": 5.0, "expires_s": 0.3})
+    go(tmp_path)
+    assert fake.made == [*IDS[1:], IDS[0]]
+
+
+def test_a_failure_gives_the_claim_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Fake(monkeypatch)
+
+    def fail(*_: object, **__: object) -> None:
+        raise ResultsError("full")
+
+    monkeypatch.setattr(local, "execute", fail)
+    with pytest.raises(ResultsError, match="full"):
+        go(tmp_path)
+    assert list((tmp_path / ".claims").glob("*.json")) == []
+
+
+def test_sigterm_interrupts_and_gives_the_claim_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Fake(monkeypatch)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+    monkeypatch.setattr(local, "execute", terminated)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path)
+    assert list((tmp_path / ".claims").glob("*.json")) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "load", lambda source: DATA)
+    here = local.environment(torch.device("cpu"))
+    row = {"preset": "smoke", "config_hash": SPECS[0].config.hash, "train_macs": 1, "seed": 9, "status": "done"}
+    rows = [
+        row | {"run_id": f"{i}", "environment": e, "wall_s": s} for i, (e, s) in enumerate([("{}", 90.0), (here, 10.0)])
+    ]
+    for past, expected in ((rows, 10.0), (rows[:1], 90.0)):
+        found = local.forecast(SPECS[:1], "set", pd.DataFrame(past), again=Again.unfinished, device="cpu")
+        assert [one.wall_s for one in found] == [expected]

@@ -1,0 +1,349 @@
+"""The Ray launcher on a cluster of two machines that do not see the results folder: losses, interruption, and the rows of a local run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ablate.base.errors import AblateError
+from ablate.base.progress import Study
+from ablate.launch import local, ray
+from ablate.launch.queue import Turn
+from ablate.launch.ray_messages import Board, Relay
+from ablate.launch.ray_worker import Outcome, Parcel
+from ablate.models.kpn.denoiser import build
+from ablate.runs.pipeline import adopt, working_folder
+from ablate.store import tables
+from ablate.store.schema import KEYS, SCHEMAS
+from ablate.study.plan import RunSpec, plan
+from ablate.training.checkpoint import TrainingState
+from ablate.training.loop import LOGGED
+
+TIMES = (
+    "_wall_s",
+    "_at",
+    "images_per_s",
+    "peak_memory_mb",
+    "latency_ms",
+    "latency_step_ms",
+    "latency_image_ms",
+    "float_latency_step_ms",
+)
+STEPS = 150
+NOT_COMPARED = (*TIMES, "wall_s", "first_call_ms", "position", "device_ms")
+
+
+def small(spec: RunSpec) -> RunSpec:
+    """A run of a few seconds that is not over before somebody can end it."""
+    config = spec.config
+    train = replace(config.train, perceptual="none", steps=STEPS, batch=2)
+    measure = replace(
+        config.measure, fd_samples=8, fd_reference=8, denoise_images=1, nearest_train=8, latency_samples=1
+    )
+    return replace(spec, config=replace(config, train=train, measure=measure))
+
+
+SPECS = [small(spec) for spec in plan(["direct", "direct+no_drift"], [0], "smoke")]
+
+
+def brief(spec: RunSpec, steps: int = 1) -> RunSpec:
+    """A run that is hardly trained."""
+    return replace(spec, config=replace(spec.config, train=replace(spec.config.train, steps=steps)))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Two machines of one processor each beside the launcher's, and the study as the local launcher makes it."""
+    import ray as library
+    from ray.cluster_utils import Cluster
+
+    folder = tmp_path_factory.mktemp("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ABLATE_CACHE", str(folder / "cache"))
+        patch.setenv("ABLATE_OFFLINE", "1")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
+        pictures = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
+        np.savez(folder / "set.npz", pictures)
+        launch(local.launch, folder, "reference", device="cpu", threads=1)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        library.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        here = library.get_runtime_context().get_node_id()
+        yield {"folder": folder, "cluster": cluster, "other": next(node for node in nodes if node.node_id != here)}
+        library.shutdown()
+        cluster.shutdown()
+
+
+def launch(
+    launcher: Callable[..., None], folder: Path, name: str, specs: list[RunSpec] = SPECS, **options: Any
+) -> dict[str, str]:
+    """Make the study in a results folder of that name; return how each run ended."""
+    said: dict[str, str] = {}
+    tables.check_folder(folder / name)
+    launcher(
+        specs,
+        str(folder / "set.npz"),
+        folder / name,
+        save_every_s=0.1,
+        on_row=lambda row, how: said.update({row["run_id"]: row["status"] if how == "made" else how}),
+        on_missing=lambda *_: None,
+        **options,
+    )
+    return said
+
+
+@contextmanager
+def when(seen: Callable[[], bool], act: Callable[[], object]) -> Iterator[list[bool]]:
+    """Act once, as soon as something is seen, from a thread; yield whether it came to that."""
+    acted, over = list[bool](), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            if seen():
+                act()
+                acted.append(True)
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield acted
+    finally:
+        over.set()
+        thread.join()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "artifacts").glob("*.part/checkpoint.safetensors"))
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint; 0 where it is gone by the time it is opened."""
+    try:
+        with safe_open(checkpoint, framework="numpy") as file:
+            return int(json.loads(file.metadata()["scalars"])["step"])
+    except (OSError, SafetensorError):
+        return 0
+
+
+def assert_equal(folder: Path, reference: Path) -> None:
+    """Every row of every table is there once, and is the reference's but for times."""
+    for table in SCHEMAS:
+        found, wanted = (tables.read(path, table) for path in (folder, reference))
+        columns = [name for name in wanted if not str(name).endswith(NOT_COMPARED)]
+        keys = [name for name in KEYS[table] if name in columns]
+        a, b = (frame[columns].sort_values(keys, ignore_index=True) for frame in (found, wanted))
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+    for row in tables.read(folder, "runs").to_dict("records"):
+        names = {path.name for path in (folder / "artifacts" / row["run_id"]).iterdir()}
+        assert names == {path.name for path in (reference / "artifacts" / row["run_id"]).iterdir()}
+    assert sorted(p.name for p in (folder / "artifacts").iterdir()) == sorted(tables.read(folder, "runs")["run_id"])
+    assert list((folder / ".claims").glob("*.json")) == []
+
+
+def test_interrupted_then_a_machine_lost_and_all_is_as_if_made_here(
+    world: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, study = world["folder"], world["folder"] / "study"
+    interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    with when(lambda: bool(checkpoints(study)), interrupt) as acted, pytest.raises(KeyboardInterrupt):
+        launch(ray.launch, folder, "study", apart=True)
+    assert acted
+    runs = tables.read(study, "runs")
+    assert set(runs["status"]) == {"interrupted"}
+    before = {path: step_of(path) for path in checkpoints(study)}
+    assert any(0 < step < STEPS for step in before.values())
+    assert {path.parent for path in before} == {working_folder(study, run_id) for run_id in runs["run_id"]}
+
+    def went_on() -> bool:
+        return any(step_of(path) > before.get(path, 0) for path in checkpoints(study))
+
+    lose = lambda: world["cluster"].remove_node(world["other"], allow_graceful=False)  # noqa: E731
+    with when(went_on, lose) as acted:
+        said = launch(ray.launch, folder, "study", apart=True)
+    assert acted
+    assert list(said.values()) == ["done"] * 2
+    shown = capsys.readouterr()
+    assert "the run goes on elsewhere" in shown.err
+    assert "raylet" not in shown.out.lower()  # ray's own messages are not the result
+    assert_equal(study, folder / "reference")
+
+
+def test_in_a_folder_that_all_see_and_finished_runs_are_skipped(world: dict[str, Any]) -> None:
+    folder, specs = world["folder"], [brief(SPECS[0])]
+    said = launch(ray.launch, folder, "shared", specs)
+    assert list(said.values()) == ["done"]
+    assert (folder / "shared" / "artifacts" / next(iter(said))).is_dir()
+    again = launch(ray.launch, folder, "shared", specs)
+    assert list(again.values()) == ["done before; skipped (--force makes it again)"]
+    assert list((folder / "shared" / ".claims").glob("*shared*")) == []
+
+
+def test_a_run_goes_on_from_the_launchers_checkpoint(world: dict[str, Any]) -> None:
+    spec, folder = SPECS[0], world["folder"]
+    found = tables.read(folder / "reference", "runs").set_index("variant").loc["direct"]
+    state = TrainingState(
+        *(build(spec.config.model, 0, torch.device("cpu")) for _ in "12"), spec.config.train, len(LOGGED)
+    )
+    for p in state.parameters:
+        p.grad = torch.zeros_like(p)
+    state.update(0.0, 1.0, 0.0)  # so that there are moments to save
+    with torch.no_grad():
+        for p in state.averages:
+            p.fill_(0.5)
+    state.step = state.logged_step = spec.config.train.steps  # so that nothing is left to train
+    state.wall_s = 1.0
+    tables.check_folder(folder / "planted")
+    state.save(working_folder(folder / "planted", found["run_id"]) / "checkpoint.safetensors")
+    launch(ray.launch, folder, "planted", [spec], apart=True)
+    with safe_open(folder / "planted" / "artifacts" / found["run_id"] / "model.safetensors", framework="numpy") as file:
+        assert all((file.get_tensor(name) == 0.5).all() for name in file.keys())  # noqa: SIM118 (not a dict)
+
+
+def test_finished_runs_are_quantised_apart(world: dict[str, Any]) -> None:
+    folder, spec = world["folder"], brief(SPECS[0])
+    config = replace(spec.config, quantize=replace(spec.config.quantize, schemes=("bf16",), samples=2, calibration=2))
+    before = tables.read(folder / "shared", "latency")
+    launch(ray.launch, folder, "shared", [replace(spec, config=config)], apart=True, quantize_finished=True)
+    found = tables.read(folder / "shared", "quantized")
+    assert found["scheme"].tolist() == ["fp32", "bf16"]
+    assert len(tables.read(folder / "shared", "latency")) == len(before)  # nothing that an engine runs
+    assert len(tables.read(folder / "shared", "runs")) == 1
+
+
+def test_a_failure_is_told_when_the_others_are_made(world: dict[str, Any]) -> None:
+    (one, two), folder = map(brief, SPECS), world["folder"]
+    bad = replace(one.config, train=replace(one.config.train, batch=10**9))
+    with pytest.raises(AblateError, match=r"direct-.*memory.*run the same command again"):
+        launch(ray.launch, folder, "failing", [replace(one, config=bad), two])
+    assert tables.read(folder / "failing", "runs")["variant"].tolist() == ["direct+no_drift"]
+
+
+def test_a_run_that_no_machine_survives_is_a_failed_row(tmp_path: Path) -> None:
+    launcher = object.__new__(ray._Launcher)
+    launcher._data = SimpleNamespace(name="set", digest="d")  # type: ignore
+    turn = Turn("run-1", SPECS[0], False, False, ExitStack())
+    outcome = launcher._given_up(SimpleNamespace(turn=turn), "the worker died")  # type: ignore[arg-type]
+    assert outcome.parcel is not None
+    adopt(tmp_path, "run-1", outcome.parcel.files, outcome.parcel.rows)
+    (row,) = tables.read(tmp_path, "runs").to_dict("records")
+    assert (row["status"], row["error"], row["seed"]) == ("failed", "the worker died", 0)
+    kept = launcher._given_up(SimpleNamespace(turn=replace(turn, finished_before=True)), "died")  # type: ignore[arg-type]
+    assert kept.parcel == Parcel()  # the finished row stays
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Any:
+    """A launcher without a cluster: `ends` are what its tasks come to, `said` is what was told."""
+    import ray as library
+
+    made = object.__new__(ray._Launcher)
+    ends: list[Any] = []
+    said: list[Any] = []
+
+    def get(ref: object) -> Any:
+        end = ends.pop(0)
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    made._ray = SimpleNamespace(  # type: ignore[attr-defined]
+        exceptions=library.exceptions,
+        get=get,
+        wait=lambda refs, **options: (refs, []),
+        cluster_resources=lambda: {"CPU": 1},
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1}}],
+    )
+    made._shares, made._gpus, made._may_grow, made._folder = ray.Shares(), 0.0, True, tmp_path  # type: ignore[attr-defined]
+    made._failures, made._running, made._data = [], {}, SimpleNamespace(name="set", digest="d")  # type: ignore[attr-defined,assignment]
+    made._on_row = lambda row, how: said.append((row["status"], how))  # type: ignore[attr-defined]
+    made._progress, made._study = SimpleNamespace(say=said.append), Study(None, 1)  # type: ignore[attr-defined,assignment]
+    made._news = lambda: ray.News({}, [], {})  # type: ignore[method-assign]
+    made._start = lambda one: made._running.__setitem__(object(), one)  # type: ignore[method-assign]
+    return SimpleNamespace(launcher=made, ends=ends, said=said)
+
+
+def make_all(stub: Any, *, quantise: bool = False) -> None:
+    turn = Turn("run-1", SPECS[0], quantise, quantise, ExitStack())
+    stub.launcher.make_all(SimpleNamespace(settled=0), iter([turn]), lambda *_: None, 1.0)
+
+
+def test_a_run_that_a_signal_stopped_goes_on_elsewhere_and_is_not_dropped(stub: Any) -> None:
+    stub.ends += [Outcome("interrupted"), Outcome("made", {"status": "done"})]
+    make_all(stub)
+    assert stub.said == ["run-1: its process was stopped by a signal; the run goes on elsewhere", ("done", "made")]
+    stub.ends += [Outcome("interrupted")] * (ray.RETRIES + 1)
+    with pytest.raises(AblateError, match="stopped by a signal; mend that, and run the same command again"):
+        make_all(stub)
+
+
+def test_an_error_that_nobody_expected_keeps_its_cause(stub: Any) -> None:
+    import ray as library
+
+    cause = PermissionError(13, "Permission denied", "/cache")
+    stub.ends.append(library.exceptions.RayTaskError("work", "a\nlong\ntraceback", cause))
+    with pytest.raises(AblateError, match=r"run-1: PermissionError: \[Errno 13\] Permission denied: '/cache'"):
+        make_all(stub)
+
+
+def test_a_finished_run_that_cannot_be_measured_is_not_called_failed(stub: Any) -> None:
+    stub.ends.append(Outcome("failed", error="its weights are missing"))
+    with pytest.raises(AblateError, match="its weights are missing"):
+        make_all(stub, quantise=True)
+    assert stub.said == []
+
+
+def test_a_machine_alone_that_has_too_little_is_an_error(stub: Any) -> None:
+    stub.launcher._shares, stub.launcher._may_grow = ray.Shares(threads=2), False
+    with pytest.raises(AblateError, match="this machine does not have 2 CPU for a run"):
+        make_all(stub)
+
+
+def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(AblateError, match=r"ray is not installed; mend: pip install 'ablate\[ray\]'"):
+        launch(ray.launch, tmp_path, "results")
+
+
+def test_the_cluster_chooses_the_gpu(tmp_path: Path) -> None:
+    with pytest.raises(AblateError, match="Allowed: auto, cpu, cuda"):
+        launch(ray.launch, tmp_path, "results", device="cuda:1")
+
+
+def test_reports_of_a_run_are_not_too_many() -> None:
+    board = Board()
+
+    class Method:
+        def __init__(self, call: Callable[..., None]) -> None:
+            self.remote = call
+
+    told: list[Any] = []
+    board_handle = type("Handle", (), {"tell": Method(lambda *state: told.append(state)), "say": Method(board.say)})
+    relay = Relay(board_handle, "run", "host")
+    start = time.monotonic()
+    with relay.task("train", 1000) as task:
+        while time.monotonic() - start < 1.2:
+            task.advance()
+    assert 2 <= len(told) <= 4
+    run_id, state = told[-1]
+    assert (run_id, state.name, state.total, state.place) == ("run", "train", 1000, "host")
+    relay.say("a note")
+    assert board.take().said == ["a note"]
+    assert board.take().said == []

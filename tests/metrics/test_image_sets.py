@@ -1,0 +1,319 @@
+"""`ablate measure` and `ablate doctor` as a user meets them: two sets, one set, pairs, bad input, weights that are not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ablate.cli import main
+from ablate.study.metric_names import METRICS
+
+SHARED = Path(__file__).parents[3] / "shared"
+SETS = ("fd", "fd_inf", "kd", "precision", "recall", "diversity_pd", "nearest_pd", "memorised_pd")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: its exit code and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: starting one that imports torch takes seconds."""
+
+    def run(*words: str, cwd: Path, **environment: str) -> Done:
+        with monkeypatch.context() as changed:
+            changed.chdir(cwd)
+            changed.setattr(sys, "argv", ["ablate", *words])
+            for name, value in {"COLUMNS": "100", **environment}.items():
+                changed.setenv(name, value)
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as exited:
+                main()
+        said = capsys.readouterr()
+        code = exited.value.code
+        return Done(code if isinstance(code, int) else 0, said.out, said.err)
+
+    return run
+
+
+Measure = Callable[..., dict[str, dict[str, Any]]]
+
+
+@pytest.fixture
+def measure(ablate: Run) -> Measure:
+    """The JSON of `ablate measure`."""
+
+    def run(*words: str, cwd: Path, **environment: str) -> dict[str, dict[str, Any]]:
+        done = ablate("measure", *words, "--json", cwd=cwd, **environment)
+        assert done.returncode == 0, done.stderr
+        found: dict[str, dict[str, Any]] = json.loads(done.stdout, parse_constant=pytest.fail)
+        return found
+
+    return run
+
+
+def blobs(n: int, seed: int) -> np.ndarray:
+    """Pictures (n, 64, 64, 3) of a few colours; those of seed 1 are darker."""
+    colours = np.random.default_rng(seed).integers(0, 256, (n, 4, 4, 3), np.uint8) // (2 if seed == 1 else 1)
+    return colours.repeat(16, 1).repeat(16, 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with sets of pictures, its own cache, no weights and no network."""
+    path = tmp_path_factory.mktemp("sets")
+    for name, n, seed in (("real", 40, 0), ("fake", 24, 1)):
+        (path / name).mkdir()
+        for i, picture in enumerate(blobs(n, seed)):
+            Image.fromarray(picture).save(path / name / f"{i:03}.png")
+    np.savez(path / "fake.npz", images=blobs(24, 1))
+    np.savez(path / "better.npz", images=blobs(24, 2))
+    os.environ.update(ABLATE_CACHE=str(path / "cache"), TORCH_HOME=str(path / "torch"), ABLATE_OFFLINE="1")
+    os.environ.pop("ABLATE_WEIGHTS", None)
+    yield path
+    for name in ("ABLATE_CACHE", "TORCH_HOME", "ABLATE_OFFLINE"):
+        del os.environ[name]
+
+
+def test_two_sets(folder: Path, ablate: Run, measure: Measure) -> None:
+    found = measure("real", "fake", cwd=folder)
+    assert tuple(found) == SETS
+    for name in SETS:
+        assert (found[name]["n"], found[name]["ref_n"]) == (24, 40)
+        assert len(found[name]["weights_digest"]) == 64
+    assert (found["fd"]["floor_n"], found["fd"]["floor_ref_n"]) == (20, 20)
+    assert 0 < found["fd"]["floor"] < found["fd"]["value"]
+    assert "N = 24 and reference N = 40 below the 1,280 features" in found["fd"]["note"]
+    assert found["fd_inf"]["error"] > 0
+    assert found["memorised_pd"]["low"] == 0
+    assert 0 < found["nearest_pd"]["value"] < found["diversity_pd"]["value"]
+    # The same pictures in another form, and the second time from the cache.
+    again = measure("real", "fake.npz", cwd=folder)
+    assert again["fd"]["value"] == pytest.approx(found["fd"]["value"], rel=1e-6)
+    shown = ablate("measure", "real", "fake", "--metric", "fd", cwd=folder)
+    assert f"{found['fd']['value']:.2f}" in shown.stdout
+
+
+def test_one_set_is_its_own_floor(folder: Path, measure: Measure) -> None:
+    found = measure("real", "--metric", "fd", "--metric", "kd", "--seed", "3", cwd=folder)
+    assert list(found) == ["fd", "kd"]
+    assert (found["fd"]["n"], found["fd"]["ref_n"]) == (20, 20)
+    assert "floor" not in found["fd"]
+    assert found["fd"]["value"] > 1  # the halves have no picture in common
+    other = measure("real", "--metric", "fd", "--seed", "4", cwd=folder)
+    assert other["fd"]["value"] != found["fd"]["value"]
+    assert measure("real", "--metric", "fd", "--n", "8", cwd=folder)["fd"]["n"] == 8
+
+
+def test_a_part_and_a_paired_difference(folder: Path, measure: Measure) -> None:
+    found = measure("real", "fake.npz", "--baseline", "better.npz", "--n", "20", "--metric", "fd", cwd=folder)
+    assert list(found) == ["fd", "fd_difference"]
+    assert found["fd"]["n"] == 20
+    difference = found["fd_difference"]
+    assert 0 < difference["low"] < difference["value"] < difference["high"]
+
+
+def test_pairs(folder: Path, measure: Measure) -> None:
+    found = measure("fake", "fake.npz", "--metric", "psnr_db", "--metric", "pd", cwd=folder)
+    assert found["pd"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["psnr_db"]["value"] is None  # equal pictures: not a number that JSON has
+    assert "equal" in found["psnr_db"]["note"]
+    found = measure("fake.npz", "better.npz", "--metric", "psnr_db", cwd=folder)
+    a, b = (np.load(folder / f"{name}.npz")["images"].astype(float) for name in ("fake", "better"))
+    expected = np.mean([10 * np.log10(255**2 / ((x - y) ** 2).mean()) for x, y in zip(a, b, strict=True)])
+    assert found["psnr_db"]["value"] == pytest.approx(expected, rel=1e-5)
+    found = measure("real", "real", "--metric", "fd", cwd=folder)
+    assert abs(found["fd"]["value"]) < 1e-2
+
+
+def test_without_weights_a_metric_is_null_and_says_why(folder: Path, measure: Measure) -> None:
+    found = measure(
+        "real",
+        "fake",
+        "--metric",
+        "fid",
+        "--metric",
+        "diversity_lpips",
+        "--metric",
+        "fd_dinov2_s",
+        "--metric",
+        "kd",
+        cwd=folder,
+    )
+    for name in ("fid", "fd_dinov2_s", "diversity_lpips"):
+        assert found[name]["value"] is None
+        assert "ABLATE_OFFLINE forbids a download" in found[name]["note"]
+    assert found["kd"]["value"] is not None
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real AlexNet weights in {SHARED}")
+def test_weights_at_hand_are_used_unasked(folder: Path, measure: Measure) -> None:
+    found = measure("real", "fake", "--weights", str(SHARED / "weights"), cwd=folder)
+    assert {"diversity_lpips", "nearest_lpips", "memorised_lpips"} < set(found)
+    named = measure("fake", "fake.npz", "--metric", "lpips_vgg", cwd=folder, ABLATE_WEIGHTS=str(SHARED / "weights"))
+    assert named["lpips_vgg"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real AlexNet weights in {SHARED}")
+@pytest.mark.parametrize("size", ["30", "31"])
+def test_lpips_of_pictures_too_small_for_its_network_is_null(folder: Path, measure: Measure, size: str) -> None:
+    names = ("lpips", "diversity_lpips", "kd")
+    asked = [word for name in names for word in ("--metric", name)]
+    words = ("fake", "fake.npz", "--size", size, "--weights", str(SHARED / "weights"))
+    found = measure(*words, *asked, cwd=folder)
+    assert found["kd"]["value"] is not None
+    for name in ("lpips", "diversity_lpips"):
+        if size == "31":
+            assert found[name]["value"] is not None
+        else:
+            assert found[name]["value"] is None
+            assert "pictures of 30 x 30 pixels; lpips-alex needs sides of at least 31" in found[name]["note"]
+
+
+def test_pictures_of_one_colour_are_numbers_all_the_same(folder: Path, measure: Measure, tmp_path: Path) -> None:
+    np.savez(tmp_path / "flat.npz", np.full((12, 64, 64, 3), 200, np.uint8))
+    found = measure(str(tmp_path / "flat.npz"), str(tmp_path / "flat.npz"), cwd=folder)
+    assert found["fd_inf"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "error" not in found["fd_inf"]
+
+
+def test_copies_are_found_among_real_pictures_with_copies_of_their_own(
+    folder: Path, measure: Measure, tmp_path: Path
+) -> None:
+    real = blobs(40, 0)
+    np.savez(tmp_path / "twice.npz", np.concatenate([real, real[:20]]))
+    np.savez(tmp_path / "copies.npz", real[:30])
+    found = measure(str(tmp_path / "twice.npz"), str(tmp_path / "copies.npz"), "-m", "memorised_pd", cwd=folder)
+    assert found["memorised_pd"]["value"] == 1
+    assert "copies?" in found["memorised_pd"]["note"]
+
+
+def test_the_seed_chooses_the_parts_of_the_extrapolation(folder: Path, measure: Measure) -> None:
+    found = [measure("real", "fake", "-m", "fd", "-m", "fd_inf", "--seed", s, cwd=folder) for s in ("0", "1", "0")]
+    assert found[0] == found[2]
+    assert found[0]["fd"]["value"] == found[1]["fd"]["value"]
+    assert found[0]["fd_inf"]["value"] != found[1]["fd_inf"]["value"]
+
+
+@pytest.fixture
+def bad(folder: Path, tmp_path: Path) -> Path:
+    """A folder with what users get wrong."""
+    for name in ("one", "few", "sizes", "modes", "weights", "vgg"):
+        (tmp_path / name).mkdir()
+    picture = Image.fromarray(blobs(1, 0)[0])
+    picture.save(tmp_path / "one" / "a.png")
+    for i in range(3):
+        picture.save(tmp_path / "few" / f"{i}.png")
+    picture.save(tmp_path / "sizes" / "a.png")
+    picture.resize((32, 48)).save(tmp_path / "sizes" / "b.png")
+    for i, mode in enumerate(("L", "LA", "RGBA", "RGB")):
+        Image.fromarray(blobs(4, 5)[i]).convert(mode).save(tmp_path / "modes" / f"{i}.png")
+    np.savez(tmp_path / "small.npz", blobs(24, 0)[:, ::2, ::2])
+    (tmp_path / "weights" / "alexnet_features.safetensors").write_bytes(b"no weights")
+    (tmp_path / "vgg" / "vgg16_features.safetensors").write_bytes(b"no weights")
+    for name in ("real", "fake"):
+        shutil.copytree(folder / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["real", "one"], "one: found 1 picture; a distance between sets needs at least 2 in each"),
+        (["one"], "one: found 1 picture; two halves need at least 4"),
+        (["few"], "few: found 3 pictures; two halves need at least 4"),
+        (
+            ["real", "fake", "--baseline", "fake", "-m", "kd"],
+            "--baseline: a paired difference is of a Frechet distance",
+        ),
+        (
+            ["sizes", "real"],
+            "sizes/b.png: 32 x 48 pixels, where sizes/a.png has 64 x 64; mend: --size crops and resizes all",
+        ),
+        (
+            ["real", "small.npz"],
+            "real has pictures of 64 x 64 pixels, small.npz has pictures of 32 x 32 pixels: the sizes differ",
+        ),
+        (["real", "fake", "--n", "25"], "--n 25: fake has 24 pictures; allowed: 2 to 24"),
+        (["real", "--n", "21"], "--n 21: real has 40 pictures; allowed: 2 to 20 in each half"),
+        (["real", "fake", "--n", "1"], "--n 1: fake has 24 pictures; allowed: 2 to 24"),
+        (["real", "absent"], "absent: no such file or folder"),
+        (["real", "fake", "--size", "0"], "real: size 0 asked for"),
+        (["real", "fake", "--metric", "fdi"], "--metric fdi: no such metric; did you mean fd? Allowed: fd, "),
+        (["real", "fake", "--metric", "pd"], "--metric pd: pictures are compared one by one; found 40 and 24"),
+        (
+            ["real", "fake", "--baseline", "real"],
+            "real: 40 pictures, fake: 24; a paired difference needs pictures that belong",
+        ),
+        (["real", "fake", "--weights", "absent"], "absent: no such folder of weights"),
+        (["real", "fake", "--weights", "weights"], "alexnet_features.safetensors: damaged, or not a file of weights"),
+        (["real", "real", "-m", "lpips_vgg", "--weights", "vgg"], "vgg16_features.safetensors: damaged, or not a file"),
+        (["real", "fake", "--device", "tpu"], "--device tpu: unknown device"),
+    ],
+)
+def test_bad_input_is_one_clear_line(bad: Path, words: list[str], message: str, ablate: Run) -> None:
+    done = ablate("measure", *words, cwd=bad)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_greyscale_and_transparent_pictures_are_read_and_said(bad: Path, ablate: Run) -> None:
+    done = ablate("measure", "real", "modes", "--metric", "fd", "--json", cwd=bad)
+    assert done.returncode == 0, done.stderr
+    assert "note: modes: greyscale pictures read as RGB" in done.stderr
+    assert "note: modes: transparent pictures laid on white" in done.stderr
+    assert json.loads(done.stdout)["fd"]["value"] > 0
+    resized = ablate("measure", "sizes", "small.npz", "--size", "32", "--metric", "kd", "--json", cwd=bad)
+    assert resized.returncode == 0, resized.stderr
+
+
+def test_doctor_shows_and_clears_the_cache(folder: Path, tmp_path: Path, ablate: Run, measure: Measure) -> None:
+    cache = tmp_path / "cache"
+    measure("real", "fake", "--metric", "fd", cwd=folder, ABLATE_CACHE=str(cache))
+    (cache / "mine.txt").touch()
+    (cache / "statistics" / "folder").mkdir()
+    done = ablate("doctor", "--json", cwd=folder, ABLATE_CACHE=str(cache))
+    found = json.loads(done.stdout)
+    assert found["cache"]["folder"] == str(cache)
+    assert found["cache"]["kinds"]["statistics"]["files"] == 1
+    assert found["cache"]["kinds"]["statistics"]["bytes"] > 1e6
+    assert found["offline"] is True
+    assert found["weights"]["inception_v3"]["problem"].startswith("no weights for inception_v3 here")
+    assert found["weights"]["efficientnet_lite0"]["problem"] is None
+    shown = ablate("doctor", cwd=folder, ABLATE_CACHE=str(cache))
+    assert "features of reference pictures" in shown.stdout
+    cleared = ablate("doctor", "--clear", "statistics", cwd=folder, ABLATE_CACHE=str(cache))
+    assert cleared.stdout.startswith("1 files deleted, ")
+    assert sorted(path.name for path in cache.rglob("*")) == ["folder", "mine.txt", "statistics"]
+    wrong = ablate("doctor", "--clear", "statistic", cwd=folder, ABLATE_CACHE=str(cache))
+    assert wrong.returncode == 1
+    assert "no such part of the cache; did you mean statistics?" in wrong.stderr
+
+
+def test_names_are_strict() -> None:
+    assert {name for name, metric in METRICS.items() if metric.network == "inception-v3-compat"} == {
+        *("fid", "fid_inf", "kid", "precision_inception", "recall_inception")
+    }
+    assert {name for name, metric in METRICS.items() if "lpips" in name} == {
+        name for name, metric in METRICS.items() if (metric.network or "").startswith("lpips-")
+    }

@@ -1,0 +1,187 @@
+"""Pyramid, backbone, drift and the whole denoiser against plain float64 formulations."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ablate.models import cost
+from ablate.models.kpn import backbone, denoiser, fused_cpu_kernels, pyramid
+from ablate.models.kpn.drift import Drift, drift_macs
+from ablate.study import variants
+from benchmarks import published
+
+BASELINE = variants.resolve(variants.load("baseline"), "smoke")
+SMOKE = BASELINE.model
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(("dtype", "drift", "error"), [(torch.double, False, 1e-12), (torch.float, True, 1e-6)])
+def test_denoiser_equals_the_published_formulation(dtype: torch.dtype, drift: bool, error: float) -> None:
+    net = denoiser.build(dataclasses.replace(SMOKE, drift=drift), 0, CPU).to(dtype)
+    for parameter in net.parameters():  # gates and the drift's last layer start at zero; open them
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    z, t = torch.randn(2, 3, 64, 64, dtype=dtype), torch.rand(2, dtype=dtype)
+    expected = published.denoise(net, z, t)
+    torch.testing.assert_close(net(z, t), expected, rtol=0, atol=error)
+
+
+def test_doubling_is_a_transposed_convolution() -> None:
+    layer = backbone.Doubling(6, 5).double()
+    x = torch.randn(2, 6, 3, 4, dtype=torch.double, requires_grad=True)
+    expected = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-13)
+    grad = torch.randn_like(expected)
+    wanted = torch.autograd.grad(expected, [x, *layer.parameters()], grad)
+    torch.testing.assert_close(torch.autograd.grad(layer(x), [x, *layer.parameters()], grad), wanted)
+
+
+def test_pyramid_gradients() -> None:
+    image = torch.randn(1, 1, 8, 8, dtype=torch.double, requires_grad=True)
+    numbers = [torch.randn(1, 29, s, s, dtype=torch.double, requires_grad=True) for s in (2, 4, 8)]
+
+    def run(picture: torch.Tensor, *heads: torch.Tensor) -> torch.Tensor:
+        return pyramid.filter_pyramid(picture, heads, kernel="tanh", upsampling="gaussian", skip="lerp")
+
+    assert torch.autograd.gradcheck(run, (image, *numbers), fast_mode=True)
+
+
+def test_rotary_embedding_keeps_norms_and_depends_on_distance_alone() -> None:
+    angles = backbone.rotary_table(8, 32)
+    cos, sin = angles.cos(), angles.sin()
+    q, k = torch.randn(1, 32).expand(64, 32), torch.randn(1, 32).expand(64, 32)
+    rotated_q, rotated_k = backbone.rotate(q, cos, sin), backbone.rotate(k, cos, sin)
+    torch.testing.assert_close(rotated_q.norm(dim=1), q.norm(dim=1))
+    products = (rotated_q @ rotated_k.T).view(8, 8, 8, 8)
+    torch.testing.assert_close(products[1, 2, 3, 5], products[4, 0, 6, 3], rtol=1e-4, atol=1e-4)
+    assert (products[0, 0, 0, 1] - products[0, 0, 0, 4]).abs() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_heads_turned_in_one_pass_have_the_bits_of_the_plain_form(dtype: torch.dtype) -> None:
+    angles, qkv = backbone.rotary_table(8, 12), torch.randn(3, 64, 3, 5, 12).to(dtype)
+    qkv[1, 2, 0, 3, 4] = torch.nan
+    turned = fused_cpu_kernels.turn_heads(qkv, cos := angles.cos(), sin := angles.sin())
+    assert turned is not None
+    for part, found in enumerate(turned):
+        expected = backbone.rotate(qkv[:, :, part].transpose(1, 2), cos, sin).to(dtype)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert fused_cpu_kernels.turn_heads(qkv.requires_grad_(), cos, sin) is None  # it has no gradient
+    assert fused_cpu_kernels.turn_heads(qkv.detach().double(), cos.double(), sin.double()) is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_block_is_the_same_with_and_without_gradients(precision: str) -> None:
+    net = backbone.Backbone(SMOKE)
+    for block in net.blocks:
+        torch.nn.init.normal_(block.modulation.weight, std=0.1)
+    z, t = torch.randn(2, 3, 64, 64), torch.tensor([0.2, 0.7])
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        expected = net(z, t)
+        with torch.inference_mode():
+            found = net(z, t)
+    assert torch.equal(found, expected)
+
+
+def test_explicit_attention_equals_scaled_dot_product_attention() -> None:
+    q, k, v = torch.randn(3, 2, 4, 64, 16, dtype=torch.double)
+    torch.testing.assert_close(backbone.attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+def test_backbone_sees_every_patch_and_the_time() -> None:
+    net = backbone.Backbone(SMOKE).double()
+    for block in net.blocks:  # the blocks' gates start at zero; open them
+        torch.nn.init.normal_(block.modulation.weight, std=0.1)
+    z = torch.randn(1, 3, 64, 64, dtype=torch.double)
+    out = net(z, torch.tensor([0.5], dtype=torch.double))
+    assert out.shape == (1, SMOKE.width, 8, 8)
+    moved = z.clone()
+    moved[..., -8:, -8:] += 1
+    assert (net(moved, torch.tensor([0.5], dtype=torch.double)) - out)[..., 0, 0].abs().max() > 1e-6
+    assert (net(z, torch.tensor([0.501], dtype=torch.double)) - out).abs().max() > 1e-6
+
+
+def test_drift_starts_at_zero_and_reaches_far() -> None:
+    net = Drift(8).double()
+    z = torch.randn(1, 3, 32, 32, dtype=torch.double, requires_grad=True)
+    assert not net(z).any()
+    torch.nn.init.normal_(net.out.weight)
+    (gradient,) = torch.autograd.grad(net(z)[0, :, 16, 16].sum(), z)
+    rows = gradient.abs().sum((0, 1, 3)).nonzero()
+    assert rows.max() - rows.min() >= 12
+
+
+def test_denoiser_adds_drift_to_the_filtered_picture_and_counts_its_cost() -> None:
+    net = denoiser.build(SMOKE, 0, CPU)
+    z, t = torch.randn(2, 3, 64, 64), torch.rand(2)
+    filtered, drift = net.parts(z, t)
+    assert drift is not None
+    torch.testing.assert_close(net(z, t), filtered + drift)
+    spent = cost.cost(BASELINE)
+    assert spent.total_params == sum(p.numel() for p in net.parameters())
+    h = SMOKE.drift_channels
+    by_hand = 9 * (3 * h * 64**2 + h * h * 32**2 + h * h * 16**2 + h * h * 32**2 + h * h * 64**2 + h * 3 * 64**2)
+    assert spent.macs["drift"] == by_hand
+    assert spent.macs["filters"] == 2 * 25 * 3 * (64**2 + 32**2 + 16**2)
+    assert all(count > 0 for count in spent.macs.values())
+
+
+def test_shared_parts_of_two_variants_start_alike_and_seeds_differ() -> None:
+    full = denoiser.build(SMOKE, 3, CPU).state_dict()
+    without = denoiser.build(dataclasses.replace(SMOKE, drift=False), 3, CPU).state_dict()
+    assert set(without) == {name for name in full if not name.startswith("drift.")}
+    assert all(torch.equal(full[name], tensor) for name, tensor in without.items())
+    other = denoiser.build(SMOKE, 4, CPU).state_dict()
+    assert not torch.equal(full["backbone.embed.weight"], other["backbone.embed.weight"])
+
+
+@pytest.mark.parametrize("preset", variants.presets())
+def test_the_matched_control_gets_the_drifts_macs_back(preset: str) -> None:
+    full, without, matched = (
+        cost.cost(variants.resolve(variants.load(name), preset))
+        for name in ("baseline", "no_drift", "no_drift_matched")
+    )
+    given, lost = matched.total_macs - without.total_macs, full.total_macs - without.total_macs
+    assert lost == full.macs["drift"] == drift_macs(16, 3, 64)
+    assert given == pytest.approx(lost, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("gaussian_kernel", [0, 1, 2, 25, 26, 27, 28]),
+        ("bilinear_up", [*range(25), 28]),
+        ("no_skip", list(range(28))),
+        ("direct", [0, 1, 2]),
+    ],
+)
+def test_shorter_heads_start_as_rows_of_the_baselines(name: str, rows: list[int]) -> None:
+    full = denoiser.build(SMOKE, 3, CPU).state_dict()
+    short = denoiser.build(variants.resolve(variants.load(name), "smoke").model, 3, CPU).state_dict()
+    for key, tensor in short.items():
+        expected = full[key] if tensor.shape == full[key].shape else full[key][rows]
+        assert torch.equal(tensor, expected), key
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_features_and_gradients() -> None:
+    plain, compiled = (backbone.Backbone(dataclasses.replace(SMOKE, depth=2)) for _ in range(2))
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile_blocks()
+    z, t = torch.randn(2, 3, 64, 64), torch.rand(2)
+    grad = torch.randn(2, SMOKE.width, 8, 8)
+    for net in (plain, compiled):
+        net(z, t).backward(grad)
+    torch.testing.assert_close(compiled(z, t), plain(z, t), rtol=1e-4, atol=1e-4)
+    for (name, found), expected in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-3, msg=name)

@@ -1,0 +1,220 @@
+"""The forms: valid by the shipped schema, the same numbers in each, readable at any width, colour only where a verdict stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import time
+from functools import cache
+from typing import Any
+
+import jsonschema
+import pytest
+import synthetic
+from rich.console import Console
+from synthetic import found, frames
+
+from ablate.report import builder, findings, number_formats
+from ablate.report.findings import Findings
+from ablate.report.render import documents, terminal
+
+TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
+SCHEMA = json.loads(documents.SCHEMA.read_text())
+
+
+@cache
+def study(seeds: int = 12) -> Findings:
+    return found(synthetic.rows(TRUTH, range(seeds), spread=0.5, schemes=["int8", "fp8"]))
+
+
+def rich(report: Findings, width: int, **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=width, **options)
+    console.print(terminal.render(report))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def validate(report: Findings) -> dict[str, Any]:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    document: dict[str, Any] = json.loads(documents.to_json(report), parse_constant=refuse)
+    jsonschema.Draft202012Validator(SCHEMA).validate(document)
+    return document
+
+
+def test_the_schema_is_one_and_knows_every_field() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    for name, definition in SCHEMA["$defs"].items():
+        kind = getattr(findings, name, None) or getattr(number_formats, name)
+        names = [field.name for field in dataclasses.fields(kind)]
+        assert list(definition["properties"]) == names
+        assert definition["required"] == names
+        assert definition["additionalProperties"] is False
+    assert SCHEMA["properties"]["version"]["const"] == documents.VERSION
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 6, 12])
+def test_documents_are_valid(seeds: int) -> None:
+    document = validate(study(seeds))
+    assert document["version"] == documents.VERSION
+    assert {c["verdict"] for c in document["comparisons"]} == (
+        {"helps", "hurts", "undecided"} if seeds == 12 else {"undecided"}
+    )
+
+
+def test_documents_of_little_are_valid() -> None:
+    made = synthetic.rows({"no_drift": 1.0}, [0])
+    assert validate(found(made))["compared"]["against"] is None
+    made["runs"][0] |= {"status": "failed", "fd": None, "pd": None, "data": None, "data_digest": None}
+    assert validate(found(made))["rows"][0]["values"]["fd"] == {"mean": None, "sd": None, "n": 0}
+    assert validate(found({"runs": [], "fidelity": [], "quantized": []}))["rows"] == []
+
+
+def test_what_is_not_a_report_is_not_valid() -> None:
+    document = validate(study())
+    for change in ({"version": 2}, {"rows": None}, {"comparisons": [{}]}, {"more": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.Draft202012Validator(SCHEMA).validate(document | change)
+    document["comparisons"][0]["verdict"] = "perhaps"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(SCHEMA).validate(document)
+
+
+def test_a_number_that_is_none_is_refused_rather_than_written() -> None:
+    report = study()
+    broken = dataclasses.replace(report.comparisons[0], mean=float("nan"))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        documents.to_json(dataclasses.replace(report, comparisons=(broken,)))
+
+
+def test_tables_from_elsewhere_may_hold_what_is_no_number() -> None:
+    tables = synthetic.frames(synthetic.rows(TRUTH, range(3), schemes=["int8"]))
+    for name, column in (("runs", "fd"), ("runs", "train_wall_s"), ("quantized", "psnr_db"), ("quantized", "fd")):
+        tables[name].loc[3, column] = float("inf")
+    report = builder.build(tables)
+    validate(report)
+    assert "inf" not in documents.to_markdown(report).split("### Number formats")[1]
+    assert any("for seed" in note for note in report.notes)
+
+
+def markdown_table(text: str, title: str) -> list[dict[str, str]]:
+    lines = text.split(f"### {title}")[1].strip().splitlines()
+    table = [[cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")] for line in lines if "|" in line]
+    end = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    return [dict(zip(table[0], row, strict=True)) for row in table[2:end]]
+
+
+def rich_table(text: str, title: str) -> list[dict[str, str]]:
+    """Of a terminal so wide that no cell breaks; heads stand in the line above the rule."""
+    lines = text.split(f"\n{title}\n")[1].splitlines()
+    rule = next(i for i, line in enumerate(lines) if line.startswith("─"))
+    head = re.split(r"\s{2,}", lines[rule - 1].strip())
+    rows = []
+    for line in lines[rule + 1 :]:
+        if not line.strip():
+            break
+        rows.append(dict(zip(head, re.split(r"\s{2,}", line.strip()), strict=True)))
+    return rows
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def near(shown: str, value: float | None) -> bool:
+    """Whether a shown number is the rounded one."""
+    if value is None or shown == "-":
+        return value is None and shown == "-"
+    decimals = len(shown.partition(".")[2])
+    return abs(number(shown) - value) <= 0.5000001 * 10.0**-decimals
+
+
+@pytest.mark.parametrize("metric", ["fd", "pd"])
+@pytest.mark.parametrize("seeds", [1, 6, 12])
+def test_terminal_markdown_and_json_agree(metric: str, seeds: int) -> None:
+    report = study(seeds)
+    by_label = {c["label"]: c for c in validate(report)["comparisons"] if c["metric"] == metric}
+    in_markdown = markdown_table(documents.to_markdown(report), f"{metric}, lower is better")
+    in_terminal = rich_table(rich(report, 400), f"{metric}, lower is better")
+    assert [row["variant"] for row in in_markdown] == [row["variant"] for row in in_terminal]
+    assert {row["variant"] for row in in_markdown} == set(by_label)
+    for rows, head in ((in_markdown, f"{metric} vs baseline"), (in_terminal, "vs baseline")):
+        for row in rows:
+            c = by_label[row["variant"]]
+            assert row["verdict"] == c["verdict"]
+            assert row["why"] == c["why"]
+            assert near(row[head], c["mean"])
+            bounds = row["95 % interval"].strip("[]").split(", ")
+            assert len(bounds) == 1 + (c["low"] is not None)
+            assert near(bounds[0], c["low"])
+            assert near(bounds[-1], c["high"])
+            assert near(row["p"], c["p"])
+            assert near(row["p Holm"], c["p_holm"])
+            assert near(row["detects"], c["detectable"])
+            there, _, needed = row["seeds"].partition("/")
+            assert int(there) == c["n"]
+            assert needed == ("" if c["verdict"] != "undecided" else str(c["seeds_needed"] or "many"))
+    for text in (documents.to_markdown(report), rich(report, 400)):
+        for claim in validate(report)["claims"]:
+            assert (
+                f"{claim['metric'].replace('_', chr(92) + '_') if '###' in text else claim['metric']} {claim['expect']}"
+                in text
+            )
+            assert claim["why"] in text.replace("\\", "")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 140, 200])
+def test_verdicts_fit_at_any_width(width: int) -> None:
+    text = rich(study(), width)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
+    assert "…" not in text
+    first = text.split("Claims")[0]
+    for c in study().comparisons:
+        assert re.search(rf"^{re.escape(c.label)} .*{c.verdict}", first, re.M), (c.label, width)
+    assert "detects " in first.split("fd, lower")[1].split("pd, lower")[0] or width < 100
+    assert ("why" in first) == (width >= 140)
+
+
+def test_the_first_lines_say_it_all() -> None:
+    lines = [line.rstrip() for line in rich(study(), 80).splitlines()]
+    assert lines[0] == "preset quick, data cats (55555555), equal steps: variants 5, runs 60"
+    assert lines[2:5] == ["helps      direct", "hurts      no_drift, no_drift+v_pred", "undecided  v_pred"]
+
+
+def test_verdicts_by_the_second_metric_alone_name_it() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0, "direct": 0.0}, range(12), spread=0.5)
+    for run in made["runs"]:
+        run["pd"] -= 0.1 * (run["variant"] == "direct")
+    lines = [line.rstrip() for line in rich(found(made), 80).splitlines()]
+    assert lines[2:5] == ["helps      direct (pd)", "hurts      none", "undecided  no_drift"]
+
+
+def test_colour_stands_only_where_a_verdict_does() -> None:
+    def coloured(report: Findings) -> set[str]:
+        text = rich(report, 120, force_terminal=True, color_system="standard", legacy_windows=False)
+        return {word.strip() for _, word in re.findall(r"\x1b\[(?:\d;)*(3[1-7])m([^\x1b]*)\x1b", text)}
+
+    assert coloured(study()) == {"helps", "hurts", "supported", "contradicted"}
+    assert coloured(study(3)) == set()
+
+
+def test_few_seeds_are_said_at_any_width() -> None:
+    family = study(3).compared.family
+    said = f"With fewer than {study(3).compared.least_seeds} seeds none of these tests can decide."
+    assert family == 10
+    for width in (60, 200):
+        assert said in " ".join(rich(study(3), width).split())
+    assert "none of these tests" not in rich(study(), 200)
+
+
+def test_a_report_of_ten_thousand_runs_takes_less_than_two_seconds() -> None:
+    names = [*TRUTH, *(f"synthetic_{i}" for i in range(15))]
+    tables = frames(synthetic.rows(dict.fromkeys(names, 0.0), range(500), schemes=["int8"]))
+    assert len(tables["runs"]) == 10_000
+    start = time.process_time()
+    report = builder.build(tables)
+    text = rich(report, 80)
+    assert time.process_time() - start < 2
+    assert "variants 20, runs 10000" in text

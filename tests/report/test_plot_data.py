@@ -1,0 +1,85 @@
+"""What plots draw: the raw rows of the runs that are compared, paired by seed, and the findings' own numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pages
+import pandas as pd
+import pytest
+
+from ablate.report import plot_data
+from ablate.report.builder import build, read
+from ablate.report.render import findings_plots, text_tables
+from ablate.report.render.numbers import number, signed
+from ablate.store import tables
+
+RUNS = {"b0": ("baseline", 0), "b1": ("baseline", 1), "a0": ("other", 0), "a2": ("other", 2)}
+
+
+def test_denoising_is_paired_by_seed_and_noise_level() -> None:
+    values = {"b0": 20.0, "b1": 30.0, "a0": 21.5, "a2": 40.0, "stray": 99.0}
+    frame = pd.DataFrame(
+        [{"run_id": name, "t": t, "psnr_db": db + t} for name, db in values.items() for t in (0.1, 0.9)]
+    )
+    frame = frame.assign(pd=np.nan, lpips=np.nan, lpips_vgg=np.nan)
+    found = plot_data.denoising(frame, RUNS, "baseline").set_index(["variant", "seed", "t"])
+    assert set(found["measure"]) == {"psnr_db"}
+    assert len(found) == 8
+    assert found.loc[("other", 0, 0.1), "difference"] == pytest.approx(1.5)
+    assert found.loc[("other", 0, 0.9), "difference"] == pytest.approx(1.5)
+    assert found.loc["baseline", "difference"].tolist() == [0.0] * 4
+    assert np.isnan(found.loc[("other", 2, 0.1), "difference"])  # the baseline lacks that seed
+    assert plot_data.denoising(frame, RUNS, None)["difference"].isna().all()
+
+
+def test_curves_are_means_over_seeds_and_stretches() -> None:
+    steps = range(1, 1001)
+    frame = pd.DataFrame(
+        [
+            {"run_id": name, "step": step, "loss": loss * step}
+            for name, loss in (("b0", 1.0), ("b1", 3.0))
+            for step in steps
+        ]
+    )
+    found = plot_data.curves(frame, RUNS)
+    assert found["step"].tolist() == list(range(20, 1001, 20))
+    assert found["loss"].tolist() == pytest.approx([2.0 * (step - 9.5) for step in found["step"]])
+
+
+def test_plots_hold_the_findings_numbers(tmp_path: Path) -> None:
+    folder = pages.make(tmp_path, pictures=False)
+    found = build(read(folder))
+    plot = findings_plots.intervals(found, found.metrics[0])
+    assert plot is not None
+    rows = [row for data in json.loads(plot.spec)["datasets"].values() for row in data if "variant" in row]
+    told = {one.label: (one.mean, one.low, one.high, one.verdict) for one in found.comparisons if one.metric == "fd"}
+    assert {row["variant"]: (row["mean"], row["low"], row["high"], row["verdict"]) for row in rows} == told
+    assert [row["variant"] for row in rows] == ["direct", "v_pred", "no_drift"]  # the best above
+    (front, sheet) = found.fronts[0], text_tables.front_sheets(found)[0]
+    drawn = findings_plots.front(front, 0, sheet)
+    assert drawn is not None
+    rows = [row for data in json.loads(drawn.spec)["datasets"].values() for row in data]
+    assert len(rows) == len(front.points) * (len(front.objectives) - 1)
+    on = {point.label for point in front.points if point.on_front}
+    assert {row["name"] for row in rows if row["front"] == "on the front"} == on
+    runs = plot_data.compared_runs(found)
+    assert set(runs) == set(tables.read(folder, "runs")["run_id"])
+    assert runs["direct-quick-cats-s3-00000000"] == ("direct", 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "change"),
+    [
+        (0.0, "0.00", "+0.00"),
+        (12345.6, "12,346", "+12,346"),
+        (-0.01234, "-0.0123", "-0.0123"),
+        (9.876, "9.88", "+9.88"),
+        (None, "-", "-"),
+        (3e-7, "3.0e-07", "+3.0e-07"),
+    ],
+)
+def test_numbers_have_three_digits(value: float | None, shown: str, change: str) -> None:
+    assert (number(value), signed(value)) == (shown, change)

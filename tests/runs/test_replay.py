@@ -1,0 +1,137 @@
+"""Replay: the same bits from the row alone, and the right words where they are not the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import command
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from ablate import cli
+from ablate.base.errors import AblateError
+from ablate.models.weight_files import digest
+from ablate.store import tables
+
+VARIANT = 'about = "Small."\nsource = "test"\naxis = "test"\n' + command.CHEAP
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a data set and one finished run."""
+    path = tmp_path_factory.mktemp("replay")
+    np.savez(path / "set.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
+    (path / "variants").mkdir()
+    (path / "variants" / "small.toml").write_text(VARIANT)
+    patch = pytest.MonkeyPatch()
+    patch.chdir(path)
+    patch.setenv("ABLATE_CACHE", str(path / "cache"))
+    patch.setenv("ABLATE_OFFLINE", "1")
+    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "small", "--threads", "1"]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0, done.output
+    (path / "variants" / "small.toml").unlink()  # the row has to be enough
+    yield path
+    patch.undo()
+
+
+def replay(*words: str) -> Result:
+    return CliRunner().invoke(cli.app, ["replay", "small", *words])
+
+
+def copy(study: Path, tmp_path: Path, **values: object) -> Path:
+    """A copy of the results with some of the row's values changed."""
+    shutil.copytree(study / "results", tmp_path / "results")
+    row = tables.read(tmp_path / "results", "runs").iloc[0]
+    row = {k: (int(v) if isinstance(v, np.integer) else v) for k, v in row.items() if not pd.isna(v)} | values
+    tables.append(tmp_path / "results", {"runs": [row]})
+    return tmp_path / "results"
+
+
+def test_the_row_is_enough_for_the_same_bits(study: Path) -> None:
+    before = sorted(p for p in (study / "results").rglob("*"))
+    done = replay("--data", "set.npz", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["verdict"] == "bit_exact"
+    assert (found["weights_max_abs_diff"], found["environment"]) == (0.0, {})
+    assert found["nondeterministic_ops"] == []
+    assert sorted(p for p in (study / "results").rglob("*")) == before
+
+
+def test_another_environment_is_named_and_the_difference_has_figures(study: Path, tmp_path: Path) -> None:
+    row = tables.read(study / "results", "runs").iloc[0]
+    environment = json.loads(row["environment"]) | {"torch": "1.0", "cpu": "an abacus\x1b[2J"}
+    folder = copy(study, tmp_path, environment=json.dumps(environment), samples_digest="other", threads=2)
+    done = replay("--data", "set.npz", "--results", str(folder), "--threads", "1")
+    assert done.exit_code == 1
+    assert "equal within tolerance, not bit-exact" in done.stdout
+    assert "weights: largest difference 0\n" in done.stdout
+    assert "samples: equal" in done.stdout
+    assert "torch: 1.0 in the row" in done.stdout
+    assert "threads: 2 in the row, 1 here" in done.stdout
+    assert "cpu: an abacus\\x1b[2J in the row" in done.stdout
+
+
+@pytest.mark.parametrize(("same", "verdict"), [(True, "not_reproduced"), (False, "environment_mismatch")])
+def test_other_weights_are_not_reproduced(study: Path, tmp_path: Path, same: bool, verdict: str) -> None:
+    (path,) = (study / "results").glob("artifacts/*/model.safetensors")
+    weights = {name: w + 0.1 * torch.ones_like(w) for name, w in load_file(path).items()}
+    row = {"weights_digest": digest(weights), "samples_digest": "x"} | ({} if same else {"environment": "{}"})
+    folder = copy(study, tmp_path, **row)
+    save_file(weights, next(folder.glob("artifacts/*/model.safetensors")))
+    done = replay("--data", "set.npz", "--results", str(folder), "--json")
+    assert done.exit_code == 1, done.output
+    found = json.loads(done.stdout)
+    assert found["verdict"] == verdict
+    assert found["weights_max_abs_diff"] == pytest.approx(0.1, rel=0.01)
+    assert found["samples_psnr_db"] < 40
+
+
+def test_without_the_kept_weights_it_says_so(study: Path, tmp_path: Path) -> None:
+    folder = copy(study, tmp_path, weights_digest="other")
+    shutil.rmtree(folder / "artifacts")
+    done = replay("--data", "set.npz", "--results", str(folder))
+    assert done.exit_code == 1
+    assert "not reproduced" in done.stdout
+    assert "model.safetensors: missing" in done.stdout
+
+
+def test_a_run_of_two_arithmetics_says_why_it_differs(study: Path, tmp_path: Path) -> None:
+    mixed = "from step 0: bf16 cpu 2 threads; from step 7: fp32 cpu 1 thread"
+    folder = copy(study, tmp_path, weights_digest="other", mixed_arithmetic=mixed)
+    done = replay("--data", "set.npz", "--results", str(folder))
+    assert f"went on in another arithmetic ({mixed})" in done.stdout
+
+
+def test_a_set_of_ones_own_that_is_called_cats_is_asked_for(study: Path, tmp_path: Path) -> None:
+    done = replay("--results", str(copy(study, tmp_path, data="cats")))
+    assert isinstance(done.exception, AblateError)
+    assert re.search(r"made of 'cats' \(\w{12}\.\.\.\), which is not embedded", str(done.exception))
+
+
+def test_what_it_needs_is_asked_for(study: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", np.random.default_rng(1).integers(0, 256, (40, 64, 64, 3), np.uint8))
+    for words, message in (
+        ([], r"made of 'set' \(\w+\.\.\.\), which is not embedded; say where it is: --data PATH"),
+        (["--data", str(tmp_path / "set.npz")], r"fingerprint .*the run's row says .*give the pictures"),
+        (["--results", str(tmp_path)], r"run 'small': not in"),
+    ):
+        done = replay(*words)
+        assert isinstance(done.exception, AblateError)
+        with pytest.raises(AblateError, match=message):
+            raise done.exception
+
+
+def test_the_row_says_which_operations_are_not_deterministic(study: Path) -> None:
+    (column,) = pq.read_table(study / "results" / "runs.parquet")["nondeterministic_ops"].to_pylist()
+    assert column == ""

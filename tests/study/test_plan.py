@@ -1,0 +1,93 @@
+"""Seeds and the plan of a study."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from ablate.base.errors import VariantError
+from ablate.study.config import Config
+from ablate.study.plan import estimate_wall_s, factor_combinations, parse_seeds, plan
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0", [0]), ("0-4", [0, 1, 2, 3, 4]), ("3, 1,1-2", [3, 1, 2])])
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("-1", "'-1' is not a seed"),
+        ("5-2", r"5-2 runs backwards; did you mean 2-5\?"),
+        ("a", "'a' is not a seed"),
+        ("", "'' is not a seed"),
+        ("0-99999", "at most 1000"),
+    ],
+)
+def test_bad_seeds_are_refused(text: str, message: str) -> None:
+    with pytest.raises(VariantError, match=message):
+        parse_seeds(text)
+
+
+def test_plan_goes_seed_by_seed_and_names_runs_by_content() -> None:
+    specs = plan(["baseline", "no_drift", "no_drift"], [0, 1], "smoke")
+    assert [(s.variant, s.seed) for s in specs] == [("baseline", 0), ("no_drift", 0), ("baseline", 1), ("no_drift", 1)]
+    ids = {s.run_id("cats", "digest") for s in specs}
+    assert len(ids) == 4
+    assert specs[0].run_id("cats", "other") not in ids
+    assert "/" not in specs[0].run_id("../my cats", "digest")
+
+
+def test_factors_give_every_combination_of_levels_once() -> None:
+    names = factor_combinations("drift,prediction")
+    assert names[0] == "baseline+baseline"
+    assert len(names) == 3 * 4
+    specs = plan(names, [0], "smoke")
+    assert [s.variant for s in specs][:4] == ["baseline", "eps_pred", "v_pred", "x_pred_v_loss"]
+    assert "no_drift+x_pred_v_loss" in {s.variant for s in specs}
+    assert len({s.config.hash for s in specs}) == 12
+    assert factor_combinations("kernel-weights") == factor_combinations(" kernel weights ") != names
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("drfit", r"unknown axis 'drfit'; did you mean drift\? Allowed: drift, kernel weights"),
+        ("drift,", "unknown axis ''"),
+        ("drift,drift", "drift is named twice"),
+        ("baseline", "unknown axis 'baseline'"),
+    ],
+)
+def test_bad_factors_are_refused(text: str, message: str) -> None:
+    with pytest.raises(VariantError, match=message):
+        factor_combinations(text)
+
+
+def test_matching_changes_the_runs_name_and_says_so() -> None:
+    def fewer(config: Config, baseline: Config) -> Config:
+        if config.model.drift:
+            return config
+        return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=baseline.train.steps - 1))
+
+    equal = plan(["baseline", "no_drift"], [0], "smoke")
+    matched = plan(["baseline", "no_drift"], [0], "smoke", fewer)
+    assert [s.budget for s in matched] == ["steps", "macs"]
+    assert matched[0] == equal[0]
+    assert matched[1].config.train.steps == 11
+    assert matched[1].run_id("cats", "d") != equal[1].run_id("cats", "d")
+
+
+def test_time_is_estimated_by_the_same_configuration_else_by_the_work() -> None:
+    baseline, no_drift = plan(["baseline", "no_drift"], [1], "smoke")
+    columns = ["status", "preset", "config_hash", "wall_s", "train_macs"]
+    rows = [
+        ("done", "smoke", baseline.config.hash, 10.0, 100),
+        ("done", "smoke", baseline.config.hash, 30.0, 100),
+        ("done", "quick", "other", 1000.0, 100),
+        ("failed", "smoke", no_drift.config.hash, 7.0, 100),
+    ]
+    past = pd.DataFrame(rows, columns=columns)
+    assert estimate_wall_s(baseline, 100, past) == 20.0
+    assert estimate_wall_s(no_drift, 50, past) == 10.0
+    assert estimate_wall_s(no_drift, 50, past[past["preset"] == "quick"]) is None

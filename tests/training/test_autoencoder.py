@@ -1,0 +1,137 @@
+"""The autoencoder's training: cached by content, resumed, and of the noise's size."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ablate.base import machine
+from ablate.study import variants
+from ablate.study.config import Config
+from ablate.training import autoencoder
+from ablate.training.checkpoint import TrainingState
+
+CONFIG = variants.resolve(variants.load("latent"), "smoke")
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "autoencoders"
+
+
+def prepare(
+    images: torch.Tensor,
+    folder: Path,
+    *,
+    config: Config = CONFIG,
+    data_digest: str = "d",
+    seed: int = 0,
+    precision: str = "fp32",
+) -> tuple[autoencoder.Latents, list[int]]:
+    """Return the autoencoder and the steps at which its training reported; none where it came from the cache."""
+    steps: list[int] = []
+    found = autoencoder.prepare(
+        config,
+        images,
+        data_digest,
+        seed,
+        precision=precision,
+        checkpoint=folder / "a.safetensors",
+        on_step=lambda state: steps.append(state.step),
+    )
+    return found, steps
+
+
+def test_latents_are_of_the_noises_size_and_the_cache_gives_the_same(
+    images: torch.Tensor, tmp_path: Path, cache: Path
+) -> None:
+    made, steps = prepare(images, tmp_path)
+    assert steps == list(range(13))
+    assert made.wall_s > 0
+    assert not (tmp_path / "a.safetensors").exists()
+    z = made.codec.encode(images.float() / 127.5 - 1)
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
+    again, steps = prepare(images, tmp_path)
+    assert steps == []
+    assert (again.digest, again.wall_s) == (made.digest, made.wall_s)
+    assert torch.equal(again.codec.decode(z), made.codec.decode(z))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data_digest": "other"},
+        {"seed": 1},
+        {"precision": "bf16"},
+        {"config": dataclasses.replace(CONFIG, autoencoder=dataclasses.replace(CONFIG.autoencoder, kl_weight=0.1))},
+        {"config": dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, weight_decay=0.1))},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_it_depends_on_is_in_the_key(
+    images: torch.Tensor, tmp_path: Path, cache: Path, changed: dict[str, Any]
+) -> None:
+    prepare(images, tmp_path)
+    assert prepare(images, tmp_path, **changed)[1]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_other_threads_have_another_autoencoder(images: torch.Tensor, tmp_path: Path, cache: Path) -> None:
+    """Sums are then taken in another order; a replay trains with the row's threads."""
+    with machine.use_threads(1):
+        prepare(images, tmp_path)
+    with machine.use_threads(2):
+        assert prepare(images, tmp_path)[1]
+
+
+def test_what_only_the_denoiser_depends_on_is_not(images: torch.Tensor, tmp_path: Path, cache: Path) -> None:
+    prepare(images, tmp_path)
+    other = variants.resolve(variants.load("latent+no_perceptual+v_pred"), "smoke")
+    assert prepare(images, tmp_path, config=other)[1] == []
+
+
+def test_a_damaged_cache_is_made_again_and_a_closed_one_is_no_error(
+    images: torch.Tensor, tmp_path: Path, cache: Path
+) -> None:
+    made, _ = prepare(images, tmp_path)
+    (path,) = cache.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # one bit of a weight
+    path.write_bytes(content)
+    again, steps = prepare(images, tmp_path)
+    assert steps
+    assert again.digest == made.digest
+    assert path.read_bytes() != content
+    path.unlink()
+    cache.rmdir()
+    cache.write_text("a file where the folder should be")
+    assert prepare(images, tmp_path)[0].digest == made.digest
+
+
+def test_an_interrupted_training_resumes_bit_for_bit(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(state: TrainingState) -> None:
+        if state.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "whole"))
+    whole, _ = prepare(images, tmp_path)
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cut"))
+    checkpoint = tmp_path / "a.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        autoencoder.prepare(CONFIG, images, "d", 0, precision="fp32", checkpoint=checkpoint, on_step=interrupt)
+    resumed, steps = prepare(images, tmp_path)
+    assert steps[0] == 5
+    assert resumed.digest == whole.digest

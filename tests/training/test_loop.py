@@ -1,0 +1,206 @@
+"""Training: pairing, resumption, divergence, and the loss."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ablate.base.errors import DivergedError, ResultsError
+from ablate.diffusion.sampling import draw
+from ablate.models.autoencoder import PIXELS
+from ablate.runs.pipeline import perceptual_loss
+from ablate.study import variants
+from ablate.study.config import Config
+from ablate.training import autoencoder, captured_steps, checkpoint
+from ablate.training import loop as train_module
+from ablate.training.loop import Batches, learning_rate, loss_parts, train
+
+SMOKE = variants.resolve(variants.load("no_perceptual"), "smoke")
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """Discs of random colour on random ground."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    disc = ((y - 32) ** 2 + (x - 32) ** 2 < 400).float()
+    ground, colour = torch.rand(2, 40, 3, 1, 1, generator=generator)
+    return ((disc * colour + (1 - disc) * ground) * 255).to(torch.uint8)
+
+
+def run(
+    config: Config, images: torch.Tensor, folder: Path, seed: int = 0, **options: object
+) -> checkpoint.TrainingState:
+    return train(
+        config, images, seed, perceptual=None, precision="fp32", checkpoint=folder / "c.safetensors", **options
+    )  # type: ignore[arg-type]
+
+
+def weights(state: checkpoint.TrainingState) -> dict[str, torch.Tensor]:
+    return dict(state.ema.named_parameters())
+
+
+def test_the_loss_falls_and_the_same_seed_gives_the_same_weights(images: torch.Tensor, tmp_path: Path) -> None:
+    longer = dataclasses.replace(SMOKE, train=dataclasses.replace(SMOKE.train, steps=60))
+    one = run(longer, images, tmp_path / "a")
+    assert one.curve[-1]["loss"] < 0.6 * one.curve[0]["loss"]
+    two = run(longer, images, tmp_path / "b")
+    assert all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(two).values(), strict=True))
+    other = run(SMOKE, images, tmp_path / "c", seed=1)
+    assert not torch.equal(weights(one)["backbone.embed.weight"], weights(other)["backbone.embed.weight"])
+
+
+@pytest.mark.parametrize("name", variants.names())
+def test_every_variant_learns_draws_and_repeats(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
+    config = variants.resolve(variants.load(name), "smoke")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=20))
+    loss = perceptual_loss(config.train, torch.device("cpu"))
+    codec = PIXELS
+    if config.model.space == "latent":
+        checkpoint = tmp_path / "a.safetensors"
+        codec = autoencoder.prepare(config, images, "discs", 0, precision="fp32", checkpoint=checkpoint).codec
+    made = []
+    for file in ("one", "two"):
+        checkpoint = tmp_path / file
+        state = train(config, images, 0, perceptual=loss, precision="fp32", checkpoint=checkpoint, codec=codec)
+        assert state.curve[-1]["loss"] < state.curve[0]["loss"]
+        assert (state.curve[-1]["loss_perceptual"] > 0) == (name != "no_perceptual")
+        made.append(draw(state.ema, config, 0, range(2), precision="fp32", codec=codec))
+        assert made[-1].shape == (2, 3, 64, 64)
+        assert torch.isfinite(made[-1]).all()
+    assert torch.equal(*made)
+
+
+def test_an_interrupted_run_resumes_bit_for_bit(images: torch.Tensor, tmp_path: Path) -> None:
+    whole = run(SMOKE, images, tmp_path / "whole")
+
+    def interrupt(state: checkpoint.TrainingState) -> None:
+        if state.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SMOKE, images, tmp_path / "cut", on_step=interrupt)
+    steps: list[int] = []
+    resumed = run(SMOKE, images, tmp_path / "cut", on_step=lambda state: steps.append(state.step))
+    assert steps[0] == 7
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+    drop = ("images_per_s",)
+    assert [{k: v for k, v in row.items() if k not in drop} for row in resumed.curve] == [
+        {k: v for k, v in row.items() if k not in drop} for row in whole.curve
+    ]
+
+
+def test_a_damaged_checkpoint_is_named(images: torch.Tensor, tmp_path: Path) -> None:
+    (tmp_path / "c.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
+    with pytest.raises(ResultsError, match=r"c.safetensors: damaged checkpoint .* delete the file"):
+        run(SMOKE, images, tmp_path)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = run(SMOKE, images, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResultsError, match="No space left on device"):
+        state.save(tmp_path / "c.safetensors")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert set(before) == {"c.safetensors", "previous_c.safetensors"}
+
+
+def test_divergence_is_an_error_of_its_own(images: torch.Tensor, tmp_path: Path) -> None:
+    hot = dataclasses.replace(SMOKE, train=dataclasses.replace(SMOKE.train, lr=1e30, warmup=0))
+    with pytest.raises(DivergedError, match="near step"):
+        run(hot, images, tmp_path)
+
+
+def test_variants_share_pictures_but_seeds_do_not(images: torch.Tensor) -> None:
+    one, two, other = Batches(images, SMOKE.train, 0), Batches(images, SMOKE.train, 0), Batches(images, SMOKE.train, 1)
+    for step in (0, 9, 3):
+        assert torch.equal(one(step), two(step))
+        assert not torch.equal(one(step), other(step))
+
+
+def test_every_picture_is_seen_once_an_epoch(images: torch.Tensor) -> None:
+    flipless = dataclasses.replace(SMOKE.train, flip=False, batch=8)
+    marked = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 64, 64)
+    batches = Batches(marked, flipless, 0)
+    seen = torch.cat([batches(step)[:, 0, 0, 0] for step in range(5)])
+    assert sorted(((seen + 1) * 127.5).round().int().tolist()) == list(range(40))
+
+
+def test_schedule_warms_up_holds_and_decays_to_almost_nothing() -> None:
+    budget = dataclasses.replace(SMOKE.train, steps=100, warmup=10, decay_from=0.5, lr=1.0)
+    rates = [learning_rate(budget, step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:51] == [1.0] * 41
+    assert rates[75] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.02)
+
+
+def test_loss_of_a_perfect_prediction_is_zero_in_both_spaces() -> None:
+    x, eps, t = torch.rand(4, 3, 8, 8), torch.randn(4, 3, 8, 8), torch.rand(4)
+    z = t.view(-1, 1, 1, 1) * x + (1 - t.view(-1, 1, 1, 1)) * eps
+    v_pred = variants.resolve(variants.load("v_pred+no_perceptual"), "smoke")
+    assert float(loss_parts(SMOKE, None, x, x, z, t)[0]) == 0
+    assert float(loss_parts(v_pred, None, x - eps, x, z, t)[0]) < 1e-8
+    assert float(loss_parts(v_pred, None, x - eps + 1, x, z, t)[0]) == pytest.approx(1, rel=0.5)
+
+
+def test_what_a_gpu_takes_one_step_ahead_is_the_same_training(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the recording, which takes a GPU; in one go and resumed."""
+
+    class Called:
+        """Computes instead of replaying, into the same gradients each time."""
+
+        def __init__(self, function: Any, inputs: Any, device: object) -> None:
+            self.function, self.parameters = function, function.__self__._parameters
+            function(*inputs)
+            self.kept = [p.grad for p in self.parameters]
+
+        def __call__(self, inputs: Any) -> list[torch.Tensor]:
+            parts: list[torch.Tensor] = self.function(*inputs)
+            for p, kept in zip(self.parameters, self.kept, strict=True):
+                kept.copy_(p.grad)
+            return parts
+
+    expected = run(SMOKE, images, tmp_path / "a")
+    monkeypatch.setattr(captured_steps, "Recorded", Called)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    steps: list[int] = []
+
+    def gradients_of(draw: Callable[[int], list[torch.Tensor]], parts: Any, state: Any, count: int) -> Any:
+        def noted(step: int) -> list[torch.Tensor]:
+            steps.append(step)
+            return draw(step)
+
+        return captured_steps.CapturedSteps(noted, parts, state.parameters, count)
+
+    monkeypatch.setattr(train_module, "gradients_of", gradients_of)
+
+    def stop(state: checkpoint.TrainingState) -> None:
+        if state.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SMOKE, images, tmp_path / "b", on_step=stop)
+    stopped = list(steps)
+    found = run(SMOKE, images, tmp_path / "b")
+    assert stopped == list(range(6))  # one more than were taken
+    assert steps[6:] == list(range(5, SMOKE.train.steps))
+    assert [row["loss"] for row in found.curve] == [row["loss"] for row in expected.curve]
+    assert all(torch.equal(a, b) for a, b in zip(weights(expected).values(), weights(found).values(), strict=True))

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ablate.report.render.numbers import number
+from ablate.report.render.number_text import number
 
 HEADS = ("batch", "ref. ms", "ours ms", "ratio", "interval", "floor", "ref. MB", "ours MB")
 

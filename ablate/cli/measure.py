@@ -61,7 +61,7 @@ def measure(
     from ablate.data.image_files import Pictures
     from ablate.metrics.image_sets import default_metrics, measure_sets
     from ablate.metrics.suite import assemble
-    from ablate.report.render import measured_sets
+    from ablate.report.render import measure as measure_tables
 
     target = pick_device(device)
     with ExitStack() as opened:
@@ -88,11 +88,11 @@ def measure(
         for network, why in suite.missing.items():
             tell_missing(network, why)
     if as_json:
-        typer.echo(measured_sets.to_json(found))
+        typer.echo(measure_tables.to_json(found))
         return
     from rich.console import Console
 
-    Console().print(measured_sets.render(found))
+    Console().print(measure_tables.render(found))
 
 
 @app.command()

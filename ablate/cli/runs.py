@@ -161,7 +161,7 @@ def bench(
         )
     from ablate.base.machine import pick_device, pick_precision
     from ablate.base.progress import Progress
-    from ablate.report.render import latency_tables as pages
+    from ablate.report.render import bench as pages
     from ablate.runs import side_by_side as benches
 
     target, sizes = pick_device(device), benches.parse_batches(batch)

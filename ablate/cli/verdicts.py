@@ -112,7 +112,7 @@ def report(
 def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -> None:
     """Write one report to a file or to stdout."""
     from ablate.report.builder import build, read
-    from ablate.report.render import documents
+    from ablate.report.render import markdown
 
     findings = build(read(folder), choice)
     if format_ is Format.rich:
@@ -126,7 +126,7 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -
         # Pictures and plots need libraries that the other forms do without.
         text = str(importlib.import_module("ablate.report.render.html").to_html(findings, folder))
     else:
-        text = documents.to_json(findings) if format_ is Format.json else documents.to_markdown(findings)
+        text = markdown.to_json(findings) if format_ is Format.json else markdown.to_markdown(findings)
     if output is None:
         typer.echo(text)
         return
@@ -209,7 +209,7 @@ def compare(
 
     Example: ablate compare baseline no_drift
     """
-    from ablate.report import comparison as versus
+    from ablate.report import pair_report as versus
     from ablate.report.builder import read
     from ablate.report.selection import Choice
 

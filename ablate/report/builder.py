@@ -11,9 +11,9 @@ import pandas as pd
 from ablate.base.errors import ResultsError
 from ablate.report.effects import make_factorials, make_fronts
 from ablate.report.findings import Compared, Findings, Row, Value
-from ablate.report.number_formats import summarise
-from ablate.report.rows import describe_metrics, make_rows, unequal_machines
+from ablate.report.quantized_summary import summarise
 from ablate.report.selection import Choice, finite, select
+from ablate.report.variant_rows import describe_metrics, make_rows, unequal_machines
 from ablate.report.verdicts import make_verdicts
 from ablate.stats import paired
 from ablate.store import tables

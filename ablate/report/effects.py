@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablate.report.findings import Effect, Factorial, Front, Point, Row
 from ablate.report.judged_metrics import higher_is_better
-from ablate.report.rows import MACHINE, Grid, Rows
+from ablate.report.variant_rows import MACHINE, Grid, Rows
 from ablate.report.verdicts import unjudged
 from ablate.stats import factorial, paired, pareto
 from ablate.study.variants import BASELINE

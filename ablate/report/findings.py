@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ablate.report.number_formats import Quantized
+from ablate.report.quantized_summary import Quantized
 
 VERDICTS = ("helps", "hurts", "undecided")
 CLAIM_VERDICTS = ("supported", "contradicted", "undecided")

@@ -22,10 +22,10 @@ from rich.text import Text
 
 from ablate.base.errors import ResultsError
 from ablate.report.judged_metrics import COSTS, higher_is_better
-from ablate.report.render import terminal, text_tables
-from ablate.report.render.text_tables import Sheet
-from ablate.report.rows import make_rows, unequal_machines
+from ablate.report.render import report_tables, terminal
+from ablate.report.render.report_tables import Sheet
 from ablate.report.selection import Choice, select
+from ablate.report.variant_rows import make_rows, unequal_machines
 from ablate.report.verdicts import unjudged
 from ablate.stats import paired
 
@@ -245,13 +245,13 @@ class _Rendered:
         reach = sorted(
             (one.high - one.low) / 2 for one in found.variants if one.low is not None and one.high is not None
         )
-        decimals = 1 if found.relative else text_tables.decimals_of_interval(reach[len(reach) // 2]) if reach else 3
+        decimals = 1 if found.relative else report_tables.decimals_of_interval(reach[len(reach) // 2]) if reach else 3
 
         def line(one: Gated) -> tuple[str, ...]:
             low, high = (None if x is None else scale * x for x in (one.low, one.high))
             seen = None if one.regression is None else scale * one.regression
-            shown = text_tables.signed(seen, decimals) + (unit if seen is not None else "")
-            return one.label, shown, text_tables.interval(low, high, decimals), str(one.n), one.verdict
+            shown = report_tables.signed(seen, decimals) + (unit if seen is not None else "")
+            return one.label, shown, report_tables.interval(low, high, decimals), str(one.n), one.verdict
 
         heads = ("variant", "regression", f"{100 * found.level:.4g} % interval", "seeds", "verdict")
         sheet = Sheet("", heads, tuple(map(line, found.variants)), (0, 4))

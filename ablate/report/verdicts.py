@@ -15,7 +15,7 @@ import pandas as pd
 from ablate.base.errors import VariantError
 from ablate.report.findings import Claim, Comparison, Row
 from ablate.report.judged_metrics import COSTS, higher_is_better
-from ablate.report.rows import Grid, Rows, count, make_grid, spent
+from ablate.report.variant_rows import Grid, Rows, count, make_grid, spent
 from ablate.stats import paired
 from ablate.study import variants
 from ablate.study.claims import read_margin

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ablate.base.text import printable
-from ablate.report.render.embedded_images import sketches
+from ablate.report.render.run_images import sketches
 
 POLL_S = 2.0
 WORKING = ".part"  # ends the names of the folders of runs that have not finished

@@ -13,7 +13,7 @@ from synthetic import found, frames
 from ablate.base.errors import VariantError
 from ablate.report.builder import build
 from ablate.report.findings import Claim, Comparison, Findings
-from ablate.report.render import documents
+from ablate.report.render import markdown
 from ablate.stats import paired
 from ablate.study.variants import load
 
@@ -372,10 +372,10 @@ def test_both_budgets_stand_side_by_side() -> None:
     assert turned.differences is not None
     assert turned.differences["fd"] == rows["no_drift"].at_other_budget["fd"]
     assert turned.at_other_budget == rows["no_drift"].differences
-    assert "### At either budget" in documents.to_markdown(steps)
-    assert "+4.0" in documents.to_markdown(steps).split("At either budget")[1].split("###")[0]
+    assert "### At either budget" in markdown.to_markdown(steps)
+    assert "+4.0" in markdown.to_markdown(steps).split("At either budget")[1].split("###")[0]
     assert {row.at_other_budget is None for row in found(made).rows} == {True}
-    assert "At either budget" not in documents.to_markdown(found(made))
+    assert "At either budget" not in markdown.to_markdown(found(made))
 
 
 def test_claims_may_be_left_out() -> None:

@@ -19,7 +19,7 @@ from ablate.diffusion.sampling import denoise
 from ablate.inference.latency import time_calls
 from ablate.models.kpn.denoiser import build
 from ablate.models.weight_files import digest, save_tensors
-from ablate.report.render.latency_tables import render, to_json
+from ablate.report.render.bench import render, to_json
 from ablate.runs import side_by_side
 from ablate.runs.loading import find_all, load
 from ablate.store import tables

@@ -17,8 +17,8 @@ import vl_convert
 from ablate import __version__
 from ablate.base.text import printable
 from ablate.report.findings import CLAIM_VERDICTS, VERDICTS, Findings
-from ablate.report.render import text_tables
-from ablate.report.render.page_content import gather, lead
+from ablate.report.render import report_tables
+from ablate.report.render.page import gather, lead
 
 WORDS = {*VERDICTS, *CLAIM_VERDICTS}  # that a table shows as badges
 
@@ -60,11 +60,11 @@ def to_fragment(
         "rows": [list(map(printable, row)) for row in rows],
     }
     if findings is not None:
-        found = text_tables.verdict_sheets(findings)
+        found = report_tables.verdict_sheets(findings)
         words = {
-            "title": text_tables.title(findings),
+            "title": report_tables.title(findings),
             "lead": lead(findings),
-            "explained": text_tables.explained(findings),
+            "explained": report_tables.explained(findings),
         }
         words |= {"heads": found[0].heads if found else (), "rows": found[0].lines if found else ()}
     return _environment().get_template("fragment.html").render(findings=findings, **words)

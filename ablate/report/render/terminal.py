@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.report.findings import Findings
-from ablate.report.render import text_tables
-from ablate.report.render.documents import EMPTY
-from ablate.report.render.text_tables import Sheet
+from ablate.report.render import report_tables
+from ablate.report.render.markdown import EMPTY
+from ablate.report.render.report_tables import Sheet
 
 COLOURS = {
     "helps": "green",
@@ -42,27 +42,27 @@ class _Rendered:
         if not findings.rows:
             yield Text(EMPTY)
             return
-        yield Text(text_tables.title(findings) + "\n", style="bold")
+        yield Text(report_tables.title(findings) + "\n", style="bold")
         if findings.comparisons:
             yield from _verdicts(findings, options)
-        claims = text_tables.claim_sheet(findings)
+        claims = report_tables.claim_sheet(findings)
         for sheet in [claims] if claims is not None else []:
             yield from _sheet(sheet, options)
         yield Text("Quality and costs", style="bold")
         for table in _quality(findings, sign, options):
             yield table
             yield Text("")
-        for line in text_tables.legend(findings, sign):
+        for line in report_tables.legend(findings, sign):
             yield Text(line, style="dim")
         for line in findings.notes:
             yield Text(f"! {line}")
         yield Text("")
-        budgets = text_tables.budget_sheet(findings)
+        budgets = report_tables.budget_sheet(findings)
         for sheet in [budgets] if budgets is not None else []:
             yield from _sheet(sheet, options)
-        for sheet in (*text_tables.factorial_sheets(findings), *text_tables.front_sheets(findings)):
+        for sheet in (*report_tables.factorial_sheets(findings), *report_tables.front_sheets(findings)):
             yield from _sheet(sheet, options)
-        formats = text_tables.format_sheet(findings)
+        formats = report_tables.format_sheet(findings)
         if formats is not None:
             yield Text(formats.title, style="bold")
             yield _formats(formats)
@@ -74,13 +74,13 @@ class _Rendered:
 
 def _verdicts(findings: Findings, options: ConsoleOptions) -> Iterator[RenderableType]:
     words = Table.grid(padding=(0, 2))
-    for word, names in text_tables.summary(findings):
-        words.add_row(Text(word) if names == text_tables.NONE else coloured(word), Text(names))
+    for word, names in report_tables.summary(findings):
+        words.add_row(Text(word) if names == report_tables.NONE else coloured(word), Text(names))
     yield words
     yield Text("")
-    for sheet in text_tables.verdict_sheets(findings):
+    for sheet in report_tables.verdict_sheets(findings):
         yield from _sheet(sheet, options)
-    yield Text(text_tables.explained(findings), style="dim")
+    yield Text(report_tables.explained(findings), style="dim")
     yield Text("")
 
 
@@ -144,7 +144,7 @@ def coloured(text: str) -> Text:
 
 def _quality(findings: Findings, sign: str, options: ConsoleOptions) -> list[Table]:
     """One table where the terminal is wide enough, else quality and costs apart, else four."""
-    wide, tight = text_tables.quality_cells(findings, f" {sign} "), text_tables.quality_cells(findings, sign)
+    wide, tight = report_tables.quality_cells(findings, f" {sign} "), report_tables.quality_cells(findings, sign)
     for line in tight[1:]:
         line[:2] = [line[0].replace("+", "+\n"), line[1].replace("+", "+\n").replace(" ", "\n")]
     metrics = [[3 + 2 * i, 4 + 2 * i] for i in range(len(findings.metrics))]

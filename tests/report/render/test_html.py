@@ -23,9 +23,9 @@ from ablate import cli
 from ablate.data import datasets
 from ablate.report import plot_data
 from ablate.report.builder import build, read
-from ablate.report.render import embedded_images, page_images
+from ablate.report.render import gallery, run_images
 from ablate.report.render.html import to_html
-from ablate.report.render.page_content import cards_of
+from ablate.report.render.page import cards_of
 from ablate.store import image_grids
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'\u202e{{7*7}}"
@@ -173,7 +173,7 @@ def test_samples_are_of_the_seed_that_most_variants_have(tmp_path: Path) -> None
     for path in list((folder / "artifacts").glob("*-s0-*")):
         shutil.copytree(path, path.with_name(path.name.replace("-s0-", "-s1-")), dirs_exist_ok=True)
     shutil.rmtree(folder / "artifacts" / "v_pred-quick-cats-s0-00000000")
-    shown = page_images.make_gallery(build(read(folder)), folder / "artifacts")
+    shown = gallery.make_gallery(build(read(folder)), folder / "artifacts")
     assert shown.how.startswith("Seed 1. ")
     assert [row.label for row in shown.rows] == ["baseline", "no_drift", "v_pred"]
 
@@ -196,10 +196,10 @@ def test_many_variants_fit_into_five_megabytes(tmp_path: Path) -> None:
     names = ["baseline", *(f"variant_{i}" for i in range(14))]
     text = page(pages.make(tmp_path, dict.fromkeys(names, 0.0), range(6), pictures=False))
     budgets = (
-        page_images.SAMPLES_BYTES,
-        page_images.SKETCHES_BYTES,
-        page_images.STRIPS_BYTES,
-        page_images.NEAREST_BYTES,
+        gallery.SAMPLES_BYTES,
+        gallery.SKETCHES_BYTES,
+        gallery.STRIPS_BYTES,
+        gallery.NEAREST_BYTES,
     )
     assert len(text.encode()) + sum(budgets) < 5_000_000
 
@@ -207,7 +207,7 @@ def test_many_variants_fit_into_five_megabytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("budget", "height"), [(10**7, 512), (2 * 10**5, 64), (20_000, 64)])
 def test_pictures_keep_within_their_bytes(budget: int, height: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)  # what compresses worst
-    packed = embedded_images.fit([noise] * 5, budget)
+    packed = run_images.fit([noise] * 5, budget)
     assert sum(map(len, packed)) <= budget
     assert len(packed) == (5 if budget > 10**5 else 1)
     with Image.open(io.BytesIO(base64.b64decode(packed[0].split(",")[1]))) as image:
@@ -228,8 +228,8 @@ def test_a_packed_grid_is_read_as_the_enlarged_one_is(tmp_path: Path) -> None:
     grid = np.arange(512 * 512 * 3, dtype=np.uint8).reshape(512, 512, 3)
     Image.fromarray(grid.repeat(image_grids.ZOOM, 0).repeat(image_grids.ZOOM, 1)).save(tmp_path / "samples.png")
     Image.fromarray(grid).save(tmp_path / "samples.webp", lossless=True)
-    for path in (tmp_path / "samples.png", embedded_images.samples(tmp_path)):
-        found = embedded_images.read(path)
+    for path in (tmp_path / "samples.png", run_images.samples(tmp_path)):
+        found = run_images.read(path)
         assert found is not None
         assert np.array_equal(found, grid)
     assert path.suffix == ".webp"
@@ -237,16 +237,16 @@ def test_a_packed_grid_is_read_as_the_enlarged_one_is(tmp_path: Path) -> None:
 
 def test_a_damaged_picture_is_none(tmp_path: Path) -> None:
     path = tmp_path / "samples.png"
-    assert embedded_images.read(path) is None
+    assert run_images.read(path) is None
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
-    assert embedded_images.read(path) is None
+    assert run_images.read(path) is None
     Image.fromarray(np.zeros((256, 1024, 3), np.uint8)).save(path)
     whole = path.read_bytes()
     header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + whole[24:29]
     path.write_bytes(whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:])
-    assert embedded_images.read(path) is None
+    assert run_images.read(path) is None
     path.write_bytes(whole)
-    found = embedded_images.read(path)
+    found = run_images.read(path)
     assert found is not None
     assert found.shape == (128, 512, 3)
 

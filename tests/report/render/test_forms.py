@@ -16,12 +16,12 @@ import synthetic
 from rich.console import Console
 from synthetic import found, frames
 
-from ablate.report import builder, findings, number_formats
+from ablate.report import builder, findings, quantized_summary
 from ablate.report.findings import Findings
-from ablate.report.render import documents, terminal
+from ablate.report.render import markdown, terminal
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
-SCHEMA = json.loads(documents.SCHEMA.read_text())
+SCHEMA = json.loads(markdown.SCHEMA.read_text())
 
 
 @cache
@@ -39,7 +39,7 @@ def validate(report: Findings) -> dict[str, Any]:
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is not JSON")
 
-    document: dict[str, Any] = json.loads(documents.to_json(report), parse_constant=refuse)
+    document: dict[str, Any] = json.loads(markdown.to_json(report), parse_constant=refuse)
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
     return document
 
@@ -47,18 +47,18 @@ def validate(report: Findings) -> dict[str, Any]:
 def test_the_schema_is_one_and_knows_every_field() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     for name, definition in SCHEMA["$defs"].items():
-        kind = getattr(findings, name, None) or getattr(number_formats, name)
+        kind = getattr(findings, name, None) or getattr(quantized_summary, name)
         names = [field.name for field in dataclasses.fields(kind)]
         assert list(definition["properties"]) == names
         assert definition["required"] == names
         assert definition["additionalProperties"] is False
-    assert SCHEMA["properties"]["version"]["const"] == documents.VERSION
+    assert SCHEMA["properties"]["version"]["const"] == markdown.VERSION
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 6, 12])
 def test_documents_are_valid(seeds: int) -> None:
     document = validate(study(seeds))
-    assert document["version"] == documents.VERSION
+    assert document["version"] == markdown.VERSION
     assert {c["verdict"] for c in document["comparisons"]} == (
         {"helps", "hurts", "undecided"} if seeds == 12 else {"undecided"}
     )
@@ -86,7 +86,7 @@ def test_a_number_that_is_none_is_refused_rather_than_written() -> None:
     report = study()
     broken = dataclasses.replace(report.comparisons[0], mean=float("nan"))
     with pytest.raises(ValueError, match="not JSON compliant"):
-        documents.to_json(dataclasses.replace(report, comparisons=(broken,)))
+        markdown.to_json(dataclasses.replace(report, comparisons=(broken,)))
 
 
 def test_tables_from_elsewhere_may_hold_what_is_no_number() -> None:
@@ -95,7 +95,7 @@ def test_tables_from_elsewhere_may_hold_what_is_no_number() -> None:
         tables[name].loc[3, column] = float("inf")
     report = builder.build(tables)
     validate(report)
-    assert "inf" not in documents.to_markdown(report).split("### Number formats")[1]
+    assert "inf" not in markdown.to_markdown(report).split("### Number formats")[1]
     assert any("for seed" in note for note in report.notes)
 
 
@@ -136,7 +136,7 @@ def near(shown: str, value: float | None) -> bool:
 def test_terminal_markdown_and_json_agree(metric: str, seeds: int) -> None:
     report = study(seeds)
     by_label = {c["label"]: c for c in validate(report)["comparisons"] if c["metric"] == metric}
-    in_markdown = markdown_table(documents.to_markdown(report), f"{metric}, lower is better")
+    in_markdown = markdown_table(markdown.to_markdown(report), f"{metric}, lower is better")
     in_terminal = rich_table(rich(report, 400), f"{metric}, lower is better")
     assert [row["variant"] for row in in_markdown] == [row["variant"] for row in in_terminal]
     assert {row["variant"] for row in in_markdown} == set(by_label)
@@ -156,7 +156,7 @@ def test_terminal_markdown_and_json_agree(metric: str, seeds: int) -> None:
             there, _, needed = row["seeds"].partition("/")
             assert int(there) == c["n"]
             assert needed == ("" if c["verdict"] != "undecided" else str(c["seeds_needed"] or "many"))
-    for text in (documents.to_markdown(report), rich(report, 400)):
+    for text in (markdown.to_markdown(report), rich(report, 400)):
         for claim in validate(report)["claims"]:
             assert (
                 f"{claim['metric'].replace('_', chr(92) + '_') if '###' in text else claim['metric']} {claim['expect']}"

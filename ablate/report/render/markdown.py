@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ablate.report.findings import Findings
-from ablate.report.render import text_tables
-from ablate.report.render.text_tables import Sheet
+from ablate.report.render import report_tables
+from ablate.report.render.report_tables import Sheet
 
 VERSION = 1  # of the document that `report.schema.json` describes
 SCHEMA = Path(__file__).parent / "report.schema.json"
@@ -25,23 +25,23 @@ def to_markdown(findings: Findings) -> str:
     """Return the report as Markdown: verdicts first, then claims, quality and costs, notes, effects, trade-offs, number formats."""
     if not findings.rows:
         return EMPTY + "\n"
-    parts = [f"## {escape(text_tables.title(findings))}"]
+    parts = [f"## {escape(report_tables.title(findings))}"]
     if findings.comparisons:
-        parts.append("\n".join(f"- **{word}**: {escape(names)}" for word, names in text_tables.summary(findings)))
-        for sheet in text_tables.verdict_sheets(findings):
+        parts.append("\n".join(f"- **{word}**: {escape(names)}" for word, names in report_tables.summary(findings)))
+        for sheet in report_tables.verdict_sheets(findings):
             parts += _sheet(sheet)
-        parts.append(escape(text_tables.explained(findings)))
-    claims = text_tables.claim_sheet(findings)
+        parts.append(escape(report_tables.explained(findings)))
+    claims = report_tables.claim_sheet(findings)
     parts += _sheet(claims) if claims is not None else []
     parts.append("### Quality and costs")
-    head, *rows = text_tables.quality_cells(findings, " ± ")
+    head, *rows = report_tables.quality_cells(findings, " ± ")
     parts.append(table(head, rows, (0, 1)))
-    parts.append(_list((*text_tables.legend(findings, "±"), *findings.notes)))
-    budgets = text_tables.budget_sheet(findings)
+    parts.append(_list((*report_tables.legend(findings, "±"), *findings.notes)))
+    budgets = report_tables.budget_sheet(findings)
     parts += _sheet(budgets) if budgets is not None else []
-    for sheet in (*text_tables.factorial_sheets(findings), *text_tables.front_sheets(findings)):
+    for sheet in (*report_tables.factorial_sheets(findings), *report_tables.front_sheets(findings)):
         parts += _sheet(sheet)
-    formats = text_tables.format_sheet(findings)
+    formats = report_tables.format_sheet(findings)
     parts += _sheet(formats) if formats is not None else []
     return "\n\n".join(parts) + "\n"
 

@@ -6,9 +6,9 @@ import altair as alt
 import pandas as pd
 
 from ablate.report import plot_data
-from ablate.report.render.numbers import number, signed
-from ablate.report.render.plot import ACCENT, FG, QUIET, ROW, WIDTH, Plot, below, finish, panel_width, panels, records
-from ablate.report.render.text_tables import Sheet
+from ablate.report.render.number_text import number, signed
+from ablate.report.render.report_tables import Sheet
+from ablate.report.render.vega import ACCENT, FG, QUIET, ROW, WIDTH, Plot, below, finish, panel_width, panels, records
 
 HEIGHT = 90  # pixels of a small panel
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ablate.report import builder
 from ablate.report.findings import Findings, Value
-from ablate.report.render import documents, terminal, text_tables
+from ablate.report.render import markdown, report_tables, terminal
 from ablate.report.selection import Choice
 from ablate.store import tables
 
@@ -202,16 +202,14 @@ def test_order_is_baseline_then_axis(tmp_path: Path) -> None:
 
 def test_the_three_forms_show_the_same_numbers(tmp_path: Path) -> None:
     report = build(tmp_path, *STUDY)
-    document = json.loads(documents.to_json(report))
+    document = json.loads(markdown.to_json(report))
     row = document["rows"][1]
     assert (row["values"]["fd"]["mean"], row["differences"]["fd"]["mean"]) == (277.0, 12.0)
     expected = ["277.0 ± 9.9", "+12.0 ± 2.8", "0.2770 ± 0.0099", "+0.0120 ± 0.0028", "2/3", "4.41 M", "1.05 G"]
-    for text in (documents.to_markdown(report), rich(report, 200), rich(report, 80)):
+    for text in (markdown.to_markdown(report), rich(report, 200), rich(report, 80)):
         for part in (*expected, "N = 512 samples", "2,048", "21.9", "preset quick", "cats", "Lower is better"):
             assert part in text
-    assert "| baseline | baseline | 3 | 271.0 ± 11.5 |  | 0.2710 ± 0.0115 |  | 4.41 M |" in documents.to_markdown(
-        report
-    )
+    assert "| baseline | baseline | 3 | 271.0 ± 11.5 |  | 0.2710 ± 0.0115 |  | 4.41 M |" in markdown.to_markdown(report)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 140, 200])
@@ -238,23 +236,23 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     report = build(tmp_path, *rows)
     assert "[red]a|b" in rich(report)
     assert "[bold] no | way" in rich(report)
-    assert "| \\[red]a\\|b |" in documents.to_markdown(report)
+    assert "| \\[red]a\\|b |" in markdown.to_markdown(report)
 
 
 def test_only_unfinished_runs(tmp_path: Path) -> None:
     report = build(tmp_path, run("baseline", 0, None, status="failed", data_digest=None, error="no pictures"))
-    for text in (rich(report), documents.to_markdown(report)):
+    for text in (rich(report), markdown.to_markdown(report)):
         assert "0/1" in text
         assert "no pictures" in text
-    json.loads(documents.to_json(report))
+    json.loads(markdown.to_json(report))
 
 
 def test_an_empty_study(tmp_path: Path) -> None:
     report = builder.build({"runs": tables.read(tmp_path, "runs")}, Choice(preset="quick"))
-    document = json.loads(documents.to_json(report))
+    document = json.loads(markdown.to_json(report))
     assert (document["rows"], document["comparisons"], document["compared"]["preset"]) == ([], [], None)
     assert "No runs yet" in rich(report)
-    assert "No runs yet" in documents.to_markdown(report)
+    assert "No runs yet" in markdown.to_markdown(report)
 
 
 @pytest.mark.parametrize(
@@ -272,11 +270,11 @@ def test_an_empty_study(tmp_path: Path) -> None:
     ],
 )
 def test_quantities(name: str, value: float | None, text: str) -> None:
-    assert text_tables.quantity(name, value) == text
+    assert report_tables.quantity(name, value) == text
 
 
 def test_a_small_negative_difference_is_not_minus_zero() -> None:
-    assert text_tables.spread(Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"
+    assert report_tables.spread(Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"
 
 
 def test_a_budget_chooses_the_runs_it_makes_comparable(tmp_path: Path) -> None:

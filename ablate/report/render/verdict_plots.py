@@ -9,9 +9,9 @@ import altair as alt
 import pandas as pd
 
 from ablate.report.findings import VERDICTS, Comparison, Findings, Front, Metric
-from ablate.report.render import text_tables
-from ablate.report.render.plot import ACCENT, FG, FONT, QUIET, ROW, WIDTH, Plot, below, finish
-from ablate.report.render.text_tables import FRONT_HEADS
+from ablate.report.render import report_tables
+from ablate.report.render.report_tables import FRONT_HEADS
+from ablate.report.render.vega import ACCENT, FG, FONT, QUIET, ROW, WIDTH, Plot, below, finish
 
 COLOURS = alt.Scale(domain=list(VERDICTS), range=[f"var(--{name})" for name in VERDICTS])
 SHAPES = alt.Scale(domain=list(VERDICTS), range=["triangle-left", "triangle-right", "circle"])
@@ -24,7 +24,7 @@ def intervals(findings: Findings, metric: Metric) -> Plot | None:
     if not found:
         return None
     found.sort(key=lambda one: (one.mean or 0.0) * (-1 if metric.higher_is_better else 1))
-    decimals = text_tables.difference_decimals(findings, metric.name)
+    decimals = report_tables.difference_decimals(findings, metric.name)
     frame = pd.DataFrame([_interval(one, decimals) for one in found])
     against, better = findings.compared.against, "higher" if metric.higher_is_better else "lower"
     y = alt.Y("variant:N", sort=frame["variant"].tolist(), title=None, axis=alt.Axis(labelLimit=220))
@@ -38,7 +38,7 @@ def intervals(findings: Findings, metric: Metric) -> Plot | None:
         base.mark_rule(strokeWidth=3, opacity=0.55).encode(x=x, x2="high:Q", color=colour),
         base.mark_point(filled=True, size=90, opacity=1).encode(x="mean:Q", color=colour, shape=shape),
     ).properties(width=WIDTH, height=ROW * len(frame))
-    told = "; ".join(f"{one.label} {text_tables.signed(one.mean, decimals)}, {one.verdict}" for one in found)
+    told = "; ".join(f"{one.label} {report_tables.signed(one.mean, decimals)}, {one.verdict}" for one in found)
     return finish(
         f"intervals-{metric.name}",
         drawn,
@@ -47,7 +47,7 @@ def intervals(findings: Findings, metric: Metric) -> Plot | None:
         f"how many there are. {metric.about[:1].upper()}{metric.about[1:]}; {better} is better. "
         "A line across the dashed one may be no difference at all.",
         f"Differences to {against} in {metric.name}: {told}.",
-        next(sheet for sheet in text_tables.verdict_sheets(findings) if sheet.title.startswith(f"{metric.name},")),
+        next(sheet for sheet in report_tables.verdict_sheets(findings) if sheet.title.startswith(f"{metric.name},")),
     )
 
 
@@ -57,14 +57,14 @@ def _interval(one: Comparison, decimals: int) -> dict[str, Any]:
         "mean": one.mean,
         "low": one.mean if one.low is None else one.low,
         "high": one.mean if one.high is None else one.high,
-        "difference": text_tables.signed(one.mean, decimals),
-        "interval": text_tables.interval(one.low, one.high, decimals),
+        "difference": report_tables.signed(one.mean, decimals),
+        "interval": report_tables.interval(one.low, one.high, decimals),
         "verdict": one.verdict,
-        "seeds": text_tables.seeds(one),
+        "seeds": report_tables.seeds(one),
     }
 
 
-def front(found: Front, index: int, sheet: text_tables.Sheet) -> Plot | None:
+def front(found: Front, index: int, sheet: report_tables.Sheet) -> Plot | None:
     """Draw what may be traded: quality upward or downward, a cost sideways, which where there are several the reader chooses."""
     if len(found.objectives) < 2 or not found.points:
         return None
@@ -78,7 +78,7 @@ def front(found: Front, index: int, sheet: text_tables.Sheet) -> Plot | None:
     pick = alt.param(name="axis", value=costs[0], bind=alt.binding_select(options=costs, name="Cost: "))
     tips = [alt.Tooltip("name:N", title="variant")]
     tips += [alt.Tooltip(f"{_field(head)}:N", title=head) for head in heads] + [alt.Tooltip("told:N", title="front")]
-    amounts = any(name in text_tables.COUNTS for name in found.objectives[1:])
+    amounts = any(name in report_tables.COUNTS for name in found.objectives[1:])
     x = alt.X(
         "cost:Q",
         title=" or ".join(costs),
@@ -125,7 +125,7 @@ def _field(head: str) -> str:
 
 def sensitivity(findings: Findings) -> Plot | None:
     """Draw how far each number format moves the pictures, by what is quantised."""
-    sheet, found = text_tables.format_sheet(findings), findings.quantized
+    sheet, found = report_tables.format_sheet(findings), findings.quantized
     kept = [row for row in found.rows if row.psnr_db is not None] if found is not None else []
     if not kept or sheet is None:
         return None

@@ -9,8 +9,8 @@ import numpy as np
 
 from ablate.data import datasets
 from ablate.report.findings import Findings, Row
-from ablate.report.render.embedded_images import SIZE, STRIPS, Grid, fit, read, samples, sketches
-from ablate.report.render.text_tables import decimals_of
+from ablate.report.render.report_tables import decimals_of
+from ablate.report.render.run_images import SIZE, STRIPS, Grid, fit, read, samples, sketches
 from ablate.store.image_grids import GAP
 
 # Bytes of data URIs; with the plots and their library a page of fifteen variants stays below 5 MB.

@@ -13,7 +13,7 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from ablate.report.render.text_tables import Sheet
+from ablate.report.render.report_tables import Sheet
 
 WIDTH = 640  # pixels of the drawing without scripts; with them a plot is as wide as its place
 ROW = 24  # pixels of a variant's row

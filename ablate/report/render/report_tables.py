@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ablate.report import number_formats
+from ablate.report import quantized_summary
 from ablate.report.findings import VERDICTS, Claim, Comparison, Effect, Factorial, Findings, Front, Metric, Point, Value
-from ablate.report.rows import COST_HEADS, count
+from ablate.report.variant_rows import COST_HEADS, count
 
 COUNTS = ("params", "macs", "train_macs", "macs_image", "bytes", "file_bytes")
 UNITS = ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3))
@@ -266,13 +266,13 @@ def format_sheet(findings: Findings) -> Sheet | None:
     """Return the table of number formats."""
     if findings.quantized is None:
         return None
-    head, *rows = number_formats.cells(findings.quantized)
+    head, *rows = quantized_summary.cells(findings.quantized)
     return Sheet(
         "Number formats",
         tuple(head),
         tuple(map(tuple, rows)),
         (0, 1, 2),
-        tuple(number_formats.legend(findings.quantized)),
+        tuple(quantized_summary.legend(findings.quantized)),
     )
 
 

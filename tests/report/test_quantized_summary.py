@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ablate.report.number_formats import cells, summarise
+from ablate.report.quantized_summary import cells, summarise
 from ablate.store.schema import SCHEMAS
 
 

@@ -17,11 +17,11 @@ from ablate.report.builder import NO_CURVES, build
 from ablate.report.effects import FRONT_OF_WORK
 from ablate.report.findings import Comparison, Findings, Row, Value
 from ablate.report.judged_metrics import COSTS
-from ablate.report.render import terminal, text_tables
-from ablate.report.render.embedded_images import samples
-from ablate.report.render.text_tables import Sheet
-from ablate.report.rows import UNEQUAL_MACHINES
+from ablate.report.render import report_tables, terminal
+from ablate.report.render.report_tables import Sheet
+from ablate.report.render.run_images import samples
 from ablate.report.selection import Choice
+from ablate.report.variant_rows import UNEQUAL_MACHINES
 from ablate.store import tables
 from ablate.study.variants import canonical
 
@@ -220,18 +220,18 @@ def _verdicts(versus: Versus, findings: Findings) -> Sheet:
     """Means and spreads over the seeds that both have, so that they differ by the difference beside them."""
     lines = []
     for c in versus.comparisons:
-        decimals = text_tables.difference_decimals(findings, c.metric)
+        decimals = report_tables.difference_decimals(findings, c.metric)
         values = [(pair.a[c.metric], pair.b[c.metric]) for pair in versus.pairs]
         both = [(x, y) for x, y in values if x is not None and y is not None]
         lines.append(
             (
                 c.metric,
                 *(_spread([pair[side] for pair in both], decimals) for side in range(2)),
-                text_tables.signed(c.mean, decimals),
-                text_tables.interval(c.low, c.high, decimals),
-                text_tables.p_value(c.p),
-                text_tables.p_value(c.p_holm),
-                text_tables.seeds(c),
+                report_tables.signed(c.mean, decimals),
+                report_tables.interval(c.low, c.high, decimals),
+                report_tables.p_value(c.p),
+                report_tables.p_value(c.p_holm),
+                report_tables.seeds(c),
                 c.verdict,
             )
         )
@@ -241,7 +241,7 @@ def _verdicts(versus: Versus, findings: Findings) -> Sheet:
 
 def _spread(values: list[float], decimals: int) -> str:
     value = Value(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
-    return text_tables.spread(value, decimals, "±", "")
+    return report_tables.spread(value, decimals, "±", "")
 
 
 def _by_seed(versus: Versus, metrics: list[str]) -> Sheet:
@@ -249,13 +249,13 @@ def _by_seed(versus: Versus, metrics: list[str]) -> Sheet:
     for metric in metrics:
         heads += [f"{metric} A", "B", "B - A"]
     lines = []
-    decimals = {m: text_tables.decimals_of([pair.a[m] for pair in versus.pairs]) for m in metrics}
+    decimals = {m: report_tables.decimals_of([pair.a[m] for pair in versus.pairs]) for m in metrics}
     for pair in versus.pairs:
         line = [str(pair.seed)]
         for metric in metrics:
             mine, theirs = pair.b[metric], pair.a[metric]
             difference = None if mine is None or theirs is None else mine - theirs
             line += ["-" if x is None else f"{x:,.{decimals[metric]}f}" for x in (theirs, mine)]
-            line.append(text_tables.signed(difference, decimals[metric]))
+            line.append(report_tables.signed(difference, decimals[metric]))
         lines.append(tuple(line))
     return Sheet("", tuple(heads), tuple(lines), ())

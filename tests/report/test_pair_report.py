@@ -14,8 +14,8 @@ from rich.console import Console
 from synthetic import frames
 
 from ablate.base.errors import ResultsError
-from ablate.report import comparison as compare
-from ablate.report.comparison import Versus
+from ablate.report import pair_report as compare
+from ablate.report.pair_report import Versus
 from ablate.report.selection import Choice
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -3.0}

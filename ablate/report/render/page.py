@@ -17,10 +17,10 @@ from ablate.data import cats
 from ablate.report import plot_data
 from ablate.report.findings import Claim, Comparison, Findings
 from ablate.report.judged_metrics import COSTS
-from ablate.report.render import findings_plots, table_plots, text_tables
-from ablate.report.render.page_images import Gallery, Part, inside, is_embedded, make_gallery
-from ablate.report.render.plot import Plot, records
-from ablate.report.render.text_tables import Sheet
+from ablate.report.render import report_tables, run_plots, verdict_plots
+from ablate.report.render.gallery import Gallery, Part, inside, is_embedded, make_gallery
+from ablate.report.render.report_tables import Sheet
+from ablate.report.render.vega import Plot, records
 from ablate.store import tables as results
 from ablate.study import variants
 
@@ -111,31 +111,31 @@ def gather(findings: Findings, folder: Path) -> Page:
     tables = {name: _clean(results.read(folder, name)) for name in RAW}
     mine = tables["runs"][tables["runs"]["run_id"].isin(list(runs))]
     shown = make_gallery(findings, artifacts)
-    fronts = zip(findings.fronts, text_tables.front_sheets(findings), strict=True)
+    fronts = zip(findings.fronts, report_tables.front_sheets(findings), strict=True)
     over_time = (
-        table_plots.denoising(tables["denoising"], runs, compared.against),
-        table_plots.curves(tables["curves"], runs, compared.against),
+        run_plots.denoising(tables["denoising"], runs, compared.against),
+        run_plots.curves(tables["curves"], runs, compared.against),
     )
-    head, *lines = text_tables.quality_cells(findings, " ± ")
+    head, *lines = report_tables.quality_cells(findings, " ± ")
     quality = Sheet(
-        "All variants", tuple(head), tuple(map(tuple, lines)), (0, 1), tuple(text_tables.legend(findings, "±"))
+        "All variants", tuple(head), tuple(map(tuple, lines)), (0, 1), tuple(report_tables.legend(findings, "±"))
     )
     return Page(
         findings=findings,
         title=f"Ablation study of {_plural(compared.variants, 'variant')}",
         subtitle=_subtitle(findings, mine),
         lead=lead(findings),
-        explained=text_tables.explained(findings) if findings.comparisons else "",
+        explained=report_tables.explained(findings) if findings.comparisons else "",
         cards=cards_of(findings) if findings.comparisons else [],
         claims=[_said(claim, findings) for claim in findings.claims],
-        intervals=[plot for metric in findings.metrics if (plot := findings_plots.intervals(findings, metric))],
-        budgets=text_tables.budget_sheet(findings),
-        factorials=text_tables.factorial_sheets(findings),
+        intervals=[plot for metric in findings.metrics if (plot := verdict_plots.intervals(findings, metric))],
+        budgets=report_tables.budget_sheet(findings),
+        factorials=report_tables.factorial_sheets(findings),
         gallery=shown,
-        fronts=[plot for i, (one, sheet) in enumerate(fronts) if (plot := findings_plots.front(one, i, sheet))],
+        fronts=[plot for i, (one, sheet) in enumerate(fronts) if (plot := verdict_plots.front(one, i, sheet))],
         over_time=[plot for plot in over_time if plot],
-        formats=findings_plots.sensitivity(findings),
-        latency=table_plots.latency(tables["latency"], runs),
+        formats=verdict_plots.sensitivity(findings),
+        latency=run_plots.latency(tables["latency"], runs),
         inside=inside(findings, artifacts, shown) if findings.rows else [],
         quality=quality,
         methods=_methods(findings, mine),
@@ -199,12 +199,12 @@ def _judged(findings: Findings) -> list[Comparison]:
 def cards_of(findings: Findings) -> list[tuple[str, str, list[Card]]]:
     """Return each verdict with its title and its variants, the largest difference first."""
     metric = findings.compared.headline[0]
-    decimals = text_tables.difference_decimals(findings, metric)
+    decimals = report_tables.difference_decimals(findings, metric)
     cards: dict[str, list[Card]] = {verdict: [] for verdict in TITLES}
     for one in sorted(_judged(findings), key=lambda one: -abs(one.mean or 0.0)):
-        effect = f"{metric} {text_tables.signed(one.mean, decimals)}"
+        effect = f"{metric} {report_tables.signed(one.mean, decimals)}"
         if one.low is not None:
-            effect += f" {text_tables.interval(one.low, one.high, decimals)}"
+            effect += f" {report_tables.interval(one.low, one.high, decimals)}"
         more = one.verdict == "undecided" and one.seeds_needed is not None and one.seeds_needed > one.n
         basis = "so many comparisons need at least {}" if one.low is None else "by the spread seen, {} seeds would tell"
         why = f"{one.why}; {basis.format(f'{one.seeds_needed:,}')}" if more else one.why
@@ -226,11 +226,11 @@ def _said(claim: Claim, findings: Findings) -> Said:
     than = f"as good as {against}" if claim.expect == "same" else f"{claim.expect} than {against}"
     within = f" within {claim.margin}" if claim.margin else ""
     known = claim.metric in findings.compared.headline
-    decimals = text_tables.difference_decimals(findings, claim.metric) if known else 3
+    decimals = report_tables.difference_decimals(findings, claim.metric) if known else 3
     why = f"{claim.why.rstrip('.')}."
     if claim.mean is not None:
-        why += f" The difference is {text_tables.signed(claim.mean, decimals)}"
-        why += f" {text_tables.interval(claim.low, claim.high, decimals)}." if claim.low is not None else "."
+        why += f" The difference is {report_tables.signed(claim.mean, decimals)}"
+        why += f" {report_tables.interval(claim.low, claim.high, decimals)}." if claim.low is not None else "."
     return Said(
         printable(f"{claim.label}: {than} in {claim.metric}{within}, because {claim.because.rstrip('.')}."),
         claim.verdict,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ablate.base import cuda_graphs, machine, rng
 from ablate.base.errors import AblateError, did_you_mean
 from ablate.diffusion.objectives import interpolate
-from ablate.diffusion.sampling import draw, draw_by
+from ablate.diffusion.sampling import sample_images, sample_images_with
 from ablate.diffusion.solvers import evaluations
 from ablate.metrics import extractors
 from ablate.models.cost import cost
@@ -101,7 +101,7 @@ def _op(calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backwar
         return lambda: torch.autograd.grad(call(), leaves, grad)
 
     ours, reference = map(timed, calls)
-    recorded = cuda_graphs.replayed(ours, cuda_graphs.RECORD_FROM, leaves[0].device)  # as in a training step
+    recorded = cuda_graphs.captured(ours, cuda_graphs.CAPTURE_FROM_CALLS, leaves[0].device)  # as in a training step
     return Case(len(leaves[0]), recorded, reference, moved=moved)
 
 
@@ -124,7 +124,7 @@ def _forward(device: torch.device, folder: Path) -> Case:
         with torch.no_grad():
             published.denoise(plain, z, t)
 
-    plain, ours = _plain(config, device), cuda_graphs.replayed(forward, cuda_graphs.RECORD_FROM, device)
+    plain, ours = _plain(config, device), cuda_graphs.captured(forward, cuda_graphs.CAPTURE_FROM_CALLS, device)
     return Case(batch, lambda: ours(z, t), reference, flops=2.0 * batch * cost(config).total_macs)
 
 
@@ -207,12 +207,12 @@ def _sampling(device: torch.device, folder: Path) -> Case:
 
     def reference() -> None:
         with torch.no_grad():
-            draw_by(lambda z, t: published.denoise(plain, z, t), config, 0, range(count), device=device)
+            sample_images_with(lambda z, t: published.denoise(plain, z, t), config, 0, range(count), device=device)
 
     nfe = evaluations(config.sample.solver, config.sample.num_steps)
     return Case(
         count,
-        lambda: draw(model, config, 0, range(count), precision=precision),
+        lambda: sample_images(model, config, 0, range(count), precision=precision),
         reference,
         flops=2.0 * count * nfe * cost(config).total_macs,
     )

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ablate.base import cuda_graphs, machine
-from ablate.diffusion.sampling import denoise, draw, draw_by
-from ablate.models.autoencoder import PIXELS
+from ablate.diffusion.sampling import denoise, sample_images, sample_images_with
+from ablate.models.autoencoder import PIXEL_CODEC
 from ablate.models.kpn import filters
 from ablate.runs.pipeline import perceptual_loss
 from ablate.study import variants
@@ -53,14 +53,14 @@ def test_a_recorded_training_and_drawing_are_those_that_are_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
-    monkeypatch.setattr(cuda_graphs, "RECORD_FROM", 1)
+    monkeypatch.setattr(cuda_graphs, "CAPTURE_FROM_CALLS", 1)
     config = variants.resolve(variants.load(name), "smoke")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=6, batch=4))
     torch.manual_seed(0)
     images = torch.randint(0, 256, (10, 3, 64, 64), dtype=torch.uint8, device=CUDA)
     precision = machine.pick_precision(CUDA)
     with machine.deterministic() as names:
-        codec = PIXELS
+        codec = PIXEL_CODEC
         if config.model.space == "latent":
             where = tmp_path / "a.safetensors"
             codec = autoencoder.prepare(config, images, "0" * 64, 0, precision=precision, checkpoint=where).codec
@@ -75,8 +75,8 @@ def test_a_recorded_training_and_drawing_are_those_that_are_not(
             if not record:
                 monkeypatch.setattr(loop, "CapturedSteps", steps)
         model, count = states[0].ema, list(range(5))
-        drawn = draw(model, config, 0, count, precision=precision, codec=codec, batch=2)  # type: ignore[arg-type]
-        plain = draw_by(
+        drawn = sample_images(model, config, 0, count, precision=precision, codec=codec, batch=2)  # type: ignore[arg-type]
+        plain = sample_images_with(
             lambda z, t: denoise(model, config, z, t, precision),  # type: ignore[arg-type]
             config, 0, count, decode=codec.decode, device=CUDA, batch=2,
         )  # fmt: skip

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 WARM_UP = 2  # calls before the recording: libraries set themselves up, kernels are compiled
-RECORD_FROM = 12  # calls of one shape: recording costs about four, and saves most of each
+CAPTURE_FROM_CALLS = 12  # calls of one shape: recording costs about four, and saves most of each
 
 
-class Recorded:
+class CapturedGraph:
     """A function of tensors, recorded.
 
     Attributes:
@@ -57,7 +57,7 @@ def _aside(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def replayed(function: Callable[..., Any], calls: int, device: torch.device) -> Callable[..., Any]:
+def captured(function: Callable[..., Any], calls: int, device: torch.device) -> Callable[..., Any]:
     """Return the function, recorded at its first call where that pays; other shapes than the first call's go to the function itself.
 
     What a recorded one returns is overwritten by its next call.
@@ -67,14 +67,14 @@ def replayed(function: Callable[..., Any], calls: int, device: torch.device) -> 
         calls: How often it will be called with one shape.
         device: Where it computes.
     """
-    if device.type != "cuda" or calls < RECORD_FROM:
+    if device.type != "cuda" or calls < CAPTURE_FROM_CALLS:
         return function
-    recorded: Recorded | None = None
+    recorded: CapturedGraph | None = None
 
     def call(*inputs: Tensor) -> Any:
         nonlocal recorded
         if recorded is None:
-            recorded = Recorded(function, inputs, device)
+            recorded = CapturedGraph(function, inputs, device)
         return recorded(inputs) if recorded.fits(inputs) else function(*inputs)
 
     return call

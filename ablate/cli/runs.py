@@ -56,7 +56,7 @@ def sample(
     check_output(output, (".png", ".npz"), force=force)
     from ablate.base.machine import pick_device, threads
     from ablate.base.progress import Progress
-    from ablate.diffusion.sampling import draw, to_uint8
+    from ablate.diffusion.sampling import sample_images, to_uint8
     from ablate.inference.export import build, check_scheme
     from ablate.runs.loading import load
     from ablate.store.image_grids import save_array, save_grid
@@ -74,7 +74,7 @@ def sample(
             drawn = in_engine(graphs, threads()).draw(done.config, noise, range(n), on_batch=bar.advance)
         else:
             precision, codec = done.row["precision"], done.codec
-            drawn = draw(
+            drawn = sample_images(
                 done.model, done.config, noise, range(n), precision=precision, codec=codec, on_batch=bar.advance
             )
     pictures = to_uint8(drawn)

@@ -14,8 +14,8 @@ from torch import Tensor
 from ablate.base import cuda_graphs, rng
 from ablate.diffusion.objectives import PREDICTION
 from ablate.diffusion.solvers import SOLVERS, Denoise, evaluations
-from ablate.models.autoencoder import PIXELS, Codec
-from ablate.models.kpn.backbone import SPACES
+from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
+from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.study.config import Config
 
@@ -29,14 +29,14 @@ def denoise(model: Denoiser, config: Config, z: Tensor, t: Tensor, precision: st
         return PREDICTION[config.diffusion.prediction](output, z, t, config.diffusion.clip)
 
 
-def draw(
+def sample_images(
     model: Denoiser,
     config: Config,
     seed: int,
     indices: Iterable[int],
     *,
     precision: str,
-    codec: Codec = PIXELS,
+    codec: ImageCodec = PIXEL_CODEC,
     batch: int = BATCH,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
@@ -57,8 +57,8 @@ def draw(
     """
     numbers, device = list(indices), next(model.parameters()).device
     calls = len(numbers) // batch * evaluations(config.sample.solver, config.sample.num_steps)
-    return draw_by(
-        cuda_graphs.replayed(lambda z, t: denoise(model, config, z, t, precision), calls, device),
+    return sample_images_with(
+        cuda_graphs.captured(lambda z, t: denoise(model, config, z, t, precision), calls, device),
         config,
         seed,
         numbers,
@@ -69,14 +69,14 @@ def draw(
     )
 
 
-def draw_by(
+def sample_images_with(
     denoise: Denoise,
     config: Config,
     seed: int,
     indices: Iterable[int],
     *,
     stream: str = "sample",
-    decode: Callable[[Tensor], Tensor] = PIXELS.decode,
+    decode: Callable[[Tensor], Tensor] = PIXEL_CODEC.decode,
     device: torch.device | str = "cpu",
     batch: int = BATCH,
     on_batch: Callable[[int], None] = lambda n: None,
@@ -97,7 +97,7 @@ def draw_by(
     Returns:
         (N, 3, 64, 64) float32 on the CPU.
     """
-    numbers, (channels, size, _) = list(indices), SPACES[config.model.space]
+    numbers, (channels, size, _) = list(indices), DIFFUSION_SPACES[config.model.space]
     pictures = []
     for start in range(0, len(numbers), batch):
         z = rng.normal(seed, stream, numbers[start : start + batch], (channels, size, size)).to(device)

@@ -26,7 +26,7 @@ from ablate.inference.onnx import Edge, Graphs
 from ablate.inference.onnx_runtime import Session
 from ablate.inference.trained import Finished
 from ablate.metrics.pair_distances import psnr_db
-from ablate.models.kpn.backbone import SPACES
+from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.store.atomic_files import replacing
 
 SCHEMES = ("fp32", "int8")
@@ -140,7 +140,7 @@ def check(session: Session, reference: Callable[..., Tensor], latents: Tensor, s
 def metadata(run: Finished, scheme: str, graph: str) -> dict[str, str]:
     """Return what a file says of itself."""
     row, config = run.row, run.config
-    channels, size, _ = SPACES[config.model.space]
+    channels, size, _ = DIFFUSION_SPACES[config.model.space]
     words = {
         "run_id": row["run_id"],
         "variant": row["variant"],

@@ -36,7 +36,7 @@ from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Features, bootstrap_difference, collect, frechet_distance
 from ablate.metrics.suite import Suite
 from ablate.models.cost import cost
-from ablate.models.kpn.backbone import SPACES
+from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.store import tables as results
 from ablate.study.config import QuantizeConfig
 from ablate.study.metric_names import EMBEDDED, INCEPTION
@@ -321,7 +321,7 @@ def _scorer(run: Finished, data: ImageSet, suite: Suite, pictures: Tensor) -> Ca
 
 def _time(networks: Mapping[str, Network], run: Finished, session: str, threads: int) -> list[Row]:
     """Time one step of every network that an engine runs, side by side."""
-    channels, size, _ = SPACES[run.config.model.space]
+    channels, size, _ = DIFFUSION_SPACES[run.config.model.space]
     noise = rng.normal(run.row["seed"], "latency", range(max(BATCHES)), (channels, size, size))
 
     def timed(scheme: str, network: Network, batch: int) -> Timed:

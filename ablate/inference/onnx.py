@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ablate.base import rng
-from ablate.diffusion.sampling import draw_by
+from ablate.diffusion.sampling import sample_images_with
 from ablate.diffusion.solvers import Denoise
 from ablate.inference import onnx_runtime
 from ablate.inference.onnx_modules import Decode, Step
 from ablate.inference.onnx_runtime import PARTS
-from ablate.models.autoencoder import PIXELS, Codec
-from ablate.models.kpn.backbone import SPACES
+from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
+from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.weight_files import digest
 from ablate.study.config import Config
@@ -50,7 +50,7 @@ class Network:
     """How pictures are drawn: (z (B, C, S, S), t (B,)) -> x_hat, and what was diffused -> pictures, float32 on the CPU."""
 
     denoise: Denoise
-    decode: Callable[[Tensor], Tensor] = PIXELS.decode
+    decode: Callable[[Tensor], Tensor] = PIXEL_CODEC.decode
 
     def draw(
         self,
@@ -61,8 +61,10 @@ class Network:
         stream: str = "sample",
         on_batch: Callable[[int], None] = lambda n: None,
     ) -> Tensor:
-        """Return pictures (N, 3, 64, 64) float32, as `ablate.diffusion.sampling.draw_by` does."""
-        return draw_by(self.denoise, config, seed, indices, stream=stream, decode=self.decode, on_batch=on_batch)
+        """Return pictures (N, 3, 64, 64) float32, as `ablate.diffusion.sampling.sample_images_with` does."""
+        return sample_images_with(
+            self.denoise, config, seed, indices, stream=stream, decode=self.decode, on_batch=on_batch
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Calibration:
     digest: str  # SHA-256 of the inputs
 
 
-def edge(model: Denoiser, config: Config, codec: Codec) -> Edge:
+def edge(model: Denoiser, config: Config, codec: ImageCodec) -> Edge:
     """Return a trained model in the form in which it is exported."""
     decode = None
     if codec.decoder is not None and codec.shift is not None and codec.scale is not None:
@@ -84,7 +86,7 @@ def edge(model: Denoiser, config: Config, codec: Codec) -> Edge:
 
 def export(model: Edge) -> Graphs:
     """Return the float32 graphs."""
-    channels, size, _ = SPACES[model.config.model.space]
+    channels, size, _ = DIFFUSION_SPACES[model.config.model.space]
     z, t = rng.normal(0, "export", range(2), (channels, size, size)), torch.tensor([0.25, 0.75])
     graphs = {"step": onnx_runtime.export(model.step, {"z": z, "t": t}, "x_hat")}
     if model.decode is not None:
@@ -99,7 +101,7 @@ def in_engine(graphs: Graphs, threads: int) -> Network:
         ResultsError: The engine cannot run a graph.
     """
     sessions = {name: onnx_runtime.Session(graph, threads) for name, graph in graphs.items()}
-    return Network(sessions["step"], sessions.get("decode", PIXELS.decode))
+    return Network(sessions["step"], sessions.get("decode", PIXEL_CODEC.decode))
 
 
 def in_torch(step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor], Tensor] | None) -> Network:
@@ -109,7 +111,7 @@ def in_torch(step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor]
         with torch.inference_mode():
             return step(z, t)
 
-    return Network(denoise, decode or PIXELS.decode)
+    return Network(denoise, decode or PIXEL_CODEC.decode)
 
 
 def calibrate(network: Network, config: Config, seed: int, n: int) -> Calibration:

@@ -122,7 +122,7 @@ def simulated(network: nn.Module, scheme: str, groups: Collection[str], amax: di
     for name, module in sites(network).items():
         if part_of(name) not in groups:
             continue
-        is_weight = ".numbers." in name  # of the filters: the heads' numbers
+        is_weight = ".filter_params." in name
         if isinstance(module, LAYERS):
             module.get_parameter("weight").data = rounded_weight(module, form)
         if form.activations or is_weight:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ablate.models.autoencoder import Codec
+from ablate.models.autoencoder import ImageCodec
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.study.config import Config
 
@@ -17,4 +17,4 @@ class Finished:
     row: dict[str, Any]
     config: Config
     model: Denoiser
-    codec: Codec
+    codec: ImageCodec

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ablate.models.kpn.backbone import SPACES, Doubling
+from ablate.models.kpn.backbone import DIFFUSION_SPACES, Doubling
 from ablate.study.config import AutoencoderConfig
 
 GROUPS = 8  # of a group normalisation
@@ -50,10 +50,10 @@ class Encoder(nn.Sequential):
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         """Build it with channels at 64, 32 and 16 pixels."""
-        layers: list[nn.Module] = [nn.Conv2d(SPACES["pixel"].channels, channels[0], 3, padding=1)]
+        layers: list[nn.Module] = [nn.Conv2d(DIFFUSION_SPACES["pixel"].channels, channels[0], 3, padding=1)]
         for a, b in pairwise(channels):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), ResidualBlock(b)]
-        super().__init__(*layers, *_head(channels[-1], 2 * SPACES["latent"].channels))
+        super().__init__(*layers, *_head(channels[-1], 2 * DIFFUSION_SPACES["latent"].channels))
 
 
 class Decoder(nn.Sequential):
@@ -61,11 +61,11 @@ class Decoder(nn.Sequential):
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         """Build it with channels at 64, 32 and 16 pixels."""
-        layers: list[nn.Module] = [nn.Conv2d(SPACES["latent"].channels, channels[-1], 3, padding=1)]
+        layers: list[nn.Module] = [nn.Conv2d(DIFFUSION_SPACES["latent"].channels, channels[-1], 3, padding=1)]
         layers += [ResidualBlock(channels[-1])]
         for a, b in pairwise(reversed(channels)):
             layers += [Doubling(a, b), ResidualBlock(b)]
-        super().__init__(*layers, *_head(channels[0], SPACES["pixel"].channels))
+        super().__init__(*layers, *_head(channels[0], DIFFUSION_SPACES["pixel"].channels))
 
 
 def _head(channels: int, out_channels: int) -> list[nn.Module]:
@@ -100,7 +100,7 @@ class Autoencoder(nn.Module):
         return self.decoder(mean + (logvar / 2).exp() * eps).float(), kl
 
 
-class Codec(NamedTuple):
+class ImageCodec(NamedTuple):
     """The way from pictures (B, 3, 64, 64) to what is diffused, (B, C, S, S) float32, and back.
 
     In latent space `decoder` is what decodes latents times `scale` (4, 1, 1) plus `shift` (4, 1, 1).
@@ -113,10 +113,10 @@ class Codec(NamedTuple):
     scale: Tensor | None = None
 
 
-PIXELS = Codec(lambda x: x, lambda z: z)
+PIXEL_CODEC = ImageCodec(lambda x: x, lambda z: z)
 
 
-def codec(model: Autoencoder, shift: Tensor, scale: Tensor, precision: str) -> Codec:
+def latent_codec(model: Autoencoder, shift: Tensor, scale: Tensor, precision: str) -> ImageCodec:
     """Return the codec of a trained autoencoder.
 
     Args:
@@ -140,4 +140,4 @@ def codec(model: Autoencoder, shift: Tensor, scale: Tensor, precision: str) -> C
             out: Tensor = model.decoder((z * scale + shift).contiguous(memory_format=torch.channels_last))
             return out.float()
 
-    return Codec(encode, decode, model.decoder, shift, scale)
+    return ImageCodec(encode, decode, model.decoder, shift, scale)

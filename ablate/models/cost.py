@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ablate.base.errors import VariantError
 from ablate.base.host import host_bytes
 from ablate.models.autoencoder import Autoencoder
-from ablate.models.kpn.backbone import SPACES
+from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.kpn.pyramid import pyramid_macs
 from ablate.models.memory import check_weights
@@ -111,7 +111,7 @@ def _autoencoder(config: AutoencoderConfig) -> tuple[int, int, int]:
         autoencoder = Autoencoder(config)
 
     def macs(part: nn.Module, space: str) -> int:
-        channels, size, _ = SPACES[space]
+        channels, size, _ = DIFFUSION_SPACES[space]
         return _flops(lambda: part(torch.zeros(1, channels, size, size)))["Global"] // 2
 
     params = sum(p.numel() for p in autoencoder.decoder.parameters())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ablate.base import cuda_graphs, machine, rng
 from ablate.diffusion.objectives import interpolate
-from ablate.diffusion.sampling import BATCH, denoise, draw_by, to_uint8
+from ablate.diffusion.sampling import BATCH, denoise, sample_images_with, to_uint8
 from ablate.diffusion.solvers import Denoise, evaluations
 from ablate.inference.latency import Timed, time_calls
 from ablate.metrics.efficientnet import full_precision
@@ -23,7 +23,7 @@ from ablate.metrics.pair_distances import Distance, psnr_db
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Features, collect
 from ablate.metrics.suite import Looks, between, look, used
-from ablate.models.autoencoder import PIXELS, Codec
+from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.weight_files import save_tensors
 from ablate.runs.job import Job, Tables
@@ -40,7 +40,7 @@ HEADLINES = {  # of the fidelity table's metrics, those that the run's row repea
 }
 
 
-def measure_denoising(job: Job, model: Denoiser, codec: Codec) -> None:
+def measure_denoising(job: Job, model: Denoiser, codec: ImageCodec) -> None:
     """One-step denoising of held-out pictures at every time, and a picture of it."""
     config, tables = job.spec.config, job.tables
     distances = job.suite.distances
@@ -72,13 +72,13 @@ def measure_denoising(job: Job, model: Denoiser, codec: Codec) -> None:
             tables.add("denoising", {"t": t, "n": len(x), **rows[-1]})
             bar.advance()
     tables.run |= {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    if codec is not PIXELS:  # the best that any denoiser of these latents could reach
+    if codec is not PIXEL_CODEC:  # the best that any denoiser of these latents could reach
         ceiling = score(codec.decode(codec.encode(clean)) for clean in x.split(BATCH))
         tables.run |= {f"autoencoder_{name}": ceiling[name] for name in ("psnr_db", "pd")}
     _save_strip(job, model, codec, x[: len(STRIP_TIMES)], eps)
 
 
-def _save_strip(job: Job, model: Denoiser, codec: Codec, x: Tensor, eps: Tensor) -> None:
+def _save_strip(job: Job, model: Denoiser, codec: ImageCodec, x: Tensor, eps: Tensor) -> None:
     """One row per time: noisy input, filtered output, drift (grey is none), prediction, target; in latent space all decoded."""
     t = x.new_tensor(STRIP_TIMES[: len(x)])
     with torch.inference_mode():
@@ -90,18 +90,18 @@ def _save_strip(job: Job, model: Denoiser, codec: Codec, x: Tensor, eps: Tensor)
         x_hat = codec.decode(denoise(model, job.spec.config, z, t, job.precision))
         panels = [codec.decode(z), shown, added, x_hat, x]
         save_strip(job.artifacts / "strip.png", [to_uint8(panel.cpu()) for panel in panels])
-        if codec is not PIXELS:
+        if codec is not PIXEL_CODEC:
             pairs = [x, codec.decode(codec.encode(x))]
             save_strip(job.artifacts / "autoencoder.png", [to_uint8(panel.cpu()) for panel in pairs])
 
 
-def measure_fidelity(job: Job, samples: np.ndarray, codec: Codec) -> None:
+def measure_fidelity(job: Job, samples: np.ndarray, codec: ImageCodec) -> None:
     """Distances between samples and training pictures, in the features of every extractor at hand, each with real against real."""
     data, tables, budget = job.data, job.tables, job.spec.config.measure
     reference = data.train[: budget.fd_reference]
     # Real against real: pictures that are not in the reference, held-out ones first.
     real = np.concatenate([data.held_out, data.train[budget.fd_reference :]])[: len(samples)]
-    reconstructed = None if codec is PIXELS else _reconstruct(real, codec, job.device)
+    reconstructed = None if codec is PIXEL_CODEC else _reconstruct(real, codec, job.device)
     kept: dict[str, Tensor] = {}
     for extractor in job.suite.extractors.values():
         with job.task("features", len(real) + len(reference) + len(samples)) as bar:
@@ -169,14 +169,14 @@ def _add_looks(tables: Tables, name: str, distance: Distance, looks: Looks, n_tr
                 tables.run[metric] = estimate.value
 
 
-def _reconstruct(pictures: np.ndarray, codec: Codec, device: torch.device) -> np.ndarray:
+def _reconstruct(pictures: np.ndarray, codec: ImageCodec, device: torch.device) -> np.ndarray:
     """Encode and decode pictures (N, 3, 64, 64) uint8."""
     with torch.inference_mode():
         batches = (x.to(device).float() / 127.5 - 1 for x in torch.from_numpy(pictures).split(BATCH))
         return np.concatenate([to_uint8(codec.decode(codec.encode(x)).cpu()) for x in batches])
 
 
-def measure_times(job: Job, model: Denoiser, codec: Codec) -> None:
+def measure_times(job: Job, model: Denoiser, codec: ImageCodec) -> None:
     """Time one network evaluation at every batch size, side by side, and one whole picture."""
     config, seed, tables, device, precision = job.spec.config, job.spec.seed, job.tables, job.device, job.precision
     channels, size, _ = model.space
@@ -186,7 +186,7 @@ def measure_times(job: Job, model: Denoiser, codec: Codec) -> None:
 
     def once(calls: int) -> Denoise:
         """As in sampling: on a GPU recorded, in the first call."""
-        return cuda_graphs.replayed(lambda z, t: denoise(model, config, z, t, precision), calls, device)
+        return cuda_graphs.captured(lambda z, t: denoise(model, config, z, t, precision), calls, device)
 
     def step() -> Callable[[int], Tensor]:
         call = once(budget.latency_samples)
@@ -194,7 +194,7 @@ def measure_times(job: Job, model: Denoiser, codec: Codec) -> None:
 
     def image() -> Callable[[int], Tensor]:
         call = once(nfe)
-        return lambda batch: draw_by(call, config, seed, range(batch), decode=codec.decode, device=device)
+        return lambda batch: sample_images_with(call, config, seed, range(batch), decode=codec.decode, device=device)
 
     def timed(scope: str, batch: int, call: Callable[[int], Tensor]) -> Timed:
         columns = {"batch": batch, "scope": scope, "scheme": precision, "engine": "torch", "session": RUN_SESSION}

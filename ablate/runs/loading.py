@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from ablate.base.errors import ResultsError, did_you_mean
 from ablate.inference.trained import Finished
-from ablate.models.autoencoder import PIXELS
+from ablate.models.autoencoder import PIXEL_CODEC
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.weight_files import digest
 from ablate.store import tables
 from ablate.store.tables import records
 from ablate.study import variants
-from ablate.training.autoencoder import restore
+from ablate.training.autoencoder import codec_from_tensors
 
 ALL = "all"  # instead of a name: every finished run
 
@@ -90,10 +90,10 @@ def load(folder: Path, name: str, device: torch.device, *, precision: str | None
     weights = _read(artifacts / "model.safetensors", row["weights_digest"])
     model.load_state_dict(weights)
     model.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    codec = PIXELS
+    codec = PIXEL_CODEC
     if config.model.space == "latent":
         tensors = _read(artifacts / "autoencoder.safetensors", row["autoencoder_digest"])
-        codec = restore(config, tensors, device, precision or row["precision"])
+        codec = codec_from_tensors(config, tensors, device, precision or row["precision"])
     return Finished(row, config, model, codec)
 
 

@@ -21,7 +21,7 @@ from ablate.base import machine
 from ablate.base.errors import DivergedError, ResultsError
 from ablate.base.progress import Progress, Task
 from ablate.data.datasets import ImageSet
-from ablate.diffusion.sampling import draw, to_uint8
+from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.diffusion.solvers import evaluations
 from ablate.inference import number_formats
 from ablate.inference.latency import peak_memory_mb, reset_peak_memory
@@ -29,7 +29,7 @@ from ablate.inference.trained import Finished
 from ablate.metrics.efficientnet import efficientnet_lite0
 from ablate.metrics.pair_distances import PerceptualDistance
 from ablate.metrics.suite import Suite
-from ablate.models.autoencoder import PIXELS, Codec
+from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
 from ablate.models.cost import cost
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.weight_files import digest, save_tensors
@@ -178,7 +178,7 @@ def adopt(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[s
         shutil.rmtree(working, ignore_errors=True)
 
 
-def produce(job: Job) -> tuple[Denoiser, Codec, np.ndarray]:
+def produce(job: Job) -> tuple[Denoiser, ImageCodec, np.ndarray]:
     """Train and sample: all that a run's digests depend on, with deterministic algorithms.
 
     Returns:
@@ -256,11 +256,11 @@ def perceptual_loss(config: TrainConfig, device: torch.device) -> nn.Module | No
     return PerceptualDistance(efficientnet_lite0(device), stages=config.perceptual_stages)
 
 
-def _codec(job: Job) -> Codec:
+def _codec(job: Job) -> ImageCodec:
     """The way between pictures and what is diffused; in latent space an autoencoder, charged with its training time."""
     job.tables.run["autoencoder_wall_s"] = 0.0
     if job.spec.config.model.space == "pixel":
-        return PIXELS
+        return PIXEL_CODEC
     with job.task("autoencoder", job.spec.config.autoencoder.steps) as bar:
         made = autoencoder.prepare(
             job.spec.config,
@@ -274,7 +274,7 @@ def _codec(job: Job) -> Codec:
             on_step=_advance(job, bar),
         )
     job.tables.run |= {"autoencoder_wall_s": made.wall_s, "autoencoder_digest": made.digest}
-    job.tables.run["mixed_arithmetic"] = made.mixed
+    job.tables.run["mixed_arithmetic"] = made.mixed_arithmetic
     save_tensors(job.artifacts / "autoencoder.safetensors", made.tensors, {"run_id": job.tables.run["run_id"]})
     return made.codec
 
@@ -284,15 +284,15 @@ def _advance(job: Job, bar: Task) -> Callable[[TrainingState], None]:
 
     def on_step(state: TrainingState) -> None:
         nonlocal done
-        while state.problems:
-            job.progress.say(f"note: {state.problems.pop(0)}")
+        while state.resume_warnings:
+            job.progress.say(f"note: {state.resume_warnings.pop(0)}")
         bar.advance(state.step - done, f"loss {state.curve[-1]['loss']:.3f}" if state.curve else "")
         done = state.step
 
     return on_step
 
 
-def _train(job: Job, codec: Codec) -> Denoiser:
+def _train(job: Job, codec: ImageCodec) -> Denoiser:
     config, tables = job.spec.config, job.tables
     with job.task("train", config.train.steps) as bar:
         advance, sketch = _advance(job, bar), Sketches(job, codec) if job.sketches else None
@@ -317,8 +317,8 @@ def _train(job: Job, codec: Codec) -> Denoiser:
             save_every_s=job.save_every_s,
             on_step=on_step,
         )
-    if state.mixed is not None:
-        tables.run["mixed_arithmetic"] = state.mixed
+    if state.mixed_arithmetic is not None:
+        tables.run["mixed_arithmetic"] = state.mixed_arithmetic
     tables.run |= {"train_wall_s": state.wall_s, "images_per_s": tables.run["images_seen"] / state.wall_s}
     weights = {name: p.cpu() for name, p in state.ema.named_parameters()}
     tables.run["weights_digest"] = digest(weights)
@@ -328,10 +328,10 @@ def _train(job: Job, codec: Codec) -> Denoiser:
     return state.ema
 
 
-def _sample(job: Job, model: Denoiser, codec: Codec) -> np.ndarray:
+def _sample(job: Job, model: Denoiser, codec: ImageCodec) -> np.ndarray:
     config, count = job.spec.config, job.spec.config.measure.fd_samples
     with job.tables.timed("sample_wall_s"), job.task("sample", count) as bar:
-        drawn = draw(
+        drawn = sample_images(
             model, config, job.spec.seed, range(count), precision=job.precision, codec=codec, on_batch=bar.advance
         )
     samples = to_uint8(drawn)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ablate.diffusion.sampling import draw, to_uint8
-from ablate.models.autoencoder import Codec
+from ablate.diffusion.sampling import sample_images, to_uint8
+from ablate.models.autoencoder import ImageCodec
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.runs.job import Job
 from ablate.store.image_grids import save_grid
@@ -36,7 +36,7 @@ def moments(steps: int, train_macs: int, grid_macs: int) -> list[int]:
 class Sketches:
     """Draws `samples_<step>.png` into the run's working folder when its step has come."""
 
-    def __init__(self, job: Job, codec: Codec) -> None:
+    def __init__(self, job: Job, codec: ImageCodec) -> None:
         """Choose the steps by what the run's row says that training and sampling cost."""
         self.job, self.codec = job, codec
         row = job.tables.run
@@ -48,7 +48,7 @@ class Sketches:
         if step in self.moments:
             job = self.job
             config, seed = job.spec.config, job.spec.seed
-            drawn = draw(model, config, seed, range(PICTURES), precision=job.precision, codec=self.codec)
+            drawn = sample_images(model, config, seed, range(PICTURES), precision=job.precision, codec=self.codec)
             save_grid(sketch_path(job.artifacts, step), to_uint8(drawn))
 
 

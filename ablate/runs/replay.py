@@ -24,7 +24,7 @@ from ablate.base.errors import DataError, ResultsError
 from ablate.base.progress import Progress
 from ablate.data import cats
 from ablate.data.datasets import is_embedded, load
-from ablate.diffusion.sampling import draw, to_uint8
+from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.inference.trained import Finished
 from ablate.metrics.suite import Suite
 from ablate.models.kpn.denoiser import Denoiser
@@ -142,7 +142,7 @@ def _compare(kept: Finished, model: Denoiser, samples: np.ndarray) -> tuple[floa
     pairs = zip(model.parameters(), kept.model.parameters(), strict=True)
     largest = max(float((a - b).abs().max()) for a, b in pairs)
     precision, numbers = kept.row["precision"], range(len(samples))
-    drawn = draw(kept.model, kept.config, kept.row["seed"], numbers, precision=precision, codec=kept.codec)
+    drawn = sample_images(kept.model, kept.config, kept.row["seed"], numbers, precision=precision, codec=kept.codec)
     return largest, _psnr_db(samples, to_uint8(drawn))
 
 

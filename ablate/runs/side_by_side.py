@@ -76,7 +76,7 @@ NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], Network]] = 
 
 
 def _as_sampled(network: Network, z: Tensor) -> Denoise:
-    return cuda_graphs.replayed(network.denoise, cuda_graphs.RECORD_FROM, z.device)
+    return cuda_graphs.captured(network.denoise, cuda_graphs.CAPTURE_FROM_CALLS, z.device)
 
 
 def _step(network: Network, z: Tensor) -> Callable[[], object]:

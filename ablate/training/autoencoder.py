@@ -25,8 +25,8 @@ from ablate.base.machine import arithmetic
 from ablate.diffusion.sampling import BATCH
 from ablate.metrics.efficientnet import efficientnet_lite0
 from ablate.metrics.pair_distances import PerceptualDistance
-from ablate.models.autoencoder import Autoencoder, Codec, codec
-from ablate.models.kpn.backbone import SPACES
+from ablate.models.autoencoder import Autoencoder, ImageCodec, latent_codec
+from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import initialise
 from ablate.models.weight_files import digest, save_tensors
 from ablate.store.cache import cache_folder
@@ -38,14 +38,16 @@ VERSION = 1  # of the autoencoder's code: raised when the same settings give oth
 
 
 @dataclass(frozen=True)
-class Latents:
+class TrainedAutoencoder:
     """A trained autoencoder."""
 
-    codec: Codec
+    codec: ImageCodec
     tensors: Mapping[str, Tensor]  # its weights, and `shift` and `scale` of the latents, on the CPU
     digest: str  # SHA-256 of the tensors
     wall_s: float  # what its training took, now or when the cache was filled
-    mixed: str | None = None  # what it was computed in, where that changed on the way: such a one is not cached
+    mixed_arithmetic: str | None = (
+        None  # what it was computed in, where that changed on the way: such a one is not cached
+    )
 
 
 def prepare(
@@ -59,7 +61,7 @@ def prepare(
     cache: Path | None = None,
     save_every_s: float = SAVE_EVERY_S,
     on_step: Callable[[TrainingState], None] = lambda state: None,
-) -> Latents:
+) -> TrainedAutoencoder:
     """Return the autoencoder of a data set and seed, from the cache or trained now.
 
     Args:
@@ -88,21 +90,23 @@ def prepare(
         shift, scale = _moments(state.ema, images, precision)
         tensors = {name: p.detach().cpu() for name, p in state.ema.named_parameters()}
         tensors |= {"shift": shift.cpu(), "scale": scale.cpu()}
-        wall_s, mixed = state.wall_s, state.mixed
+        wall_s, mixed = state.wall_s, state.mixed_arithmetic
         if mixed is None:
             with suppress(ResultsError):  # a full or read-only cache: the checkpoints have to do
                 save_tensors(path, tensors, {"sha256": digest(tensors), "wall_s": json.dumps(wall_s)})
                 for left in (checkpoint, previous_of(checkpoint)):
                     left.unlink(missing_ok=True)
-    return Latents(restore(config, tensors, images.device, precision), tensors, digest(tensors), wall_s, mixed)
+    return TrainedAutoencoder(
+        codec_from_tensors(config, tensors, images.device, precision), tensors, digest(tensors), wall_s, mixed
+    )
 
 
-def restore(config: Config, tensors: dict[str, Tensor], device: torch.device, precision: str) -> Codec:
+def codec_from_tensors(config: Config, tensors: dict[str, Tensor], device: torch.device, precision: str) -> ImageCodec:
     """Return the codec of an autoencoder's weights, shift and scale."""
     model = Autoencoder(config.autoencoder)
     model.load_state_dict({name: t for name, t in tensors.items() if name not in ("shift", "scale")})
     model.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    return codec(model, tensors["shift"].to(device), tensors["scale"].to(device), precision)
+    return latent_codec(model, tensors["shift"].to(device), tensors["scale"].to(device), precision)
 
 
 def _budget(config: Config) -> TrainConfig:
@@ -150,7 +154,7 @@ def _train(
     state = TrainingState(build(), build(), budget, len(LOGGED))
     batches = Batches(images, budget, seed)
     perceptual = PerceptualDistance(efficientnet_lite0(device), stages=budget.perceptual_stages)
-    channels, size, _ = SPACES["latent"]
+    channels, size, _ = DIFFUSION_SPACES["latent"]
 
     def draw(step: int) -> list[Tensor]:
         return [*batches.draw(step), rng.normal(seed, "posterior", batches.numbers(step), (channels, size, size))]
@@ -171,7 +175,9 @@ def _train(
 
 def _moments(model: Autoencoder, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel's latents over pictures, (4,) float32."""
-    plain = codec(model, images.new_zeros(1, dtype=torch.float32), images.new_ones(1, dtype=torch.float32), precision)
+    plain = latent_codec(
+        model, images.new_zeros(1, dtype=torch.float32), images.new_ones(1, dtype=torch.float32), precision
+    )
     z = torch.cat([plain.encode(some.float() / 127.5 - 1).double().cpu() for some in images.split(BATCH)])
     return z.mean((0, 2, 3)).float(), z.std((0, 2, 3)).clamp(min=1e-6).float()
 

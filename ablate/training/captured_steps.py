@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from torch import Tensor
 
-from ablate.base.cuda_graphs import Recorded
+from ablate.base.cuda_graphs import CapturedGraph
 
 
 class CapturedSteps:
@@ -29,7 +29,7 @@ class CapturedSteps:
             steps: The training's.
         """
         self._draw, self._parts, self._parameters, self._steps = inputs, parts, parameters, steps
-        self._recorded: Recorded | None = None
+        self._recorded: CapturedGraph | None = None
         self._gradients: list[Tensor | None] = []
         self._thread = ThreadPoolExecutor(1)
         self._ahead: tuple[int, Future[list[Tensor]]] | None = None
@@ -38,7 +38,7 @@ class CapturedSteps:
         """Return the loss and what else is logged, and leave the gradients in the parameters."""
         inputs = self._inputs(step)
         if self._recorded is None:
-            self._recorded = Recorded(self._compute, inputs, self._parameters[0].device)
+            self._recorded = CapturedGraph(self._compute, inputs, self._parameters[0].device)
             self._gradients = [p.grad for p in self._parameters]
         if step + 1 < self._steps:
             self._ahead = step + 1, self._thread.submit(self._pinned, step + 1)

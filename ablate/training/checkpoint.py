@@ -42,24 +42,26 @@ class TrainingState:
         self.sums = torch.zeros(sums, device=self.parameters[0].device)
         self.step, self.logged_step, self.wall_s = 0, 0, 0.0
         self.saved_step, self.newest_is_sound = -1, False  # of the newest checkpoint
-        self.problems: list[
+        self.resume_warnings: list[
             str
         ] = []  # of going on: checkpoints that could not be used, another arithmetic; one line each
         self.curve: list[dict[str, Any]] = []
         self.computed: list[list[Any]] = []  # from which step on, in which arithmetic
 
     @property
-    def mixed(self) -> str | None:
+    def mixed_arithmetic(self) -> str | None:
         """What the training was computed in, where it was interrupted and went on in another arithmetic; else None."""
         return "; ".join(f"from step {step}: {how}" for step, how in self.computed) if len(self.computed) > 1 else None
 
-    def go_on(self, arithmetic: str) -> None:
+    def record_arithmetic(self, arithmetic: str) -> None:
         """Note what the steps from here on are computed in."""
         self.computed = [part for part in self.computed if part[0] < self.step]
         if not self.computed or self.computed[-1][1] != arithmetic:
             self.computed.append([self.step, arithmetic])
-            if self.mixed:
-                self.problems.append(f"resumed in another arithmetic, so no replay will be bit-exact ({self.mixed})")
+            if self.mixed_arithmetic:
+                self.resume_warnings.append(
+                    f"resumed in another arithmetic, so no replay will be bit-exact ({self.mixed_arithmetic})"
+                )
 
     @torch.no_grad()
     def update(self, lr: float, grad_clip: float, ema: float) -> Tensor:
@@ -100,7 +102,7 @@ class TrainingState:
         Raises:
             ResultsError: Every file there is is damaged or belongs to another model.
         """
-        self.problems = []
+        self.resume_warnings = []
         for candidate in (path, previous_of(path)):
             try:
                 self._load(candidate)
@@ -108,13 +110,13 @@ class TrainingState:
                 continue
             except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
                 why = printable(" ".join(str(error).split()))[:200]
-                self.problems.append(f"{candidate}: damaged checkpoint ({why})")
+                self.resume_warnings.append(f"{candidate}: damaged checkpoint ({why})")
                 continue
             self.saved_step, self.newest_is_sound = self.step, candidate == path
-            self.problems = [f"{line}; training goes on from the one before" for line in self.problems]
+            self.resume_warnings = [f"{line}; training goes on from the one before" for line in self.resume_warnings]
             return
-        if self.problems:
-            raise ResultsError(f"{'; '.join(self.problems)}; delete the file to train from the start")
+        if self.resume_warnings:
+            raise ResultsError(f"{'; '.join(self.resume_warnings)}; delete the file to train from the start")
 
     @torch.no_grad()
     def _load(self, path: Path) -> None:

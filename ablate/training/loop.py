@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ablate.base import machine, rng
 from ablate.base.errors import DivergedError
 from ablate.diffusion.objectives import LOSS_SPACE, PREDICTION, expand, interpolate
-from ablate.models.autoencoder import PIXELS, Codec
-from ablate.models.kpn.backbone import SPACES
+from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
+from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import build
 from ablate.study.config import Config, TrainConfig
 from ablate.training.captured_steps import CapturedSteps
@@ -111,7 +111,7 @@ def loss_parts(
     x: Tensor,
     z: Tensor,
     t: Tensor,
-    codec: Codec = PIXELS,
+    codec: ImageCodec = PIXEL_CODEC,
     pictures: Tensor | None = None,
 ) -> list[Tensor]:
     """Return the loss, its squared error and its perceptual distance, float32 scalars, of an output for z (B, C, S, S), t (B,).
@@ -142,7 +142,7 @@ def objective(
     *,
     perceptual: nn.Module | None,
     precision: str,
-    codec: Codec = PIXELS,
+    codec: ImageCodec = PIXEL_CODEC,
 ) -> tuple[Draw, Parts]:
     """Return what draws a step's random numbers, and what maps them to the loss and its parts, as `loss_parts` does.
 
@@ -155,7 +155,7 @@ def objective(
         precision: `fp32`, or `bf16` for autocast.
         codec: Between pictures and what is diffused.
     """
-    device, (channels, size, _) = batches.images.device, SPACES[config.model.space]
+    device, (channels, size, _) = batches.images.device, DIFFUSION_SPACES[config.model.space]
 
     def draw(step: int) -> list[Tensor]:
         numbers = batches.numbers(step)
@@ -204,7 +204,7 @@ def train(
     precision: str,
     compiled: bool = False,
     checkpoint: Path,
-    codec: Codec = PIXELS,
+    codec: ImageCodec = PIXEL_CODEC,
     save_every_s: float = SAVE_EVERY_S,
     on_step: Callable[[TrainingState], None] = lambda state: None,
 ) -> TrainingState:
@@ -271,7 +271,7 @@ def fit(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
     """
     state.load(checkpoint)
-    state.go_on(arithmetic)
+    state.record_arithmetic(arithmetic)
     start_s = time.monotonic() - state.wall_s
     logged_s, saved_s = time.monotonic(), -math.inf  # the first step saves: whether there is room shows at once
     timed_step = state.step  # since `logged_s`

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ablate.base import rng
-from ablate.diffusion.sampling import draw, to_uint8
+from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.models.kpn.denoiser import build
 from ablate.study import variants
 from ablate.training.loop import train
@@ -25,9 +25,9 @@ def test_picture_i_is_the_same_at_batch_1_and_64(precision: str, tmp_path: Path)
     images = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     state = train(SMOKE, images, 0, perceptual=None, precision="fp32", checkpoint=tmp_path / "c.safetensors")
     model = state.ema
-    together = draw(model, SMOKE, 5, range(64), precision=precision, batch=64)
+    together = sample_images(model, SMOKE, 5, range(64), precision=precision, batch=64)
     for i in (0, 17, 63):
-        assert psnr(draw(model, SMOKE, 5, [i], precision=precision, batch=1)[0], together[i]) > 40
+        assert psnr(sample_images(model, SMOKE, 5, [i], precision=precision, batch=1)[0], together[i]) > 40
     assert psnr(together[0], together[1]) < 30
 
 
@@ -38,7 +38,7 @@ def test_variants_of_a_seed_start_from_the_same_noise() -> None:
         model = build(config.model, 0, torch.device("cpu"))
         seen: list[torch.Tensor] = []
         model.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].clone()))
-        draw(model, config, 3, range(2), precision="fp32")
+        sample_images(model, config, 3, range(2), precision="fp32")
         starts[name] = seen[0]
         assert len(seen) == config.sample.num_steps
     assert torch.equal(starts["baseline"], starts["no_drift"])

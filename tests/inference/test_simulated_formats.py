@@ -88,7 +88,7 @@ def test_a_picture_does_not_depend_on_its_batch(network: nn.Module) -> None:
 def test_int4_leaves_activations_but_rounds_the_filters_weights(network: nn.Module) -> None:
     changed = simulated(network, "int4", GROUPS, magnitudes(network, INPUTS))
     hooked = {name for name, module in sites(changed).items() if module._forward_pre_hooks}
-    assert hooked == {f"filters.numbers.{i}" for i in range(3)}
+    assert hooked == {f"filters.filter_params.{i}" for i in range(3)}
 
 
 def test_fewer_bits_err_more(network: nn.Module) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from ablate.models.autoencoder import Autoencoder, codec
+from ablate.models.autoencoder import Autoencoder, latent_codec
 from ablate.models.kpn import denoiser
 from ablate.study import variants
 
@@ -39,7 +39,7 @@ def test_a_wild_encoder_stays_finite(model: Autoencoder) -> None:
 
 def test_codec_scales_and_only_decoding_carries_gradients(model: Autoencoder) -> None:
     shift, scale = torch.tensor([1.0, -1.0, 0.0, 2.0]), torch.tensor([0.5, 1.0, 2.0, 4.0])
-    pair = codec(model, shift, scale, "fp32")
+    pair = latent_codec(model, shift, scale, "fp32")
     x = (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_()
     z = pair.encode(x)
     assert not z.requires_grad

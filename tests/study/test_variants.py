@@ -7,7 +7,7 @@ import pytest
 from ablate.base.errors import VariantError
 from ablate.diffusion.objectives import LOSS_SPACE, PREDICTION
 from ablate.diffusion.solvers import SOLVERS
-from ablate.models.kpn.backbone import SPACES
+from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import OUTPUT
 from ablate.models.kpn.filters import KERNEL_WEIGHTS, SKIP, UPSAMPLING
 from ablate.study import variants
@@ -68,7 +68,7 @@ def test_every_packaged_variant_claims_something_and_changes_its_axis_alone(name
         ("model", "upsampling", UPSAMPLING),
         ("model", "skip", SKIP),
         ("model", "output", OUTPUT),
-        ("model", "space", SPACES),
+        ("model", "space", DIFFUSION_SPACES),
         ("diffusion", "prediction", PREDICTION),
         ("diffusion", "loss", LOSS_SPACE),
         ("sample", "solver", SOLVERS),

@@ -37,7 +37,7 @@ def prepare(
     data_digest: str = "d",
     seed: int = 0,
     precision: str = "fp32",
-) -> tuple[autoencoder.Latents, list[int]]:
+) -> tuple[autoencoder.TrainedAutoencoder, list[int]]:
     """Return the autoencoder and the steps at which its training reported; none where it came from the cache."""
     steps: list[int] = []
     found = autoencoder.prepare(

@@ -72,8 +72,8 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(
     fresh = state(1)
     fresh.load(path)
     assert (fresh.step, weights(fresh)) == (2, after[1])
-    assert len(fresh.problems) == (damage not in ("gone", "folder"))
-    assert all("c.safetensors: damaged checkpoint (" in line and "\n" not in line for line in fresh.problems)
+    assert len(fresh.resume_warnings) == (damage not in ("gone", "folder"))
+    assert all("c.safetensors: damaged checkpoint (" in line and "\n" not in line for line in fresh.resume_warnings)
     if damage == "folder":
         return
     step(fresh)
@@ -86,27 +86,29 @@ def test_a_damaged_newest_falls_back_to_the_one_before_and_says_so(
 
 def test_a_training_that_goes_on_in_another_arithmetic_says_so(tmp_path: Path) -> None:
     path, made = tmp_path / "c.safetensors", state()
-    made.go_on("fp32 cpu 2 threads")
+    made.record_arithmetic("fp32 cpu 2 threads")
     step(made)
     made.save(path)
     same, other = state(1), state(1)
     for some, how in ((same, "fp32 cpu 2 threads"), (other, "bf16 cpu 1 thread")):
         some.load(path)
-        some.go_on(how)
-    assert (same.mixed, same.problems) == (None, [])
-    assert other.mixed == "from step 0: fp32 cpu 2 threads; from step 1: bf16 cpu 1 thread"
-    assert other.problems == [f"resumed in another arithmetic, so no replay will be bit-exact ({other.mixed})"]
+        some.record_arithmetic(how)
+    assert (same.mixed_arithmetic, same.resume_warnings) == (None, [])
+    assert other.mixed_arithmetic == "from step 0: fp32 cpu 2 threads; from step 1: bf16 cpu 1 thread"
+    assert other.resume_warnings == [
+        f"resumed in another arithmetic, so no replay will be bit-exact ({other.mixed_arithmetic})"
+    ]
     step(other)
     other.save(path)
     again = state(1)
     again.load(path)
-    again.go_on("bf16 cpu 1 thread")
-    assert again.mixed == other.mixed
-    assert again.problems == []
+    again.record_arithmetic("bf16 cpu 1 thread")
+    assert again.mixed_arithmetic == other.mixed_arithmetic
+    assert again.resume_warnings == []
     unmoved = state(1)
-    unmoved.go_on("bf16 cpu 1 thread")
-    unmoved.go_on("fp32 cpu 1 thread")  # before the first step
-    assert unmoved.mixed is None
+    unmoved.record_arithmetic("bf16 cpu 1 thread")
+    unmoved.record_arithmetic("fp32 cpu 1 thread")  # before the first step
+    assert unmoved.mixed_arithmetic is None
 
 
 def test_two_damaged_ones_are_an_error_that_names_both(saved: tuple[Path, list[list[float]]]) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ablate.base.errors import DivergedError, ResultsError
-from ablate.diffusion.sampling import draw
-from ablate.models.autoencoder import PIXELS
+from ablate.diffusion.sampling import sample_images
+from ablate.models.autoencoder import PIXEL_CODEC
 from ablate.runs.pipeline import perceptual_loss
 from ablate.study import variants
 from ablate.study.config import Config
@@ -63,7 +63,7 @@ def test_every_variant_learns_draws_and_repeats(
     config = variants.resolve(variants.load(name), "smoke")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=20))
     loss = perceptual_loss(config.train, torch.device("cpu"))
-    codec = PIXELS
+    codec = PIXEL_CODEC
     if config.model.space == "latent":
         checkpoint = tmp_path / "a.safetensors"
         codec = autoencoder.prepare(config, images, "discs", 0, precision="fp32", checkpoint=checkpoint).codec
@@ -73,7 +73,7 @@ def test_every_variant_learns_draws_and_repeats(
         state = train(config, images, 0, perceptual=loss, precision="fp32", checkpoint=checkpoint, codec=codec)
         assert state.curve[-1]["loss"] < state.curve[0]["loss"]
         assert (state.curve[-1]["loss_perceptual"] > 0) == (name != "no_perceptual")
-        made.append(draw(state.ema, config, 0, range(2), precision="fp32", codec=codec))
+        made.append(sample_images(state.ema, config, 0, range(2), precision="fp32", codec=codec))
         assert made[-1].shape == (2, 3, 64, 64)
         assert torch.isfinite(made[-1]).all()
     assert torch.equal(*made)
@@ -179,7 +179,7 @@ def test_what_a_gpu_takes_one_step_ahead_is_the_same_training(
             return parts
 
     expected = run(SMOKE, images, tmp_path / "a")
-    monkeypatch.setattr(captured_steps, "Recorded", Called)
+    monkeypatch.setattr(captured_steps, "CapturedGraph", Called)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     steps: list[int] = []
 

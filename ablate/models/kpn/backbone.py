@@ -24,7 +24,7 @@ TIME_SCALE = 1000.0
 TIME_CHANNELS = 128
 
 
-class Space(NamedTuple):
+class DiffusionSpace(NamedTuple):
     """What is diffused: (channels, size, size), cut into patches of `patch` pixels; 64 tokens in every space."""
 
     channels: int
@@ -32,7 +32,7 @@ class Space(NamedTuple):
     patch: int
 
 
-SPACES: dict[str, Space] = {"pixel": Space(3, 64, 8), "latent": Space(4, 16, 2)}
+DIFFUSION_SPACES: dict[str, DiffusionSpace] = {"pixel": DiffusionSpace(3, 64, 8), "latent": DiffusionSpace(4, 16, 2)}
 
 
 class ZeroLinear(nn.Linear):
@@ -151,7 +151,7 @@ class Backbone(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         """Build the transformer for the pictures of the configuration's space."""
         super().__init__()
-        channels, size, patch = SPACES[model.space]
+        channels, size, patch = DIFFUSION_SPACES[model.space]
         self.side = size // patch
         self.embed = nn.Conv2d(channels, model.width, patch, stride=patch)
         self.positions = Positions(self.side**2, model.width)
@@ -234,7 +234,7 @@ class Upscaler(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         """Build a stage for each doubling."""
         super().__init__()
-        doublings = SPACES[model.space].patch.bit_length() - 1
+        doublings = DIFFUSION_SPACES[model.space].patch.bit_length() - 1
         channels = (model.width, *model.upscaler_channels[:doublings])
         self.stages = nn.ModuleList(UpscalerStage(a, b) for a, b in pairwise(channels))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.base import rng
-from ablate.models.kpn.backbone import SPACES, Backbone, Upscaler
+from ablate.models.kpn.backbone import DIFFUSION_SPACES, Backbone, Upscaler
 from ablate.models.kpn.drift import Drift
 from ablate.models.kpn.pyramid import FilterHead, FilterPyramid, number_rows
 from ablate.study.config import ModelConfig
@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         """Build the parts; `initialise` gives them a seed's weights."""
         super().__init__()
-        self.model, self.space = model, SPACES[model.space]
+        self.model, self.space = model, DIFFUSION_SPACES[model.space]
         self.backbone = Backbone(model)
         self.upscaler = Upscaler(model)
         # By scale, coarse to fine; a head keeps its name, and with it its initial weights, where others are missing.

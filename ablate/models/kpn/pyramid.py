@@ -99,13 +99,13 @@ class FilterPyramid(nn.Module):
         """Take the parts by their names, as `filter_pyramid` does."""
         super().__init__()
         self.parts = {"kernel": kernel, "upsampling": upsampling, "skip": skip}
-        self.numbers = nn.ModuleList(nn.Identity() for _ in range(scales))
-        self.pictures = nn.ModuleList(nn.Identity() for _ in range(2 * scales))
+        self.filter_params = nn.ModuleList(nn.Identity() for _ in range(scales))
+        self.images = nn.ModuleList(nn.Identity() for _ in range(2 * scales))
 
     def forward(self, image: Tensor, numbers: Sequence[Tensor]) -> Tensor:
         """Return the filtered picture (B, C, S, S) float32; shapes as in `filter_pyramid`."""
-        seen = [operand(n) for operand, n in zip(self.numbers, numbers, strict=True)]
-        return filter_pyramid(image, seen, **self.parts, passes=self.pictures)
+        seen = [operand(n) for operand, n in zip(self.filter_params, numbers, strict=True)]
+        return filter_pyramid(image, seen, **self.parts, passes=self.images)
 
 
 def pyramid_macs(channels: int, size: int, scales: int, *, kernel: str, upsampling: str, skip: str) -> int:

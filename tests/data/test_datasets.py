@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_bytes import encode, noise
 from PIL import Image
-from test_pictures import encode, noise
 
 from ablate.base.errors import DataError
 from ablate.data import cats

@@ -1,6 +1,5 @@
 """Picture files of every kind and mode, and damaged ones."""
 
-import io
 import os
 import random
 import zipfile
@@ -8,22 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from image_bytes import encode, noise
 from PIL import Image
 
 from ablate.base.errors import DataError
 from ablate.data import image_files
 from ablate.data.datasets import read_images
-
-
-def noise(count: int, size: int = 16, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
-
-
-def encode(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def one(tmp_path: Path, content: bytes, size: int = 16) -> np.ndarray:

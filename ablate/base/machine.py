@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
+from ablate import __version__
 from ablate.base.errors import AblateError
 from ablate.base.host import host_bytes
 from ablate.base.text import printable
 
 LIBRARIES = (
-    "ablate",
     "lpips",
     "numba",
     "numpy",
@@ -122,7 +122,7 @@ def compiler() -> str | None:
 
 def environment(device: torch.device) -> str:
     """Return the environment as JSON: libraries' versions, Python, platform, processor with its vector units, and GPU."""
-    values = {name: metadata.version(name) for name in LIBRARIES}
+    values = {"ablate": __version__} | {name: metadata.version(name) for name in LIBRARIES}
     values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu_name()}
     values["cpu_features"] = " ".join(sorted(flag for flag in _cpu_flags() if flag.startswith(VECTOR_UNITS)))
     values["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else ""

@@ -33,7 +33,7 @@ def first_sentence(error: BaseException) -> str:
 def check_installed() -> None:
     """Raise an AblateError where ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise AblateError("--launcher ray: ray is not installed; mend: pip install 'ablate[ray]'")
+        raise AblateError("--launcher ray: ray is not installed; fix: pip install 'ablate-harness[ray]'")
 
 
 @contextmanager

@@ -173,4 +173,4 @@ def _scalars(run: Row, curve: Sequence[Row]) -> Iterator[tuple[str, float, int]]
 
 
 def _missing(name: str) -> AblateError:
-    return AblateError(f"--log {name}: its library is not installed; install it with: pip install 'ablate[{name}]'")
+    return AblateError(f"--log {name}: its library is not installed; fix: pip install 'ablate-harness[{name}]'")

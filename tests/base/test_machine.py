@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+import ablate
 from ablate.base import machine
 from ablate.base.errors import AblateError
 from ablate.base.machine import deterministic
@@ -36,6 +37,10 @@ def test_operations_without_a_deterministic_form_are_named_each_time() -> None:
 def test_other_warnings_come_through() -> None:
     with pytest.warns(UserWarning, match="mind the step"), deterministic():
         warnings.warn("mind the step", UserWarning, stacklevel=1)
+
+
+def test_the_environment_names_the_version_of_ablate_whatever_its_distribution_is_called() -> None:
+    assert json.loads(machine.environment(torch.device("cpu")))["ablate"] == ablate.__version__
 
 
 def test_processors_of_one_name_that_compute_differently_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -318,7 +318,7 @@ def test_a_machine_alone_that_has_too_little_is_an_error(stub: Any) -> None:
 
 def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(AblateError, match=r"ray is not installed; mend: pip install 'ablate\[ray\]'"):
+    with pytest.raises(AblateError, match=r"ray is not installed; fix: pip install 'ablate-harness\[ray\]'"):
         launch(ray.launch, tmp_path, "results")
 
 

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_tensorboard_gets_curves_headlines_and_samples(folder: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install 'ablate[tensorboard]'")
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (run_id,) = tables.read(folder, "runs")["run_id"]
@@ -43,7 +43,7 @@ def test_tensorboard_gets_curves_headlines_and_samples(folder: Path) -> None:
 
 
 def test_mlflow_gets_the_same(folder: Path) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'ablate[mlflow]'")
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     (run_id,) = tables.read(folder, "runs")["run_id"]
     opened = trackers.open_trackers(["mlflow"], folder)
     for _ in range(2):

@@ -17,7 +17,7 @@ __all__ = ["Results", "__version__", "load_results", "run"]
 
 # ONNX Runtime reports every process to its makers over the network, unless it is told not to before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# torch asks for large tensors' memory anew each time: in huge pages that is a few faults instead of thousands (LOG.md). Read once, at
+# torch asks for large tensors' memory anew each time: in huge pages that is a few faults instead of thousands (docs/log.md). Read once, at
 # the first tensor; elsewhere than on Linux, or where the kernel is set to `never`, it does nothing.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 

@@ -1,6 +1,6 @@
 """CUDA graphs: what a function of tensors launches on a GPU is recorded once and replayed, without the processor's time for each kernel.
 
-A small model's kernels take a GPU less time than the processor needs to launch them (LOG.md). What is replayed are the same kernels on
+A small model's kernels take a GPU less time than the processor needs to launch them (docs/log.md). What is replayed are the same kernels on
 the same numbers, so the outcome is what the function gives.
 """
 

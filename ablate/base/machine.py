@@ -41,7 +41,7 @@ LIBRARIES = (
 # Instructions by which libraries choose kernels that round differently: processors of one name may not have the same.
 VECTOR_UNITS = ("amx", "asimd", "avx", "bf16", "i8mm", "sve")
 
-# Steps: compiling takes about as long as it saves in so many at the sizes of `quick`; on a GPU an estimate (LOG.md).
+# The steps at the sizes of `quick` that repay the compilation; on a GPU an estimate (docs/log.md).
 COMPILE_FROM = {"cpu": 1000, "cuda": 5000}
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, behind the operation's name
 _ATTENTION = "attention defaults to a non-deterministic algorithm"  # torch's words, whichever library it takes on a GPU
@@ -157,7 +157,7 @@ def deterministic() -> Iterator[set[str]]:
         if _NOT_DETERMINISTIC in text:
             names.add(text.split()[0])
         elif _ATTENTION in text.lower():
-            names.add("scaled_dot_product_attention")  # of 64 tokens it repeated its bits all the same (LOG.md)
+            names.add("scaled_dot_product_attention")  # of 64 tokens it repeated its bits all the same (docs/log.md)
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 

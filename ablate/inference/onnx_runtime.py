@@ -207,7 +207,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Without it, products of integers overflow 16 bits on x86 processors without VNNI (nothing elsewhere); 3 % of the time (LOG.md).
+    # Without it, products of integers overflow 16 bits on x86 processors without VNNI (nothing elsewhere); 3 % of the time (docs/log.md).
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 

@@ -168,7 +168,7 @@ def objective(
         z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = network(z, t)
-        # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in bfloat16 (LOG.md).
+        # Outside autocast: depthwise convolutions are slower in bfloat16 on a CPU (docs/log.md).
         return loss_parts(config, perceptual, output, x, z, t, codec, pictures)
 
     return draw, parts_of

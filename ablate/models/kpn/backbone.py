@@ -105,7 +105,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention over tokens, (B, heads, N, c) each: the faster of two equal forms for the device.
 
-    With 64 tokens `scaled_dot_product_attention` is several times slower than the explicit form on a CPU (LOG.md).
+    With 64 tokens `scaled_dot_product_attention` is several times slower than the explicit form on a CPU (docs/log.md).
     """
     if q.device.type == "cpu":
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
@@ -170,7 +170,7 @@ class Backbone(nn.Module):
     def compile_blocks(self) -> None:
         """Let Inductor compile the blocks, which have the same shapes and so share one graph; the numbers change in their last bits.
 
-        They gain most: the other modules are convolutions, which Inductor leaves to the library, and loops of our own (LOG.md).
+        They gain most: the other modules are convolutions, which Inductor leaves to the library, and loops of our own (docs/log.md).
         """
         for block in self.blocks:
             block.compile(dynamic=False)

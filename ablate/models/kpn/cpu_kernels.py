@@ -2,7 +2,7 @@
 
 Each works on rows of pixels, which lie side by side in memory, keeps a row's 25 weights and sums in the processor's nearest cache, and
 computes a weight again in the backward pass instead of keeping it. Numba needs no compiler on the machine and one compilation for
-all shapes (seconds, kept on the disk); Inductor needs a C++ compiler and as long for each shape (LOG.md).
+all shapes (seconds, kept on the disk); Inductor needs a C++ compiler and as long for each shape (docs/log.md).
 """
 
 from __future__ import annotations

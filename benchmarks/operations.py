@@ -32,7 +32,7 @@ from ablate.study import variants
 from ablate.study.config import Config
 from ablate.study.metric_names import EMBEDDED
 from ablate.training.checkpoint import TrainingState
-from ablate.training.loop import Batches, gradients_of, learning_rate, loss_parts, objective
+from ablate.training.loop import Batches, learning_rate, loss_terms, make_backward, objective
 from benchmarks import published
 
 Row = dict[str, Any]
@@ -140,11 +140,11 @@ def _training(preset: str, batch: int, perceptual: bool) -> Make:
             model.backbone.compile_blocks()
         state = TrainingState(model, build(config.model, 0, device), config.train, 4)
         precision = machine.pick_precision(device)
-        draw, parts_of = objective(config, model, batches, 0, perceptual=network, precision=precision)
-        gradients = gradients_of(draw, parts_of, state, config.train.steps)
+        draw_inputs, terms = objective(config, model, batches, 0, perceptual=network, precision=precision)
+        backward = make_backward(draw_inputs, terms, state, config.train.steps)
 
         def ours() -> None:
-            gradients(state.step)
+            backward(state.step)
             state.update(learning_rate(config.train, state.step), config.train.grad_clip, config.train.ema)
 
         reference = published_step(config, Batches(images, config.train, 0), network, device)
@@ -176,9 +176,9 @@ def published_step(
 
     def call() -> None:
         nonlocal step
-        x, numbers = batches(step), batches.numbers(step)
+        x, numbers = batches(step), batches.positions(step)
         z = interpolate(x, rng.normal(0, "noise", numbers, tuple(x.shape[1:])).to(device), t := _t(numbers, device))
-        loss = loss_parts(config, perceptual, published.denoise(model, z, t), x, z, t)[0]
+        loss = loss_terms(config, perceptual, published.denoise(model, z, t), x, z, t)[0]
         loss.backward()
         on_loss(loss.item())
         nn.utils.clip_grad_norm_(parameters, train.grad_clip, foreach=False)

@@ -32,11 +32,11 @@ def test_the_published_step_is_the_same_training() -> None:
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
     batches, model = operations.Batches(images, config.train, 0), operations.build(config.model, 0, CPU)
     state = operations.TrainingState(model, operations.build(config.model, 0, CPU), config.train, 4)
-    draw, parts_of = operations.objective(config, model, batches, 0, perceptual=None, precision="fp32")
+    draw_inputs, terms = operations.objective(config, model, batches, 0, perceptual=None, precision="fp32")
     losses = []
     step = operations.published_step(config, batches, None, CPU, on_loss=losses.append)
     for _ in range(3):
-        loss = parts_of(*draw(state.step))[0]
+        loss = terms(*draw_inputs(state.step))[0]
         loss.backward()
         step()
         assert losses[-1] == pytest.approx(float(loss.detach()), rel=1e-3)

@@ -1,1 +1,1 @@
-"""What everything uses: errors, random numbers, the machine, progress bars, signals."""
+"""What every other folder uses: errors, random numbers, the machine, progress bars, signals."""

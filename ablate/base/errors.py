@@ -1,4 +1,7 @@
-"""The errors a user can mend. Each message is one line: what was asked, what was found, what is allowed, how to mend."""
+"""Errors that the user can fix.
+
+Each message is one line: what was asked, what was found, what is allowed, how to fix it.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,30 @@ from collections.abc import Iterable
 
 
 class AblateError(Exception):
-    """Base of every error that is the user's to mend; the command line prints it in one line and exits with 1."""
+    """Base class of the errors; the command line prints the message and exits with 1."""
 
 
 class VariantError(AblateError):
-    """A variant, preset or setting that does not exist or does not fit."""
+    """A variant, preset or setting does not exist or is not allowed."""
 
 
 class DataError(AblateError):
-    """Pictures that are missing, damaged, too few or too large."""
+    """Images are missing, damaged, too few or too large."""
 
 
 class ResultsError(AblateError):
-    """A results folder or table that cannot be read, written or understood."""
+    """A results folder or table cannot be read, written or understood."""
 
 
 class WeightsError(AblateError):
-    """Network weights that are missing or are not the ones expected."""
+    """Network weights are missing or are not the expected ones."""
 
 
 class DivergedError(AblateError):
-    """Training produced a loss or a gradient that is not finite."""
+    """The training loss or gradient norm is not finite."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """Return `; did you mean X?` for the nearest allowed word, or a full stop when none is near: the message goes on behind it."""
+    """Return `; did you mean X?` with the closest allowed word, or `.` if none is close."""
     near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else "."

@@ -1,4 +1,4 @@
-"""The machine a run is made on: device, number format, and what must be recorded to repeat it."""
+"""The machine of a run: device, precision, and what is recorded so that the run can be repeated."""
 
 from __future__ import annotations
 
@@ -23,35 +23,28 @@ from ablate.base.errors import AblateError
 from ablate.base.host import host_bytes
 from ablate.base.text import printable
 
+# Their versions are part of a row.
 LIBRARIES = (
-    "lpips",
-    "numba",
-    "numpy",
-    "onnxruntime",
-    "pillow",
-    "robohash",
-    "safetensors",
-    "scipy",
-    "timm",
-    "torch",
-    "torch-fidelity",
-    "torchvision",
-)
+    "lpips", "numba", "numpy", "onnxruntime", "pillow", "robohash", "safetensors",
+    "scipy", "timm", "torch", "torch-fidelity", "torchvision",
+)  # fmt: skip
 
-# Instructions by which libraries choose kernels that round differently: processors of one name may not have the same.
+# Libraries choose kernels, which round differently, by these instruction sets. CPUs of one name may
+# differ in them.
 VECTOR_UNITS = ("amx", "asimd", "avx", "bf16", "i8mm", "sve")
 
-# The steps at the sizes of `quick` that repay the compilation; on a GPU an estimate (docs/log.md).
-COMPILE_FROM = {"cpu": 1000, "cuda": 5000}
-_NOT_DETERMINISTIC = "does not have a deterministic implementation"  # torch's words, behind the operation's name
-_ATTENTION = "attention defaults to a non-deterministic algorithm"  # torch's words, whichever library it takes on a GPU
+# Training steps that repay a compilation at the sizes of `quick` (docs/log.md); estimated on a GPU.
+COMPILE_FROM_STEPS = {"cpu": 1000, "cuda": 5000}
+# Parts of torch's warnings.
+_NOT_DETERMINISTIC = "does not have a deterministic implementation"  # follows the operation's name
+_ATTENTION = "attention defaults to a non-deterministic algorithm"
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.
+    """Return the device for `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        AblateError: The device is unknown or not here.
+        AblateError: The name is unknown, or the machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,12 +58,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def device_bytes(device: torch.device) -> int | None:
-    """Return the memory that a device has in all, in bytes; None where it is unknown."""
+    """Return the total memory of a device in bytes, None if unknown."""
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else host_bytes()
 
 
 def pick_precision(device: torch.device) -> str:
-    """Return `bf16` where the device multiplies bfloat16 natively (measured 1.9-2.6x faster in training), else `fp32`."""
+    """Return `bf16` if the device multiplies bfloat16 natively, else `fp32`.
+
+    Native bfloat16 made training 1.9 to 2.6 times faster (docs/log.md).
+    """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "fp32"
@@ -80,16 +76,17 @@ def pick_compile(choice: str, steps: int, device: torch.device) -> bool:
     """Return whether a training compiles its transformer blocks.
 
     Args:
-        choice: `on`, `off`, or `auto`: where the training is long enough to repay the compilation, and `torch.compile` works.
-        steps: Of the training.
+        choice: `on`, `off` or `auto`. `auto` compiles if `torch.compile` works and the training is
+            long enough to repay the compilation.
+        steps: Length of the training.
         device: Where it trains.
 
     Raises:
-        AblateError: `on`, and `torch.compile` does not work.
+        AblateError: `choice` is `on` and `torch.compile` does not work.
     """
-    if choice == "off" or (choice == "auto" and steps < COMPILE_FROM[device.type]):
+    if choice == "off" or (choice == "auto" and steps < COMPILE_FROM_STEPS[device.type]):
         return False
-    problem = cannot_compile(device)
+    problem = compile_problem(device)
     if problem is not None and choice == "on":
         raise AblateError(
             f"--compile on: torch.compile does not work here ({problem}); install what it needs, or use --compile off"
@@ -98,19 +95,19 @@ def pick_compile(choice: str, steps: int, device: torch.device) -> bool:
 
 
 @cache
-def cannot_compile(device: torch.device) -> str | None:
-    """Why `torch.compile` does not work, found by trying it; None where it does."""
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # one graph needs no pool of processes
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no GPU is no news
+def compile_problem(device: torch.device) -> str | None:
+    """Try `torch.compile` once; return its error in one line, or None if it works."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # one graph does not need a process pool
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silence its note that there is no GPU
     try:
         torch.compile(lambda x: x.exp() + 1, dynamic=False)(torch.zeros(64, device=device))
-    except Exception as error:  # a missing compiler, its missing headers, a library that does not load
+    except Exception as error:  # no compiler, missing headers, a library that does not load
         return printable(" ".join(str(error).split()))[:200]
     return None
 
 
 def compiler() -> str | None:
-    """Return the C++ compiler that `torch.compile` would start, and its version, or None."""
+    """Return name and version of the C++ compiler that `torch.compile` would use, or None."""
     for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
         if (path := shutil.which(name)) is not None:
             with suppress(OSError, subprocess.SubprocessError):
@@ -121,12 +118,12 @@ def compiler() -> str | None:
 
 
 def environment(device: torch.device) -> str:
-    """Return the environment as JSON: libraries' versions, Python, platform, processor with its vector units, and GPU."""
+    """Return JSON with the versions of libraries and Python, the platform, the CPU and the GPU."""
     values = {"ablate": __version__} | {name: metadata.version(name) for name in LIBRARIES}
     values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu_name()}
     values["cpu_features"] = " ".join(sorted(flag for flag in _cpu_flags() if flag.startswith(VECTOR_UNITS)))
     values["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    if device.type == "cuda":  # without it the filters are computed step by step
+    if device.type == "cuda":  # the filters have no fused kernels without it
         with suppress(metadata.PackageNotFoundError):
             values["triton"] = metadata.version("triton")
     return json.dumps(values, sort_keys=True)
@@ -137,33 +134,35 @@ def deterministic() -> Iterator[set[str]]:
     """Make torch choose deterministic algorithms in the block.
 
     Yields:
-        The names of operations that have none and ran all the same: complete when the block has ended.
+        The names of the operations that ran without a deterministic algorithm. The set is filled
+        when the block ends.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; without it torch warns
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; torch warns without it
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     settings: Any = torch.utils.deterministic
-    filled, names = settings.fill_uninitialized_memory, set[str]()
+    fill_before, names = settings.fill_uninitialized_memory, set[str]()
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("default", message=f".*{_NOT_DETERMINISTIC}")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        settings.fill_uninitialized_memory = False  # it finds bugs, and costs a pass over every tensor
+        settings.fill_uninitialized_memory = False  # a debugging aid that costs a pass over every tensor
         try:
             yield names
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            settings.fill_uninitialized_memory = filled
+            settings.fill_uninitialized_memory = fill_before
     for warning in caught:
         text = str(warning.message)
         if _NOT_DETERMINISTIC in text:
             names.add(text.split()[0])
         elif _ATTENTION in text.lower():
-            names.add("scaled_dot_product_attention")  # of 64 tokens it repeated its bits all the same (docs/log.md)
+            # With 64 tokens it gave the same bits each time (docs/log.md).
+            names.add("scaled_dot_product_attention")
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Return (commit, dirty) of the checkout that this package is run from, or (None, None) outside one."""
+    """Return (commit, dirty) of the checkout this package runs from; (None, None) outside one."""
     folder = Path(__file__).parent.parent
     if not (folder / ".git").exists():
         return None, None
@@ -181,19 +180,22 @@ def git_state() -> tuple[str | None, bool | None]:
 
 
 def threads() -> int:
-    """Return the threads that torch computes with."""
+    """Return the number of CPU threads torch uses."""
     return torch.get_num_threads()
 
 
 def arithmetic(device: torch.device, precision: str, *, compiled: bool = False) -> str:
-    """Return in a line how numbers are computed here: a training that goes on otherwise has other bits than one in one go."""
+    """Return precision, device type, threads and compilation in one line.
+
+    A training that is resumed with another line does not have the bits of an uninterrupted one.
+    """
     words = [precision, device.type, f"{threads()} thread{'' if threads() == 1 else 's'}"]
     return " ".join(words + ["compiled"] * compiled)
 
 
 @contextmanager
 def use_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with so many threads in the block; None leaves it as it is."""
+    """Set the number of torch's CPU threads in the block; None keeps it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -203,7 +205,7 @@ def use_threads(count: int | None) -> Iterator[None]:
 
 
 def governor() -> str | None:
-    """Return how the system sets the processor's clock (`performance`, `powersave`, ...), or None where it does not tell."""
+    """Return the CPU frequency governor (`performance`, `powersave`, ...), None if unknown."""
     try:
         return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip() or None
     except OSError:
@@ -211,7 +213,7 @@ def governor() -> str | None:
 
 
 def conditions(device: torch.device) -> dict[str, object]:
-    """Return what a latency depends on beside the call: columns of the latency table."""
+    """Return the columns of the latency table that describe the machine."""
     return {
         "device": str(device),
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),

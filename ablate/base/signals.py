@@ -1,4 +1,4 @@
-"""A signal's handler for the time of a block."""
+"""Signal handlers that are installed for the duration of a block."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 @contextmanager
-def handled(handler: Handler, *numbers: signal.Signals) -> Iterator[None]:
-    """Handle some signals so while the block runs; outside the main thread, where signals are someone else's, change nothing."""
+def handled(handler: Handler, *signals: signal.Signals) -> Iterator[None]:
+    """Handle some signals while the block runs; does nothing outside the main thread.
+
+    Python allows handlers in the main thread only: elsewhere they belong to the calling program.
+    """
     try:
-        before = {number: signal.signal(number, handler) for number in numbers}
+        before = {number: signal.signal(number, handler) for number in signals}
     except ValueError:
         before = {}
     try:

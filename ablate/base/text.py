@@ -1,8 +1,8 @@
-"""Text that is safe to print."""
+"""Text that is safe to print in a terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: object) -> str:
-    """Return a text as one line that a terminal shows as it stands: what would steer it (escape, newline, bidi marks) is escaped."""
+    """Return the text with unprintable characters (escape, newline, bidi mark) escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))

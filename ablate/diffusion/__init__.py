@@ -1,1 +1,1 @@
-"""Objectives, solvers and sampling."""
+"""Objectives, solvers and sampling of the diffusion model."""

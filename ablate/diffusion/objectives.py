@@ -1,7 +1,10 @@
-"""Interpolation, what the network predicts, and the space in which its error is measured.
+"""Noising, what the network predicts, and the space in which its error is measured.
 
-    z = t x + (1 - t) eps,  t in [0, 1], t = 1 is clean;   v = dz/dt = x - eps;   dz/dt = (x_hat - z) / (1 - t)
-(rectified flow, arXiv 2209.03003; spaces as in "Back to Basics: Let Denoising Generative Models Denoise" (JiT), arXiv 2511.13720).
+    z = t x + (1 - t) eps,   t in [0, 1], t = 1 is clean
+    v = dz/dt = x - eps = (x - z) / (1 - t)
+
+Reference: rectified flow, arXiv 2209.03003; the spaces x, v and eps as in "Back to Basics: Let
+Denoising Generative Models Denoise" (JiT), arXiv 2511.13720.
 """
 
 from __future__ import annotations
@@ -12,31 +15,31 @@ import torch
 from torch import Tensor
 
 
-def expand(t: Tensor, like: Tensor) -> Tensor:
-    """Return t (B,) with as many trailing dimensions of one as `like` has."""
+def append_dims(t: Tensor, like: Tensor) -> Tensor:
+    """Return t (B,) with dimensions of size one appended, to broadcast with `like` (B, ...)."""
     return t.view(-1, *([1] * (like.ndim - 1)))
 
 
 def interpolate(x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     """Return z = t x + (1 - t) eps for x, eps (B, ...) and t (B,)."""
-    return torch.lerp(eps, x, expand(t, x))
+    return torch.lerp(eps, x, append_dims(t, x))
 
 
-def divide(numerator: Tensor, t: Tensor, clip: float) -> Tensor:
-    """Return numerator (B, ...) / max(t, clip) for t (B,): the one place where a time that divides (t or 1 - t) is bounded."""
-    return numerator / expand(t, numerator).clamp(min=clip)
+def divide_by_time(numerator: Tensor, t: Tensor, clip: float) -> Tensor:
+    """Return numerator / max(t, clip) for numerator (B, ...), t (B,); `clip` bounds the result."""
+    return numerator / append_dims(t, numerator).clamp(min=clip)
 
 
-# (output, z, t, clip) -> x_hat: what the network's output means.
+# Prediction type -> x_hat from (output, z, t, clip).
 PREDICTION: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "x": lambda output, z, t, clip: output,
-    "v": lambda output, z, t, clip: z + (1 - expand(t, z)) * output,
-    "eps": lambda output, z, t, clip: divide(z - (1 - expand(t, z)) * output, t, clip),
+    "v": lambda output, z, t, clip: z + (1 - append_dims(t, z)) * output,
+    "eps": lambda output, z, t, clip: divide_by_time(z - (1 - append_dims(t, z)) * output, t, clip),
 }
 
-# (x, predicted or true, z, t, clip) -> the space in which the error is measured.
+# Loss space -> the value that is compared, from (true or predicted x, z, t, clip).
 LOSS_SPACE: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "x": lambda x, z, t, clip: x,
-    "v": lambda x, z, t, clip: divide(x - z, 1 - t, clip),
-    "eps": lambda x, z, t, clip: divide(z - expand(t, z) * x, 1 - t, clip),
+    "v": lambda x, z, t, clip: divide_by_time(x - z, 1 - t, clip),
+    "eps": lambda x, z, t, clip: divide_by_time(z - append_dims(t, z) * x, 1 - t, clip),
 }

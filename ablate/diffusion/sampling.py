@@ -1,6 +1,7 @@
-"""Drawing pictures from a trained denoiser.
+"""Sampling images from a trained denoiser.
 
-Picture i starts from noise keyed by (seed, `sample`, i) alone, so it is the same picture in a batch of 1 and of 64, in any variant.
+The noise of image i is keyed by (seed, `sample`, i). So image i is the same in a batch of 1 and of
+64, and all variants start from the same noise.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.study.config import Config
 
-BATCH = 64
+BATCH = 64  # images per network evaluation
 
 
 def denoise(model: Denoiser, config: Config, z: Tensor, t: Tensor, precision: str) -> Tensor:
-    """Return x_hat (B, C, S, S) float32 of noisy pictures z (same shape) at times t (B,), without gradients."""
+    """Return x_hat (B, C, S, S) float32 of noisy z (B, C, S, S) at t (B,), without gradients."""
     with torch.inference_mode(), torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = model(z.contiguous(memory_format=torch.channels_last), t)
         return PREDICTION[config.diffusion.prediction](output, z, t, config.diffusion.clip)
@@ -40,28 +41,28 @@ def sample_images(
     batch: int = BATCH,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """Sample pictures with the configuration's solver.
+    """Sample images with the configuration's solver.
 
     Args:
         model: A trained denoiser, in eval mode.
-        config: Its configuration.
+        config: The denoiser's configuration.
         seed: The run's seed.
-        indices: Which pictures; the noise of picture i depends on (seed, i) alone.
-        precision: `fp32`, or `bf16` for autocast; the solver's own arithmetic is float32.
-        codec: Decodes what the denoiser was trained on.
-        batch: Pictures at a time.
-        on_batch: Called with the number of pictures finished since the last call.
+        indices: Indices of the images, which key their noise.
+        precision: `fp32`, or `bf16` for autocast; the solver itself computes in float32.
+        codec: Decodes samples of the diffusion space to images.
+        batch: Images per network evaluation.
+        on_batch: Called after each batch with its number of images.
 
     Returns:
-        (N, 3, 64, 64) float32 on the CPU, unbounded; pictures lie in [-1, 1] up to the model's error.
+        (N, 3, 64, 64) float32 on the CPU, in [-1, 1] up to the model's error; not clipped.
     """
-    numbers, device = list(indices), next(model.parameters()).device
-    calls = len(numbers) // batch * evaluations(config.sample.solver, config.sample.num_steps)
+    indices, device = list(indices), next(model.parameters()).device
+    calls = len(indices) // batch * evaluations(config.sample.solver, config.sample.num_steps)
     return sample_images_with(
         cuda_graphs.captured(lambda z, t: denoise(model, config, z, t, precision), calls, device),
         config,
         seed,
-        numbers,
+        indices,
         decode=codec.decode,
         device=device,
         batch=batch,
@@ -81,33 +82,33 @@ def sample_images_with(
     batch: int = BATCH,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """Sample pictures as `draw` does, with any function in the network's place.
+    """Sample images as `sample_images` does, with any denoising function.
 
     Args:
-        denoise: (z (B, C, S, S), t (B,)) -> x_hat, float32.
-        config: Says what is diffused and how it is sampled.
-        seed: Of the noise.
-        indices: Which pictures.
-        stream: Of the noise.
-        decode: Maps what was diffused to pictures.
+        denoise: (z (B, C, S, S), t (B,)) -> x_hat (B, C, S, S), float32.
+        config: Names the diffusion space, the solver and its steps.
+        seed: The run's seed.
+        indices: As in `sample_images`.
+        stream: Stream of the noise.
+        decode: Maps samples (B, C, S, S) of the diffusion space to images (B, 3, 64, 64).
         device: Where the noise goes.
-        batch: Pictures at a time.
-        on_batch: Called with the number of pictures finished since the last call.
+        batch: As in `sample_images`.
+        on_batch: As in `sample_images`.
 
     Returns:
-        (N, 3, 64, 64) float32 on the CPU.
+        As `sample_images`.
     """
-    numbers, (channels, size, _) = list(indices), DIFFUSION_SPACES[config.model.space]
-    pictures = []
-    for start in range(0, len(numbers), batch):
-        z = rng.normal(seed, stream, numbers[start : start + batch], (channels, size, size)).to(device)
+    indices, (channels, size, _) = list(indices), DIFFUSION_SPACES[config.model.space]
+    images = []
+    for start in range(0, len(indices), batch):
+        z = rng.normal(seed, stream, indices[start : start + batch], (channels, size, size)).to(device)
         x = SOLVERS[config.sample.solver](denoise, z, config.sample.num_steps)
         with torch.inference_mode():
-            pictures.append(decode(x).cpu())
-        on_batch(len(pictures[-1]))
-    return torch.cat(pictures)
+            images.append(decode(x).cpu())
+        on_batch(len(images[-1]))
+    return torch.cat(images)
 
 
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """Map pictures (N, 3, H, W) from [-1, 1], clipped, to uint8 0..255 of the same shape."""
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Clip images (N, 3, H, W) to [-1, 1] and map them to uint8 0..255 of the same shape."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()

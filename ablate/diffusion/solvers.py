@@ -1,4 +1,4 @@
-"""Solvers of dz/dt = (x_hat - z) / (1 - t) from noise (t = 0) to the image (t = 1)."""
+"""Solvers of dz/dt = (x_hat - z) / (1 - t), from noise (t = 0) to the image (t = 1)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+Denoise = Callable[[Tensor, Tensor], Tensor]  # (z (B, ...), t (B,)) -> x_hat (B, ...)
 
 
 def euler(denoise: Denoise, z: Tensor, num_steps: int) -> Tensor:
-    """Integrate dz/dt = (x_hat - z) / (1 - t) from t = 0 to 1 by Euler's method.
+    """Integrate from t = 0 to 1 by Euler's method: order 1, one network evaluation per step.
 
     Args:
         denoise: (z (B, ...), t (B,)) -> x_hat (B, ...).
         z: (B, ...), standard normal noise.
-        num_steps: Steps of equal length; also the number of network evaluations.
+        num_steps: Number of steps, of equal length.
 
     Returns:
-        (B, ...), the sample; the last step lands on x_hat itself.
+        (B, ...), the sample, which is the last x_hat.
     """
     for i in range(num_steps):
         t = i / num_steps
@@ -29,19 +29,22 @@ def euler(denoise: Denoise, z: Tensor, num_steps: int) -> Tensor:
 
 
 def heun(denoise: Denoise, z: Tensor, num_steps: int) -> Tensor:
-    """Integrate as `euler` does, by Heun's method: order 2 at two network evaluations a step, one in the last.
+    """Integrate as `euler` does, by Heun's method: order 2, two network evaluations per step.
 
-    The slope is singular at t = 1, so the last step is Euler's (Karras et al., arXiv 2206.00364, algorithm 1).
+    The slope is singular at t = 1, so the last step is Euler's, with one evaluation.
+
+    Reference:
+        Karras et al., arXiv 2206.00364, algorithm 1.
     """
     h = 1 / num_steps
     for i in range(num_steps):
         t = i * h
         slope = (denoise(z, z.new_full((len(z),), t)) - z) / (1 - t)
-        ahead = z + h * slope
+        z_next = z + h * slope
         if i + 1 < num_steps:
-            next_slope = (denoise(ahead, z.new_full((len(z),), t + h)) - ahead) / (1 - t - h)
-            ahead = z + h * (slope + next_slope) / 2
-        z = ahead
+            slope_next = (denoise(z_next, z.new_full((len(z),), t + h)) - z_next) / (1 - t - h)
+            z_next = z + h * (slope + slope_next) / 2
+        z = z_next
     return z
 
 
@@ -49,5 +52,5 @@ SOLVERS: dict[str, Callable[[Denoise, Tensor, int], Tensor]] = {"euler": euler, 
 
 
 def evaluations(solver: str, num_steps: int) -> int:
-    """Return the number of network evaluations of one sample (NFE)."""
+    """Return the number of network evaluations per sample (NFE)."""
     return {"euler": num_steps, "heun": 2 * num_steps - 1}[solver]

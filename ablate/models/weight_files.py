@@ -1,4 +1,4 @@
-"""Tensors as safetensors files, and the digest that a row names them by."""
+"""Tensors in safetensors files, and the digest that identifies them in a row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from ablate.store.atomic_files import replacing
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """Return the SHA-256 digest of tensors' bytes, in the order of their names, and of a text, as hexadecimal digits."""
+    """Return the SHA-256 hex digest of the tensors' bytes, ordered by name, followed by a text."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         total.update(tensors[name].detach().cpu().contiguous().numpy().data)
@@ -26,14 +26,24 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], previous: Path | None = None
 ) -> None:
-    """Write tensors to a safetensors file, atomically; what stood there is kept as `previous`, if that is given.
+    """Write a safetensors file atomically; keep the file it replaces as `previous`, if given.
 
     Raises:
-        ResultsError: The file cannot be written; the old one, if any, is left as it was.
+        ResultsError: The file cannot be written; an old file is left unchanged.
     """
     try:
         with replacing(path, previous) as temporary:
             save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
     except (OSError, SafetensorError) as error:
-        mend = "free some space or choose another --results folder"
-        raise ResultsError(f"{path}: cannot be written ({error}); {mend}") from error
+        fix = "free some space or choose another --results folder"
+        raise ResultsError(f"{path}: cannot be written ({error}); {fix}") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors, on the CPU, and the metadata of a safetensors file.
+
+    Raises:
+        OSError, SafetensorError: The file is missing, unreadable or damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

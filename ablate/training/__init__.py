@@ -1,1 +1,1 @@
-"""The training loop, its checkpoints, captured CUDA graphs, and the training of the autoencoder."""
+"""Training of the denoiser and the autoencoder: loop, checkpoints, captured steps."""

@@ -1,9 +1,13 @@
-"""Training: one loop, its batches and its loss.
+"""Training of the denoiser: batches, loss and loop.
 
     loss = mean |a - b|^2 + weight * perceptual(x_hat, x),   a, b: x_hat and x in the loss space
-In latent space x are latents, and the perceptual distance is that of the decoded x_hat to the picture.
-AdamW, linear warm-up, linear decay to zero, global-norm clipping, averaged weights with decay min(ema, (1 + n) / (10 + n)).
-Every random number is keyed by (seed, picture number), so a run that resumes after step n continues bit for bit.
+
+In latent space x is a latent; the perceptual distance compares the decoded x_hat with the image.
+AdamW with linear warm-up, linear decay to zero and clipping of the global gradient norm; averaged
+weights with decay min(ema, (1 + n) / (10 + n)) after n steps.
+
+Every random number is keyed by (seed, position of the image), so a run that is resumed after step n
+has the bits of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from torch import Tensor, nn
 
 from ablate.base import machine, rng
 from ablate.base.errors import DivergedError
-from ablate.diffusion.objectives import LOSS_SPACE, PREDICTION, expand, interpolate
+from ablate.diffusion.objectives import LOSS_SPACE, PREDICTION, append_dims, interpolate
 from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
 from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import build
@@ -29,82 +33,82 @@ from ablate.training.checkpoint import SAVE_EVERY_S, TrainingState, stop_signals
 LOG_EVERY = 10  # steps
 LOGGED = ("loss", "loss_l2", "loss_perceptual", "grad_norm")
 
-Draw = Callable[[int], list[Tensor]]  # a step's number -> what is drawn for it, on the CPU
-Parts = Callable[..., list[Tensor]]  # what was drawn, on the training device -> the loss and its parts
-Gradients = Callable[[int], list[Tensor]]  # a step's number -> the same, with gradients left in the parameters
+# The terms of a loss are three float32 scalars: loss, squared error, perceptual distance.
+DrawInputs = Callable[[int], list[Tensor]]  # step -> its random inputs, on the CPU
+LossTerms = Callable[..., list[Tensor]]  # these inputs, on the training device -> the terms
+Backward = Callable[[int], list[Tensor]]  # step -> the terms; leaves gradients in the parameters
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the learning rate of a step, counted from 0: linear warm-up, constant, linear decay to zero."""
-    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    """Return the learning rate of a step (from 0 on): linear warm-up, constant, linear decay."""
+    warmup = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     start = config.decay_from * config.steps
-    return (
-        config.lr * warm * (min(1.0, (config.steps - step) / (config.steps - start)) if start < config.steps else 1.0)
-    )
+    decay = min(1.0, (config.steps - step) / (config.steps - start)) if start < config.steps else 1.0
+    return config.lr * warmup * decay
 
 
 class Batches:
-    """The pictures of each training step; picture n of the run depends on (seed, n) alone."""
+    """The images of each training step; the n-th image of a run depends only on (seed, n)."""
 
     def __init__(self, images: Tensor, config: TrainConfig, seed: int) -> None:
-        """Draw from uint8 images (N, 3, S, S) on the training device."""
+        """Take images from a data set (N, 3, S, S), uint8, on the training device."""
         self.images, self.config, self.seed = images, config, seed
         self.epoch, self.order = -1, torch.empty(0, dtype=torch.int64)
 
-    def numbers(self, step: int) -> range:
-        """Return the numbers of a step's pictures in the run."""
+    def positions(self, step: int) -> range:
+        """Return the positions of a step's images in the run, from 0 on."""
         return range(step * self.config.batch, (step + 1) * self.config.batch)
 
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return where a step's pictures stand, int64 (B,), and which of them are mirrored, bool (B,), on the CPU."""
-        numbers = self.numbers(step)
-        places = torch.tensor([self._pick(n) for n in numbers])
+        """Return indices into the data set, int64 (B,), and flips, bool (B,), on the CPU."""
+        positions = self.positions(step)
+        indices = torch.tensor([self._index(position) for position in positions])
         if not self.config.flip:
-            return places, torch.zeros(len(numbers), dtype=torch.bool)
-        return places, rng.uniform(self.seed, "flip", numbers) < 0.5
+            return indices, torch.zeros(len(positions), dtype=torch.bool)
+        return indices, rng.uniform(self.seed, "flip", positions) < 0.5
 
-    def take(self, places: Tensor, mirrored: Tensor) -> Tensor:
-        """Return the pictures (B, 3, S, S) that were drawn, both on the training device, float32 in [-1, 1]."""
-        x = self.images[places].float() / 127.5 - 1
-        return torch.where(expand(mirrored, x), x.flip(3), x) if self.config.flip else x
+    def gather(self, indices: Tensor, flipped: Tensor) -> Tensor:
+        """Return images (B, 3, S, S), float32 in [-1, 1], for indices and flips on the device."""
+        x = self.images[indices].float() / 127.5 - 1
+        return torch.where(append_dims(flipped, x), x.flip(3), x) if self.config.flip else x
 
     def __call__(self, step: int) -> Tensor:
-        """Return the pictures (B, 3, S, S) of a step, float32 in [-1, 1]."""
-        return self.take(*(x.to(self.images.device) for x in self.draw(step)))
+        """Return the images (B, 3, S, S) of a step, float32 in [-1, 1], on the training device."""
+        return self.gather(*(x.to(self.images.device) for x in self.draw(step)))
 
-    def _pick(self, number: int) -> int:
-        epoch, position = divmod(number, len(self.images))
+    def _index(self, position: int) -> int:
+        epoch, place = divmod(position, len(self.images))
         if epoch != self.epoch:
             self.epoch, self.order = epoch, rng.permutation(self.seed, "order", epoch, len(self.images))
-        return int(self.order[position])
+        return int(self.order[place])
 
 
 def add_perceptual(
-    squared: Tensor,
+    squared_error: Tensor,
     perceptual: nn.Module | None,
     weight: float,
-    share: float,
-    found: Callable[[int], Tensor],
-    x: Tensor,
+    fraction: float,
+    predict: Callable[[int], Tensor],
+    images: Tensor,
 ) -> list[Tensor]:
-    """Return the loss, its squared error and its perceptual distance, float32 scalars.
+    """Return the loss, the squared error and the perceptual distance, float32 scalars.
 
     Args:
-        squared: The squared error, a scalar.
-        perceptual: Maps pictures and their targets to a distance per picture; None: the loss is the squared error.
-        weight: Of the perceptual distance.
-        share: Of the batch that the perceptual distance is taken of.
-        found: Gives the first n predicted pictures (n, 3, S, S).
-        x: The target pictures (B, 3, S, S).
+        squared_error: A scalar.
+        perceptual: (predicted, true images) -> distance per image (B,), or None.
+        weight: Weight of the perceptual distance in the loss.
+        fraction: Fraction of the batch, rounded up, whose perceptual distance is computed.
+        predict: Maps n to the first n predicted images (n, 3, S, S).
+        images: The true images (B, 3, S, S).
     """
     if perceptual is None:
-        return [squared, squared, torch.zeros_like(squared)]
-    part = math.ceil(share * len(x))
-    distance = perceptual(found(part), x[:part]).mean()
-    return [squared + weight * distance, squared, distance]
+        return [squared_error, squared_error, torch.zeros_like(squared_error)]
+    count = math.ceil(fraction * len(images))
+    distance = perceptual(predict(count), images[:count]).mean()
+    return [squared_error + weight * distance, squared_error, distance]
 
 
-def loss_parts(
+def loss_terms(
     config: Config,
     perceptual: nn.Module | None,
     output: Tensor,
@@ -112,26 +116,26 @@ def loss_parts(
     z: Tensor,
     t: Tensor,
     codec: ImageCodec = PIXEL_CODEC,
-    pictures: Tensor | None = None,
+    images: Tensor | None = None,
 ) -> list[Tensor]:
-    """Return the loss, its squared error and its perceptual distance, float32 scalars, of an output for z (B, C, S, S), t (B,).
+    """Return the loss, the squared error and the perceptual distance, float32 scalars.
 
     Args:
-        config: The configuration.
-        perceptual: Maps pictures and their targets to a distance per picture, or None.
+        config: The run's configuration.
+        perceptual: As in `add_perceptual`.
         output: The network's output (B, C, S, S).
-        x: The clean target (B, C, S, S).
-        z: What the network saw (B, C, S, S).
-        t: Its times (B,).
-        codec: Decodes x.
-        pictures: What x encodes, (B, 3, S, S); None: x itself.
+        x: The clean sample (B, C, S, S).
+        z: The noisy sample (B, C, S, S).
+        t: Times (B,) in [0, 1].
+        codec: Decodes x to images.
+        images: The images (B, 3, 64, 64) that x encodes; None if x is the image itself.
     """
     space, clip = LOSS_SPACE[config.diffusion.loss], config.diffusion.clip
     x_hat = PREDICTION[config.diffusion.prediction](output, z, t, clip)
-    squared = (space(x_hat, z, t, clip) - space(x, z, t, clip)).square().mean()
-    weight, share = config.train.perceptual_weight, config.train.perceptual_share
-    pictures = x if pictures is None else pictures
-    return add_perceptual(squared, perceptual, weight, share, lambda n: codec.decode(x_hat[:n]), pictures)
+    squared_error = (space(x_hat, z, t, clip) - space(x, z, t, clip)).square().mean()
+    weight, fraction = config.train.perceptual_weight, config.train.perceptual_share
+    images = x if images is None else images
+    return add_perceptual(squared_error, perceptual, weight, fraction, lambda n: codec.decode(x_hat[:n]), images)
 
 
 def objective(
@@ -143,56 +147,59 @@ def objective(
     perceptual: nn.Module | None,
     precision: str,
     codec: ImageCodec = PIXEL_CODEC,
-) -> tuple[Draw, Parts]:
-    """Return what draws a step's random numbers, and what maps them to the loss and its parts, as `loss_parts` does.
+) -> tuple[DrawInputs, LossTerms]:
+    """Return a function that draws a step's random inputs, and one that maps them to `loss_terms`.
 
     Args:
-        config: The configuration.
-        network: (z (B, C, S, S), t (B,)) -> output.
-        batches: The pictures of each step.
+        config: The run's configuration.
+        network: (z (B, C, S, S), t (B,)) -> output (B, C, S, S).
+        batches: The images of each step.
         seed: The run's seed.
-        perceptual: As in `train`.
+        perceptual: As in `add_perceptual`.
         precision: `fp32`, or `bf16` for autocast.
-        codec: Between pictures and what is diffused.
+        codec: Encodes images to samples of the diffusion space, and decodes them.
     """
     device, (channels, size, _) = batches.images.device, DIFFUSION_SPACES[config.model.space]
 
-    def draw(step: int) -> list[Tensor]:
-        numbers = batches.numbers(step)
-        noise = rng.normal(seed, "noise", numbers, (channels, size, size))
-        return [*batches.draw(step), noise, rng.uniform(seed, "time", numbers)]
+    def draw_inputs(step: int) -> list[Tensor]:
+        positions = batches.positions(step)
+        eps = rng.normal(seed, "noise", positions, (channels, size, size))
+        return [*batches.draw(step), eps, rng.uniform(seed, "time", positions)]
 
-    def parts_of(places: Tensor, mirrored: Tensor, eps: Tensor, t: Tensor) -> list[Tensor]:
-        pictures = batches.take(places, mirrored)
-        x = codec.encode(pictures)
+    def terms(indices: Tensor, flipped: Tensor, eps: Tensor, t: Tensor) -> list[Tensor]:
+        images = batches.gather(indices, flipped)
+        x = codec.encode(images)
         z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = network(z, t)
-        # Outside autocast: depthwise convolutions are slower in bfloat16 on a CPU (docs/log.md).
-        return loss_parts(config, perceptual, output, x, z, t, codec, pictures)
+        # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in
+        # bfloat16 (docs/log.md).
+        return loss_terms(config, perceptual, output, x, z, t, codec, images)
 
-    return draw, parts_of
+    return draw_inputs, terms
 
 
-def gradients_of(draw: Draw, parts_of: Parts, state: TrainingState, steps: int) -> Gradients:
-    """Return what maps a step's number to its loss and the loss's parts, and leaves the loss's gradients in the parameters.
+def make_backward(draw_inputs: DrawInputs, terms: LossTerms, state: TrainingState, steps: int) -> Backward:
+    """Return a function that computes a step's loss terms and gradients.
+
+    On a GPU it is captured as a CUDA graph.
 
     Args:
-        draw: Gives a step's random numbers.
-        parts_of: Maps them, on the training device, to the loss and its parts.
-        state: Whose parameters get gradients.
-        steps: The training's.
+        draw_inputs: Draws a step's random inputs.
+        terms: Maps them, on the training device, to the loss terms.
+        state: Its parameters get the gradients.
+        steps: Steps of the training.
     """
     device = state.sums.device
     if device.type == "cuda":
-        return CapturedSteps(draw, parts_of, state.parameters, steps)
+        return CapturedSteps(draw_inputs, terms, state.parameters, steps)
 
-    def gradients(step: int) -> list[Tensor]:
-        parts = parts_of(*(x.to(device) for x in draw(step)))
-        parts[0].backward()
-        return parts
+    def backward(step: int) -> list[Tensor]:
+        values = terms(*(x.to(device) for x in draw_inputs(step)))
+        values[0].backward()
+        return values
 
-    return gradients
+    return backward
 
 
 def train(
@@ -208,23 +215,23 @@ def train(
     save_every_s: float = SAVE_EVERY_S,
     on_step: Callable[[TrainingState], None] = lambda state: None,
 ) -> TrainingState:
-    """Train a denoiser, resuming from the checkpoint where there is one.
+    """Train a denoiser; resume from the checkpoint if there is one.
 
     Args:
-        config: What to train.
-        images: (N, 3, 64, 64) uint8, on the device to train on.
+        config: The run's configuration.
+        images: The data set (N, 3, 64, 64), uint8, on the training device.
         seed: The run's seed.
-        perceptual: The frozen perceptual distance on the same device, or None; maps (x_hat, x) to a distance per picture.
+        perceptual: Frozen, on the training device; as in `add_perceptual`.
         precision: `fp32`, or `bf16` for autocast.
-        compiled: Compile the transformer blocks.
+        compiled: Whether the transformer blocks are compiled.
         checkpoint: The file to resume from and to save to.
-        codec: Between pictures and what is diffused.
+        codec: Encodes images to samples of the diffusion space, and decodes them.
         save_every_s: Seconds between checkpoints.
         on_step: Called before the first step and after each.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
-        KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; the state was saved.
     """
     device = images.device
     model = build(config.model, seed, device)
@@ -232,66 +239,61 @@ def train(
         model.backbone.compile_blocks()
     state = TrainingState(model, build(config.model, seed, device), config.train, len(LOGGED))
     batches = Batches(images, config.train, seed)
-    draw, parts_of = objective(config, model, batches, seed, perceptual=perceptual, precision=precision, codec=codec)
-    arithmetic = machine.arithmetic(device, precision, compiled=compiled)
-    return fit(
+    backward = make_backward(
+        *objective(config, model, batches, seed, perceptual=perceptual, precision=precision, codec=codec),
         state,
-        config.train,
-        gradients_of(draw, parts_of, state, config.train.steps),
-        checkpoint,
-        on_step,
-        save_every_s,
-        arithmetic=arithmetic,
+        config.train.steps,
     )
+    arithmetic = machine.arithmetic(device, precision, compiled=compiled)
+    return run_loop(state, config.train, backward, checkpoint, on_step, save_every_s, arithmetic=arithmetic)
 
 
-def fit(
+def run_loop(
     state: TrainingState,
-    budget: TrainConfig,
-    gradients: Gradients,
+    config: TrainConfig,
+    backward: Backward,
     checkpoint: Path,
     on_step: Callable[[TrainingState], None],
     save_every_s: float = SAVE_EVERY_S,
     *,
     arithmetic: str,
 ) -> TrainingState:
-    """Run the training loop from the state's step, or the checkpoint's, to the budget's last.
+    """Run the training loop from the checkpoint's step, or else the state's, to the last.
 
     Args:
-        state: The model to train, and where it stands.
-        budget: Steps, learning rate, clipping and averaging.
-        gradients: Leaves a step's gradients in the parameters; gives the loss, its squared error and its perceptual distance.
-        checkpoint: The file to resume from and to save to.
+        state: The state at the start.
+        config: Steps, learning rate, clipping and averaging.
+        backward: Leaves a step's gradients in the parameters; returns the loss terms.
+        checkpoint: The file to resume from and to save to; the one before it is kept too.
         on_step: Called before the first step and after each.
-        save_every_s: Seconds between checkpoints; the last two are kept.
-        arithmetic: What the steps are computed in, as `machine.arithmetic` tells.
+        save_every_s: Seconds between checkpoints.
+        arithmetic: How the steps are computed, from `machine.arithmetic`.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
-        KeyboardInterrupt: SIGINT or SIGTERM came; the state was saved first.
+        KeyboardInterrupt: SIGINT or SIGTERM arrived; the state was saved.
     """
     state.load(checkpoint)
     state.record_arithmetic(arithmetic)
     start_s = time.monotonic() - state.wall_s
-    logged_s, saved_s = time.monotonic(), -math.inf  # the first step saves: whether there is room shows at once
-    timed_step = state.step  # since `logged_s`
+    logged_s, timed_step = time.monotonic(), state.step  # the start of the interval whose speed is logged
+    saved_s = -math.inf  # the first step saves, so that a full disk shows at once
     with stop_signals() as stopped:
         on_step(state)
-        while state.step < budget.steps:
-            parts = gradients(state.step)
-            lr = learning_rate(budget, state.step)
-            norm = state.update(lr, budget.grad_clip, budget.ema)
-            state.sums += torch.stack([*parts, norm]).detach()
+        while state.step < config.steps:
+            terms = backward(state.step)
+            lr = learning_rate(config, state.step)
+            norm = state.update(lr, config.grad_clip, config.ema)
+            state.sums += torch.stack([*terms, norm]).detach()
             state.wall_s = time.monotonic() - start_s
-            if state.step % LOG_EVERY == 0 or state.step == budget.steps:
+            if state.step % LOG_EVERY == 0 or state.step == config.steps:
                 count = state.step - state.logged_step
                 means = dict(zip(LOGGED, (state.sums / count).tolist(), strict=True))
                 if not all(map(math.isfinite, means.values())):
-                    raise DivergedError(
-                        f"loss {means['loss']:g}, gradient norm {means['grad_norm']:g} near step {state.step}"
-                    )
-                rate = (state.step - timed_step) * budget.batch / (time.monotonic() - logged_s)
-                row = {"step": state.step, "images_seen": state.step * budget.batch, "lr": lr, "images_per_s": rate}
+                    loss, norm_mean = means["loss"], means["grad_norm"]
+                    raise DivergedError(f"loss {loss:g}, gradient norm {norm_mean:g} near step {state.step}")
+                rate = (state.step - timed_step) * config.batch / (time.monotonic() - logged_s)
+                row = {"step": state.step, "images_seen": state.step * config.batch, "lr": lr, "images_per_s": rate}
                 state.curve.append(row | means)
                 state.sums.zero_()
                 state.logged_step, timed_step, logged_s = state.step, state.step, time.monotonic()

@@ -1,4 +1,4 @@
-"""Keyed randomness."""
+"""Keyed random numbers: independent of batch and process, uniform, uncorrelated."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import torch
 from ablate.base import rng
 
 
-def test_noise_of_a_picture_does_not_depend_on_its_batch() -> None:
+def test_noise_of_an_image_does_not_depend_on_its_batch() -> None:
     together = rng.normal(7, "sample", range(64), (3, 8, 8))
     alone = torch.cat([rng.normal(7, "sample", [i], (3, 8, 8)) for i in range(64)])
     assert torch.equal(together, alone)

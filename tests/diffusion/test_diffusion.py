@@ -1,4 +1,4 @@
-"""Prediction targets in float64, and the samplers' order on Gaussian data, where the solution is known."""
+"""Prediction targets in float64; order of the solvers on Gaussian data with a known solution."""
 
 import math
 
@@ -9,13 +9,13 @@ from ablate.diffusion import objectives, solvers
 
 
 @pytest.mark.parametrize("space", ["x", "v", "eps"])
-def test_a_perfect_output_gives_the_clean_picture(space: str) -> None:
+def test_a_perfect_output_gives_the_clean_image(space: str) -> None:
     x, eps = torch.randn(2, 32, 3, 4, 4, dtype=torch.double)
     t = torch.linspace(0, 1, 32, dtype=torch.double)
     z = objectives.interpolate(x, eps, t)
     output = {"x": x, "v": x - eps, "eps": eps}[space]
-    # At t = 0 the noise says nothing of the picture: there the bound gives zero instead of a division by zero.
-    expected = torch.where(objectives.expand(t, x) > 0, x, 0 * x) if space == "eps" else x
+    # At t = 0, z holds nothing of the image: the clipped division gives zero.
+    expected = torch.where(objectives.append_dims(t, x) > 0, x, 0 * x) if space == "eps" else x
     torch.testing.assert_close(objectives.PREDICTION[space](output, z, t, 1e-9), expected, rtol=0, atol=1e-12)
 
 
@@ -40,7 +40,7 @@ def test_loss_space_v_is_the_velocity_wherever_it_is_not_clipped() -> None:
 
 
 def gaussian_error(solver: str, steps: int, mean: float = 0.3, std: float = 0.5) -> float:
-    """Error at t = 1 for data N(mean, std^2): x_hat = E[x | z], and the flow maps z to mean + std z exactly."""
+    """Error at t = 1 for data N(mean, std^2), where the exact flow maps z to mean + std z."""
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         t = t[:, None]
@@ -58,7 +58,7 @@ def test_order_of_convergence(solver: str, order: int) -> None:
 
 
 @pytest.mark.parametrize("solver", list(solvers.SOLVERS))
-def test_evaluations_are_counted_right(solver: str) -> None:
+def test_evaluations_counts_the_network_calls(solver: str) -> None:
     calls = []
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

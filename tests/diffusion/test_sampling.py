@@ -1,4 +1,4 @@
-"""Sampling: the same picture in any batch, and the network's evaluations."""
+"""Sampling: the same image in any batch, the same noise for all variants."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_picture_i_is_the_same_at_batch_1_and_64(precision: str, tmp_path: Path) -> None:
+def test_image_i_is_the_same_in_batches_of_1_and_64(precision: str, tmp_path: Path) -> None:
     images = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     state = train(SMOKE, images, 0, perceptual=None, precision="fp32", checkpoint=tmp_path / "c.safetensors")
     model = state.ema
@@ -46,6 +46,6 @@ def test_variants_of_a_seed_start_from_the_same_noise() -> None:
 
 
 def test_pixels_are_clipped_and_rounded() -> None:
-    pictures = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).view(1, 1, 1, 6)
-    assert to_uint8(pictures).ravel().tolist() == [0, 0, 128, 255, 255, 255]
-    assert to_uint8(pictures).dtype == np.uint8
+    images = torch.tensor([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0]).view(1, 1, 1, 6)
+    assert to_uint8(images).ravel().tolist() == [0, 0, 128, 255, 255, 255]
+    assert to_uint8(images).dtype == np.uint8

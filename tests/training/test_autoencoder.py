@@ -1,4 +1,4 @@
-"""The autoencoder's training: cached by content, resumed, and of the noise's size."""
+"""Training of the autoencoder: cached by content, resumable, latents scaled to unit variance."""
 
 import dataclasses
 import os
@@ -38,9 +38,9 @@ def prepare(
     seed: int = 0,
     precision: str = "fp32",
 ) -> tuple[autoencoder.TrainedAutoencoder, list[int]]:
-    """Return the autoencoder and the steps at which its training reported; none where it came from the cache."""
+    """Return the autoencoder and the steps its training reported: none if it was cached."""
     steps: list[int] = []
-    found = autoencoder.prepare(
+    trained = autoencoder.prepare(
         config,
         images,
         data_digest,
@@ -49,23 +49,23 @@ def prepare(
         checkpoint=folder / "a.safetensors",
         on_step=lambda state: steps.append(state.step),
     )
-    return found, steps
+    return trained, steps
 
 
-def test_latents_are_of_the_noises_size_and_the_cache_gives_the_same(
+def test_latents_have_unit_variance_and_the_cache_returns_the_same_autoencoder(
     images: torch.Tensor, tmp_path: Path, cache: Path
 ) -> None:
-    made, steps = prepare(images, tmp_path)
+    trained, steps = prepare(images, tmp_path)
     assert steps == list(range(13))
-    assert made.wall_s > 0
+    assert trained.wall_s > 0
     assert not (tmp_path / "a.safetensors").exists()
-    z = made.codec.encode(images.float() / 127.5 - 1)
+    z = trained.codec.encode(images.float() / 127.5 - 1)
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
     again, steps = prepare(images, tmp_path)
     assert steps == []
-    assert (again.digest, again.wall_s) == (made.digest, made.wall_s)
-    assert torch.equal(again.codec.decode(z), made.codec.decode(z))
+    assert (again.digest, again.wall_s) == (trained.digest, trained.wall_s)
+    assert torch.equal(again.codec.decode(z), trained.codec.decode(z))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_latents_are_of_the_noises_size_and_the_cache_gives_the_same(
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_what_it_depends_on_is_in_the_key(
+def test_everything_it_depends_on_is_in_the_cache_key(
     images: torch.Tensor, tmp_path: Path, cache: Path, changed: dict[str, Any]
 ) -> None:
     prepare(images, tmp_path)
@@ -87,36 +87,40 @@ def test_what_it_depends_on_is_in_the_key(
     assert len(list(cache.iterdir())) == 2
 
 
-def test_other_threads_have_another_autoencoder(images: torch.Tensor, tmp_path: Path, cache: Path) -> None:
-    """Sums are then taken in another order; a replay trains with the row's threads."""
+def test_another_number_of_threads_trains_another_autoencoder(
+    images: torch.Tensor, tmp_path: Path, cache: Path
+) -> None:
+    """Sums are computed in another order; a replay uses the threads of its row."""
     with machine.use_threads(1):
         prepare(images, tmp_path)
     with machine.use_threads(2):
         assert prepare(images, tmp_path)[1]
 
 
-def test_what_only_the_denoiser_depends_on_is_not(images: torch.Tensor, tmp_path: Path, cache: Path) -> None:
+def test_settings_of_the_denoiser_alone_are_not_in_the_cache_key(
+    images: torch.Tensor, tmp_path: Path, cache: Path
+) -> None:
     prepare(images, tmp_path)
     other = variants.resolve(variants.load("latent+no_perceptual+v_pred"), "smoke")
     assert prepare(images, tmp_path, config=other)[1] == []
 
 
-def test_a_damaged_cache_is_made_again_and_a_closed_one_is_no_error(
+def test_a_damaged_cache_file_is_replaced_and_an_unusable_cache_is_no_error(
     images: torch.Tensor, tmp_path: Path, cache: Path
 ) -> None:
-    made, _ = prepare(images, tmp_path)
+    trained, _ = prepare(images, tmp_path)
     (path,) = cache.iterdir()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # one bit of a weight
     path.write_bytes(content)
     again, steps = prepare(images, tmp_path)
     assert steps
-    assert again.digest == made.digest
+    assert again.digest == trained.digest
     assert path.read_bytes() != content
     path.unlink()
     cache.rmdir()
     cache.write_text("a file where the folder should be")
-    assert prepare(images, tmp_path)[0].digest == made.digest
+    assert prepare(images, tmp_path)[0].digest == trained.digest
 
 
 def test_an_interrupted_training_resumes_bit_for_bit(

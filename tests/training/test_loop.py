@@ -1,4 +1,4 @@
-"""Training: pairing, resumption, divergence, and the loss."""
+"""The training loop: pairing, resuming, divergence, the loss, and captured steps."""
 
 import dataclasses
 import os
@@ -18,14 +18,14 @@ from ablate.study import variants
 from ablate.study.config import Config
 from ablate.training import autoencoder, captured_steps, checkpoint
 from ablate.training import loop as train_module
-from ablate.training.loop import Batches, learning_rate, loss_parts, train
+from ablate.training.loop import Batches, learning_rate, loss_terms, train
 
 SMOKE = variants.resolve(variants.load("no_perceptual"), "smoke")
 
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    """Discs of random colour on random ground."""
+    """Discs of random colour on a random background."""
     generator = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
     disc = ((y - 32) ** 2 + (x - 32) ** 2 < 400).float()
@@ -56,7 +56,7 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_weights(images: torch.T
 
 
 @pytest.mark.parametrize("name", variants.names())
-def test_every_variant_learns_draws_and_repeats(
+def test_every_variant_trains_samples_and_repeats(
     images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
@@ -67,16 +67,16 @@ def test_every_variant_learns_draws_and_repeats(
     if config.model.space == "latent":
         checkpoint = tmp_path / "a.safetensors"
         codec = autoencoder.prepare(config, images, "discs", 0, precision="fp32", checkpoint=checkpoint).codec
-    made = []
+    samples = []
     for file in ("one", "two"):
         checkpoint = tmp_path / file
         state = train(config, images, 0, perceptual=loss, precision="fp32", checkpoint=checkpoint, codec=codec)
         assert state.curve[-1]["loss"] < state.curve[0]["loss"]
         assert (state.curve[-1]["loss_perceptual"] > 0) == (name != "no_perceptual")
-        made.append(sample_images(state.ema, config, 0, range(2), precision="fp32", codec=codec))
-        assert made[-1].shape == (2, 3, 64, 64)
-        assert torch.isfinite(made[-1]).all()
-    assert torch.equal(*made)
+        samples.append(sample_images(state.ema, config, 0, range(2), precision="fp32", codec=codec))
+        assert samples[-1].shape == (2, 3, 64, 64)
+        assert torch.isfinite(samples[-1]).all()
+    assert torch.equal(*samples)
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(images: torch.Tensor, tmp_path: Path) -> None:
@@ -120,20 +120,20 @@ def test_a_full_disk_keeps_the_old_checkpoint(
     assert set(before) == {"c.safetensors", "previous_c.safetensors"}
 
 
-def test_divergence_is_an_error_of_its_own(images: torch.Tensor, tmp_path: Path) -> None:
+def test_divergence_raises_diverged_error(images: torch.Tensor, tmp_path: Path) -> None:
     hot = dataclasses.replace(SMOKE, train=dataclasses.replace(SMOKE.train, lr=1e30, warmup=0))
     with pytest.raises(DivergedError, match="near step"):
         run(hot, images, tmp_path)
 
 
-def test_variants_share_pictures_but_seeds_do_not(images: torch.Tensor) -> None:
+def test_batches_depend_on_the_seed_alone(images: torch.Tensor) -> None:
     one, two, other = Batches(images, SMOKE.train, 0), Batches(images, SMOKE.train, 0), Batches(images, SMOKE.train, 1)
     for step in (0, 9, 3):
         assert torch.equal(one(step), two(step))
         assert not torch.equal(one(step), other(step))
 
 
-def test_every_picture_is_seen_once_an_epoch(images: torch.Tensor) -> None:
+def test_every_image_is_seen_once_per_epoch(images: torch.Tensor) -> None:
     flipless = dataclasses.replace(SMOKE.train, flip=False, batch=8)
     marked = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 64, 64)
     batches = Batches(marked, flipless, 0)
@@ -154,43 +154,43 @@ def test_loss_of_a_perfect_prediction_is_zero_in_both_spaces() -> None:
     x, eps, t = torch.rand(4, 3, 8, 8), torch.randn(4, 3, 8, 8), torch.rand(4)
     z = t.view(-1, 1, 1, 1) * x + (1 - t.view(-1, 1, 1, 1)) * eps
     v_pred = variants.resolve(variants.load("v_pred+no_perceptual"), "smoke")
-    assert float(loss_parts(SMOKE, None, x, x, z, t)[0]) == 0
-    assert float(loss_parts(v_pred, None, x - eps, x, z, t)[0]) < 1e-8
-    assert float(loss_parts(v_pred, None, x - eps + 1, x, z, t)[0]) == pytest.approx(1, rel=0.5)
+    assert float(loss_terms(SMOKE, None, x, x, z, t)[0]) == 0
+    assert float(loss_terms(v_pred, None, x - eps, x, z, t)[0]) < 1e-8
+    assert float(loss_terms(v_pred, None, x - eps + 1, x, z, t)[0]) == pytest.approx(1, rel=0.5)
 
 
-def test_what_a_gpu_takes_one_step_ahead_is_the_same_training(
+def test_captured_steps_draw_one_step_ahead_and_train_the_same(
     images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for the recording, which takes a GPU; in one go and resumed."""
+    """A stand-in replaces the CUDA graph; the training is interrupted and resumed."""
 
-    class Called:
-        """Computes instead of replaying, into the same gradients each time."""
+    class FakeGraph:
+        """Calls the function instead of replaying it, with the gradients in the same tensors."""
 
         def __init__(self, function: Any, inputs: Any, device: object) -> None:
             self.function, self.parameters = function, function.__self__._parameters
             function(*inputs)
-            self.kept = [p.grad for p in self.parameters]
+            self.gradients = [p.grad for p in self.parameters]
 
         def __call__(self, inputs: Any) -> list[torch.Tensor]:
-            parts: list[torch.Tensor] = self.function(*inputs)
-            for p, kept in zip(self.parameters, self.kept, strict=True):
-                kept.copy_(p.grad)
-            return parts
+            terms: list[torch.Tensor] = self.function(*inputs)
+            for p, gradient in zip(self.parameters, self.gradients, strict=True):
+                gradient.copy_(p.grad)
+            return terms
 
     expected = run(SMOKE, images, tmp_path / "a")
-    monkeypatch.setattr(captured_steps, "CapturedGraph", Called)
+    monkeypatch.setattr(captured_steps, "CapturedGraph", FakeGraph)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     steps: list[int] = []
 
-    def gradients_of(draw: Callable[[int], list[torch.Tensor]], parts: Any, state: Any, count: int) -> Any:
+    def make_backward(draw: Callable[[int], list[torch.Tensor]], terms: Any, state: Any, count: int) -> Any:
         def noted(step: int) -> list[torch.Tensor]:
             steps.append(step)
             return draw(step)
 
-        return captured_steps.CapturedSteps(noted, parts, state.parameters, count)
+        return captured_steps.CapturedSteps(noted, terms, state.parameters, count)
 
-    monkeypatch.setattr(train_module, "gradients_of", gradients_of)
+    monkeypatch.setattr(train_module, "make_backward", make_backward)
 
     def stop(state: checkpoint.TrainingState) -> None:
         if state.step == 5:
@@ -199,8 +199,8 @@ def test_what_a_gpu_takes_one_step_ahead_is_the_same_training(
     with pytest.raises(KeyboardInterrupt):
         run(SMOKE, images, tmp_path / "b", on_step=stop)
     stopped = list(steps)
-    found = run(SMOKE, images, tmp_path / "b")
-    assert stopped == list(range(6))  # one more than were taken
+    resumed = run(SMOKE, images, tmp_path / "b")
+    assert stopped == list(range(6))  # one more than were trained
     assert steps[6:] == list(range(5, SMOKE.train.steps))
-    assert [row["loss"] for row in found.curve] == [row["loss"] for row in expected.curve]
-    assert all(torch.equal(a, b) for a, b in zip(weights(expected).values(), weights(found).values(), strict=True))
+    assert [row["loss"] for row in resumed.curve] == [row["loss"] for row in expected.curve]
+    assert all(torch.equal(a, b) for a, b in zip(weights(expected).values(), weights(resumed).values(), strict=True))

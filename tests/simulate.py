@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ablate.report import gate
-from ablate.stats import paired
+from ablate.stats import family, joint, paired, sequential
 
 
 def decided(x: np.ndarray, family: int = 1) -> bool:
@@ -51,13 +51,104 @@ def alarm(random: np.random.Generator, variants: int, seeds: int) -> bool:
     return any(gate.judge("x", mine, theirs, nothing, alpha=alpha).verdict == "failed" for mine in others)
 
 
+LAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "normal": lambda random, shape: random.normal(size=shape),
+    "Laplace": lambda random, shape: random.laplace(size=shape),
+    "t3": lambda random, shape: random.standard_t(3, size=shape),
+}
+
+
+def differences(random: np.random.Generator, law: str, seeds: int, variants: int) -> np.ndarray:
+    """Differences (seeds, variants) of null variants from the baseline that they share."""
+    runs = LAWS[law](random, (seeds, variants + 1))
+    return runs[:, 1:] - runs[:, :1]
+
+
+def any_differs(found: list[family.Evidence]) -> bool:
+    return any(one.differs for one in found)
+
+
+def planned_error(random: np.random.Generator, law: str, seeds: int, variants: int, *, unequal: bool = False) -> bool:
+    """Whether a planned null study claims something; `unequal`: every second variant lacks two seeds."""
+    d = differences(random, law, seeds, variants)
+    if unequal:
+        d[-2:, ::2] = np.nan
+    return any_differs(family.planned(d, [None] * variants))
+
+
+def grown_error(random: np.random.Generator, law: str, variants: int) -> bool:
+    """Whether a null study that is looked at after each of 32 seeds ever claims something."""
+    d = differences(random, law, 32, variants)
+    e = np.stack([sequential.e_values(d[:, j]) for j in range(variants)], axis=1)
+    return any(sequential.adjusted(now).max() >= 1 / paired.ALPHA for now in e)
+
+
+def topped_up_error(random: np.random.Generator, law: str, *, by_p: bool) -> bool:
+    """Fourteen null variants of five seeds; the most promising gets more seeds, one by one, up to twelve."""
+    d = differences(random, law, 12, 14)
+    best = int(np.argmax(np.abs(d[:5].mean(0)) / d[:5].std(0)))
+    for n in range(6, 13):
+        now = d[:n].copy()
+        now[5:, [j for j in range(14) if j != best]] = np.nan
+        if by_p and decided(now[:, best]):
+            return True
+        if not by_p and any_differs(family.grown(now, [None] * 14)):
+            return True
+    return False
+
+
+def power(random: np.random.Generator, seeds: int, shift: float) -> tuple[bool, bool]:
+    """Is the first of 14 variants, shifted by `shift` spreads, found: by joint sign flips, and by Holm's correction?"""
+    d = differences(random, "normal", seeds, 14)
+    d[:, 0] += shift * 2**0.5
+    p = paired.holm([paired.sign_flip(d[:, j]) for j in range(14)])
+    return joint.adjusted_p(d)[0] <= paired.ALPHA, paired.stands(paired.paired(d[:, 0]), p[0])
+
+
+def families(trials: int, report: Callable[[str, float], None]) -> None:
+    """Family-wise errors of planned and grown studies, and the power of the planned ones."""
+    random = np.random.default_rng(0)
+
+    def share(of: Callable[[], bool], trials: int = trials) -> float:
+        return sum(of() for _ in range(trials)) / trials
+
+    for law in LAWS:
+        for seeds in (6, 8, 12):
+            for variants in (1, 4, 14):
+                report(
+                    f"planned, {law}, {seeds} seeds, {variants} variants",
+                    share(lambda n=seeds, v=variants, law=law: planned_error(random, law, n, v)),
+                )
+        report(
+            f"planned, {law}, 8 seeds, every second of 14 variants has 6",
+            share(lambda law=law: planned_error(random, law, 8, 14, unequal=True)),
+        )
+        for variants in (1, 4, 14):
+            report(
+                f"grown one by one to 32 seeds, {law}, {variants} variants",
+                share(lambda v=variants, law=law: grown_error(random, law, v)),
+            )
+        report(
+            f"topped up to 12 seeds, {law}, e-values", share(lambda law=law: topped_up_error(random, law, by_p=False))
+        )
+    report(
+        "topped up to 12 seeds, normal, one sign-flip test", share(lambda: topped_up_error(random, "normal", by_p=True))
+    )
+    for seeds in (6, 8):
+        for shift in (1.0, 2.0, 3.0):
+            found = np.array([power(random, seeds, shift) for _ in range(max(1, trials // 5))]).mean(0)
+            report(f"power, {seeds} seeds, first of 14 shifted by {shift:g} sd, joint", found[0])
+            report(f"power, {seeds} seeds, first of 14 shifted by {shift:g} sd, Holm", found[1])
+
+
 def main(trials: int) -> None:
+    print(f"{trials:,} studies each; two standard errors of 0.05: {2 * (0.05 * 0.95 / trials) ** 0.5:.4f}")
+    families(trials, lambda what, value: print(f"{what}: {value:.4f}", flush=True))
     random = np.random.default_rng(0)
 
     def share(of: Callable[[], bool]) -> str:
         return f"{sum(of() for _ in range(trials)) / trials:.4f}"
 
-    print(f"{trials:,} trials each; two standard errors of 0.05: {2 * (0.05 * 0.95 / trials) ** 0.5:.4f}")
     for name, law in (("normal", normal), ("exponential", skewed)):
         for n in (2, 3, 6, 12, 30):
             print(f"interval covers, {name}, n = {n}: {share(lambda n=n, law=law: covered(random, n, law))}")
@@ -67,12 +158,12 @@ def main(trials: int) -> None:
         print(
             f"a false verdict in a study of {variants}, n = {n}: {share(lambda v=variants, n=n: study(random, v, n, 0.0)[0])}"
         )
-    for family in (1, 8, 28):
+    for size in (1, 8, 28):
         for extra in (0, 1, 2, 5):
-            n = paired.min_seeds(paired.ALPHA / family) + extra
-            effect = paired.detectable(1.0, n, paired.ALPHA / family) or 0.0
-            found = share(lambda n=n, e=effect, f=family: decided(e + normal(random, n), f))
-            print(f"found at {effect:.3f} sd, predicted 0.8, first of {family}, n = {n}: {found}")
+            n = paired.min_seeds(paired.ALPHA / size) + extra
+            effect = paired.detectable(1.0, n, paired.ALPHA / size) or 0.0
+            found = share(lambda n=n, e=effect, f=size: decided(e + normal(random, n), f))
+            print(f"found at {effect:.3f} sd, predicted 0.8, first of {size}, n = {n}: {found}")
     for variants in (1, 5, 14):
         print(f"false alarm of the gate, {variants} variants, n = 6: {share(lambda v=variants: alarm(random, v, 6))}")
 

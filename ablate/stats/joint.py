@@ -12,7 +12,7 @@ algorithm 2.8). Correlated comparisons cost little: variants share a baseline.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,30 +21,33 @@ RANDOM_PATTERNS = 2**16  # beyond that, from a fixed seed
 CHUNK_NUMBERS = 2**22  # numbers held at once
 
 
-def adjusted_p(differences: np.ndarray) -> np.ndarray:
+def adjusted_p(differences: np.ndarray, one_sided: Sequence[bool] | None = None) -> np.ndarray:
     """Return the p-value of each comparison, adjusted for the whole family.
 
     Args:
         differences: (n, m) float64, one row per seed and one column per comparison. NaN: this comparison lacks this
             seed. A column needs two seeds for a p-value below 1.
+        one_sided: (m,) columns for which only a mean *above* 0 is evidence (T without the absolute value); None: none.
 
     Returns:
-        (m,) in (0, 1]. With all seeds in every column the smallest possible p is 2^(1 - n).
+        (m,) in (0, 1]. With all seeds in a column its smallest possible p is 2^(1 - n), one-sided 2^(-n).
     """
     d = np.asarray(differences, np.float64)
+    upper = np.zeros(d.shape[1], bool) if one_sided is None else np.asarray(one_sided, bool)
     if d.size == 0:
         return np.ones(d.shape[1])
     present = ~np.isnan(d)
     counts, d = present.sum(0), np.where(present, d, 0.0)
-    observed = _statistics(d.sum(0)[None], d, counts)[0]
+    observed = _statistics(d.sum(0)[None], d, counts, upper)[0]
     order = np.argsort(-observed, kind="stable")
-    d, counts, observed = d[:, order], counts[order], observed[order]
+    d, counts, observed, upper = d[:, order], counts[order], observed[order], upper[order]
     at_least, patterns = np.zeros(len(order)), 0
-    for signs in _sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1])):
-        drawn = _statistics(signs @ d, d, counts)
+    # Two-sided statistics do not change when all signs flip: half of the patterns are enough.
+    for signs in _sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1]), half=not upper.any()):
+        drawn = _statistics(signs @ d, d, counts, upper)
         # The largest T among each comparison and all weaker ones.
         largest = np.maximum.accumulate(drawn[:, ::-1], axis=1)[:, ::-1]
-        at_least += (largest >= observed * (1 - 1e-9)).sum(0)
+        at_least += (largest >= observed - 1e-9 * np.where(np.isfinite(observed), np.abs(observed), 0.0)).sum(0)
         patterns += len(signs)
     exact = len(d) <= EXACT_SEEDS
     p = at_least / patterns if exact else (at_least + 1) / (patterns + 1)
@@ -77,35 +80,35 @@ def simultaneous_quantile(differences: np.ndarray, alpha: float) -> float:
     residuals = np.nan_to_num(d - np.nanmean(d, axis=0))
     largest = np.concatenate(
         [
-            _statistics(signs @ residuals, residuals, counts).max(1)
-            for signs in _sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1]))
+            _statistics(signs @ residuals, residuals, counts, np.zeros(d.shape[1], bool)).max(1)
+            for signs in _sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1]), half=True)
         ]
     )
     least, most = (float(special.stdtrit(counts.min() - 1, 1 - alpha / 2 / m)) for m in (1, d.shape[1]))
     return min(max(float(np.quantile(largest, 1 - alpha, method="higher")), least), most)
 
 
-def _statistics(sums: np.ndarray, d: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """|t| of each comparison for sums (k, m) of sign-flipped differences d (n, m): flips keep the sum of squares."""
+def _statistics(sums: np.ndarray, d: np.ndarray, counts: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """T (k, m) for sums (k, m) of sign-flipped differences d (n, m): flips keep the sum of squares."""
     squares = (d**2).sum(0)
     n = np.maximum(counts, 1)
     spread = np.maximum(squares - sums**2 / n, 0.0)
-    # All differences alike: infinite, but only up to rounding.
-    tiny = spread <= 1e-12 * squares
+    sizes = np.where(upper, sums, np.abs(sums))
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.abs(sums) / np.sqrt(spread * n / np.maximum(n - 1, 1))
-    t = np.where(tiny, np.where(squares > 0, np.inf, 0.0), t)
+        t = sizes / np.sqrt(spread * n / np.maximum(n - 1, 1))
+    # All differences alike: infinite, where rounding leaves a spread too.
+    t = np.where(spread <= 1e-12 * squares, np.where(sizes == 0, 0.0, np.copysign(np.inf, sizes)), t)
     return np.where(counts >= 2, t, 0.0)
 
 
-def _sign_patterns(n: int, chunk: int) -> Iterator[np.ndarray]:
-    """Yield sign patterns (k, n) float64: all 2^(n - 1) with the first sign +, or random ones for many seeds."""
+def _sign_patterns(n: int, chunk: int, *, half: bool) -> Iterator[np.ndarray]:
+    """Yield sign patterns (k, n) float64: all 2^n, or half of them with the first sign +; random ones for many seeds."""
     if n > EXACT_SEEDS:
         random = np.random.default_rng(0)
         for start in range(0, RANDOM_PATTERNS, chunk):
             yield 2.0 * random.integers(0, 2, (min(chunk, RANDOM_PATTERNS - start), n)) - 1
         return
-    bits = np.arange(n - 1)
-    for start in range(0, 2 ** (n - 1), chunk):
-        numbers = np.arange(start, min(start + chunk, 2 ** (n - 1)))[:, None]
-        yield np.concatenate([np.ones((len(numbers), 1)), 1.0 - 2.0 * ((numbers >> bits) & 1)], axis=1)
+    bits, total = np.arange(n), 2 ** (n - 1 if half else n)
+    for start in range(0, total, chunk):
+        numbers = np.arange(start, min(start + chunk, total))[:, None]
+        yield 1.0 - 2.0 * ((numbers >> bits) & 1)

@@ -259,7 +259,7 @@ def run(
     """
     from ablate.inference.number_formats import with_formats
     from ablate.launch.local import launch
-    from ablate.launch.queue import Again
+    from ablate.launch.queue import Rerun
     from ablate.study.metric_names import choose
     from ablate.study.plan import parse_seeds, plan
 
@@ -296,7 +296,7 @@ def run(
         device=device,
         metrics=asked,
         weights=None if weights is None else Path(weights),
-        again=Again.all if force else Again.unfinished,
+        rerun=Rerun.all if force else Rerun.unfinished,
         quantize_finished=quantize_finished,
         threads=threads,
         on_row=lambda row, how: None,

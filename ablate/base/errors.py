@@ -33,6 +33,10 @@ class DivergedError(AblateError):
     """The training loss or gradient norm is not finite."""
 
 
+class LeaseLostError(AblateError):
+    """Another process has taken over the run that this process was making."""
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean X?` with the closest allowed word, or `.` if none is close."""
     near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)

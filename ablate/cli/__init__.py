@@ -6,5 +6,6 @@ from ablate.cli import study
 from ablate.cli import verdicts
 from ablate.cli import runs
 from ablate.cli import measure
+from ablate.cli import doctor
 
-__all__ = ["app", "main", "measure", "runs", "study", "verdicts"]
+__all__ = ["app", "doctor", "main", "measure", "runs", "study", "verdicts"]

@@ -199,6 +199,9 @@ def run(
     failed: Annotated[
         bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
     ] = False,
+    steal: Annotated[
+        bool, typer.Option("--steal", help="Take runs that another process is making, where that process hangs.")
+    ] = False,
     compile: Annotated[
         Compile,
         typer.Option(
@@ -236,7 +239,7 @@ def run(
         raise AblateError("--force --failed: --force makes finished runs again, --failed only failed ones; choose one")
     if launcher is Launcher.local and (only_ray := _first_given({"--jobs": jobs, "--gpus": gpus})):
         raise AblateError(f"{only_ray}: the local launcher makes one run at a time; add --launcher ray")
-    if launcher is Launcher.local and ray_address != os.environ.get("RAY_ADDRESS"):
+    if launcher is Launcher.local and ray_address and ray_address != os.environ.get("RAY_ADDRESS"):
         raise AblateError("--ray-address: the local launcher needs no cluster; add --launcher ray")
     if gpus is not None and (gpus % 1 if gpus > 1 else round(gpus, 4) != gpus):
         raise AblateError(f"--gpus {gpus:g}: not a share from 0.0001 to 1, nor a whole number")
@@ -257,16 +260,16 @@ def run(
         tables.check_folder(folder)
     past = tables.read(folder, "runs")
     from ablate.launch.local import forecast, launch
-    from ablate.launch.queue import Again
+    from ablate.launch.queue import Rerun
 
-    again = Again.all if force else Again.failed if failed else Again.unfinished
+    rerun = Rerun.all if force else Rerun.failed if failed else Rerun.unfinished
 
     if dry_run:
         from rich.console import Console
 
         from ablate.report.render.variants import render_plan
 
-        Console().print(render_plan(forecast(specs, data, past, again=again, device=device)))
+        Console().print(render_plan(forecast(specs, data, past, rerun=rerun, device=device)))
         return
 
     def on_row(row: dict[str, Any], how: str) -> None:
@@ -279,7 +282,9 @@ def run(
     if launcher is Launcher.ray:
         from ablate.launch import ray
 
-        make = partial(ray.launch, device=device, address=ray_address, shares=ray.Shares(threads or 1, gpus, jobs))
+        make = partial(
+            ray.launch, device=device, address=ray_address, resources=ray.Resources(threads or 1, gpus, jobs)
+        )
     try:
         make(
             specs,
@@ -287,8 +292,9 @@ def run(
             folder,
             metrics=metrics,
             weights=weights,
-            again=again,
+            rerun=rerun,
             quantize_finished=quantize_finished,
+            steal=steal,
             save_every_s=save_every_s,
             compile=compile,
             on_row=on_row,

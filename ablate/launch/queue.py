@@ -1,10 +1,13 @@
-"""The runs of a study that are still to be made, shared with other processes that work in the same results folder."""
+"""The work queue: the runs of a study that this process is to make.
+
+Several processes can work on one results folder. Each makes the runs whose lease it gets.
+"""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,17 +17,17 @@ from typing import Any
 
 from ablate.base.signals import handled
 from ablate.data.datasets import ImageSet
-from ablate.launch.leases import Claims
+from ablate.launch.leases import Lease, Leases, Owner
 from ablate.runs.job import Row
 from ablate.runs.pipeline import clean, working_folder
 from ablate.store import tables
 from ablate.study.plan import RunSpec
 
-POLL_S = 2.0  # between two looks at what other processes make
+POLL_S = 2.0  # between two attempts to lease runs that other processes make
 AS_FAILED = ("failed", "diverged")
 
 
-class Again(StrEnum):
+class Rerun(StrEnum):
     """Which runs of a study are made."""
 
     unfinished = "unfinished"  # all but finished ones
@@ -32,35 +35,43 @@ class Again(StrEnum):
     all = "all"  # finished ones too
 
 
-@dataclass
-class Turn:
-    """A run that this process holds the claim of, and what is to be done with it; leaving the block gives the claim back."""
+@dataclass(frozen=True)
+class QueuedRun:
+    """A run that this process holds the lease of. Leaving the block gives the lease back.
+
+    Attributes:
+        run_id: The run's name.
+        spec: What to run.
+        quantise: True: the run has finished; measure the number formats it lacks. False: make it.
+        finished_before: The run has a finished row.
+        lease: The lease.
+    """
 
     run_id: str
     spec: RunSpec
-    quantise: bool  # it has finished: measure the schemes and scopes that it lacks; else make it
+    quantise: bool
     finished_before: bool
-    claim: ExitStack
+    lease: Lease
 
     @property
     def row(self) -> Row:
-        """The run's name and seed: what can be told of it before it is made."""
+        """The columns of the run's row that are known before it is made."""
         return {"run_id": self.run_id, "variant": self.spec.variant, "seed": self.spec.seed}
 
-    def __enter__(self) -> Turn:
+    def __enter__(self) -> QueuedRun:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.claim.close()
+        self.lease.give_back()
 
 
-class Share:
-    """Deals out the runs of a study, one after another, as their claims can be had.
+class WorkQueue:
+    """Gives out the runs of a study one by one, each with its lease.
 
     Attributes:
-        session: Names the latencies that are measured of finished runs.
-        total: The runs of the study.
-        settled: How many of them were skipped, with why told.
+        session: The name under which the latencies of finished runs are recorded.
+        total: The number of runs in the study.
+        skipped: The number of runs that were skipped so far.
     """
 
     def __init__(
@@ -69,95 +80,106 @@ class Share:
         data: ImageSet,
         folder: Path,
         *,
-        again: Again,
+        rerun: Rerun,
         quantize_finished: bool,
+        steal: bool = False,
         on_row: Callable[[Row, str], None],
         say: Callable[[str], None],
     ) -> None:
-        """Look at the results folder as it is now.
+        """Read how the runs ended so far.
 
         Args:
             specs: The study.
-            data: Its pictures.
+            data: Its images.
             folder: The results folder.
-            again: Which runs are made, by how they ended before.
-            quantize_finished: Finished runs are measured in the schemes and scopes that they lack.
-            on_row: Called with the name and seed of a run that is skipped, and why.
+            rerun: Which runs are made.
+            quantize_finished: Measure finished runs in the number formats they lack.
+            steal: Take the runs that other processes are making now, after all other runs.
+            on_row: Called for each skipped run with its name and seed, and the reason.
             say: Called with a line for the user.
         """
-        self._folder, self._again, self._quantize_finished = folder, again, quantize_finished
+        self._folder, self._rerun, self._quantize_finished = folder, rerun, quantize_finished
         self._on_row, self._say = on_row, say
-        self._claims, self._at_start = Claims(folder), endings(folder)
+        self._leases, self._at_start = Leases(folder), statuses(folder)
+        # Two thieves that start together must not steal from each other: only these owners count.
+        self._steal_from = self._leases.held() if steal else {}
         self._waiting = {spec.run_id(data.name, data.digest): spec for spec in specs}
         self.session = f"quantize-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-        self.total, self.settled = len(self._waiting), 0
+        self.total, self.skipped = len(self._waiting), 0
 
-    def turns(self) -> Iterator[Turn | None]:
-        """Yield the runs that this process is to make, until every run is settled or was yielded.
+    def runs(self) -> Iterator[QueuedRun | None]:
+        """Yield the runs that this process is to make, until none is left.
 
-        None comes after a look at all that are left, where other processes hold every one: wait before the next.
+        Yields None when other processes make all the runs that are left. Wait, then go on.
         """
-        told: set[str] = set()
+        announced: set[str] = set()
+        steal = False
         while self._waiting:
-            took_one = False
+            got_one = False
             for run_id, spec in list(self._waiting.items()):
-                why = self._settled(run_id)
-                if (
-                    why is not None
-                    and not self._quantize_finished
-                    and (self._again is Again.failed or not working_folder(self._folder, run_id).exists())
-                ):
-                    self._skip(run_id, why)
+                reason = self._reason_to_skip(run_id)
+                leave_alone = self._rerun is Rerun.failed or not working_folder(self._folder, run_id).exists()
+                if reason is not None and not self._quantize_finished and leave_alone:
+                    self._skip(run_id, reason)
                     continue
-                with ExitStack() as stack:
-                    holder = stack.enter_context(self._claims.take(run_id))
-                    if holder is not None:
-                        if run_id not in told:
-                            self._say(f"{run_id}: {holder.describe()} is making it")
-                            told.add(run_id)
-                        continue
-                    took_one = True
-                    # Between the first look and the claim another process may have finished it.
-                    why = self._settled(run_id)
-                    if why is not None and not (clean(self._folder, run_id) and self._quantize_finished):
-                        self._skip(run_id, why)
-                        continue
-                    del self._waiting[run_id]
-                    before = self._at_start.get(run_id, ("",))[0] == "done"
-                    yield Turn(run_id, spec, why is not None, before, stack.pop_all())
-            if self._waiting and not took_one:
-                yield None
+                owner = self._steal_from.get(run_id) if steal else None
+                lease = self._leases.take(run_id, owner)
+                if isinstance(lease, Owner):
+                    if run_id not in announced:
+                        self._say(f"{run_id}: {lease.describe()} is making it")
+                        announced.add(run_id)
+                    continue
+                try:
+                    # Another process may have finished it since the first look.
+                    reason = self._reason_to_skip(run_id)
+                    skip = reason is not None and not (clean(self._folder, run_id) and self._quantize_finished)
+                except BaseException:
+                    lease.give_back()
+                    raise
+                got_one = True
+                if skip:
+                    lease.give_back()
+                    self._skip(run_id, str(reason))
+                    continue
+                if owner is not None:
+                    self._say(f"{run_id}: taken from {owner.describe()}")
+                del self._waiting[run_id]
+                finished = self._at_start.get(run_id, ("",))[0] == "done"
+                yield QueuedRun(run_id, spec, reason is not None, finished, lease)
+            if self._waiting and not got_one:
+                if self._steal_from and not steal:
+                    steal = True
+                else:
+                    yield None
 
-    def _skip(self, run_id: str, why: str) -> None:
+    def _skip(self, run_id: str, reason: str) -> None:
         spec = self._waiting.pop(run_id)
-        self.settled += 1
-        self._on_row({"run_id": run_id, "variant": spec.variant, "seed": spec.seed}, why)
+        self.skipped += 1
+        self._on_row({"run_id": run_id, "variant": spec.variant, "seed": spec.seed}, reason)
 
-    def _settled(self, run_id: str) -> str | None:
-        """Why a run is not to be made, by the table as it is now, or None where it is."""
-        now, before = endings(self._folder).get(run_id), self._at_start.get(run_id)
-        # Times are compared for being the same, never for order: a clock may have been set back between the two.
+    def _reason_to_skip(self, run_id: str) -> str | None:
+        """Return why the table says that a run is not to be made; None where it is to be made."""
+        now, before = statuses(self._folder).get(run_id), self._at_start.get(run_id)
+        # Compare times for equality, not order: a clock may have been set back in between.
         if now is not None and now != before and now[0] != "interrupted":
             return f"{now[0]} meanwhile by another process"
-        if self._again is Again.failed and (before is None or before[0] not in AS_FAILED):
+        if self._rerun is Rerun.failed and (before is None or before[0] not in AS_FAILED):
             return f"{'not run yet' if before is None else before[0]}; --failed leaves it"
-        if self._again is Again.unfinished and before is not None and before[0] == "done":
+        if self._rerun is Rerun.unfinished and before is not None and before[0] == "done":
             return "done before; skipped (--force makes it again)"
         return None
 
 
-def endings(folder: Path) -> dict[str, tuple[str, Any]]:
-    """Return how each run of a results folder ended, and when."""
+def statuses(folder: Path) -> dict[str, tuple[str, Any]]:
+    """Return the status of each run of a results folder, and when the run ended."""
     runs = tables.read(folder, "runs")
-    return {
-        run_id: (status, moment)
-        for run_id, status, moment in zip(runs["run_id"], runs["status"], runs["finished_at"], strict=True)
-    }
+    columns = (runs["run_id"], runs["status"], runs["finished_at"])
+    return {run_id: (status, moment) for run_id, status, moment in zip(*columns, strict=True)}
 
 
 @contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM interrupt as Ctrl-C does, so that what was begun is recorded."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does, so that an unfinished run is saved and recorded."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

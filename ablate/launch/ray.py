@@ -1,8 +1,9 @@
-"""Run a study on a Ray cluster: every run is a task with its share of processors and GPUs.
+"""The Ray launcher: makes the runs of a study on a cluster, each as a task with its CPUs and GPUs.
 
-The launcher alone deals out runs, under claims as any `ablate run` on the same results folder. Pictures and weights are put into the
-cluster once and reach each machine once. A run whose machine is lost is given to another one, up to `RETRIES` times, and goes on from
-its last checkpoint: from the results folder where the machines see it, else from what the run sent to the launcher.
+Only the launcher takes runs from the work queue and holds their leases. Images and weights are put
+into the cluster once and reach each machine once. If a run's machine is lost, another machine takes
+the run, up to `RETRIES` times. It goes on from the last checkpoint: from the results folder if the
+machine sees it, otherwise from what the run sent to the launcher.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ from ablate.base.host import THREAD_VARIABLES
 from ablate.base.progress import Progress, Study, Task
 from ablate.base.text import printable
 from ablate.data.datasets import ImageSet, load
-from ablate.launch.queue import POLL_S, Again, Share, Turn, terminate_as_interrupt
-from ablate.launch.ray_cluster import check_installed, connected, first_sentence, marked, quiet
-from ablate.launch.ray_messages import Board, News
-from ablate.launch.ray_worker import MODELS, Networks, Order, Outcome, Parcel, unfinished, work
+from ablate.launch.queue import POLL_S, QueuedRun, Rerun, WorkQueue, sigterm_as_interrupt
+from ablate.launch.ray_cluster import (
+    check_installed,
+    connected,
+    first_sentence,
+    folder_marker,
+    ray_output_redirected,
+)
+from ablate.launch.ray_messages import ProgressActor, Updates
+from ablate.launch.ray_worker import MODELS, Networks, Payload, RunResult, RunTask, resumable_files, run_task
 from ablate.metrics.suite import assemble, files_of
 from ablate.runs.job import Row
 from ablate.runs.pipeline import adopt, working_folder
@@ -38,31 +45,37 @@ from ablate.study.plan import RunSpec
 from ablate.training.checkpoint import SAVE_EVERY_S
 
 RETRIES = 5  # of a run whose machine was lost
-LOOK_S = 0.3  # between two looks at the cluster
+WAIT_S = 0.3  # for a task to end, before updates are shown
 GRACE_S = 60.0  # for interrupted runs to save
 
 
 @dataclass(frozen=True)
-class Shares:
-    """What each run gets, and how many run at once."""
+class Resources:
+    """The resources of each run, and how many runs there are at once.
+
+    Attributes:
+        threads: CPUs, and threads of torch.
+        gpus: GPUs, as in 0.5; None: 1 if the cluster has GPUs and the device is not `cpu`.
+        jobs: Runs at once; None: as many as fit.
+    """
 
     threads: int = 1
-    gpus: float | None = None  # None: one where there are any, and cuda is not declined
-    jobs: int | None = None  # None: as many as the cluster has shares
+    gpus: float | None = None
+    jobs: int | None = None
 
     @property
     def local_cpus(self) -> int:
-        """The processors of a cluster of this machine: what the jobs need, or as many whole shares as there are."""
+        """The CPUs of a cluster on this machine: enough for `jobs`, or all that make up whole runs."""
         return (self.jobs or max(1, (os.cpu_count() or 1) // self.threads)) * self.threads
 
 
 @dataclass
 class _Running:
-    """A run under way."""
+    """A run that is being made."""
 
-    turn: Turn
-    order: Order
-    ends: ExitStack  # gives the claim back and takes the bar away
+    run: QueuedRun
+    task: RunTask
+    at_end: ExitStack  # gives the lease back and removes the bar
     bar: Task | None = None
     losses: int = 0
 
@@ -74,43 +87,47 @@ def launch(
     *,
     address: str | None = None,
     device: str = "auto",
-    shares: Shares = Shares(),
+    resources: Resources = Resources(),
     metrics: Collection[Metric] = (),
     weights: Path | None = None,
-    again: Again = Again.unfinished,
+    rerun: Rerun = Rerun.unfinished,
     quantize_finished: bool = False,
+    steal: bool = False,
     save_every_s: float = SAVE_EVERY_S,
     compile: str = "auto",
     poll_s: float = POLL_S,
-    apart: bool = False,
+    isolated: bool = False,
     on_row: Callable[[Row, str], None],
     on_missing: Callable[[str, str], None],
 ) -> None:
-    """Make the runs of a study on a Ray cluster, sharing them with other processes that work in the same folder.
+    """Make the runs of a study on a Ray cluster, sharing them with other processes that use the same folder.
 
-    A run that fails does not end the others; the error comes when all are made.
+    A run that fails does not end the others. Its error is raised when all have ended.
 
     Args:
         specs: The study.
-        source: `cats`, or a folder, zip or `.npz` of pictures, here.
-        folder: The results folder, here.
-        address: Of the cluster; None: one of this machine's processors, for the time of the study.
-        device: `auto` (CUDA where the cluster has GPUs), `cpu` or `cuda`.
-        shares: What each run gets.
-        metrics: Metrics asked for by name: the weights of their networks may be downloaded, here.
-        weights: A folder of weights, here; None: `ABLATE_WEIGHTS`.
-        again: Which runs are made, by how they ended before.
-        quantize_finished: Measure finished ones in the schemes and scopes that they lack.
+        source: `cats`, or a folder, zip or `.npz` of images, on this machine.
+        folder: The results folder, on this machine.
+        address: The cluster's address; None or empty: start a cluster on this machine for the
+            time of the study.
+        device: `auto` (CUDA if the cluster has GPUs), `cpu` or `cuda`.
+        resources: The resources of each run.
+        metrics: Metrics that were asked for by name. Their networks' weights may be downloaded.
+        weights: A folder of weights, on this machine; None: `ABLATE_WEIGHTS`.
+        rerun: Which runs are made.
+        quantize_finished: Measure finished runs in the number formats and scopes they lack.
+        steal: Take the runs that other processes are making now, after all other runs.
         save_every_s: Seconds between checkpoints.
         compile: As in `machine.pick_compile`.
-        poll_s: Seconds between two looks at what other processes make.
-        apart: Let no machine work in the results folder, even where it sees it.
+        poll_s: Seconds between two attempts to lease runs of other processes.
+        isolated: Let no machine work in the results folder, even if it sees the folder.
         on_row: As in `ablate.launch.local.launch`.
-        on_missing: As there.
+        on_missing: As in `ablate.launch.local.launch`.
 
     Raises:
-        AblateError: Ray is not installed or not to be reached; the device or the data cannot be used; a run failed.
-        KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after the runs under way have saved.
+        AblateError: Ray is not installed or does not answer; the device or the data cannot be used;
+            a run failed.
+        KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after the unfinished runs have saved.
     """
     check_installed()
     if device not in ("auto", "cpu", "cuda"):
@@ -122,53 +139,60 @@ def launch(
     load_wall_s = time.monotonic() - start
     with ExitStack() as stack:
         progress = stack.enter_context(Progress())
-        # ray.init takes SIGTERM for itself: the outer of the two gives it back in the end.
-        stack.enter_context(terminate_as_interrupt())
-        share = Share(
-            specs, data, folder, again=again, quantize_finished=quantize_finished, on_row=on_row, say=progress.say
+        # ray.init installs its own handler for SIGTERM. The outer of these two restores the first one.
+        stack.enter_context(sigterm_as_interrupt())
+        queue = WorkQueue(
+            specs,
+            data,
+            folder,
+            rerun=rerun,
+            quantize_finished=quantize_finished,
+            steal=steal,
+            on_row=on_row,
+            say=progress.say,
         )
-        turns = share.turns()
-        first = next(turns, turns)
-        if first is turns:  # there is nothing to do
+        runs = queue.runs()
+        first = next(runs, runs)
+        if first is runs:  # nothing to do: start no cluster
             return
-        if isinstance(first, Turn):
-            stack.callback(first.claim.close)
+        if isinstance(first, QueuedRun):
+            stack.callback(first.lease.give_back)
         suite = assemble(metrics, weights, torch.device("cpu"))
         for network, reason in suite.missing.items():
             on_missing(network, reason)
         contents = {path.name: path.read_bytes() for path in files_of(suite, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         asked = tuple(metric for metric in metrics if metric.network not in suite.missing)
-        stack.enter_context(connected(address, shares.local_cpus))
-        stack.enter_context(terminate_as_interrupt())
-        stack.enter_context(quiet(progress))
-        mark = stack.enter_context(marked(folder, apart))
-        study = stack.enter_context(progress.study(share.total))
-        launcher = _Launcher(folder, data, contents, shares, device, address is not None, on_row, progress, study)
-        order = partial(
-            Order,
+        stack.enter_context(connected(address or None, resources.local_cpus))
+        stack.enter_context(sigterm_as_interrupt())
+        stack.enter_context(ray_output_redirected(progress))
+        marker = stack.enter_context(folder_marker(folder, isolated))
+        study = stack.enter_context(progress.study(queue.total))
+        launcher = _Launcher(folder, data, contents, resources, device, bool(address), on_row, progress, study)
+        task = partial(
+            RunTask,
             folder=folder.resolve(),
-            mark=mark,
-            session=share.session,
+            marker=marker,
+            session=queue.session,
             device=launcher.device,
-            threads=shares.threads,
+            threads=resources.threads,
             networks=Networks(asked, tuple(suite.extractors), tuple(suite.distances), digests),
             load_wall_s=load_wall_s,
             save_every_s=save_every_s,
             compile=compile,
         )
-        launcher.make_all(share, chain(cast("list[Turn | None]", [first]), turns), order, poll_s)
+        launcher.make_all(queue, chain(cast("list[QueuedRun | None]", [first]), runs), task, poll_s)
 
 
 class _Launcher:
-    """Starts tasks, and follows them to their end."""
+    """Starts a task for each run, shows its progress, and records its result."""
 
     def __init__(
         self,
         folder: Path,
         data: ImageSet,
         weights: dict[str, bytes],
-        shares: Shares,
+        resources: Resources,
         device: str,
         may_grow: bool,
         on_row: Callable[[Row, str], None],
@@ -179,64 +203,73 @@ class _Launcher:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ray, self._folder, self._data = ray, folder, data
-        self._shares, self._may_grow = shares, may_grow
+        self._resources, self._may_grow = resources, may_grow
         self._on_row, self._progress, self._study = on_row, progress, study
-        gpus = shares.gpus
+        gpus = resources.gpus
         if gpus is None:
             gpus = 1.0 if device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0.0
         if device == "cuda" and not gpus:
             raise AblateError("--device cuda: the cluster has no GPUs; use --device cpu or auto")
         self._gpus, self.device = gpus, "cuda" if gpus and device != "cpu" else "cpu"
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
-        threads = dict.fromkeys(THREAD_VARIABLES, str(shares.threads))
-        # Lost machines are counted and told here, so that a run gets the newest checkpoint when it starts again.
-        options = {"num_cpus": shares.threads, "num_gpus": gpus, "max_retries": 0, "runtime_env": {"env_vars": threads}}
-        self._work, self._options = ray.remote(work), options
-        self._pictures, self._weights = ray.put(data), [ray.put(weights)] if weights else []
+        self._actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here).remote()
+        threads = dict.fromkeys(THREAD_VARIABLES, str(resources.threads))
+        # No retries by ray: the launcher restarts a lost run itself, with the newest checkpoint.
+        self._remote = ray.remote(run_task)
+        self._options = {
+            "num_cpus": resources.threads,
+            "num_gpus": gpus,
+            "max_retries": 0,
+            "runtime_env": {"env_vars": threads},
+        }
+        self._images, self._weights = ray.put(data), [ray.put(weights)] if weights else []
         self._running: dict[Any, _Running] = {}
         self._failures: list[str] = []
 
-    def make_all(self, share: Share, turns: Iterator[Turn | None], order: Callable[..., Order], poll_s: float) -> None:
-        """Make the runs, and raise the first failure when all are made; `order` gives a run what all have in common."""
+    def make_all(
+        self, queue: WorkQueue, runs: Iterator[QueuedRun | None], task: Callable[..., RunTask], poll_s: float
+    ) -> None:
+        """Make the runs, then raise the first failure. `task` builds a run's task from what is its own."""
         self._check_room()
-        all_dealt, next_s = False, 0.0
+        queue_empty, next_s = False, 0.0
         try:
-            while self._running or not all_dealt:
-                while not all_dealt and len(self._running) < self._slots() and time.monotonic() >= next_s:
-                    turn = next(turns, turns)
-                    if turn is None:  # others make what is left
+            while self._running or not queue_empty:
+                while not queue_empty and len(self._running) < self._slots() and time.monotonic() >= next_s:
+                    run = next(runs, runs)
+                    if run is None:  # other processes make all that is left
                         next_s = time.monotonic() + poll_s
-                    elif isinstance(turn, Turn):
-                        made = order(turn.run_id, turn.spec, turn.quantise, turn.finished_before)
-                        self._start(_Running(turn, made, turn.claim))
+                    elif isinstance(run, QueuedRun):
+                        own = task(run.run_id, run.spec, run.quantise, run.finished_before, run.lease.still_ours)
+                        at_end = ExitStack()
+                        at_end.callback(run.lease.give_back)
+                        self._start(_Running(run, own, at_end))
                     else:
-                        all_dealt = True
-                self._study.left_to(share.settled, len(self._running))
-                self._look(LOOK_S)
+                        queue_empty = True
+                self._study.left_to(queue.skipped, len(self._running))
+                self._poll(WAIT_S)
         except KeyboardInterrupt:
             self._stop()
             raise
         finally:
             for one in self._running.values():
-                one.ends.close()
+                one.at_end.close()
         if self._failures:
             more = f" (and {len(self._failures) - 1} more failed)" if len(self._failures) > 1 else ""
-            raise AblateError(f"{self._failures[0]}{more}; mend that, and run the same command again")
+            raise AblateError(f"{self._failures[0]}{more}; fix that, and run the same command again")
 
     def _slots(self) -> int:
-        """How many runs may be under way: a cluster may grow and shrink."""
-        if self._shares.jobs is not None:
-            return self._shares.jobs
-        there = self._ray.cluster_resources()
-        shares = [there.get("CPU", 0) // self._shares.threads]
+        """Return how many runs fit the cluster now. It may grow and shrink."""
+        if self._resources.jobs is not None:
+            return self._resources.jobs
+        cluster = self._ray.cluster_resources()
+        fits = [cluster.get("CPU", 0) // self._resources.threads]
         if self._gpus:
-            shares.append(there.get("GPU", 0) // self._gpus)
-        return max(1, int(min(shares)))
+            fits.append(cluster.get("GPU", 0) // self._gpus)
+        return max(1, int(min(fits)))
 
     def _check_room(self) -> None:
-        """Say that no machine has what a run is given; one of this machine's own processors alone will never have more."""
-        needed = {"CPU": float(self._shares.threads), "GPU": self._gpus}
+        """Warn if no machine has the resources of a run; raise if this machine is alone."""
+        needed = {"CPU": float(self._resources.threads), "GPU": self._gpus}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(kind, 0) >= least for kind, least in needed.items()) for node in nodes):
             wanted = " and ".join(f"{least:g} {kind}" for kind, least in needed.items() if least)
@@ -247,120 +280,122 @@ class _Launcher:
             )
 
     def _start(self, one: _Running) -> None:
-        parcel = _kept(self._folder, one.turn)
-        kept = [] if parcel is None else [self._ray.put(parcel)]
-        task = self._work.options(**self._options, name=one.turn.run_id)
-        self._running[task.remote(one.order, self._pictures, self._weights, kept, self._board)] = one
+        payload = _earlier_work(self._folder, one.run)
+        earlier = [] if payload is None else [self._ray.put(payload)]
+        remote = self._remote.options(**self._options, name=one.run.run_id)
+        self._running[remote.remote(one.task, self._images, self._weights, earlier, self._actor)] = one
 
-    def _look(self, timeout_s: float) -> None:
-        """Show what came from the runs, and settle those that have ended."""
-        done: list[Any] = []
+    def _poll(self, timeout_s: float) -> None:
+        """Show the updates of the runs, and finish those that have ended."""
+        ended: list[Any] = []
         if self._running:
-            done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
+            ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
         else:
             time.sleep(timeout_s)
-        self._show(self._news())
-        for ref in done:
-            self._settle(ref)
+        self._show(self._updates())
+        for ref in ended:
+            self._finish(ref)
 
-    def _news(self) -> News:
+    def _updates(self) -> Updates:
         try:
-            news: News = self._ray.get(self._board.take.remote())
-        except self._ray.exceptions.ActorUnavailableError:  # for a moment: the next look brings all
-            return News({}, [], {})
-        return news
+            updates: Updates = self._ray.get(self._actor.take.remote())
+        except self._ray.exceptions.ActorUnavailableError:  # for a moment; the next call gets all
+            return Updates({}, [], {})
+        return updates
 
-    def _show(self, news: News) -> None:
-        running = {one.turn.run_id: one for one in self._running.values()}
-        for text in news.said:
+    def _show(self, updates: Updates) -> None:
+        running = {one.run.run_id: one for one in self._running.values()}
+        for text in updates.messages:
             self._progress.say(text)
-        for run_id, state in news.states.items():
+        for run_id, phase in updates.progress.items():
             if (one := running.get(run_id)) is not None:
                 if one.bar is None:
-                    one.bar = one.ends.enter_context(self._progress.task(state.name, state.total))
-                one.bar.show(state.name, state.total, state.done, f"{state.place} {state.note}".strip())
-        for (run_id, name), content in news.files.items():
-            if run_id in running:
+                    one.bar = one.at_end.enter_context(self._progress.task(phase.name, phase.total))
+                one.bar.show(phase.name, phase.total, phase.done, f"{phase.host} {phase.note}".strip())
+        for (run_id, name), content in updates.files.items():
+            if (one := running.get(run_id)) is not None and one.run.lease.still_ours():
                 adopt(self._folder, run_id, {name: content}, {})
 
-    def _settle(self, ref: Any, *, stopping: bool = False) -> None:
-        """Record how a task ended, or start it again where its machine was lost."""
-        # It stays among the running ones until all is recorded: what an interruption cuts short here is done again.
+    def _finish(self, ref: Any, *, stopping: bool = False) -> None:
+        """Record the result of a task, or start it again if its machine was lost."""
+        # The run stays in `_running` until all is recorded, so an interruption here loses nothing.
         errors, one = self._ray.exceptions, self._running[ref]
         lost = (errors.NodeDiedError, errors.WorkerCrashedError, errors.OutOfMemoryError, errors.ObjectLostError)
         why = "its process was stopped by a signal"
         try:
-            outcome: Outcome = self._ray.get(ref)
+            result: RunResult = self._ray.get(ref)
         except errors.TaskCancelledError:
-            outcome = Outcome("interrupted")
+            result = RunResult("interrupted")
         except lost as error:
-            outcome, why = Outcome("interrupted"), first_sentence(error)
+            result, why = RunResult("interrupted"), first_sentence(error)
         except errors.RayTaskError as error:
             cause = error.cause if error.cause is not None else error
-            outcome = self._given_up(one, printable(f"{type(cause).__name__}: {' '.join(str(cause).split())}"))
+            result = self._give_up(one, printable(f"{type(cause).__name__}: {' '.join(str(cause).split())}"))
         except errors.RayError as error:
-            outcome = self._given_up(one, first_sentence(error))
-        if outcome.how == "interrupted" and not stopping:
+            result = self._give_up(one, first_sentence(error))
+        if result.how == "interrupted" and not stopping:
             one.losses += 1
             if one.losses <= RETRIES:
-                self._record(one.turn, outcome)
-                self._progress.say(f"{one.turn.run_id}: {why}; the run goes on elsewhere")
+                self._record(one.run, result)
+                self._progress.say(f"{one.run.run_id}: {why}; the run goes on elsewhere")
                 del self._running[ref]
                 self._start(one)
                 return
-            outcome = self._given_up(one, why)
-        self._record(one.turn, outcome)
-        one.ends.close()
+            result = self._give_up(one, why)
+        self._record(one.run, result)
+        one.at_end.close()
         del self._running[ref]
         self._study.made_one(len(self._running))
 
-    def _record(self, turn: Turn, outcome: Outcome) -> None:
-        parcel = outcome.parcel or Parcel()
-        if outcome.how == "quantised":
-            new = {table: rows for table, rows in parcel.rows.items() if rows}
+    def _record(self, run: QueuedRun, result: RunResult) -> None:
+        payload = result.payload
+        if payload is not None and not run.lease.still_ours():
+            result = RunResult("failed", error="another process took this run over (ablate run --steal)")
+        elif payload is not None and result.how == "quantised":
+            new = {table: rows for table, rows in payload.rows.items() if rows}
             if new:
                 tables.append(self._folder, new, replace=False)
-        elif outcome.parcel is not None:
-            adopt(self._folder, turn.run_id, parcel.files, parcel.rows)
-        if outcome.how == "failed":
-            self._failures.append(f"{turn.run_id}: {outcome.error}")
-            if not turn.quantise:  # that run is finished, and stays so
-                self._on_row(turn.row | {"status": "failed", "error": outcome.error}, "made")
-        elif outcome.how != "interrupted":
-            self._on_row(turn.row | outcome.row, outcome.how)
+        elif payload is not None:
+            adopt(self._folder, run.run_id, payload.files, payload.rows)
+        if result.how == "failed":
+            self._failures.append(f"{run.run_id}: {result.error}")
+            if not run.quantise:  # that run is finished, and stays so
+                self._on_row(run.row | {"status": "failed", "error": result.error}, "made")
+        elif result.how != "interrupted":
+            self._on_row(run.row | result.row, result.how)
 
-    def _given_up(self, one: _Running, error: str) -> Outcome:
-        """A failed row for a run that no machine could say a word about."""
-        spec, data = one.turn.spec, self._data
-        row: Row = one.turn.row | {"axis": spec.axis, "preset": spec.preset, "budget": spec.budget}
+    def _give_up(self, one: _Running, error: str) -> RunResult:
+        """Return a failed row for a run whose machine returned nothing."""
+        spec, data = one.run.spec, self._data
+        row: Row = one.run.row | {"axis": spec.axis, "preset": spec.preset, "budget": spec.budget}
         row |= {"config": spec.config.to_json(), "config_hash": spec.config.hash, "status": "failed", "error": error}
         row |= {"data": data.name, "data_digest": data.digest}
-        rows = {} if one.turn.finished_before else {"runs": [row]}
-        return Outcome("failed", error=error, parcel=Parcel({}, rows))
+        rows = {} if one.run.finished_before else {"runs": [row]}
+        return RunResult("failed", error=error, payload=Payload({}, rows))
 
     def _stop(self) -> None:
-        """Interrupt what is under way, and wait until it has saved."""
+        """Interrupt all runs, and wait until they have saved."""
         self._progress.say(f"interrupting {len(self._running)} runs; they save first")
         for ref in list(self._running):
             with suppress(self._ray.exceptions.RayError):
                 self._ray.cancel(ref, force=False)
         end_s = time.monotonic() + GRACE_S
         while self._running and time.monotonic() < end_s:
-            done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK_S)
-            self._show(self._news())
-            for ref in done:
-                self._settle(ref, stopping=True)
+            ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=WAIT_S)
+            self._show(self._updates())
+            for ref in ended:
+                self._finish(ref, stopping=True)
 
 
-def _kept(folder: Path, turn: Turn) -> Parcel | None:
-    """What the results folder has of a run: the models and rows of a finished one, what one that is not goes on from."""
-    models = [folder / "artifacts" / turn.run_id / name for name in MODELS]
+def _earlier_work(folder: Path, run: QueuedRun) -> Payload | None:
+    """Return what a run goes on from: its checkpoints, or the models and rows of a finished one."""
+    models = [folder / "artifacts" / run.run_id / name for name in MODELS]
     files = {}
-    for path in models if turn.quantise else unfinished(working_folder(folder, turn.run_id)):
+    for path in models if run.quantise else resumable_files(working_folder(folder, run.run_id)):
         with suppress(FileNotFoundError):
             files[path.name] = path.read_bytes()
     rows: dict[str, list[Row]] = {}
-    if turn.quantise:
+    if run.quantise:
         for table in ("runs", "quantized"):
-            rows[table] = [row for row in tables.records(tables.read(folder, table)) if row["run_id"] == turn.run_id]
-    return Parcel(files, rows) if files or rows else None
+            rows[table] = [row for row in tables.records(tables.read(folder, table)) if row["run_id"] == run.run_id]
+    return Payload(files, rows) if files or rows else None

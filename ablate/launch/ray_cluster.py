@@ -1,4 +1,8 @@
-"""A Ray cluster for the time of a study: joined or started, its messages kept away from the result, its machines' sight of a folder."""
+"""Connects to a Ray cluster for the time of a study, or starts one on this machine.
+
+Ray's own messages are kept away from stdout. A marker file shows which machines see the results
+folder.
+"""
 
 from __future__ import annotations
 
@@ -21,35 +25,38 @@ from ablate.base.progress import Progress
 from ablate.base.signals import handled
 from ablate.base.text import printable
 
-KNOCK_S = 10.0  # to wait for a cluster's answer
+CONNECT_TIMEOUT_S = 10.0
 
 
 def first_sentence(error: BaseException) -> str:
-    """Return the head of one of ray's messages, which go on for a page."""
+    """Return the first sentence of an error. Ray's messages fill a page."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
 
 
 def check_installed() -> None:
-    """Raise an AblateError where ray is not installed."""
+    """Raise an AblateError if ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         raise AblateError("--launcher ray: ray is not installed; fix: pip install 'ablate-harness[ray]'")
 
 
 @contextmanager
 def connected(address: str | None, cpus: int) -> Iterator[None]:
-    """Join a cluster, or start one of this machine that ends with the block; one that is joined already is used as it is.
+    """Connect to a cluster, or start one on this machine that ends with the block.
+
+    A process that is connected already stays connected.
 
     Args:
-        address: Of the cluster; None: start one, that obeys this process alone.
-        cpus: That the started one has.
+        address: The cluster's address; None: start one that only this process can use.
+        cpus: The number of CPUs of the cluster that is started.
 
     Raises:
         AblateError: No cluster answers, or none starts.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # ray would report to its makers
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry
     if address is None and "ray" not in sys.modules:
-        # Its ports are open to the network: who does not know the token is refused. Read when ray is imported.
+        # The cluster's ports are open to the network; clients without the token are refused.
+        # Ray reads these variables when it is imported.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
@@ -63,45 +70,51 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
     else:
         options["address"] = address
     try:
-        _knock(address)
+        _check_listening(address)
         ray.init(**options)
     except (RuntimeError, ValueError, OSError, OverflowError) as error:
-        what = f"--ray-address {address}: no cluster answers" if address else "--launcher ray: ray does not start"
-        mend = "see its logs in /tmp/ray"
+        what, fix = "--launcher ray: ray does not start", "see its logs in /tmp/ray"
         if address:
-            mend = "start one with `ray start --head`, set RAY_AUTH_MODE=token if it asks for a token, or leave the address out"
-        raise AblateError(f"{what} ({first_sentence(error)}); {mend}") from error
+            what = f"--ray-address {address}: no cluster answers"
+            fix = (
+                "start one with `ray start --head`, set RAY_AUTH_MODE=token if it asks for a token, "
+                "or leave the address out"
+            )
+        raise AblateError(f"{what} ({first_sentence(error)}); {fix}") from error
     try:
         yield
     finally:
-        with handled(signal.SIG_IGN, signal.SIGINT):  # no second Ctrl-C may leave processes of the cluster behind
+        with handled(signal.SIG_IGN, signal.SIGINT):  # a second Ctrl-C would leave processes of the cluster behind
             ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Raise an OSError where nobody listens at `host:port`: ray itself would go on trying for many minutes."""
+def _check_listening(address: str | None) -> None:
+    """Raise an OSError if nothing listens at `host:port`. Ray itself would try for many minutes."""
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 @contextmanager
-def marked(folder: Path, apart: bool) -> Iterator[str | None]:
-    """Lay a file into the results folder, by which machines that see the folder know it."""
-    if apart:
+def folder_marker(folder: Path, isolated: bool) -> Iterator[str | None]:
+    """Put a marker file into the results folder, and yield its path relative to the folder.
+
+    A machine that finds the file sees the same folder. Yields None if `isolated`.
+    """
+    if isolated:
         yield None
         return
-    mark = folder / ".claims" / f"shared-{secrets.token_hex(8)}"
-    mark.parent.mkdir(exist_ok=True)
-    mark.touch()
+    marker = folder / ".leases" / f"shared-{secrets.token_hex(8)}"
+    marker.parent.mkdir(exist_ok=True)
+    marker.touch()
     try:
-        yield str(mark.relative_to(folder))
+        yield str(marker.relative_to(folder))
     finally:
-        mark.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
 
 
-class _Aside(io.TextIOBase):
-    """Stands for stdout while a cluster is joined: what ray's own thread prints there goes, in short, to the progress."""
+class _RedirectedStdout(io.TextIOBase):
+    """Replaces stdout: what threads of ray print goes, shortened, to the progress display."""
 
     def __init__(self, stdout: Any, progress: Progress) -> None:
         self._stdout, self._progress, self._owner = stdout, progress, threading.get_ident()
@@ -128,10 +141,10 @@ class _Aside(io.TextIOBase):
 
 
 @contextmanager
-def quiet(progress: Progress) -> Iterator[None]:
-    """Keep what ray prints away from stdout, which carries the result."""
+def ray_output_redirected(progress: Progress) -> Iterator[None]:
+    """Keep ray's messages away from stdout, which carries the result."""
     before = sys.stdout
-    sys.stdout = _Aside(before, progress)
+    sys.stdout = _RedirectedStdout(before, progress)
     try:
         yield
     finally:

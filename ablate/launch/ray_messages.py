@@ -1,6 +1,7 @@
-"""What runs on other machines tell the launcher: how far they are, notes, and their checkpoints. No torch.
+"""What Ray workers send to the launcher while they run: progress, notes and checkpoints. No torch.
 
-`Board` is an actor beside the launcher, which empties it several times a second; `Relay` is a run's `Progress`, which writes to it.
+`ProgressActor` is an actor on the launcher's machine. `RemoteProgress` is a run's `Progress` that
+writes to it. The launcher empties it several times a second.
 """
 
 from __future__ import annotations
@@ -12,82 +13,82 @@ from typing import Any, NamedTuple
 
 from ablate.base.progress import Progress, Task
 
-EVERY_S = 0.5  # between two reports of a run
+REPORT_EVERY_S = 0.5
 
 
-class State(NamedTuple):
-    """How a run stands: `done` of `total` units of a phase such as `baseline s0: train`, and where."""
+class PhaseProgress(NamedTuple):
+    """The progress of a run: `done` of `total` units of a phase such as `baseline s0: train`."""
 
     name: str
     total: int
     done: int
     note: str
-    place: str
+    host: str
 
 
-class News(NamedTuple):
-    """What came since the last look."""
+class Updates(NamedTuple):
+    """What came since the last `take`."""
 
-    states: dict[str, State]  # of runs, the newest
-    said: list[str]
-    files: dict[tuple[str, str], bytes]  # (run, name) -> its newest content
+    progress: dict[str, PhaseProgress]  # run -> its newest
+    messages: list[str]
+    files: dict[tuple[str, str], bytes]  # (run, file name) -> its newest content
 
 
-class Board:
-    """Keeps the newest of everything until it is taken."""
+class ProgressActor:
+    """Keeps the newest updates until the launcher takes them."""
 
     def __init__(self) -> None:
-        self._news = News({}, [], {})
+        self._updates = Updates({}, [], {})
 
-    def tell(self, run_id: str, state: State) -> None:
-        """Note how a run stands."""
-        self._news.states[run_id] = state
+    def report(self, run_id: str, progress: PhaseProgress) -> None:
+        """Record the progress of a run."""
+        self._updates.progress[run_id] = progress
 
     def say(self, text: str) -> None:
-        """Note a line for the user."""
-        self._news.said.append(text)
+        """Record a line for the user."""
+        self._updates.messages.append(text)
 
-    def keep(self, run_id: str, name: str, content: bytes) -> None:
-        """Hold a checkpoint's file."""
-        self._news.files[run_id, name] = content
+    def keep_file(self, run_id: str, name: str, content: bytes) -> None:
+        """Record a checkpoint's file."""
+        self._updates.files[run_id, name] = content
 
-    def take(self) -> News:
+    def take(self) -> Updates:
         """Return what came since the last call."""
-        news, self._news = self._news, News({}, [], {})
-        return news
+        updates, self._updates = self._updates, Updates({}, [], {})
+        return updates
 
 
-class Relay(Progress):
-    """The progress of a run that is made elsewhere: its newest phase goes to the board, not too often."""
+class RemoteProgress(Progress):
+    """The progress of a run on another machine. It sends its newest phase to the actor."""
 
-    def __init__(self, board: Any, run_id: str, place: str) -> None:
-        """Write to the board (an actor's handle) as a run, made at a place."""
+    def __init__(self, actor: Any, run_id: str, host: str) -> None:
+        """Report as a run on a host to an actor (its handle)."""
         super().__init__(enabled=False)
-        self._board, self._run_id, self._place, self._told_s = board, run_id, place, 0.0
+        self._actor, self._run_id, self._host, self._sent_s = actor, run_id, host, 0.0
 
     def say(self, text: str) -> None:
         """Send a line for the user."""
-        self._board.say.remote(text)
+        self._actor.say.remote(text)
 
-    def tell(self, name: str, total: int, done: int, note: str) -> None:
-        """Send how the run stands, unless it was sent just now."""
-        if time.monotonic() - self._told_s > EVERY_S or not done:
-            self._told_s = time.monotonic()
-            self._board.tell.remote(self._run_id, State(name, total, done, note, self._place))
+    def report(self, name: str, total: int, done: int, note: str) -> None:
+        """Send the progress of a phase, at most once every `REPORT_EVERY_S` seconds."""
+        if time.monotonic() - self._sent_s > REPORT_EVERY_S or not done:
+            self._sent_s = time.monotonic()
+            self._actor.report.remote(self._run_id, PhaseProgress(name, total, done, note, self._host))
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Task]:
-        """Send the phase's name, and how far it is."""
-        yield _RelayTask(self, name, total)
+        """Report the progress of a phase while the block runs."""
+        yield _RemoteTask(self, name, total)
 
 
-class _RelayTask(Task):
-    def __init__(self, relay: Relay, name: str, total: int) -> None:
+class _RemoteTask(Task):
+    def __init__(self, progress: RemoteProgress, name: str, total: int) -> None:
         super().__init__(None, name, total)
-        self._relay, self._name, self._total, self._done, self._note = relay, name, total, 0, ""
-        relay.tell(name, total, 0, "")
+        self._progress, self._name, self._total, self._done, self._note = progress, name, total, 0, ""
+        progress.report(name, total, 0, "")
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Count `n` more as done."""
+        """Count `n` more units as done."""
         self._done, self._note = self._done + n, note or self._note
-        self._relay.tell(self._name, self._total, self._done, self._note)
+        self._progress.report(self._name, self._total, self._done, self._note)

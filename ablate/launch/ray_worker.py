@@ -1,7 +1,8 @@
-"""One run on a machine of a Ray cluster.
+"""One run as a task on a machine of a Ray cluster.
 
-Where the machine sees the launcher's results folder, the run works in it, as a process beside the launcher would. Else it works in a
-folder of its own: checkpoints go to the launcher as they are saved, and what was made goes back in a parcel at the end.
+If the machine sees the launcher's results folder, the run works in it, as a local process would.
+Otherwise it works in a folder of its own: it sends each checkpoint to the launcher as it is saved,
+and returns its files and rows at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from ablate.base.machine import device_bytes, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet, fingerprint
 from ablate.inference import number_formats
-from ablate.launch.ray_messages import Relay
+from ablate.launch.ray_messages import RemoteProgress
 from ablate.metrics.suite import Suite, assemble, only
 from ablate.models import memory
 from ablate.runs import loading
@@ -40,7 +41,7 @@ from ablate.store.schema import SCHEMAS
 from ablate.study.metric_names import Metric
 from ablate.study.plan import RunSpec
 
-SEND_S = 0.5  # between two looks for a new checkpoint
+SEND_EVERY_S = 0.5  # between two looks for a new checkpoint
 MODELS = ("model.safetensors", "autoencoder.safetensors")
 
 _checked: set[str] = set()  # digests of the data sets that this process has received
@@ -48,8 +49,8 @@ _suites: dict[tuple[str, ...], Suite] = {}  # by what they were assembled from
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """Files by name, and rows by table, of one run."""
+class Payload:
+    """Content of a run that travels between machines: files by name, and rows by table."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Networks:
-    """What the launcher measures with; files of weights by name with their SHA-256."""
+    """The networks that the launcher measures with; `files` are their weights: name -> SHA-256."""
 
     metrics: tuple[Metric, ...]
     extractors: tuple[str, ...]
@@ -66,32 +67,35 @@ class Networks:
 
 
 @dataclass(frozen=True)
-class Order:
-    """A run to be made: all of it but pictures, weights and what there is of it already.
+class RunTask:
+    """What a worker needs to make a run, without images, weights and earlier checkpoints.
 
     Attributes:
         run_id: The run's name.
         spec: What to run.
-        quantise: It has finished: measure the schemes and scopes that it lacks.
-        finished_before: It has a finished row, which an interruption leaves in place.
+        quantise: True: the run has finished; measure the number formats it lacks. False: make it.
+        finished_before: The run has a finished row. An interruption leaves it in place.
+        still_ours: Returns False once the launcher has lost the run's lease. Reads the folder.
         folder: The launcher's results folder.
-        mark: A file in it, by which a machine that sees the folder knows it; None: work apart in any case.
-        session: Names the latencies of `quantise`.
+        marker: A file in the folder, by which a machine knows that it sees the same folder; None:
+            work in a folder of its own in any case.
+        session: The name under which the latencies of finished runs are recorded.
         device: `cpu` or `cuda`.
-        threads: That torch computes with.
-        networks: What is measured with.
-        load_wall_s: What loading the data took the launcher, in seconds.
+        threads: Threads of torch.
+        networks: The networks to measure with.
+        load_wall_s: The time that loading the data took the launcher, in seconds.
         save_every_s: Seconds between checkpoints.
         compile: As in `machine.pick_compile`.
-        version: Of the launcher's ablate.
+        version: The launcher's version of ablate.
     """
 
     run_id: str
     spec: RunSpec
     quantise: bool
     finished_before: bool
+    still_ours: Callable[[], bool]
     folder: Path
-    mark: str | None
+    marker: str | None
     session: str
     device: str
     threads: int
@@ -103,51 +107,52 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a run ended; `parcel` is None where everything lies in the launcher's folder already."""
+class RunResult:
+    """How a run ended. `payload` is None if everything is in the launcher's folder already."""
 
     how: Literal["made", "quantised", "interrupted", "failed"]
     row: Row = field(default_factory=dict)
     error: str = ""
-    parcel: Parcel | None = None
+    payload: Payload | None = None
 
 
-def work(order: Order, data: ImageSet, weights: Sequence[Any], kept: Sequence[Any], board: Any) -> Outcome:
-    """Make a run; what a user can mend, and what cannot be foreseen, is an outcome too.
+def run_task(task: RunTask, data: ImageSet, weights: Sequence[Any], earlier: Sequence[Any], actor: Any) -> RunResult:
+    """Make a run. Errors are returned, not raised.
 
     Args:
-        order: What to do.
-        data: The pictures, read-only.
-        weights: A reference to the contents of the files of weights, by name; fetched where this machine does not have them.
-        kept: A reference to the parcel of what there is of the run, where there is something; fetched where the folder is not seen.
-        board: The handle of the launcher's board.
+        task: What to do.
+        data: The images, read-only.
+        weights: Empty, or a reference to the networks' weights by file name. They are fetched if
+            this machine lacks them.
+        earlier: Empty, or a reference to the `Payload` that the run goes on from. It is fetched if
+            this machine does not see the launcher's folder.
+        actor: The handle of the launcher's `ProgressActor`.
     """
-    # Pictures are shared by the processes of a machine, so read-only; torch warns of that, and nothing writes to them.
+    # The processes of a machine share the images, read-only. torch warns of that; nothing writes to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    place = socket.gethostname()
-    relay = Relay(board, order.run_id, place)
+    host = socket.gethostname()
+    progress = RemoteProgress(actor, task.run_id, host)
     try:
-        if order.version != __version__:
-            raise AblateError(
-                f"{place} has ablate {__version__}, the launcher {order.version}; install the same on both"
-            )
-        target = pick_device(order.device)
-        memory.check(order.spec.variant, order.spec.config, device_bytes(target))
+        if task.version != __version__:
+            raise AblateError(f"{host} has ablate {__version__}, the launcher {task.version}; install the same on both")
+        target = pick_device(task.device)
+        memory.check(task.spec.variant, task.spec.config, device_bytes(target))
         _check(data)
-        suite = _suite(order.networks, weights, target)
-        with use_threads(order.threads):
-            if order.mark is not None and (order.folder / order.mark).is_file():
-                return _make(order, data, order.folder, suite, relay)
+        suite = _suite(task.networks, weights, target)
+        with use_threads(task.threads):
+            if task.marker is not None and (task.folder / task.marker).is_file():
+                return _run_in(task.folder, task, data, suite, progress)
             with tempfile.TemporaryDirectory(prefix="ablate-node-") as scratch:
-                return _make_apart(order, data, Path(scratch), suite, relay, kept, board)
+                alone = replace(task, still_ours=lambda: True)  # the launcher asks, before it records the run
+                return _run_isolated(alone, data, Path(scratch), suite, progress, earlier, actor)
     except AblateError as error:
-        return Outcome("failed", error=str(error))
+        return RunResult("failed", error=str(error))
 
 
 def _check(data: ImageSet) -> None:
-    """Take the fingerprint of pictures that this process sees for the first time."""
+    """Check the fingerprint of images that this process receives for the first time."""
     if data.digest not in _checked and fingerprint(data.train, data.held_out) != data.digest:
-        raise AblateError(f"{socket.gethostname()}: the pictures did not arrive as they were sent; run again")
+        raise AblateError(f"{socket.gethostname()}: the images arrived damaged; run the same command again")
     _checked.add(data.digest)
 
 
@@ -155,13 +160,13 @@ def _suite(networks: Networks, weights: Sequence[Any], target: torch.device) -> 
     """Assemble the launcher's networks from the launcher's weights."""
     key = (str(target), *networks.extractors, *networks.distances, *networks.files.values())
     if key not in _suites:
-        folder = _place_weights(networks.files, weights) if networks.files else None
+        folder = _store_weights(networks.files, weights) if networks.files else None
         _suites[key] = only(assemble(networks.metrics, folder, target), networks.extractors, networks.distances)
     return _suites[key]
 
 
-def _place_weights(files: Mapping[str, str], weights: Sequence[Any]) -> Path:
-    """Write the files of weights into this machine's cache, where they are not there yet; they are checked as they are read."""
+def _store_weights(files: Mapping[str, str], weights: Sequence[Any]) -> Path:
+    """Write weights into this machine's cache if it lacks them. Their digests are checked when they are read."""
     names = hashlib.sha256("".join(sorted(files.values())).encode()).hexdigest()
     folder = cache_folder() / "weights" / names
     if not all((folder / name).is_file() for name in files):
@@ -173,84 +178,94 @@ def _place_weights(files: Mapping[str, str], weights: Sequence[Any]) -> Path:
     return folder
 
 
-def _make(order: Order, data: ImageSet, folder: Path, suite: Suite, progress: Progress) -> Outcome:
+def _run_in(folder: Path, task: RunTask, data: ImageSet, suite: Suite, progress: Progress) -> RunResult:
     """Make the run in a results folder."""
     try:
-        if order.quantise:
-            run = loading.load(folder, order.run_id, suite.device)
-            settings = order.spec.config.quantize
-            added = number_formats.add(folder, run, data, suite, settings, session=order.session, progress=progress)
-            return Outcome("quantised", {"rows": added})
+        if task.quantise:
+            run = loading.load(folder, task.run_id, suite.device)
+            formats = task.spec.config.quantize
+            added = number_formats.add(folder, run, data, suite, formats, session=task.session, progress=progress)
+            return RunResult("quantised", {"rows": added})
         row = execute(
-            order.spec,
+            task.spec,
             data,
             folder,
             suite=suite,
             progress=progress,
-            load_wall_s=order.load_wall_s,
-            save_every_s=order.save_every_s,
-            finished_before=order.finished_before,
-            compile=order.compile,
+            load_wall_s=task.load_wall_s,
+            save_every_s=task.save_every_s,
+            finished_before=task.finished_before,
+            compile=task.compile,
+            still_ours=task.still_ours,
         )
-        return Outcome("made", row)
+        return RunResult("made", row)
     except KeyboardInterrupt:
-        return Outcome("interrupted")
+        return RunResult("interrupted")
     except AblateError as error:
-        return Outcome("failed", error=str(error))
+        return RunResult("failed", error=str(error))
     except Exception as error:
         traceback.print_exc()  # into the cluster's logs
-        return Outcome("failed", error=f"{type(error).__name__}: {error}")
+        return RunResult("failed", error=f"{type(error).__name__}: {error}")
 
 
-def _make_apart(
-    order: Order, data: ImageSet, scratch: Path, suite: Suite, progress: Progress, kept: Sequence[Any], board: Any
-) -> Outcome:
-    """Make the run in a folder of its own, and pack what was made."""
+def _run_isolated(
+    task: RunTask,
+    data: ImageSet,
+    scratch: Path,
+    suite: Suite,
+    progress: Progress,
+    earlier: Sequence[Any],
+    actor: Any,
+) -> RunResult:
+    """Make the run in a folder of its own, and return its files and rows."""
     import ray
 
-    before: Parcel = ray.get(kept[0]) if kept else Parcel()
-    working = working_folder(scratch, order.run_id)
-    place = scratch / "artifacts" / order.run_id if order.quantise else working
-    place.mkdir(parents=True)
+    before: Payload = ray.get(earlier[0]) if earlier else Payload()
+    working = working_folder(scratch, task.run_id)
+    artifacts = scratch / "artifacts" / task.run_id
+    start = artifacts if task.quantise else working
+    start.mkdir(parents=True)
     for name, content in before.files.items():
-        (place / name).write_bytes(content)
+        (start / name).write_bytes(content)
     if before.rows:
         tables.append(scratch, before.rows)
-    with _sending(working, order.run_id, board):
-        outcome = _make(order, data, scratch, suite, progress)
+    with _sending_checkpoints(working, task.run_id, actor):
+        result = _run_in(scratch, task, data, suite, progress)
     rows = {table: tables.records(tables.read(scratch, table)) for table in SCHEMAS}
     new = {table: [row for row in some if row not in before.rows.get(table, [])] for table, some in rows.items()}
-    if order.quantise:
-        return replace(outcome, parcel=Parcel({}, new))
-    made = scratch / "artifacts" / order.run_id
-    left = list(made.iterdir()) if made.exists() else unfinished(working)
-    return replace(outcome, parcel=Parcel({path.name: path.read_bytes() for path in left}, new))
+    if task.quantise:
+        return replace(result, payload=Payload({}, new))
+    files = list(artifacts.iterdir()) if artifacts.exists() else resumable_files(working)
+    return replace(result, payload=Payload({path.name: path.read_bytes() for path in files}, new))
 
 
-def unfinished(working: Path) -> list[Path]:
-    """Return the files of a run's working folder that it goes on from: not the checkpoint before the newest, nor what is being written."""
-    names = working.glob("*")
-    return sorted(path for path in names if not path.name.startswith("previous_") and not half_written(path))
+def resumable_files(working: Path) -> list[Path]:
+    """Return the files from which a run resumes: without the last but one checkpoint and half-written files."""
+    paths = working.glob("*")
+    return sorted(path for path in paths if not path.name.startswith("previous_") and not half_written(path))
 
 
 @contextmanager
-def _sending(working: Path, run_id: str, board: Any) -> Iterator[None]:
-    """Send each new checkpoint, and what else is finished, to the board while the block runs: a lost machine's run goes on from it."""
+def _sending_checkpoints(working: Path, run_id: str, actor: Any) -> Iterator[None]:
+    """Send each new file of the working folder to the actor while the block runs.
+
+    If this machine is lost, the run goes on elsewhere from what was sent.
+    """
     import ray
 
     stop, sent = threading.Event(), dict[str, int]()
 
     def send() -> None:
-        while not stop.wait(SEND_S):
-            for path in unfinished(working):
+        while not stop.wait(SEND_EVERY_S):
+            for path in resumable_files(working):
                 try:
-                    with path.open("rb") as file:  # replaced whole: an open one stays what it is
-                        moment = os.fstat(file.fileno()).st_mtime_ns
-                        if sent.get(path.name) != moment:
-                            ray.get(board.keep.remote(run_id, path.name, file.read()))
-                            sent[path.name] = moment
+                    with path.open("rb") as file:  # files are replaced whole: an open one does not change
+                        modified = os.fstat(file.fileno()).st_mtime_ns
+                        if sent.get(path.name) != modified:
+                            ray.get(actor.keep_file.remote(run_id, path.name, file.read()))
+                            sent[path.name] = modified
                 except (OSError, ray.exceptions.RayError):
-                    continue  # gone by now; or the launcher is gone, and soon this process
+                    continue  # the file is gone; or the launcher is, and soon this process
 
     sender = threading.Thread(target=send, name="checkpoints", daemon=True)
     sender.start()

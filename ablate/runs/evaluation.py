@@ -117,6 +117,7 @@ def measure_fidelity(job: Job, samples: np.ndarray, codec: ImageCodec) -> None:
                 tables, extractor, of_reconstructed, of_reference, "", prefix="autoencoder_", kinds=["frechet"]
             )
     # So that a difference between two runs can be resampled with common indices.
+    job.check_lease()
     save_tensors(job.artifacts / "features.safetensors", kept, {"run_id": tables.run["run_id"]})
     tables.run |= {"fd_n": len(samples), "fd_floor_n": len(real), "fd_ref_n": len(reference)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ablate.base.errors import LeaseLostError
 from ablate.base.progress import Progress, Task
 from ablate.data.datasets import ImageSet
 from ablate.metrics.suite import Suite
@@ -65,6 +66,15 @@ class Job:
     save_every_s: float = SAVE_EVERY_S
     cache: Path | None = None  # of trained autoencoders; None: the user's
     sketches: bool = False  # draw small grids while it trains
+    still_ours: Callable[[], bool] = lambda: True  # False once another process has taken the run over
+
+    def check_lease(self) -> None:
+        """Raise a LeaseLostError if another process has taken the run over. Call it before each write."""
+        if not self.still_ours():
+            raise LeaseLostError(
+                f"{self.tables.run['run_id']}: another process took this run over (ablate run --steal), so this one "
+                "stops and writes nothing more; run the same command again for the runs that are left"
+            )
 
     def task(self, name: str, total: int) -> AbstractContextManager[Task]:
         """Show a bar for a phase of this run."""

@@ -60,6 +60,7 @@ def execute(
     save_every_s: float = SAVE_EVERY_S,
     finished_before: bool = False,
     compile: str = "auto",
+    still_ours: Callable[[], bool] = lambda: True,
 ) -> Row:
     """Make one run and write its rows.
 
@@ -73,6 +74,8 @@ def execute(
         save_every_s: Seconds between checkpoints.
         finished_before: The run has a finished row: only another finished one takes its place.
         compile: As in `machine.pick_compile`.
+        still_ours: Returns False once another process has taken the run over. It is asked at every step and before
+            rows and artifacts are written.
 
     Returns:
         The row of `runs.parquet`, with status `done` or `diverged`; the latter is not written where there is a finished one.
@@ -80,6 +83,7 @@ def execute(
     Raises:
         KeyboardInterrupt: The run was interrupted; its checkpoint is written, and a row with status `interrupted` where there is none that
             has finished.
+        LeaseLostError: Another process has taken the run over; nothing was written after that was seen.
         AblateError: Something a user can mend went wrong.
     """
     run_id = spec.run_id(data.name, data.digest)
@@ -88,7 +92,20 @@ def execute(
     compiled = machine.pick_compile(compile, spec.config.train.steps, device)
     tables = Tables(_first_columns(spec, data, device, precision, run_id))
     tables.run |= {"compiled": compiled, "load_wall_s": load_wall_s}
-    job = Job(spec, data, tables, working, suite, device, precision, compiled, progress, save_every_s, sketches=True)
+    job = Job(
+        spec,
+        data,
+        tables,
+        working,
+        suite,
+        device,
+        precision,
+        compiled,
+        progress,
+        save_every_s,
+        sketches=True,
+        still_ours=still_ours,
+    )
     _sweep(working)
     reset_peak_memory(device)
 
@@ -113,8 +130,10 @@ def execute(
                 tables.others[table] += rows
         phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")
         tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
+        job.check_lease()
         _move(working, artifacts)
     except DivergedError as error:
+        job.check_lease()
         if finished():
             tables.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
         else:
@@ -122,13 +141,15 @@ def execute(
         shutil.rmtree(working, ignore_errors=True)  # its checkpoint would only diverge again
         return tables.run
     except KeyboardInterrupt:
-        if not finished():
+        if still_ours() and not finished():
             tables.write(folder, "interrupted", "interrupted by a signal; the same command resumes it")
         raise
     except Exception as error:
+        job.check_lease()  # its new owner may have moved the files that this process misses
         if not finished():
             tables.write(folder, "failed", f"{type(error).__name__}: {error}")
         raise
+    job.check_lease()
     tables.write(folder, "done")
     shutil.rmtree(working, ignore_errors=True)
     return tables.run
@@ -284,6 +305,7 @@ def _advance(job: Job, bar: Task) -> Callable[[TrainingState], None]:
 
     def on_step(state: TrainingState) -> None:
         nonlocal done
+        job.check_lease()  # a checkpoint may be saved next
         while state.resume_warnings:
             job.progress.say(f"note: {state.resume_warnings.pop(0)}")
         bar.advance(state.step - done, f"loss {state.curve[-1]['loss']:.3f}" if state.curve else "")
@@ -335,6 +357,7 @@ def _sample(job: Job, model: Denoiser, codec: ImageCodec) -> np.ndarray:
             model, config, job.spec.seed, range(count), precision=job.precision, codec=codec, on_batch=bar.advance
         )
     samples = to_uint8(drawn)
+    job.check_lease()
     job.tables.run["samples_digest"] = digest({"samples": torch.from_numpy(samples)})
     save_grid(job.artifacts / "samples.png", samples[:GRID])
     return samples

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from ablate.base.errors import DivergedError
-from ablate.launch.ray_worker import unfinished
+from ablate.launch.ray_worker import resumable_files
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
 COMMANDS = ["list", "show", "run", "report", "compare", "gate", "measure", "bench", "replay", "doctor"]
@@ -182,7 +182,7 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
     assert 0 < row["steps"] < 100
     for name in (".tmpAb12Cd", "samples_50.png.99.tmp"):  # as a killed process leaves them: safetensors' own, and ours
         (saved[0].parent / name).write_bytes(b"half")
-    assert [path.name for path in unfinished(saved[0].parent)] == ["checkpoint.safetensors"]
+    assert [path.name for path in resumable_files(saved[0].parent)] == ["checkpoint.safetensors"]
     resumed = subprocess.run(words, cwd=study, capture_output=True, text=True)
     (study / "variants" / "long.toml").unlink()
     assert resumed.returncode == 0, resumed.stderr

@@ -1,14 +1,15 @@
-"""Claims: one maker a run; a dead one's claim ends, whatever the clock says; nothing in a claim's file can do harm."""
+"""Leases: one process makes a run; a dead one's lease is free at once; a hung one's can be stolen."""
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,146 +17,135 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablate.base.errors import ResultsError
-from ablate.launch import leases
-from ablate.launch.leases import Claims, Owner, parse
+from ablate.launch.leases import Lease, Leases, Owner, read_owner
 
 RUN = "baseline-smoke-cats-s0-00000000"
 
 
-def file(folder: Path, run_id: str = RUN) -> Path:
-    return folder / ".claims" / f"{run_id}.json"
+def taken(answer: Lease | Owner) -> Lease:
+    assert isinstance(answer, Lease)
+    return answer
 
 
-def foreign(folder: Path, **values: object) -> None:
-    """A claim of a process on another machine."""
-    file(folder).parent.mkdir(exist_ok=True)
-    fields = {"pid": 1, "host": "far", "place": "elsewhere", "started": "7", "token": "t", "beat": 0}
-    file(folder).write_text(json.dumps(fields | values))
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / ".leases").iterdir() if path.name != ".lock")
 
 
-@contextmanager
-def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    now = [1000.0]
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: now[0])
-        yield now
-
-
-def holder(folder: Claims, run_id: str = RUN) -> Owner | None:
-    with folder.take(run_id) as found:
-        return found
+def child(folder: Path, then: str) -> subprocess.Popen[str]:
+    """A process that takes the lease, says so, and goes on with some code."""
+    script = (
+        "import os, signal, sys, time\nfrom pathlib import Path\nfrom ablate.launch.leases import Leases\n"
+        f"lease = Leases(Path({str(folder)!r})).take({RUN!r})\nprint('taken', flush=True)\n{then}"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "taken\n"
+    return process
 
 
 def test_one_holds_it_and_gives_it_back(tmp_path: Path) -> None:
-    first, second = Claims(tmp_path), Claims(tmp_path)
-    with first.take(RUN) as none:
-        assert none is None
-        found = holder(second)
-        assert found is not None
-        assert found.describe().startswith("process ")
-        assert file(tmp_path).exists()  # a look does not give back what is another's
-        assert holder(second, "other") is None
-    assert not file(tmp_path).exists()
-    assert holder(second) is None
+    first, second = Leases(tmp_path), Leases(tmp_path)
+    lease = taken(first.take(RUN))
+    owner = second.take(RUN)
+    assert isinstance(owner, Owner)
+    assert owner.describe().startswith(f"process {os.getpid()} on ")
+    assert second.held() == {RUN: owner}
+    assert lease.still_ours()
+    other = taken(second.take("other"))
+    other.give_back()
+    assert files(tmp_path) == [f"{RUN}.json", f"{RUN}.lock"]  # the failed attempt removed nothing
+    lease.give_back()
+    assert files(tmp_path) == []
+    assert second.held() == {}
+    taken(second.take(RUN)).give_back()
 
 
-def test_it_is_given_back_when_the_run_fails(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Claims(tmp_path).take(RUN):
-        raise KeyboardInterrupt
-    assert not file(tmp_path).exists()
+def test_of_many_that_ask_at_once_one_gets_it(tmp_path: Path) -> None:
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: Leases(tmp_path).take(RUN), range(8)))
+        (lease,) = [answer for answer in answers if isinstance(answer, Lease)]
+        lease.give_back()
 
 
-def test_a_heartbeat_keeps_it_alive_however_short_the_patience(tmp_path: Path) -> None:
-    watcher = Claims(tmp_path, expires_s=0.5)
-    with Claims(tmp_path, heartbeat_s=0.05).take(RUN):
-        contents = set()
-        for _ in range(12):
-            assert holder(watcher) is not None
-            contents.add(file(tmp_path).read_bytes())
-            time.sleep(0.1)
-        assert len(contents) > 3
+def test_a_killed_process_frees_it_at_once(tmp_path: Path) -> None:
+    process = child(tmp_path, "time.sleep(60)")
+    assert isinstance(Leases(tmp_path).take(RUN), Owner)
+    process.kill()
+    process.wait()
+    assert files(tmp_path) == [f"{RUN}.json", f"{RUN}.lock"]
+    start = time.monotonic()
+    assert Leases(tmp_path).held() == {}
+    lease = taken(Leases(tmp_path).take(RUN))
+    assert time.monotonic() - start < 1
+    lease.give_back()
+    assert files(tmp_path) == []
 
 
-def test_a_silent_one_expires_by_the_watchers_own_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign(tmp_path)
-    watcher = Claims(tmp_path)
-    with frozen(monkeypatch) as now:
-        assert holder(watcher) is not None
-        now[0] += leases.EXPIRES_S - 1
-        assert holder(watcher) is not None
-        foreign(tmp_path, beat=1)  # a sign of life: the patience begins anew
-        now[0] += leases.EXPIRES_S - 1
-        assert holder(watcher) is not None
-        now[0] += leases.EXPIRES_S + 1
-        assert holder(watcher) is None
+def test_a_suspended_process_loses_it_to_a_thief_and_notices(tmp_path: Path) -> None:
+    process = child(tmp_path, "sys.stdin.readline()\nprint(lease.still_ours(), flush=True)\nlease.give_back()")
+    process.send_signal(signal.SIGSTOP)
+    thief = Leases(tmp_path)
+    owner = thief.take(RUN)
+    assert isinstance(owner, Owner)
+    assert owner.pid == process.pid
+    lease = taken(thief.take(RUN, steal_from=owner))
+    assert isinstance(Leases(tmp_path).take(RUN), Owner)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate("\n", timeout=30)[0] == "False\n"
+    assert lease.still_ours()  # what the other gave back was not this one
+    assert isinstance(Leases(tmp_path).take(RUN), Owner)
+    lease.give_back()
+    assert files(tmp_path) == []
 
 
-@pytest.mark.parametrize("moment", [0.0, 4e9])
-def test_the_time_of_day_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
-    foreign(tmp_path)
-    os.utime(file(tmp_path), (moment, moment))
-    monkeypatch.setattr(time, "time", lambda: moment)
-    watcher = Claims(tmp_path)
-    assert holder(watcher) is not None
-    with frozen(monkeypatch) as now:
-        now[0] = time.monotonic() + 10 * leases.EXPIRES_S
-        holder(watcher)
-    assert watcher._seen[RUN][0]
+def test_it_is_stolen_from_the_named_owner_alone(tmp_path: Path) -> None:
+    lease = taken(Leases(tmp_path).take(RUN))
+    owner = Leases(tmp_path).take(RUN)
+    assert isinstance(owner, Owner)
+    thieves = [Leases(tmp_path).take(RUN, steal_from=owner) for _ in range(2)]
+    assert [type(answer) for answer in thieves] == [Lease, Owner]
+    assert not lease.still_ours()
+    taken(thieves[0]).give_back()
+    lease.give_back()
 
 
-def test_a_dead_process_of_this_machine_ends_it_at_once(tmp_path: Path) -> None:
-    script = (
-        f"import os, signal; from pathlib import Path; from ablate.launch.leases import Claims\n"
-        f"with Claims(Path({str(tmp_path)!r})).take({RUN!r}): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
-    assert file(tmp_path).exists()
-    ((path, owner),) = Claims(tmp_path).owners().items()
-    assert (path, owner.has_ended) == (file(tmp_path), True)
-    assert holder(Claims(tmp_path)) is None
-
-
-def test_what_is_no_file_is_one_line(tmp_path: Path) -> None:
-    file(tmp_path).mkdir(parents=True)
-    with pytest.raises(ResultsError, match=r"\.json: cannot be read"):
-        holder(Claims(tmp_path))
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_a_process_number_that_is_used_again_does_not_keep_it(tmp_path: Path) -> None:
-    foreign(tmp_path, pid=os.getpid(), place=leases._place(), started="1")
-    assert holder(Claims(tmp_path)) is None
-    foreign(tmp_path, pid=os.getpid(), place=leases._place(), started=leases._started(os.getpid()))
-    assert holder(Claims(tmp_path)) is not None
-
-
-def test_an_owner_that_was_taken_for_dead_does_not_take_it_back(tmp_path: Path) -> None:
-    with Claims(tmp_path, heartbeat_s=0.05).take(RUN):
-        foreign(tmp_path, token="new")
-        time.sleep(0.3)
-        assert parse(file(tmp_path).read_bytes()).token == "new"
-    assert parse(file(tmp_path).read_bytes()).token == "new"
+def test_whether_it_is_still_ours_can_be_asked_on_another_machine(tmp_path: Path) -> None:
+    lease = taken(Leases(tmp_path).take(RUN))
+    there = pickle.loads(pickle.dumps(lease.still_ours))
+    assert there()
+    lease.give_back()
+    assert not there()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 4000, b"0" * 10**6])
-def test_a_damaged_one_is_somebodys_until_it_expires(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
-    file(tmp_path).parent.mkdir()
-    file(tmp_path).write_bytes(content)
-    watcher = Claims(tmp_path)
-    with frozen(monkeypatch) as now:
-        found = holder(watcher)
-        assert found is not None
-        assert found.describe() == "another process"
-        now[0] += leases.EXPIRES_S + 1
-        assert holder(watcher) is None
+def test_a_damaged_owner_file_costs_only_the_name(tmp_path: Path, content: bytes) -> None:
+    lease, path = taken(Leases(tmp_path).take(RUN)), tmp_path / ".leases" / f"{RUN}.json"
+    path.write_bytes(content)
+    owner = Leases(tmp_path).take(RUN)
+    assert isinstance(owner, Owner)
+    assert owner.describe() == "another process"
+    lease.give_back()
+    new = taken(Leases(tmp_path).take(RUN))
+    assert new.still_ours()
+    new.give_back()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / ".claims").write_text("a file")
-    with pytest.raises(ResultsError, match=r"\.claims: cannot be written"), Claims(tmp_path).take(RUN):
-        pass
+    (tmp_path / ".leases").write_text("a file")
+    with pytest.raises(ResultsError, match=r"\.leases: cannot be written"):
+        Leases(tmp_path).take(RUN)
+
+
+def test_a_lock_that_is_no_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".leases" / f"{RUN}.lock").mkdir(parents=True)
+    with pytest.raises(ResultsError, match=r"\.leases: cannot be written"):
+        Leases(tmp_path).take(RUN)
+
+
+def test_looking_at_a_folder_without_leases_writes_nothing(tmp_path: Path) -> None:
+    assert Leases(tmp_path).held() == {}
+    assert list(tmp_path.iterdir()) == []
 
 
 FIELDS = st.fixed_dictionaries(
@@ -163,17 +153,13 @@ FIELDS = st.fixed_dictionaries(
     optional={
         "pid": st.integers() | st.text() | st.none() | st.booleans() | st.floats(),
         "host": st.text() | st.integers(),
-        "place": st.just(leases._place()) | st.text(),
-        "started": st.text() | st.none(),
-        "token": st.text(),
+        "since": st.text() | st.none(),
     },
 )
 
 
 @given(content=st.binary(max_size=200) | FIELDS.map(lambda d: json.dumps(d).encode()))
-def test_no_file_is_more_than_an_unknown_owner(content: bytes) -> None:
-    owner = parse(content)
-    assert owner.describe().isprintable()
-    assert owner.has_ended in (True, False)
-    if owner.pid is None:
-        assert not owner.has_ended
+def test_no_owner_file_can_do_harm(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "owner.json"
+    path.write_bytes(content)
+    assert read_owner(path).describe().isprintable()

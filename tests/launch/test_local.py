@@ -22,9 +22,9 @@ from ablate.base.errors import DivergedError, ResultsError
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
 from ablate.launch import local, queue
-from ablate.launch.leases import Claims
+from ablate.launch.leases import Lease, Leases
 from ablate.launch.local import launch
-from ablate.launch.queue import Again
+from ablate.launch.queue import Rerun
 from ablate.metrics.suite import Suite
 from ablate.runs import pipeline as executing
 from ablate.store import tables
@@ -59,7 +59,12 @@ class Fake:
         return row
 
 
-def go(folder: Path, again: Again = Again.unfinished, poll_s: float = 0.02) -> dict[str, str]:
+def leases(folder: Path) -> list[str]:
+    """The files of leases that were not given back."""
+    return [path.name for path in (folder / ".leases").iterdir() if path.name != ".lock"]
+
+
+def go(folder: Path, rerun: Rerun = Rerun.unfinished, *, steal: bool = False, poll_s: float = 0.02) -> dict[str, str]:
     """Launch the study; return what was said of each run."""
     said: dict[str, str] = {}
 
@@ -71,7 +76,8 @@ def go(folder: Path, again: Again = Again.unfinished, poll_s: float = 0.02) -> d
         "set",
         folder,
         device="cpu",
-        again=again,
+        rerun=rerun,
+        steal=steal,
         poll_s=poll_s,
         on_row=tell,
         on_missing=lambda *_: None,
@@ -87,7 +93,7 @@ def test_four_launchers_make_each_run_once_and_each_sees_all(tmp_path: Path, mon
     assert all(set(one) == set(IDS) for one in said)
     assert sorted(run_id for one in said for run_id, how in one.items() if how == "made") == sorted(IDS)
     assert len(tables.read(tmp_path, "runs")) == len(IDS)
-    assert [path.name for path in (tmp_path / ".claims").glob("*.json")] == []
+    assert leases(tmp_path) == []
 
 
 def test_with_force_too_each_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +104,7 @@ def test_with_force_too_each_run_is_made_once(tmp_path: Path, monkeypatch: pytes
     # Set back by a year: only that a row changed counts, not which of two times is later.
     fake.moment = datetime(2025, 1, 1, tzinfo=UTC)
     both = threading.Barrier(2)
-    monkeypatch.setattr(queue, "endings", lambda folder, endings=queue.endings: (endings(folder), start())[0])
+    monkeypatch.setattr(queue, "statuses", lambda folder, statuses=queue.statuses: (statuses(folder), start())[0])
 
     def start() -> None:
         """Let both look at the folder before either changes it."""
@@ -108,20 +114,20 @@ def test_with_force_too_each_run_is_made_once(tmp_path: Path, monkeypatch: pytes
 
     started: set[threading.Thread] = set()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: go(tmp_path, Again.all), range(2)))
+        list(pool.map(lambda _: go(tmp_path, Rerun.all), range(2)))
     assert sorted(fake.made) == sorted(IDS)
 
 
 def test_a_run_that_is_finished_meanwhile_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch)
-    take = Claims.take
+    take = Leases.take
 
-    def late(self: Claims, run_id: str) -> Any:
+    def late(self: Leases, run_id: str, *more: Any) -> Any:
         if run_id == IDS[1]:
             fake.write(tmp_path, run_id, "done")
-        return take(self, run_id)
+        return take(self, run_id, *more)
 
-    monkeypatch.setattr(Claims, "take", late)
+    monkeypatch.setattr(Leases, "take", late)
     said = go(tmp_path)
     assert fake.made == [run_id for run_id in IDS if run_id != IDS[1]]
     assert said[IDS[1]] == "done meanwhile by another process"
@@ -130,15 +136,15 @@ def test_a_run_that_is_finished_meanwhile_is_not_made_again(tmp_path: Path, monk
 def test_what_is_made_again_is_chosen_by_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = dict(zip(IDS, ["done", "diverged", "failed", "interrupted", "done"], strict=False))
     made = {}
-    for again in Again:
+    for rerun in Rerun:
         fake = Fake(monkeypatch)
         for run_id, status in ends.items():
-            fake.write(tmp_path / again, run_id, status)
+            fake.write(tmp_path / rerun, run_id, status)
         fake.moment = datetime.now(UTC)
-        said = go(tmp_path / again, again)
-        made[again] = [IDS.index(run_id) for run_id in fake.made]
+        said = go(tmp_path / rerun, rerun)
+        made[rerun] = [IDS.index(run_id) for run_id in fake.made]
         assert set(said) == set(IDS)
-    assert made == {Again.unfinished: [1, 2, 3, 5], Again.failed: [1, 2], Again.all: [0, 1, 2, 3, 4, 5]}
+    assert made == {Rerun.unfinished: [1, 2, 3, 5], Rerun.failed: [1, 2], Rerun.all: [0, 1, 2, 3, 4, 5]}
 
 
 def test_failed_runs_are_made_without_waiting_for_what_is_left_alone(
@@ -147,8 +153,10 @@ def test_failed_runs_are_made_without_waiting_for_what_is_left_alone(
     fake = Fake(monkeypatch)
     fake.write(tmp_path, IDS[0], "failed")
     (tmp_path / "artifacts" / f"{IDS[1]}.part").mkdir(parents=True)
-    with Claims(tmp_path).take(IDS[1]):  # another process makes it
-        said = go(tmp_path, Again.failed)
+    lease = Leases(tmp_path).take(IDS[1])  # another process makes it
+    said = go(tmp_path, Rerun.failed)
+    assert isinstance(lease, Lease)
+    lease.give_back()
     assert fake.made == [IDS[0]]
     assert said[IDS[1]] == "not run yet; --failed leaves it"
 
@@ -181,15 +189,41 @@ def test_a_maker_that_was_taken_for_dead_leaves_the_finished_row(
 
 def test_a_dead_launchers_run_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch)
-    (tmp_path / ".claims").mkdir()
-    (tmp_path / ".claims" / f"{IDS[0]}.json").write_text("of a machine that burnt")
-    monkeypatch.setattr("ablate.launch.leases.EXPIRES_S", 0.3)
-    monkeypatch.setattr(Claims.__init__, "__kwdefaults__", {"heartbeat_s": 5.0, "expires_s": 0.3})
+    held = Leases(tmp_path).take(IDS[0])
+    assert isinstance(held, Lease)
+    threading.Timer(0.3, held.give_back).start()  # as the system does when a process dies
     go(tmp_path)
     assert fake.made == [*IDS[1:], IDS[0]]
 
 
-def test_a_failure_gives_the_claim_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_held_run_is_stolen_when_the_others_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = Fake(monkeypatch)
+    held = Leases(tmp_path).take(IDS[0])
+    go(tmp_path, steal=True)
+    assert fake.made == [*IDS[1:], IDS[0]]
+    assert f"{IDS[0]}: taken from process {os.getpid()} on " in capsys.readouterr().err
+    assert isinstance(held, Lease)
+    assert not held.still_ours()
+    held.give_back()
+
+
+def test_thieves_do_not_steal_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, wait_s=0.1)
+    held = Leases(tmp_path).take(IDS[0])
+    both = threading.Barrier(2)
+    monkeypatch.setattr(
+        Leases, "held", lambda self, held=Leases.held: (held(self), both.wait(5))[0]
+    )  # each has looked before either steals
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: go(tmp_path, steal=True), range(2)))
+    assert sorted(fake.made) == sorted(IDS)
+    assert isinstance(held, Lease)
+    assert not held.still_ours()
+
+
+def test_a_failure_gives_the_lease_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Fake(monkeypatch)
 
     def fail(*_: object, **__: object) -> None:
@@ -198,10 +232,10 @@ def test_a_failure_gives_the_claim_back(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(local, "execute", fail)
     with pytest.raises(ResultsError, match="full"):
         go(tmp_path)
-    assert list((tmp_path / ".claims").glob("*.json")) == []
+    assert leases(tmp_path) == []
 
 
-def test_sigterm_interrupts_and_gives_the_claim_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigterm_interrupts_and_gives_the_lease_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Fake(monkeypatch)
     before = signal.getsignal(signal.SIGTERM)
 
@@ -212,7 +246,7 @@ def test_sigterm_interrupts_and_gives_the_claim_back(tmp_path: Path, monkeypatch
     monkeypatch.setattr(local, "execute", terminated)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path)
-    assert list((tmp_path / ".claims").glob("*.json")) == []
+    assert leases(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -224,5 +258,5 @@ def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pyte
         row | {"run_id": f"{i}", "environment": e, "wall_s": s} for i, (e, s) in enumerate([("{}", 90.0), (here, 10.0)])
     ]
     for past, expected in ((rows, 10.0), (rows[:1], 90.0)):
-        found = local.forecast(SPECS[:1], "set", pd.DataFrame(past), again=Again.unfinished, device="cpu")
+        found = local.forecast(SPECS[:1], "set", pd.DataFrame(past), rerun=Rerun.unfinished, device="cpu")
         assert [one.wall_s for one in found] == [expected]

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +24,10 @@ from safetensors import SafetensorError, safe_open
 from ablate.base.errors import AblateError
 from ablate.base.progress import Study
 from ablate.launch import local, ray
-from ablate.launch.queue import Turn
-from ablate.launch.ray_messages import Board, Relay
-from ablate.launch.ray_worker import Outcome, Parcel
+from ablate.launch.leases import Lease
+from ablate.launch.queue import QueuedRun
+from ablate.launch.ray_messages import ProgressActor, RemoteProgress
+from ablate.launch.ray_worker import Payload, RunResult
 from ablate.models.kpn.denoiser import build
 from ablate.runs.pipeline import adopt, working_folder
 from ablate.store import tables
@@ -46,6 +47,7 @@ TIMES = (
     "float_latency_step_ms",
 )
 STEPS = 150
+LEASE = Lease(lambda: True, lambda: None)
 NOT_COMPARED = (*TIMES, "wall_s", "first_call_ms", "position", "device_ms")
 
 
@@ -155,7 +157,7 @@ def assert_equal(folder: Path, reference: Path) -> None:
         names = {path.name for path in (folder / "artifacts" / row["run_id"]).iterdir()}
         assert names == {path.name for path in (reference / "artifacts" / row["run_id"]).iterdir()}
     assert sorted(p.name for p in (folder / "artifacts").iterdir()) == sorted(tables.read(folder, "runs")["run_id"])
-    assert list((folder / ".claims").glob("*.json")) == []
+    assert [path.name for path in (folder / ".leases").iterdir()] == [".lock"]
 
 
 def test_interrupted_then_a_machine_lost_and_all_is_as_if_made_here(
@@ -164,7 +166,7 @@ def test_interrupted_then_a_machine_lost_and_all_is_as_if_made_here(
     folder, study = world["folder"], world["folder"] / "study"
     interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
     with when(lambda: bool(checkpoints(study)), interrupt) as acted, pytest.raises(KeyboardInterrupt):
-        launch(ray.launch, folder, "study", apart=True)
+        launch(ray.launch, folder, "study", isolated=True)
     assert acted
     runs = tables.read(study, "runs")
     assert set(runs["status"]) == {"interrupted"}
@@ -177,7 +179,7 @@ def test_interrupted_then_a_machine_lost_and_all_is_as_if_made_here(
 
     lose = lambda: world["cluster"].remove_node(world["other"], allow_graceful=False)  # noqa: E731
     with when(went_on, lose) as acted:
-        said = launch(ray.launch, folder, "study", apart=True)
+        said = launch(ray.launch, folder, "study", isolated=True)
     assert acted
     assert list(said.values()) == ["done"] * 2
     shown = capsys.readouterr()
@@ -193,7 +195,7 @@ def test_in_a_folder_that_all_see_and_finished_runs_are_skipped(world: dict[str,
     assert (folder / "shared" / "artifacts" / next(iter(said))).is_dir()
     again = launch(ray.launch, folder, "shared", specs)
     assert list(again.values()) == ["done before; skipped (--force makes it again)"]
-    assert list((folder / "shared" / ".claims").glob("*shared*")) == []
+    assert list((folder / "shared" / ".leases").glob("*shared*")) == []
 
 
 def test_a_run_goes_on_from_the_launchers_checkpoint(world: dict[str, Any]) -> None:
@@ -212,7 +214,7 @@ def test_a_run_goes_on_from_the_launchers_checkpoint(world: dict[str, Any]) -> N
     state.wall_s = 1.0
     tables.check_folder(folder / "planted")
     state.save(working_folder(folder / "planted", found["run_id"]) / "checkpoint.safetensors")
-    launch(ray.launch, folder, "planted", [spec], apart=True)
+    launch(ray.launch, folder, "planted", [spec], isolated=True)
     with safe_open(folder / "planted" / "artifacts" / found["run_id"] / "model.safetensors", framework="numpy") as file:
         assert all((file.get_tensor(name) == 0.5).all() for name in file.keys())  # noqa: SIM118 (not a dict)
 
@@ -221,7 +223,7 @@ def test_finished_runs_are_quantised_apart(world: dict[str, Any]) -> None:
     folder, spec = world["folder"], brief(SPECS[0])
     config = replace(spec.config, quantize=replace(spec.config.quantize, schemes=("bf16",), samples=2, calibration=2))
     before = tables.read(folder / "shared", "latency")
-    launch(ray.launch, folder, "shared", [replace(spec, config=config)], apart=True, quantize_finished=True)
+    launch(ray.launch, folder, "shared", [replace(spec, config=config)], isolated=True, quantize_finished=True)
     found = tables.read(folder / "shared", "quantized")
     assert found["scheme"].tolist() == ["fp32", "bf16"]
     assert len(tables.read(folder / "shared", "latency")) == len(before)  # nothing that an engine runs
@@ -239,14 +241,14 @@ def test_a_failure_is_told_when_the_others_are_made(world: dict[str, Any]) -> No
 def test_a_run_that_no_machine_survives_is_a_failed_row(tmp_path: Path) -> None:
     launcher = object.__new__(ray._Launcher)
     launcher._data = SimpleNamespace(name="set", digest="d")  # type: ignore
-    turn = Turn("run-1", SPECS[0], False, False, ExitStack())
-    outcome = launcher._given_up(SimpleNamespace(turn=turn), "the worker died")  # type: ignore[arg-type]
-    assert outcome.parcel is not None
-    adopt(tmp_path, "run-1", outcome.parcel.files, outcome.parcel.rows)
+    run = QueuedRun("run-1", SPECS[0], False, False, LEASE)
+    result = launcher._give_up(SimpleNamespace(run=run), "the worker died")  # type: ignore[arg-type]
+    assert result.payload is not None
+    adopt(tmp_path, "run-1", result.payload.files, result.payload.rows)
     (row,) = tables.read(tmp_path, "runs").to_dict("records")
     assert (row["status"], row["error"], row["seed"]) == ("failed", "the worker died", 0)
-    kept = launcher._given_up(SimpleNamespace(turn=replace(turn, finished_before=True)), "died")  # type: ignore[arg-type]
-    assert kept.parcel == Parcel()  # the finished row stays
+    kept = launcher._give_up(SimpleNamespace(run=replace(run, finished_before=True)), "died")  # type: ignore[arg-type]
+    assert kept.payload == Payload()  # the finished row stays
 
 
 @pytest.fixture
@@ -271,27 +273,35 @@ def stub(tmp_path: Path) -> Any:
         cluster_resources=lambda: {"CPU": 1},
         nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1}}],
     )
-    made._shares, made._gpus, made._may_grow, made._folder = ray.Shares(), 0.0, True, tmp_path  # type: ignore[attr-defined]
+    made._resources, made._gpus, made._may_grow, made._folder = ray.Resources(), 0.0, True, tmp_path  # type: ignore[attr-defined]
     made._failures, made._running, made._data = [], {}, SimpleNamespace(name="set", digest="d")  # type: ignore[attr-defined,assignment]
     made._on_row = lambda row, how: said.append((row["status"], how))  # type: ignore[attr-defined]
     made._progress, made._study = SimpleNamespace(say=said.append), Study(None, 1)  # type: ignore[attr-defined,assignment]
-    made._news = lambda: ray.News({}, [], {})  # type: ignore[method-assign]
+    made._updates = lambda: ray.Updates({}, [], {})  # type: ignore[method-assign]
     made._start = lambda one: made._running.__setitem__(object(), one)  # type: ignore[method-assign]
     return SimpleNamespace(launcher=made, ends=ends, said=said)
 
 
-def make_all(stub: Any, *, quantise: bool = False) -> None:
-    turn = Turn("run-1", SPECS[0], quantise, quantise, ExitStack())
-    stub.launcher.make_all(SimpleNamespace(settled=0), iter([turn]), lambda *_: None, 1.0)
+def make_all(stub: Any, *, quantise: bool = False, lease: Lease = LEASE) -> None:
+    run = QueuedRun("run-1", SPECS[0], quantise, quantise, lease)
+    stub.launcher.make_all(SimpleNamespace(skipped=0), iter([run]), lambda *_: None, 1.0)
 
 
 def test_a_run_that_a_signal_stopped_goes_on_elsewhere_and_is_not_dropped(stub: Any) -> None:
-    stub.ends += [Outcome("interrupted"), Outcome("made", {"status": "done"})]
+    stub.ends += [RunResult("interrupted"), RunResult("made", {"status": "done"})]
     make_all(stub)
     assert stub.said == ["run-1: its process was stopped by a signal; the run goes on elsewhere", ("done", "made")]
-    stub.ends += [Outcome("interrupted")] * (ray.RETRIES + 1)
-    with pytest.raises(AblateError, match="stopped by a signal; mend that, and run the same command again"):
+    stub.ends += [RunResult("interrupted")] * (ray.RETRIES + 1)
+    with pytest.raises(AblateError, match="stopped by a signal; fix that, and run the same command again"):
         make_all(stub)
+
+
+def test_what_comes_from_a_run_that_another_process_took_over_is_not_recorded(stub: Any, tmp_path: Path) -> None:
+    row = {"run_id": "run-1", "variant": "direct", "preset": "smoke", "seed": 0, "status": "done"}
+    stub.ends.append(RunResult("made", row, payload=Payload({"model.safetensors": b""}, {"runs": [row]})))
+    with pytest.raises(AblateError, match="run-1: another process took this run over"):
+        make_all(stub, lease=Lease(lambda: False, lambda: None))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_that_nobody_expected_keeps_its_cause(stub: Any) -> None:
@@ -304,14 +314,14 @@ def test_an_error_that_nobody_expected_keeps_its_cause(stub: Any) -> None:
 
 
 def test_a_finished_run_that_cannot_be_measured_is_not_called_failed(stub: Any) -> None:
-    stub.ends.append(Outcome("failed", error="its weights are missing"))
+    stub.ends.append(RunResult("failed", error="its weights are missing"))
     with pytest.raises(AblateError, match="its weights are missing"):
         make_all(stub, quantise=True)
     assert stub.said == []
 
 
 def test_a_machine_alone_that_has_too_little_is_an_error(stub: Any) -> None:
-    stub.launcher._shares, stub.launcher._may_grow = ray.Shares(threads=2), False
+    stub.launcher._resources, stub.launcher._may_grow = ray.Resources(threads=2), False
     with pytest.raises(AblateError, match="this machine does not have 2 CPU for a run"):
         make_all(stub)
 
@@ -328,22 +338,22 @@ def test_the_cluster_chooses_the_gpu(tmp_path: Path) -> None:
 
 
 def test_reports_of_a_run_are_not_too_many() -> None:
-    board = Board()
+    actor = ProgressActor()
 
     class Method:
         def __init__(self, call: Callable[..., None]) -> None:
             self.remote = call
 
-    told: list[Any] = []
-    board_handle = type("Handle", (), {"tell": Method(lambda *state: told.append(state)), "say": Method(board.say)})
-    relay = Relay(board_handle, "run", "host")
+    sent: list[Any] = []
+    handle = type("Handle", (), {"report": Method(lambda *state: sent.append(state)), "say": Method(actor.say)})
+    progress = RemoteProgress(handle, "run", "host")
     start = time.monotonic()
-    with relay.task("train", 1000) as task:
+    with progress.task("train", 1000) as task:
         while time.monotonic() - start < 1.2:
             task.advance()
-    assert 2 <= len(told) <= 4
-    run_id, state = told[-1]
-    assert (run_id, state.name, state.total, state.place) == ("run", "train", 1000, "host")
-    relay.say("a note")
-    assert board.take().said == ["a note"]
-    assert board.take().said == []
+    assert 2 <= len(sent) <= 4
+    run_id, state = sent[-1]
+    assert (run_id, state.name, state.total, state.host) == ("run", "train", 1000, "host")
+    progress.say("a note")
+    assert actor.take().messages == ["a note"]
+    assert actor.take().messages == []

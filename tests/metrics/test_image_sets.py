@@ -280,8 +280,8 @@ def test_bad_input_is_one_clear_line(bad: Path, words: list[str], message: str, 
 def test_greyscale_and_transparent_pictures_are_read_and_said(bad: Path, ablate: Run) -> None:
     done = ablate("measure", "real", "modes", "--metric", "fd", "--json", cwd=bad)
     assert done.returncode == 0, done.stderr
-    assert "note: modes: greyscale pictures read as RGB" in done.stderr
-    assert "note: modes: transparent pictures laid on white" in done.stderr
+    assert "note: modes: greyscale images read as RGB" in done.stderr
+    assert "note: modes: transparent images laid on white" in done.stderr
     assert json.loads(done.stdout)["fd"]["value"] > 0
     resized = ablate("measure", "sizes", "small.npz", "--size", "32", "--metric", "kd", "--json", cwd=bad)
     assert resized.returncode == 0, resized.stderr
@@ -301,7 +301,7 @@ def test_doctor_shows_and_clears_the_cache(folder: Path, tmp_path: Path, ablate:
     assert found["weights"]["inception_v3"]["problem"].startswith("no weights for inception_v3 here")
     assert found["weights"]["efficientnet_lite0"]["problem"] is None
     shown = ablate("doctor", cwd=folder, ABLATE_CACHE=str(cache))
-    assert "features of reference pictures" in shown.stdout
+    assert "features of reference images" in shown.stdout
     cleared = ablate("doctor", "--clear", "statistics", cwd=folder, ABLATE_CACHE=str(cache))
     assert cleared.stdout.startswith("1 files deleted, ")
     assert sorted(path.name for path in cache.rglob("*")) == ["folder", "mine.txt", "statistics"]

@@ -1,11 +1,11 @@
-"""The health of a results folder: every fault is found, with its repair, and a sound folder has none."""
+"""The health of a results folder: every fault is found, with its fix, and a sound folder has none."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ablate import cli
 from ablate.base.errors import ResultsError
-from ablate.launch import leases
+from ablate.launch.leases import Lease, Leases
 from ablate.models.weight_files import digest
 from ablate.store import health, tables
 
@@ -30,9 +30,11 @@ def row(run_id: str, status: str = "done") -> dict[str, object]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tables.append(tmp_path, {"runs": [row("a"), row("b", "interrupted")], "curves": [{"run_id": "a", "step": 1}]})
-    (tmp_path / "artifacts" / "a").mkdir(parents=True)
-    save_file(WEIGHTS, tmp_path / "artifacts" / "a" / "model.safetensors")
+    runs = [row("a"), row("d"), row("b", "interrupted")]
+    tables.append(tmp_path, {"runs": runs, "curves": [{"run_id": "a", "step": 1}]})
+    for name in "ad":
+        (tmp_path / "artifacts" / name).mkdir(parents=True)
+        save_file(WEIGHTS, tmp_path / "artifacts" / name / "model.safetensors")
     return tmp_path
 
 
@@ -40,18 +42,10 @@ def model(folder: Path) -> Path:
     return folder / "artifacts" / "a" / "model.safetensors"
 
 
-def dead_claim(folder: Path) -> None:
-    (folder / ".claims").mkdir()
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    content = {"pid": gone.pid, "host": "h\x1b[2J", "place": leases._place(), "started": "1", "token": "t"}
-    (folder / ".claims" / "a.json").write_text(json.dumps(content))
-
-
 FAULTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("table", lambda f: (f / "curves.parquet").write_bytes(b"PAR1"), "curves.parquet: damaged"),
     ("missing", lambda f: model(f).unlink(), "model.safetensors: missing"),
-    ("digest", lambda f: save_file({"w": torch.zeros(6)}, model(f)), "not the weights that the run's row names"),
+    ("digest", lambda f: save_file({"w": torch.zeros(6)}, model(f)), "not the weights of the run's row"),
     ("digest", lambda f: model(f).write_bytes(b"\xff" * 40), "model.safetensors: damaged"),
     ("orphan", lambda f: tables.append(f, {"curves": [{"run_id": "z", "step": 1}]}), "curves.parquet: 1 rows of z"),
     ("orphan", lambda f: (f / "artifacts" / "c").mkdir(), "c: of a run that runs.parquet does not hold"),
@@ -59,47 +53,84 @@ FAULTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("leftover", lambda f: (f / "artifacts" / "a.part").mkdir(), "the working folder of a finished run"),
     ("leftover", lambda f: (f / ".runs.parquet.tmp").write_text(""), "of a process that was killed"),
     ("unfinished", lambda f: (f / "artifacts" / "b.part").mkdir(), "of a run that is interrupted"),
-    ("claim", dead_claim, "on h\\x1b[2J, which has ended"),
 ]
 
 
+def doctor(folder: Path, *options: str) -> str:
+    done = CliRunner().invoke(cli.app, ["doctor", "--results", str(folder), *options])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def page(folder: Path, *options: str) -> str:
+    return " ".join(doctor(folder, *options).split())
+
+
 def test_a_sound_folder_has_no_findings(folder: Path) -> None:
-    assert health.examine(folder, leases.Claims(folder).owners()) == []
+    assert health.examine(folder, []) == health.Health((), ())
 
 
 @pytest.mark.parametrize(("kind", "harm", "what"), FAULTS, ids=[what for _, _, what in FAULTS])
-def test_every_fault_is_found_with_its_repair(
-    folder: Path, kind: str, harm: Callable[[Path], object], what: str
-) -> None:
+def test_every_fault_is_found_with_its_fix(folder: Path, kind: str, harm: Callable[[Path], object], what: str) -> None:
     harm(folder)
-    (finding,) = health.examine(folder, leases.Claims(folder).owners())
-    assert (finding.kind, what in finding.what, bool(finding.mend)) == (kind, True, True)
+    (finding,) = health.examine(folder, []).findings
+    assert (finding.kind, what in finding.what, bool(finding.fix)) == (kind, True, True)
     assert finding.what.isprintable()
 
 
-def test_a_run_that_is_being_made_is_not_to_be_deleted(folder: Path) -> None:
-    (folder / "artifacts" / "b.part").mkdir()
-    with leases.Claims(folder).take("b"):
-        (finding,) = health.examine(folder, leases.Claims(folder).owners())
-        assert f"process {os.getpid()} on " in finding.what
-        assert "delete" not in finding.mend
+def test_a_folder_without_any_weights_is_no_fault(folder: Path) -> None:
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    assert health.examine(folder, []) == health.Health((), (health.NO_WEIGHTS,))
+    assert "no faults - weights are not kept in this folder: sample, bench and export need them" in page(folder)
+
+
+def test_a_run_that_is_being_made_is_shown_with_its_process_and_is_no_fault(folder: Path) -> None:
+    working = folder / "artifacts" / "b.part"
+    working.mkdir()
+    (working / "checkpoint.safetensors").write_text("")
+    for path in (working, *working.iterdir()):
+        os.utime(path, (time.time() - 4000, time.time() - 4000))
+    lease = Leases(folder).take("b")
+    results = json.loads(doctor(folder, "--json"))["results"]
+    assert results["findings"] == []
+    (running,) = results["running"]
+    assert running["run_id"] == "b"
+    assert running["owner"].startswith(f"process {os.getpid()} on ")
+    assert 4000 <= running["idle_s"] < 4100
+    assert "its working folder last changed 4,0" in page(folder)
+    assert "ablate run --steal" in page(folder)
+    assert isinstance(lease, Lease)
+    lease.give_back()
+    assert [finding.kind for finding in health.examine(folder, []).findings] == ["unfinished"]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="no such folder"):
-        health.examine(tmp_path / "absent", {})
+        health.examine(tmp_path / "absent", [])
+
+
+def test_faults_of_a_kind_are_one_line(folder: Path) -> None:
+    for i in range(50):
+        (folder / "artifacts" / f"lost{i:02d}").mkdir()
+    assert "50 faults" in page(folder)
+    assert page(folder).count("of a run that runs.parquet does not hold") == 3
+    assert "- orphan, 50: " in page(folder)
+    assert "and 47 more (--full lists all)" in page(folder)
+    assert page(folder).count("fix: ") == 1
+    assert page(folder, "--full").count("of a run that runs.parquet does not hold") == 50
+    assert len(json.loads(doctor(folder, "--json"))["results"]["findings"]) == 50
 
 
 def test_doctor_shows_them_and_the_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABLATE_CACHE", str(folder / "cache"))
     monkeypatch.setenv("ABLATE_OFFLINE", "1")
     model(folder).unlink()
-    found = json.loads(CliRunner().invoke(cli.app, ["doctor", "--results", str(folder), "--json"]).stdout)
+    found = json.loads(doctor(folder, "--json"))
     assert [finding["kind"] for finding in found["results"]["findings"]] == ["missing"]
     assert all(count > 0 for count in found["free_bytes"].values())
     assert found["compiler"] is None or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    page = " ".join(CliRunner().invoke(cli.app, ["doctor", "--results", str(folder)]).stdout.split())
-    assert "1 to mend" in page
-    assert "mend: restore it from a copy" in page
-    assert "compiler: " in page
-    assert "free disk: " in page
+    assert "1 fault " in page(folder)
+    assert "fix: restore it from a copy" in page(folder)
+    assert "compiler: " in page(folder)
+    assert "free disk: " in page(folder)

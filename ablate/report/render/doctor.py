@@ -1,4 +1,4 @@
-"""What `ablate doctor` found, for a terminal."""
+"""The diagnosis of `ablate doctor` as terminal text."""
 
 from __future__ import annotations
 
@@ -10,49 +10,67 @@ from rich.table import Table
 from rich.text import Text
 
 BYTES_PER_MB, BYTES_PER_GB = 10**6, 10**9
+EXAMPLES = 3  # of findings of one kind
 
 
-def render(found: dict[str, Any]) -> RenderableType:
-    """Return the document of `ablate.launch.doctor.examine` as tables."""
-    environment = found["environment"]
+def render(diagnosis: dict[str, Any], *, full: bool = False) -> RenderableType:
+    """Return a diagnosis as terminal text.
+
+    Args:
+        diagnosis: The document of `ablate.launch.diagnosis.diagnose`.
+        full: List each finding, instead of a line for each kind.
+    """
+    environment = diagnosis["environment"]
     where = environment["gpu"] or environment["cpu"]
-    head = [
-        f"ablate {environment['ablate']}, Python {environment['python']}, torch {environment['torch']}",
-        f"device {found['device']} ({where}), precision {found['precision']}, threads {found['threads']}",
-        f"network: {'never (ABLATE_OFFLINE)' if found['offline'] else 'only for metrics that are asked for by name'}",
-    ]
     free = "; ".join(
         f"{folder}: {'unknown' if count is None else f'{count / BYTES_PER_GB:,.1f} GB'}"
-        for folder, count in found["free_bytes"].items()
+        for folder, count in diagnosis["free_bytes"].items()
     )
-    head += [f"compiler: {found['compiler'] or 'none (needed by torch.compile alone)'}", f"free disk: {free}"]
-    have = Table(title="weights", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in ("name", "digest", "where"):
-        have.add_column(name, overflow="fold")
-    for name, entry in found["weights"].items():
-        have.add_row(name, (entry["digest"] or "-")[:12], Text(entry["source"] or entry["problem"]))
-    cache = found["cache"]
-    kept = Table(
-        title=f"cache: {cache['folder']}", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
-    )
-    kept.add_column("part")
-    kept.add_column("files", justify="right")
-    kept.add_column("MB", justify="right")
-    kept.add_column("holds")
-    for kind, entry in cache["kinds"].items():
-        kept.add_row(kind, f"{entry['files']:,}", f"{entry['bytes'] / BYTES_PER_MB:,.1f}", entry["holds"])
-    return Group(*map(Text, head), Text(""), have, Text(""), kept, *_health(found["results"]))
+    head = [
+        f"ablate {environment['ablate']}, Python {environment['python']}, torch {environment['torch']}",
+        f"device {diagnosis['device']} ({where}), precision {diagnosis['precision']}, threads {diagnosis['threads']}",
+        f"network: {'never (ABLATE_OFFLINE)' if diagnosis['offline'] else 'only for metrics that are asked for by name'}",
+        f"compiler: {diagnosis['compiler'] or 'none (only torch.compile needs one)'}",
+        f"free disk: {free}",
+    ]
+    weights = _table("weights", "name", "digest", "where")
+    for name, entry in diagnosis["weights"].items():
+        weights.add_row(name, (entry["digest"] or "-")[:12], Text(entry["source"] or entry["problem"]))
+    cache = _table(f"cache: {diagnosis['cache']['folder']}", "part", "files", "MB", "holds")
+    for part, entry in diagnosis["cache"]["kinds"].items():
+        cache.add_row(part, f"{entry['files']:,}", f"{entry['bytes'] / BYTES_PER_MB:,.1f}", entry["holds"])
+    results = [] if diagnosis["results"] is None else [Text(""), *map(Text, _results(diagnosis["results"], full))]
+    return Group(*map(Text, head), Text(""), weights, Text(""), cache, *results)
 
 
-def _health(checked: dict[str, Any] | None) -> list[RenderableType]:
-    """What was found in a results folder, each with its repair."""
-    if checked is None:
-        return []
-    findings = checked["findings"]
-    title = (
-        f"results: {checked['folder']}: {len(findings)} to mend" if findings else f"results: {checked['folder']}: well"
-    )
-    found = [Text(""), Text(title)]
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", justify="right" if name in ("files", "MB") else "left")
+    return table
+
+
+def _results(results: dict[str, Any], full: bool) -> list[str]:
+    """Return the health of a results folder: runs being made now, notes, then the faults by kind."""
+    findings = results["findings"]
+    lines = [f"results: {results['folder']}: {len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"]
+    for run in results["running"]:
+        idle = "" if run["idle_s"] is None else f"; its working folder last changed {run['idle_s']:,.0f} s ago"
+        lines.append(f"- being made now: {run['run_id']}: {run['owner']}{idle}")
+    if results["running"]:
+        lines += [
+            "  If a folder has not changed for much longer than the time between two checkpoints,",
+            "  its process may hang: end it, or take its run with ablate run --steal.",
+        ]
+    lines += [f"- {note}" for note in results["notes"]]
+    groups: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
-        found += [Text(f"- {finding['kind']}: {finding['what']}"), Text(f"  mend: {finding['mend']}")]
-    return list(found)
+        groups.setdefault((finding["kind"], finding["fix"]), []).append(finding["what"])
+    for (kind, fix), whats in groups.items():
+        if full:
+            lines += [f"- {kind}: {what}" for what in whats]
+        else:
+            more = f"; and {len(whats) - EXAMPLES} more (--full lists all)" if len(whats) > EXAMPLES else ""
+            lines.append(f"- {kind}, {len(whats)}: {'; '.join(whats[:EXAMPLES])}{more}")
+        lines.append(f"  fix: {fix}")
+    return lines

@@ -1,0 +1,54 @@
+"""`ablate doctor`: show the state of the machine and of a results folder, or empty the cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ablate.cli.app import WeightsOption, app
+
+
+@app.command()
+def doctor(
+    clear: Annotated[
+        str | None,
+        typer.Option(
+            "--clear",
+            help="Empty a part of the cache: cats, statistics, autoencoders, weights or all.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--results", help="Also look for faults in this results folder.", show_default=False),
+    ] = None,
+    weights: WeightsOption = None,
+    full: Annotated[bool, typer.Option("--full", help="List each fault, not one line for each kind.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """Show versions, device, compiler, disk, weights and the cache; look for faults in a results folder.
+
+    With --results it also shows which runs are being made now, and by which process.
+
+    Example: ablate doctor --results results
+    """
+    if clear is not None:
+        from ablate.store.cache import clear_cache
+
+        files, freed = clear_cache(clear)
+        typer.echo(f"{files} files deleted, {freed / 1e6:.1f} MB freed")
+        return
+    from ablate.launch.diagnosis import diagnose
+
+    diagnosis = diagnose(weights, folder)
+    if as_json:
+        typer.echo(json.dumps(diagnosis, indent=2, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from ablate.report.render.doctor import render
+
+    Console().print(render(diagnosis, full=full))

@@ -1,47 +1,16 @@
 """The claims in a variant's file: what should happen to a metric, stated before it is measured.
 
-claim = { metric = "fd", expect = "same", margin = "5%", because = "..." }      a list of such tables makes several claims
+claim = { metric = "fd", expect = "same", margin = "5%", because = "..." }      or a list of such tables
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from ablate.base.errors import VariantError
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
-EXPECT = ("better", "worse", "same")
-
-
-def check_claim(path: Path, claim: Any) -> None:
-    """Refuse a claim that cannot be judged or shown; a margin that is a number becomes text.
-
-    Raises:
-        VariantError: Not a table of the strings metric, expect and because, or with a margin that is no size or has no place.
-    """
-    if not isinstance(claim, dict):
-        raise VariantError(f"{path}: claim is {claim!r}; it must be a table, or a list of tables")
-    words = {"metric", "expect", "because"}
-    if set(claim) - {"margin"} != words or not all(isinstance(claim[key], str) for key in words):
-        raise VariantError(
-            f"{path}: claim has {', '.join(claim) or 'no keys'}; it needs the strings metric, expect and because"
-        )
-    if not all(str(value).isprintable() for value in claim.values()):
-        raise VariantError(f"{path}: claim has control characters; each of its strings must be one line")
-    if claim["expect"] not in EXPECT:
-        raise VariantError(f"{path}: claim.expect is {claim['expect']!r}. Allowed: {', '.join(EXPECT)}")
-    if "margin" in claim:
-        if claim["expect"] != "same":
-            raise VariantError(
-                f"{path}: claim.margin belongs to expect = 'same'; a claim of {claim['expect']!r} has none"
-            )
-        margin = claim["margin"]
-        if isinstance(margin, bool) or not 0 < read_margin(str(margin), 1.0) < math.inf:
-            raise VariantError(
-                f"{path}: claim.margin is {margin!r}; it must be a positive number, or a share as in '5%'"
-            )
-        claim["margin"] = str(margin).strip()
+from ablate.study.validation import Settings
 
 
 def read_margin(text: str, whole: float) -> float:
@@ -52,3 +21,33 @@ def read_margin(text: str, whole: float) -> float:
     except ValueError:
         return math.nan
     return size / 100 * abs(whole) if number.endswith("%") else size
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it must be one line without control characters")
+    return text
+
+
+def _margin(value: Any) -> str:
+    if isinstance(value, bool) or not 0 < read_margin(str(value), 1.0) < math.inf:
+        raise ValueError("it must be a positive number, or a percentage as in '5%'")
+    return str(value).strip()
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+
+
+class Claim(Settings):
+    """What a variant's file says of one metric."""
+
+    metric: Line
+    expect: Literal["better", "worse", "same"]
+    because: Line
+    margin: Annotated[str, BeforeValidator(_margin)] | None = None  # with `same`: a size, or a percentage
+
+    @model_validator(mode="after")
+    def _margin_belongs_to_same(self) -> Self:
+        if self.margin is not None and self.expect != "same":
+            raise ValueError(f"margin belongs to expect = 'same'; a claim of {self.expect!r} has none")
+        return self

@@ -1,115 +1,142 @@
-"""The configuration of a run: a frozen `Config` of sections, and what its values may be."""
+"""The configuration of a run: frozen pydantic models, one a section, with what each value may be.
+
+A run's name contains a digest of its configuration: a field that is renamed or added renames
+every run.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
-import typing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from ablate.base.errors import VariantError, did_you_mean
+from pydantic import AfterValidator, Field, model_validator
+
+from ablate.study.validation import Settings
 
 MAX_INT = 10**12  # of a setting
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each may be listed once")
+    return values
+
+
+def _with_one(values: Sequence[int]) -> Sequence[int]:
+    if 1 not in values:
+        raise ValueError("it must contain 1")
+    return values
+
+
+Count = Annotated[int, Field(gt=0, le=MAX_INT)]
+CountOrZero = Annotated[int, Field(ge=0, le=MAX_INT)]
+SampleCount = Annotated[int, Field(ge=2, le=MAX_INT)]  # a distance between sets needs at least 2
+Positive = Annotated[float, Field(gt=0)]
+PositiveOrZero = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Three = Field(min_length=3, max_length=3, strict=False)
+Distinct = AfterValidator(_distinct)
+
+
+class ModelConfig(Settings):
     """Sizes and parts of the denoiser; lengths in channels unless said otherwise."""
 
-    space: Literal["pixel", "latent"]  # of the pictures that are diffused: 3 x 64 x 64, or an autoencoder's 4 x 16 x 16
-    output: Literal["kpn", "direct"]  # filters on the noisy picture, or colours straight from the features
-    kernel: Literal["tanh", "softmax", "sigmoid", "l1", "gaussian"]  # how kernel weights are made from a head's numbers
+    space: Literal["pixel", "latent"]  # of the images that are diffused: 3 x 64 x 64, or latents of 4 x 16 x 16
+    output: Literal["kpn", "direct"]  # filters on the noisy image, or colours straight from the features
+    kernel: Literal["tanh", "softmax", "sigmoid", "l1", "gaussian"]  # from kernel parameters to kernel weights
     upsampling: Literal["gaussian", "bilinear"]
-    skip: Literal["lerp", "none"]  # how a scale's filtered picture joins the upsampled one
+    skip: Literal["lerp", "none"]  # how a scale's filtered image joins the upsampled one
     drift: bool
     drift_macs_to_backbone: bool  # without a drift network: widen the transformer by its MACs
-    drift_channels: int
-    width: int  # of a token
-    depth: int  # transformer blocks
-    attention_heads: int
-    upscaler_channels: tuple[int, ...]  # at 16, 32 and 64 pixels
-    head_channels: tuple[
-        int, ...
-    ]  # hidden channels of the filter heads at 16, 32 and 64 pixels; 0: one 1x1 convolution
+    drift_channels: Count
+    width: Count  # of a token
+    depth: Count  # transformer blocks
+    attention_heads: Count
+    upscaler_channels: Annotated[tuple[Count, ...], Three]  # at 16, 32 and 64 pixels
+    head_channels: Annotated[tuple[CountOrZero, ...], Three]  # hidden, of the filter heads; 0: one 1x1 convolution
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.width % (4 * self.attention_heads):
+            least = 4 * self.attention_heads
+            raise ValueError(f"width {self.width} must be a multiple of 4 x attention_heads = {least}")
+        if self.drift and self.drift_macs_to_backbone:
+            raise ValueError("drift_macs_to_backbone needs drift = false: otherwise there are no MACs to give")
+        return self
 
 
-@dataclass(frozen=True)
-class DiffusionConfig:
+class DiffusionConfig(Settings):
     """What the network predicts, and in which space its error is measured."""
 
     prediction: Literal["x", "v", "eps"]
     loss: Literal["x", "v", "eps"]
-    clip: float  # lower bound of t and 1 - t wherever they divide
+    clip: Fraction  # lower bound of t and 1 - t wherever they divide
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """The training budget and its optimiser (AdamW, linear warm-up, linear decay to zero)."""
 
     perceptual: Literal["efficientnet_lite0", "none"]
-    perceptual_weight: float
-    perceptual_stages: int  # of the network's five, the shallowest first
-    perceptual_share: float  # of the batch that the perceptual distance is taken of
-    steps: int
-    batch: int
-    lr: float
-    weight_decay: float
-    warmup: int  # steps
-    decay_from: float  # share of the steps after which the learning rate falls
-    ema: float  # upper bound of the decay of the averaged weights, per step
-    grad_clip: float  # global norm
-    flip: bool  # mirror half of the pictures
+    perceptual_weight: PositiveOrZero
+    perceptual_stages: Annotated[int, Field(gt=0, le=5)]  # of the network's five, the shallowest first
+    perceptual_share: Fraction  # of the batch: the images that the perceptual distance is computed on
+    steps: Count
+    batch: Count
+    lr: Positive
+    weight_decay: PositiveOrZero
+    warmup: CountOrZero  # steps
+    decay_from: Fraction  # of the steps, after which the learning rate falls
+    ema: Fraction  # upper bound of the decay of the averaged weights, per step
+    grad_clip: Positive  # global norm
+    flip: bool  # mirror half of the images
 
 
-@dataclass(frozen=True)
-class AutoencoderConfig:
-    """The autoencoder of the latent space and its training, whose other settings are those of `TrainConfig`."""
+class AutoencoderConfig(Settings):
+    """The autoencoder of the latent space and its training; its other settings are those of `TrainConfig`."""
 
-    channels: tuple[int, ...]  # at 64, 32 and 16 pixels
-    steps: int
-    batch: int
-    lr: float
-    perceptual_weight: float
-    kl_weight: float  # of the divergence per latent number
+    channels: Annotated[tuple[Annotated[Count, Field(multiple_of=8)], ...], Three]  # at 64, 32 and 16 pixels
+    steps: Count
+    batch: Count
+    lr: Positive
+    perceptual_weight: PositiveOrZero
+    kl_weight: PositiveOrZero  # of the divergence per latent number
 
 
-@dataclass(frozen=True)
-class SampleConfig:
-    """How pictures are drawn from the model."""
+class SampleConfig(Settings):
+    """How images are sampled from the model."""
 
     solver: Literal["euler", "heun"]
-    num_steps: int
+    num_steps: Count
 
 
-@dataclass(frozen=True)
-class MeasureConfig:
-    """How many pictures each metric uses."""
+class MeasureConfig(Settings):
+    """How many images each metric uses."""
 
-    fd_samples: int
-    fd_reference: int
-    denoise_images: int
-    nearest_train: int  # training pictures among which samples' nearest are looked for, at most
-    latency_batches: tuple[int, ...]
-    latency_samples: int
-
-
-@dataclass(frozen=True)
-class QuantizeConfig:
-    """What is measured of the trained model in other number formats: afterwards, so a run's name does not depend on it."""
-
-    schemes: tuple[Literal["bf16", "fp8", "int8", "int4"], ...]
-    scopes: tuple[Literal["kpn", "backbone", "upscaler", "heads", "filters", "decoder", "drift", "all"], ...]
-    samples: int  # pictures that are compared
-    calibration: int  # pictures whose sampling shows the range of every activation
+    fd_samples: SampleCount
+    fd_reference: SampleCount
+    denoise_images: Count
+    nearest_train: Count  # training images that are searched for each sample's nearest, at most
+    latency_batches: Annotated[tuple[Count, ...], Field(strict=False), Distinct, AfterValidator(_with_one)]
+    latency_samples: Count
 
 
-@dataclass(frozen=True)
-class Config:
-    """A resolved variant at a preset: all that a run depends on, but for its data, seed and machine."""
+class QuantizeConfig(Settings):
+    """What is measured of the trained model in other number formats. It is no part of a run's name."""
+
+    schemes: Annotated[tuple[Literal["bf16", "fp8", "int8", "int4"], ...], Field(strict=False), Distinct]
+    scopes: Annotated[
+        tuple[Literal["kpn", "backbone", "upscaler", "heads", "filters", "decoder", "drift", "all"], ...],
+        Field(strict=False),
+        Distinct,
+    ]
+    samples: SampleCount  # images that are compared
+    calibration: Count  # images whose sampling shows the range of every activation
+
+
+class Config(Settings):
+    """A resolved variant at a preset: everything that a run depends on except data, seed and machine."""
 
     model: ModelConfig
     diffusion: DiffusionConfig
@@ -120,12 +147,12 @@ class Config:
     quantize: QuantizeConfig
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Return section -> key -> value of what a run depends on: in pixel space there is no autoencoder."""
-        sections = dataclasses.asdict(self)
-        del sections["quantize"]
-        if self.model.space == "pixel":
-            del sections["autoencoder"]
-        return sections
+        """Return section -> key -> value of what the trained model and its metrics depend on.
+
+        Number formats are left out, and in pixel space the autoencoder.
+        """
+        unused = {"quantize"} | ({"autoencoder"} if self.model.space == "pixel" else set())
+        return self.model_dump(exclude=unused)
 
     def to_json(self) -> str:
         """Return the settings as canonical JSON (sorted keys, no spaces)."""
@@ -137,112 +164,4 @@ class Config:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
 
-SECTIONS: dict[str, type] = {f.name: typing.get_type_hints(Config)[f.name] for f in dataclasses.fields(Config)}
-
-
-def flatten(path: Path, table: dict[str, Any]) -> dict[str, Any]:
-    """Turn {section: {key: value}} into {section.key: value}, with every value checked against the dataclass.
-
-    Args:
-        path: The file that the table is of, for messages.
-        table: Section -> key -> value, as TOML has them.
-
-    Raises:
-        VariantError: An unknown section or key, or a value of another kind.
-    """
-    flat: dict[str, Any] = {}
-    for section, values in table.items():
-        if section not in SECTIONS or not isinstance(values, dict):
-            raise VariantError(f"{path}: {section} is not a section. Allowed: {', '.join(SECTIONS)}")
-        kinds = typing.get_type_hints(SECTIONS[section])
-        for key, value in values.items():
-            if key not in kinds:
-                raise VariantError(
-                    f"{path}: unknown key {section}.{key}{did_you_mean(key, kinds)} Allowed: {', '.join(kinds)}"
-                )
-            flat[f"{section}.{key}"] = _convert(path, f"{section}.{key}", value, kinds[key])
-    return flat
-
-
-def _convert(path: Path, key: str, value: Any, kind: Any) -> Any:
-    if typing.get_origin(kind) is Literal:
-        if value not in (allowed := typing.get_args(kind)):
-            near = did_you_mean(str(value), allowed)
-            raise VariantError(f"{path}: {key} is {value!r}{near} Allowed: {', '.join(allowed)}")
-        return value
-    if typing.get_origin(kind) is tuple and typing.get_origin(typing.get_args(kind)[0]) is Literal:
-        if not isinstance(value, list):
-            raise VariantError(f"{path}: {key} is {value!r}; it must be a list")
-        return tuple(_convert(path, key, item, typing.get_args(kind)[0]) for item in value)
-    if typing.get_origin(kind) is tuple:
-        if isinstance(value, list) and value and all(type(item) is int for item in value):
-            return tuple(value)
-        raise VariantError(f"{path}: {key} is {value!r}; it must be a list of whole numbers")
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        wanted = {int: "a whole number", float: "a finite number", bool: "true or false"}[kind]
-        raise VariantError(f"{path}: {key} is {value!r}; it must be {wanted}")
-    return value
-
-
-def check_config(what: str, config: Config) -> None:
-    """Refuse values outside their range, and sizes that do not divide.
-
-    Args:
-        what: Whose configuration it is, for messages.
-        config: The configuration.
-
-    Raises:
-        VariantError: Such a value; the message names its key.
-    """
-    zero_allowed = {"train.warmup", "train.weight_decay", "train.perceptual_weight", "model.head_channels"}
-    zero_allowed |= {"autoencoder.perceptual_weight", "autoencoder.kl_weight"}
-    shares = {"train.perceptual_share", "train.decay_from", "train.ema", "diffusion.clip"}
-    for section in SECTIONS:
-        for key, value in dataclasses.asdict(getattr(config, section)).items():
-            name = f"{section}.{key}"
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(type(n) in (int, float) and (n < 0 or (n == 0 and name not in zero_allowed)) for n in numbers):
-                raise VariantError(
-                    f"{what}: {name} is {value!r}; it must be {'zero or more' if name in zero_allowed else 'positive'}"
-                )
-            if any(type(n) is int and n > MAX_INT for n in numbers):
-                raise VariantError(f"{what}: {name} is {value!r}; it must be at most {MAX_INT:,}")
-            if name in shares and value > 1:
-                raise VariantError(f"{what}: {name} is {value!r}; it must be at most 1")
-    model = config.model
-    if model.width % (4 * model.attention_heads):
-        raise VariantError(
-            f"{what}: model.width {model.width} must be a multiple of 4 x attention_heads = {4 * model.attention_heads}"
-        )
-    if len(model.upscaler_channels) != 3 or len(model.head_channels) != 3:
-        raise VariantError(
-            f"{what}: model.upscaler_channels and model.head_channels need three numbers each, for 16, 32 and 64 pixels"
-        )
-    if len(config.autoencoder.channels) != 3 or any(n % 8 for n in config.autoencoder.channels):
-        raise VariantError(
-            f"{what}: autoencoder.channels is {config.autoencoder.channels}; it needs three multiples of 8, for 64, 32 and 16 pixels"
-        )
-    if model.drift and model.drift_macs_to_backbone:
-        raise VariantError(
-            f"{what}: model.drift_macs_to_backbone needs model.drift = false: there is nothing to give back"
-        )
-    if 1 not in config.measure.latency_batches:
-        raise VariantError(f"{what}: measure.latency_batches is {config.measure.latency_batches}; it must contain 1")
-    for name, number in {
-        "measure.fd_samples": config.measure.fd_samples,
-        "measure.fd_reference": config.measure.fd_reference,
-        "quantize.samples": config.quantize.samples,
-    }.items():
-        if number < 2:
-            raise VariantError(f"{what}: {name} is {number}; a distance between sets needs at least 2")
-    for name, listed in {
-        "measure.latency_batches": config.measure.latency_batches,
-        "quantize.schemes": config.quantize.schemes,
-        "quantize.scopes": config.quantize.scopes,
-    }.items():
-        if len(set(listed)) < len(listed):
-            raise VariantError(f"{what}: {name} is {list(listed)}; each may stand there once")
-    if config.train.perceptual_stages > 5:
-        raise VariantError(f"{what}: train.perceptual_stages is {config.train.perceptual_stages}; the network has 5")
+SECTIONS: dict[str, type[Settings]] = {name: field.annotation for name, field in Config.model_fields.items()}  # type: ignore[misc]

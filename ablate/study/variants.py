@@ -9,18 +9,18 @@ exactly one of baseline and preset. The packaged files lie in `variants/` at the
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablate.base.errors import VariantError, did_you_mean
-from ablate.study.claims import check_claim
-from ablate.study.config import SECTIONS, Config, check_config, flatten
+
+if TYPE_CHECKING:  # pydantic is imported when a file is read: `ablate --help` does not wait for it
+    from ablate.study.claims import Claim
+    from ablate.study.config import Config
 
 _ROOT = Path(__file__).resolve().parents[2]
 # In a wheel the files lie inside the package, in a checkout beside it.
@@ -32,7 +32,6 @@ USER = Path("variants")
 BASELINE = "baseline"
 DEFAULT_PRESET = "quick"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of folders' names, and is shown as it stands
-MAX_BYTES = 2**20  # of a TOML file
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Variant:
     about: str
     source: str
     axis: str
-    claims: tuple[MappingProxyType[str, str], ...]
+    claims: tuple[Claim, ...]
     delta: MappingProxyType[str, Any]
     compound: bool = False  # changes more than its axis
 
@@ -122,108 +121,53 @@ def resolve(variant: Variant, preset: str) -> Config:
         raise VariantError(
             f"unknown preset {preset!r}{did_you_mean(preset, presets())} Allowed: {', '.join(presets())}"
         )
-    path = PRESETS / f"{preset}.toml"
-    values = _baseline_values() | flatten(path, _read_toml(path)) | dict(variant.delta)
-    sections: dict[str, Any] = {}
-    for section, kind in SECTIONS.items():
-        keys = [f.name for f in dataclasses.fields(kind)]
-        missing = [f"{section}.{key}" for key in keys if f"{section}.{key}" not in values]
-        if missing:
-            raise VariantError(f"{path.name}: {missing[0]} is set neither by the baseline nor by the preset")
-        sections[section] = kind(**{key: values[f"{section}.{key}"] for key in keys})
-    config = Config(**sections)
-    check_config(f"{variant.name} at preset {preset}", config)
-    return config
+    from ablate.study.variant_file import PresetFile, configuration, read, settings_of
+
+    given = settings_of(read(PRESETS / f"{preset}.toml", PresetFile))
+    return configuration(f"{variant.name} at preset {preset}", _baseline_settings() | given | dict(variant.delta))
 
 
 def from_json(text: str, preset: str) -> Config:
-    """Return the configuration of a run from the JSON in its row; what it leaves out (an autoencoder, a later key) is the preset's.
+    """Return the configuration of a run from the JSON in its row.
+
+    What it leaves out (an autoencoder, a key that is newer than the row) is the preset's.
 
     Raises:
         VariantError: Not such JSON, or values that do not fit together.
     """
+    from ablate.study.variant_file import PresetFile, configuration, settings_of, validated
+
+    what = "a run's configuration"
     try:
-        config = resolve(load(BASELINE), preset)
-        for name, value in flatten(Path("a run's configuration"), json.loads(text)).items():
-            section, _, key = name.partition(".")
-            config = dataclasses.replace(
-                config, **{section: dataclasses.replace(getattr(config, section), **{key: value})}
-            )
-        check_config("a run's configuration", config)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise VariantError(f"a run's configuration cannot be read: {' '.join(str(error).split())}") from error
-    return config
+        table = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise VariantError(f"{what} cannot be read: {' '.join(str(error).split())}") from error
+    given = settings_of(validated(what, PresetFile, table))
+    return configuration(what, settings_of(resolve(load(BASELINE), preset)) | given)
 
 
 def _load_one(name: str) -> Variant:
+    from ablate.study.variant_file import VariantFile, read, settings_of
+
     known = names()
     if name not in known:
         raise VariantError(f"unknown variant {name!r}{did_you_mean(name, known)} Allowed: {', '.join(known)}")
     path = PACKAGED / f"{name}.toml"
     if not path.is_file():
         path = USER / f"{name}.toml"
-    table = _read_toml(path)
-    words: dict[str, Any] = {"about": str, "source": str, "axis": str, "claim": (dict, list), "compound": bool}
-    for key in table:
-        if key not in words and key not in SECTIONS:
-            allowed = [*words, *SECTIONS]
-            raise VariantError(f"{path}: unknown key {key}{did_you_mean(key, allowed)} Allowed: {', '.join(allowed)}")
-    for key, kind in words.items():
-        if key in table and not isinstance(table[key], kind):
-            wanted = {bool: "true or false", str: "a string"}.get(kind, "a table, or a list of tables")
-            raise VariantError(f"{path}: {key} is {table[key]!r}; it must be {wanted}")
-        if kind is str and not str(table.get(key, "")).isprintable():
-            raise VariantError(f"{path}: {key} is {table[key]!a}; it must be one line without control characters")
-        if key not in table and kind is str:
-            raise VariantError(f"{path}: {key} is missing; every variant says about, source and axis")
-    delta = flatten(path, {key: table[key] for key in table if key in SECTIONS})
-    if name == BASELINE:
-        delta = {}
-    else:
-        baseline = _baseline_values()
+    file = read(path, VariantFile)
+    delta = {} if name == BASELINE else settings_of(file)
+    if name != BASELINE:
+        if not delta:
+            raise VariantError(f"{path}: it changes nothing; set a key of the configuration, as in [model] drift = false")
+        baseline = _baseline_settings()
         for key, value in delta.items():
             if key in baseline and baseline[key] == value:
-                raise VariantError(f"{path}: {key} = {value!r} is what the baseline says already; leave it out")
-    claims = table.get("claim", [])
-    claims = [claims] if isinstance(claims, dict) else claims
-    for claim in claims:
-        check_claim(path, claim)
-    return Variant(
-        name=name,
-        about=table["about"],
-        source=table["source"],
-        axis=table["axis"],
-        claims=tuple(MappingProxyType(claim) for claim in claims),
-        delta=MappingProxyType(delta),
-        compound=table.get("compound", False),
-    )
+                raise VariantError(f"{path}: {key} = {value!r} is the baseline's value already; leave it out")
+    return Variant(name, file.about, file.source, file.axis, file.claim, MappingProxyType(delta), file.compound)
 
 
-def _baseline_values() -> dict[str, Any]:
-    path = PACKAGED / f"{BASELINE}.toml"
-    table = _read_toml(path)
-    return flatten(path, {key: value for key, value in table.items() if key in SECTIONS})
+def _baseline_settings() -> dict[str, Any]:
+    from ablate.study.variant_file import VariantFile, read, settings_of
 
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(_read_text(path, MAX_BYTES))
-    # Not there, damaged or not UTF-8, with numbers of thousands of digits; nested too deeply.
-    except (OSError, ValueError, RecursionError) as error:
-        raise VariantError(f"{path}: cannot be read as TOML: {error}") from error
-
-
-def _read_text(path: Path, most: int) -> str:
-    """Read a small UTF-8 file.
-
-    Raises:
-        OSError: It cannot be read, or is not a regular file: a pipe would be waited for.
-        ValueError: It has more than `most` bytes, or is not UTF-8.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError("not a regular file")
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path.stat().st_size:,} bytes; allowed: {most:,}")
-    return content.decode()
+    return settings_of(read(PACKAGED / f"{BASELINE}.toml", VariantFile))

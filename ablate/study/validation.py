@@ -1,0 +1,87 @@
+"""Pydantic models of settings, and their errors as one line: what was given, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ablate.base.errors import did_you_mean
+
+Location = tuple[int | str, ...]
+
+WANTED = {  # kind of pydantic's error -> what the value must be
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a table",
+    "string_type": "a string",
+    "tuple_type": "a list",
+}
+
+
+class Settings(BaseModel):
+    """A frozen model that refuses unknown keys and converts nothing but lists to tuples and whole numbers to floats."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def replaced(self, **changes: Any) -> Self:
+        """Return a validated copy with other values.
+
+        Args:
+            changes: Field -> value; of a field that is itself a model, a dictionary of its changes.
+
+        Raises:
+            ValidationError: An unknown field, or a value that is not allowed.
+        """
+        values = dict(self)
+        for name, change in changes.items():
+            old = values.get(name)
+            values[name] = old.replaced(**change) if isinstance(old, Settings) and isinstance(change, dict) else change
+        return type(self).model_validate(values)
+
+
+def explain(error: ValidationError, model: type[BaseModel], subject: Callable[[Location, Any], str]) -> str:
+    """Return the first error in one line.
+
+    Args:
+        error: What pydantic raised.
+        model: The model that was validated.
+        subject: Names a location and the value given there, as in `model.width is 2.5;`.
+    """
+    first = error.errors(include_url=False)[0]
+    at, given, kind, context = first["loc"], first["input"], first["type"], first.get("ctx", {})
+    if kind == "extra_forbidden":
+        allowed = _fields(model, at[:-1])
+        return f"unknown key {dotted(at)}{did_you_mean(str(at[-1]), allowed)} Allowed: {', '.join(allowed)}"
+    if kind == "missing":
+        return f"{dotted(at)} is missing"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", context["expected"])
+        why = f"{did_you_mean(str(given), allowed)[1:]} Allowed: {', '.join(allowed)}".strip()
+    elif kind in ("too_short", "too_long"):
+        why = f"it must have {context.get('min_length', context.get('max_length'))} entries"
+    elif kind in WANTED:
+        why = f"it must be {WANTED[kind]}"
+    else:  # our own validators' words, or pydantic's: "Input should be greater than 0"
+        why = first["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    return f"{subject(at, given)} {why}"
+
+
+def dotted(at: Location) -> str:
+    """Return a location as it is written in TOML: `model.head_channels[1]`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).removeprefix(".")
+
+
+def _fields(model: type[BaseModel], at: Location) -> list[str]:
+    """Return the names of the fields of the model at a location."""
+    for part in at:
+        if isinstance(part, str):
+            found = model.model_fields[part].annotation
+            inner = [kind for kind in (found, *getattr(found, "__args__", ())) if isinstance(kind, type)]
+            model = next(kind for kind in inner if issubclass(kind, BaseModel))
+    return list(model.model_fields)

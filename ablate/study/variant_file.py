@@ -1,0 +1,122 @@
+"""The TOML files of variants and presets as pydantic models: what each may hold, and reading one.
+
+A setting is written `section.key` outside the files. Every error is one line that names the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError, create_model
+
+from ablate.base.errors import VariantError
+from ablate.study.claims import Claim, Line
+from ablate.study.config import SECTIONS, Config
+from ablate.study.validation import Location, Settings, dotted, explain
+
+MAX_BYTES = 2**20  # of a TOML file
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def _optional(section: type[Settings]) -> type[Settings]:
+    """Return the section with every key optional: a file sets some of them."""
+    fields = {}
+    for name, field in section.model_fields.items():
+        fields[name] = (field.annotation, own := copy.copy(field))
+        own.default = None
+    return create_model(section.__name__, __base__=Settings, **fields)  # type: ignore[call-overload, no-any-return]
+
+
+class _Words(Settings):
+    """What a variant's file says beside its settings."""
+
+    about: Line
+    source: Line
+    axis: Line
+    claim: Annotated[
+        tuple[Claim, ...],
+        BeforeValidator(lambda given: [given] if isinstance(given, dict) else given),
+        Field(strict=False),
+    ] = ()
+    compound: bool = False  # changes more than its axis
+
+
+_SETTINGS: dict[str, Any] = {name: (_optional(section), None) for name, section in SECTIONS.items()}
+PresetFile = create_model("PresetFile", __base__=Settings, **_SETTINGS)
+VariantFile = create_model("VariantFile", __base__=_Words, **_SETTINGS)
+
+
+def read(path: Path, model: type[Model]) -> Model:
+    """Read a TOML file.
+
+    Raises:
+        VariantError: It cannot be read, is not TOML, or holds what the model does not allow.
+    """
+    try:
+        table = tomllib.loads(_read_text(path))
+    # Missing, damaged or not UTF-8; with numbers of thousands of digits; nested too deeply.
+    except (OSError, ValueError, RecursionError) as error:
+        raise VariantError(f"{path}: cannot be read as TOML: {error}") from error
+    return validated(str(path), model, table)
+
+
+def validated(what: str, model: type[Model], table: object) -> Model:
+    """Return a validated model.
+
+    Args:
+        what: Begins the message of an error: a file, or whose settings these are.
+        model: What the table must be.
+        table: Section -> key -> value.
+
+    Raises:
+        VariantError: An unknown key, or a value that is not allowed.
+    """
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise VariantError(f"{what}: {explain(error, model, _subject)}") from None
+
+
+def settings_of(file: Settings) -> dict[str, Any]:
+    """Return what a file sets, by `section.key`."""
+    sections = file.model_dump(include=set(SECTIONS), exclude_unset=True)
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+
+
+def configuration(what: str, settings: Mapping[str, Any]) -> Config:
+    """Return the configuration with these settings, by `section.key`; `what` begins the message of an error.
+
+    Raises:
+        VariantError: One is missing, or they do not fit together.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        section, _, key = name.partition(".")
+        table.setdefault(section, {})[key] = value
+    return validated(what, Config, table)
+
+
+def _subject(at: Location, given: Any) -> str:
+    # A section's own check names the keys that do not fit.
+    return f"{dotted(at)}:" if isinstance(given, dict) else f"{dotted(at)} is {given!r};"
+
+
+def _read_text(path: Path) -> str:
+    """Read a small UTF-8 file, with or without a byte-order mark.
+
+    Raises:
+        OSError: It cannot be read, or is not a regular file: reading a pipe would block.
+        ValueError: It is too large, or is not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path.stat().st_size:,} bytes; allowed: {MAX_BYTES:,}")
+    return content.decode("utf-8-sig")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def _op(calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backwar
 
 def _configured(preset: str, batch: int | None = None) -> Config:
     config = variants.resolve(variants.load(variants.BASELINE), preset)
-    return config if batch is None else replace(config, train=replace(config.train, batch=batch))
+    return config if batch is None else config.replaced(train={"batch": batch})
 
 
 def _forward(device: torch.device, folder: Path) -> Case:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def test_a_recorded_training_and_drawing_are_those_that_are_not(
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
     monkeypatch.setattr(cuda_graphs, "CAPTURE_FROM_CALLS", 1)
     config = variants.resolve(variants.load(name), "smoke")
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=6, batch=4))
+    config = config.replaced(train={"steps": 6, "batch": 4})
     torch.manual_seed(0)
     images = torch.randint(0, 256, (10, 3, 64, 64), dtype=torch.uint8, device=CUDA)
     precision = machine.pick_precision(CUDA)

@@ -55,20 +55,23 @@ TOML = {
     "inline tables a thousand deep": (HEAD + "x = " + "{a=" * 3000 + "1" + "}" * 3000, "cannot be read as TOML"),
     "a number of ten thousand digits": (HEAD + "[train]\nsteps = " + "9" * 10_000, "cannot be read as TOML"),
     "a file of two megabytes": (HEAD + "#" * 2**21, r"bytes; allowed: 1,048,576"),
-    "a number beyond 64 bits": (HEAD + "[train]\nsteps = " + "9" * 30, r"it must be at most 1,000,000,000,000"),
+    "a number beyond 64 bits": (HEAD + "[train]\nsteps = " + "9" * 30, r"it must be at most 1000000000000"),
     "infinity": (HEAD + "[train]\nlr = inf\n", "it must be a finite number"),
     "not a number": (HEAD + "[train]\nema = -nan\n", "it must be a finite number"),
     "a date for a number": (HEAD + "[model]\nwidth = 2026-11-24\n", "it must be a whole number"),
     "a table for a number": (HEAD + "[model.width]\nx = 1\n", "it must be a whole number"),
-    "an empty list": (HEAD + "[model]\nhead_channels = []\n", "must be a list of whole numbers"),
-    "a list with a truth": (HEAD + "[model]\nhead_channels = [1, true, 2]\n", "must be a list of whole numbers"),
+    "an empty list": (HEAD + "[model]\nhead_channels = []\n", "must have 3 entries"),
+    "a list with a truth": (
+        HEAD + "[model]\nhead_channels = [1, true, 2]\n",
+        r"head_channels\[1\] is True; it must be a whole",
+    ),
     "an escape in a key": (HEAD + '[model]\n"dr\\u001b[2Jift" = 1\n', "unknown key"),
     "an escape in a word": ('about = "a\\u001b[2J"\nsource = "s"\naxis = "x"\n', "without control characters"),
     "an escape in a claim": (
         HEAD + 'claim = { metric = "fd", expect = "same", because = "\\u001b[2J" }\n',
-        "claim has control characters",
+        r"claim\[0\]\.because is .* without control characters",
     ),
-    "a byte order mark": ("\ufeff" + HEAD, "cannot be read as TOML"),
+    "two byte order marks": ("\ufeff\ufeff" + HEAD, "cannot be read as TOML"),
     "a null byte": (HEAD + "\0", "cannot be read as TOML"),
     "the same key twice": (HEAD + 'about = "b"\n', "cannot be read as TOML"),
 }
@@ -136,7 +139,7 @@ def test_seeds_are_a_list_or_an_error(text: str) -> None:
     assert all(0 <= seed < 10**9 for seed in seeds)
 
 
-KEYS = sorted(f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__dataclass_fields__)
+KEYS = sorted(f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields)
 VALUES = st.one_of(
     st.integers(-(10**40), 10**40),
     st.floats(),

@@ -87,7 +87,7 @@ def show(
             "axis": chosen.axis,
             "about": chosen.about,
             "source": chosen.source,
-            "claims": [dict(claim) for claim in chosen.claims],
+            "claims": [claim.model_dump(exclude_none=True) for claim in chosen.claims],
             "preset": preset,
             "config_hash": config.hash,
             "delta": dict(chosen.delta),

@@ -63,7 +63,7 @@ def parse(schemes: str | None, scopes: str | None, default: QuantizeConfig) -> Q
         # `all` is a scope of its own: the whole network; every scope is `each`.
         "scopes": _words("--scopes", scopes, SCOPES, default.scopes, every="each"),
     }
-    return dataclasses.replace(default, **chosen)  # type: ignore[arg-type]
+    return default.replaced(**chosen)
 
 
 def with_formats(specs: Sequence[RunSpec], schemes: str | None, scopes: str | None) -> tuple[list[RunSpec], bool]:
@@ -82,7 +82,7 @@ def with_formats(specs: Sequence[RunSpec], schemes: str | None, scopes: str | No
     wanted = [parse(schemes, scopes, spec.config.quantize) for spec in specs]
     asked = any(one.schemes and one.scopes for one in wanted)
     return [
-        dataclasses.replace(spec, config=dataclasses.replace(spec.config, quantize=one))
+        dataclasses.replace(spec, config=spec.config.replaced(quantize=one))
         for spec, one in zip(specs, wanted, strict=True)
     ], asked
 

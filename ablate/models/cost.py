@@ -7,7 +7,6 @@ model's, and is not counted.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def match_training_macs(config: Config, reference: Config) -> Config:
             f"--budget macs: the baseline trains with {budget:.3g} MACs, the autoencoder alone with {spent.autoencoder_macs:.3g}; "
             "nothing is left to train with; lower autoencoder.steps or use --budget steps"
         )
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps))
+    return config.replaced(train={"steps": steps})
 
 
 def _denoiser(model: ModelConfig) -> tuple[dict[str, int], dict[str, int]]:

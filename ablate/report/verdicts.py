@@ -18,6 +18,7 @@ from ablate.report.judged_metrics import COSTS, higher_is_better
 from ablate.report.variant_rows import Grid, Rows, count, make_grid, spent
 from ablate.stats import paired
 from ablate.study import variants
+from ablate.study.claims import Claim as StatedClaim
 from ablate.study.claims import read_margin
 from ablate.study.metric_names import METRICS, PAIRS
 
@@ -53,7 +54,7 @@ class _Stated:
     """A claim with what it is judged by."""
 
     row: Row
-    claim: Mapping[str, str]
+    claim: StatedClaim
     differences: _Differences
     margin: float | None
 
@@ -84,7 +85,7 @@ def make_verdicts(
     for key, pair in pairs.items():
         _add(tests, few, key, pair)
     for one in stated:
-        key = (one.row.label, one.claim["metric"])
+        key = (one.row.label, one.claim.metric)
         _add(tests, few, key, one.differences)
         if one.margin is not None and key in tests:
             tests[*key, "same"] = paired.equivalence(one.differences.values, one.margin)
@@ -99,7 +100,7 @@ def make_verdicts(
         _comparison(rows[label], metric, pair, corrected.get((label, metric)), family(label, metric))
         for (label, metric), pair in pairs.items()
     )
-    claims = tuple(_claim(one, corrected, family(one.row.label, one.claim["metric"])) for one in stated)
+    claims = tuple(_claim(one, corrected, family(one.row.label, one.claim.metric)) for one in stated)
     return comparisons, claims, len(tests) or every
 
 
@@ -194,7 +195,7 @@ def _stated(
     known = set(variants.names())
     for row in made.rows:
         for claim in _claims_of(row.variant, known) if row.label != made.against else ():
-            metric = claim["metric"]
+            metric = claim.metric
             pair = pairs.get((row.label, metric))
             if pair is None:
                 if metric not in cache:
@@ -205,12 +206,12 @@ def _stated(
                 else:
                     refused = unjudged(made, budget, metric).get(row.label)
                     pair = _differences(values, row.label, made.against or "", refused)
-            margin = read_margin(claim["margin"], pair.theirs or 0.0) if "margin" in claim else None
+            margin = None if claim.margin is None else read_margin(claim.margin, pair.theirs or 0.0)
             stated.append(_Stated(row, claim, pair, margin))
     return stated
 
 
-def _claims_of(name: str, known: set[str]) -> tuple[Mapping[str, str], ...]:
+def _claims_of(name: str, known: set[str]) -> tuple[StatedClaim, ...]:
     """The claims in a variant's file: none of a combination, nor of a user's file that is gone or damaged, whose runs are still shown."""
     if name not in known:
         return ()
@@ -244,7 +245,7 @@ def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd
 
 def _claim(one: _Stated, corrected: Mapping[tuple[str, ...], float], family: int) -> Claim:
     found, claim = one.differences.found, one.claim
-    key = (one.row.label, claim["metric"])
+    key = (one.row.label, claim.metric)
     p_holm = corrected.get(key)
     if one.differences.refused is not None:
         said = paired.Verdict("undecided", one.differences.refused)
@@ -253,18 +254,18 @@ def _claim(one: _Stated, corrected: Mapping[tuple[str, ...], float], family: int
             found,
             p_holm,
             family,
-            claim["expect"],
-            higher_is_better=higher_is_better(claim["metric"]),
+            claim.expect,
+            higher_is_better=higher_is_better(claim.metric),
             margin=one.margin,
             p_same=corrected.get((*key, "same")),
         )
     return Claim(
         label=one.row.label,
         variant=one.row.variant,
-        metric=claim["metric"],
-        expect=claim["expect"],
-        because=claim["because"],
-        margin=claim.get("margin"),
+        metric=claim.metric,
+        expect=claim.expect,
+        because=claim.because,
+        margin=claim.margin,
         n=found.n,
         mean=found.mean,
         low=found.low,

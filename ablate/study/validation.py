@@ -69,6 +69,7 @@ def explain(error: ValidationError, model: type[BaseModel], subject: Callable[[L
         why = f"it must be {WANTED[kind]}"
     else:  # our own validators' words, or pydantic's: "Input should be greater than 0"
         why = first["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+        why = why.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     return f"{subject(at, given)} {why}"
 
 

@@ -29,7 +29,7 @@ def _optional(section: type[Settings]) -> type[Settings]:
     for name, field in section.model_fields.items():
         fields[name] = (field.annotation, own := copy.copy(field))
         own.default = None
-    return create_model(section.__name__, __base__=Settings, **fields)  # type: ignore[call-overload, no-any-return]
+    return create_model(section.__name__, __base__=Settings, **fields)  # type: ignore[call-overload]
 
 
 class _Words(Settings):

@@ -159,7 +159,9 @@ def _load_one(name: str) -> Variant:
     delta = {} if name == BASELINE else settings_of(file)
     if name != BASELINE:
         if not delta:
-            raise VariantError(f"{path}: it changes nothing; set a key of the configuration, as in [model] drift = false")
+            raise VariantError(
+                f"{path}: it changes nothing; set a key of the configuration, as in [model] drift = false"
+            )
         baseline = _baseline_settings()
         for key, value in delta.items():
             if key in baseline and baseline[key] == value:

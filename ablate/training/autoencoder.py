@@ -9,7 +9,6 @@ of one seed share an autoencoder, and each is charged with its training time.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -119,8 +118,7 @@ def codec_from_tensors(config: Config, tensors: dict[str, Tensor], device: torch
 def _train_config(config: Config) -> TrainConfig:
     """The autoencoder's own training settings, and the preset's for the rest."""
     own = config.autoencoder
-    return dataclasses.replace(
-        config.train,
+    return config.train.replaced(
         steps=own.steps,
         batch=own.batch,
         lr=own.lr,
@@ -130,7 +128,7 @@ def _train_config(config: Config) -> TrainConfig:
 
 
 def _key(config: Config, train_config: TrainConfig, data_digest: str, seed: int, arithmetic: str) -> str:
-    settings = [dataclasses.asdict(config.autoencoder), dataclasses.asdict(train_config)]
+    settings = [config.autoencoder.model_dump(), train_config.model_dump()]
     content = json.dumps([VERSION, data_digest, seed, arithmetic, *settings], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 

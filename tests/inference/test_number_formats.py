@@ -1,6 +1,5 @@
 """Number formats and exported files as a user meets them: a smoke run, measured, exported, sampled from, and bad input."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -193,7 +192,7 @@ def test_the_option_takes_lists_each_and_none() -> None:
 
 
 def test_each_run_keeps_what_was_not_asked_for() -> None:
-    own = dataclasses.replace(CONFIG, quantize=dataclasses.replace(CONFIG.quantize, samples=300))
+    own = CONFIG.replaced(quantize={"samples": 300})
     specs = [RunSpec("a", "", "smoke", 0, config) for config in (CONFIG, own)]
     found, asked = with_formats(specs, "int8", None)
     assert [spec.config.quantize.samples for spec in found] == [CONFIG.quantize.samples, 300]

@@ -53,12 +53,9 @@ NOT_COMPARED = (*TIMES, "wall_s", "first_call_ms", "position", "device_ms")
 
 def small(spec: RunSpec) -> RunSpec:
     """A run of a few seconds that is not over before somebody can end it."""
-    config = spec.config
-    train = replace(config.train, perceptual="none", steps=STEPS, batch=2)
-    measure = replace(
-        config.measure, fd_samples=8, fd_reference=8, denoise_images=1, nearest_train=8, latency_samples=1
-    )
-    return replace(spec, config=replace(config, train=train, measure=measure))
+    train = {"perceptual": "none", "steps": STEPS, "batch": 2}
+    measure = {"fd_samples": 8, "fd_reference": 8, "denoise_images": 1, "nearest_train": 8, "latency_samples": 1}
+    return replace(spec, config=spec.config.replaced(train=train, measure=measure))
 
 
 SPECS = [small(spec) for spec in plan(["direct", "direct+no_drift"], [0], "smoke")]
@@ -66,7 +63,7 @@ SPECS = [small(spec) for spec in plan(["direct", "direct+no_drift"], [0], "smoke
 
 def brief(spec: RunSpec, steps: int = 1) -> RunSpec:
     """A run that is hardly trained."""
-    return replace(spec, config=replace(spec.config, train=replace(spec.config.train, steps=steps)))
+    return replace(spec, config=spec.config.replaced(train={"steps": steps}))
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +218,7 @@ def test_a_run_goes_on_from_the_launchers_checkpoint(world: dict[str, Any]) -> N
 
 def test_finished_runs_are_quantised_apart(world: dict[str, Any]) -> None:
     folder, spec = world["folder"], brief(SPECS[0])
-    config = replace(spec.config, quantize=replace(spec.config.quantize, schemes=("bf16",), samples=2, calibration=2))
+    config = spec.config.replaced(quantize={"schemes": ("bf16",), "samples": 2, "calibration": 2})
     before = tables.read(folder / "shared", "latency")
     launch(ray.launch, folder, "shared", [replace(spec, config=config)], isolated=True, quantize_finished=True)
     found = tables.read(folder / "shared", "quantized")
@@ -232,7 +229,7 @@ def test_finished_runs_are_quantised_apart(world: dict[str, Any]) -> None:
 
 def test_a_failure_is_told_when_the_others_are_made(world: dict[str, Any]) -> None:
     (one, two), folder = map(brief, SPECS), world["folder"]
-    bad = replace(one.config, train=replace(one.config.train, batch=10**9))
+    bad = one.config.replaced(train={"batch": 10**9})
     with pytest.raises(AblateError, match=r"direct-.*memory.*run the same command again"):
         launch(ray.launch, folder, "failing", [replace(one, config=bad), two])
     assert tables.read(folder / "failing", "runs")["variant"].tolist() == ["direct+no_drift"]

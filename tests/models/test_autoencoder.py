@@ -1,7 +1,5 @@
 """The autoencoder against closed forms, and the latent picture's shape."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -56,7 +54,7 @@ def test_codec_scales_and_only_decoding_carries_gradients(model: Autoencoder) ->
 def test_a_latent_denoiser_has_as_many_tokens_and_one_filter_scale(name: str) -> None:
     config = variants.resolve(variants.load(name), "smoke")
     net = denoiser.build(config.model, 0, torch.device("cpu"))
-    pixels = denoiser.build(dataclasses.replace(config.model, space="pixel"), 0, torch.device("cpu"))
+    pixels = denoiser.build(config.model.replaced(space="pixel"), 0, torch.device("cpu"))
     assert net.backbone.positions.weight.shape == pixels.backbone.positions.weight.shape == (64, config.model.width)
     assert torch.equal(net.backbone.positions.weight, pixels.backbone.positions.weight)
     assert list(net.heads) == ["0"]

@@ -1,7 +1,5 @@
 """What a variant spends, and matching it."""
 
-import dataclasses
-
 import pytest
 
 from ablate.base.errors import VariantError
@@ -42,10 +40,10 @@ def test_matched_training_macs_differ_by_half_a_step_at_most(name: str) -> None:
     budget = cost(BASELINE).train_macs(BASELINE.train.steps)
     assert abs(spent.train_macs(matched.train.steps) - budget) <= spent.train_step_macs / 2
     assert (matched == config) == (name in ("v_pred", "baseline"))
-    assert dataclasses.replace(matched, train=config.train) == config
+    assert matched.replaced(train=config.train) == config
 
 
 def test_an_autoencoder_that_eats_the_budget_is_refused() -> None:
-    greedy = dataclasses.replace(LATENT, autoencoder=dataclasses.replace(LATENT.autoencoder, steps=10**6))
+    greedy = LATENT.replaced(autoencoder={"steps": 10**6})
     with pytest.raises(VariantError, match="nothing is left to train with"):
         match_training_macs(greedy, BASELINE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tracemalloc
 
 import pytest
@@ -56,7 +55,7 @@ def test_the_autoencoder_and_wide_heads_are_counted() -> None:
 
 def absurd(section: str, **values: object) -> Config:
     config = variants.resolve(variants.load("baseline"), "smoke")
-    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})
+    return config.replaced(**{section: values})
 
 
 ABSURD = [
@@ -84,7 +83,7 @@ def test_absurd_sizes_are_refused_with_the_figure(section: str, values: dict[str
 
 def test_an_absurd_autoencoder_is_refused() -> None:
     config = variants.resolve(variants.load("latent"), "smoke")
-    wide = dataclasses.replace(config, autoencoder=dataclasses.replace(config.autoencoder, channels=(800_000,) * 3))
+    wide = config.replaced(autoencoder={"channels": (800_000,) * 3})
     for refuse in (lambda: check("mine", wide, 16 * 10**9), lambda: cost(wide)):
         with pytest.raises(VariantError, match="parameters"):
             refuse()

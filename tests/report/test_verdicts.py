@@ -167,7 +167,7 @@ def test_claims_get_verdicts() -> None:
         "x_pred_v_loss": ("better", "contradicted"),
         "no_skip": ("worse", "undecided"),
     }
-    assert all(c.because == load(c.variant).claims[0]["because"] for c in findings.claims)
+    assert all(c.because == load(c.variant).claims[0].because for c in findings.claims)
 
 
 @pytest.mark.parametrize(("margin", "size"), [("5%", 5.0), ("2.0", 2.0)])  # of about 100
@@ -190,7 +190,7 @@ def test_a_claim_of_the_same_without_a_margin_is_undecided(user: Write) -> None:
 @pytest.mark.parametrize("margin", ["true", '"x"', "0", "-1", '"-5%"', "inf", '"5 %%"', "[1]"])
 def test_a_margin_is_a_positive_size(user: Write, margin: str) -> None:
     user("thin", f'{{ metric = "fd", expect = "same", because = "c", margin = {margin} }}')
-    with pytest.raises(VariantError, match=r"claim\.margin is .* must be a positive number"):
+    with pytest.raises(VariantError, match=r"claim\[0\]\.margin is .* must be a positive number"):
         load("thin")
 
 

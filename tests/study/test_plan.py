@@ -1,7 +1,5 @@
 """Seeds and the plan of a study."""
 
-import dataclasses
-
 import pandas as pd
 import pytest
 
@@ -68,7 +66,7 @@ def test_matching_changes_the_runs_name_and_says_so() -> None:
     def fewer(config: Config, baseline: Config) -> Config:
         if config.model.drift:
             return config
-        return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=baseline.train.steps - 1))
+        return config.replaced(train={"steps": baseline.train.steps - 1})
 
     equal = plan(["baseline", "no_drift"], [0], "smoke")
     matched = plan(["baseline", "no_drift"], [0], "smoke", fewer)

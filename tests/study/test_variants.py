@@ -1,8 +1,12 @@
 """Variants: resolution, combination, hashes and clear errors."""
 
+import json
+import typing
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from ablate.base.errors import VariantError
 from ablate.diffusion.objectives import LOSS_SPACE, PREDICTION
@@ -75,9 +79,7 @@ def test_every_packaged_variant_claims_something_and_changes_its_axis_alone(name
     ],
 )
 def test_allowed_words_are_the_entries_of_the_dictionary(section: str, key: str, table: dict[str, object]) -> None:
-    import typing
-
-    assert set(typing.get_args(typing.get_type_hints(SECTIONS[section])[key])) == set(table)
+    assert set(typing.get_args(SECTIONS[section].model_fields[key].annotation)) == set(table)
 
 
 def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
@@ -95,25 +97,36 @@ def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
         ("[model]\nwidth = 2.5\n", "model.width is 2.5; it must be a whole number"),
         ("[model]\nkernel = 'tan'\n", r"model.kernel is 'tan'; did you mean tanh\?"),
         ("[train]\nlr = nan\n", "train.lr is nan; it must be a finite number"),
-        ("[train]\nlr = -1.0\n", "train.lr is -1.0; it must be positive"),
+        ("[train]\nlr = -1.0\n", "train.lr is -1.0; it must be greater than 0"),
         ("[train]\nema = 1.5\n", "train.ema is 1.5; it must be at most 1"),
-        ("[model]\nwidth = 33\n", "model.width 33 must be a multiple of"),
-        ("[model]\nhead_channels = [1, 2]\n", "need three numbers"),
-        ("[model]\nhead_channels = 3\n", "must be a list of whole numbers"),
-        ("[model]\ndrift = true\n", "is what the baseline says already"),
-        ("model = 3\n", "model is not a section"),
-        ("[measure]\nfd_samples = 1\n", "measure.fd_samples is 1; a distance between sets needs at least 2"),
-        ("[quantize]\nsamples = 1\n", "quantize.samples is 1; a distance"),
+        ("[model]\nwidth = 33\n", "model: width 33 must be a multiple of"),
+        ("[model]\nhead_channels = [1, 2]\n", r"model.head_channels is \[1, 2\]; it must have 3 entries"),
+        ("[model]\nhead_channels = 3\n", "model.head_channels is 3; it must be a list"),
+        ("[model]\ndrift = true\n", "model.drift = True is the baseline's value already"),
+        ("model = 3\n", "model is 3; it must be a table"),
+        ("", "it changes nothing; set a key of the configuration"),
+        ("[model]\nhead_channels = [8, 8, true]\n", r"model.head_channels\[2\] is True; it must be a whole number"),
+        ("[measure]\nfd_samples = 1\n", "measure.fd_samples is 1; it must be at least 2"),
+        ("[quantize]\nsamples = 1\n", "quantize.samples is 1; it must be"),
         (
             "[measure]\nlatency_batches = [1, 8, 8]\n",
-            r"measure.latency_batches is \[1, 8, 8\]; each may stand there once",
+            r"measure.latency_batches is \[1, 8, 8\]; each may be listed once",
         ),
-        ("[quantize]\nschemes = ['int8', 'int8']\n", "quantize.schemes is .*each may stand there once"),
-        ("claim = { metric = 'fd' }\n", "claim has metric; it needs"),
+        ("[quantize]\nschemes = ['int8', 'int8']\n", "quantize.schemes is .*each may be listed once"),
+        ("claim = { metric = 'fd' }\n", r"claim\[0\].expect is missing"),
         (
             "claim = { metric = 'fd', expect = 'bad', because = 'b' }\n",
-            "claim.expect is 'bad'. Allowed: better, worse, same",
+            r"claim\[0\].expect is 'bad'; Allowed: better, worse, same",
         ),
+        (
+            "claim = { metric = 'fd', expect = 'worse', because = 'b', margin = '5%' }\n",
+            r"claim\[0\]: margin belongs to expect = 'same'; a claim of 'worse' has none",
+        ),
+        (
+            "claim = { metric = 'fd', expect = 'same', because = 'b', margin = '0%' }\n",
+            r"claim\[0\].margin is '0%'; it must be a positive number, or a percentage",
+        ),
+        ("compound = 1\n", "compound is 1; it must be true or false"),
         ("[model\n", "cannot be read as TOML"),
     ],
 )
@@ -122,6 +135,39 @@ def test_a_bad_file_is_one_clear_line(user: Path, body: str, message: str) -> No
     with pytest.raises(VariantError, match=message) as caught:
         variants.resolve(variants.load("bad"), "smoke")
     assert "\n" not in str(caught.value).strip()
+
+
+def test_the_configuration_of_every_variant_and_of_every_recorded_run_keeps_its_hash() -> None:
+    """A run's name contains it: finished rows would be made again."""
+    known = json.loads((Path(__file__).parents[1] / "fixtures" / "config_hashes.json").read_text())
+    now = {f"{n}@{p}": variants.resolve(variants.load(n), p).hash for n in variants.names() for p in variants.presets()}
+    assert {name: now[name] for name in known} == known
+    for table in (Path(__file__).parents[2] / "results" / "studies").glob("*/runs.parquet"):
+        rows = pd.read_parquet(table, columns=["config", "preset", "config_hash"])
+        configs = map(variants.from_json, rows["config"], rows["preset"])
+        assert [config.hash for config in configs] == list(rows["config_hash"])
+
+
+def test_a_configuration_is_frozen_and_a_changed_copy_is_validated() -> None:
+    config = variants.resolve(variants.load("baseline"), "smoke")
+    longer = config.replaced(train={"steps": 99, "lr": 1})
+    assert (longer.train.steps, longer.train.lr, longer.train.batch) == (99, 1.0, config.train.batch)
+    assert type(longer.train.lr) is float
+    assert config.train.steps == 12
+    with pytest.raises(ValidationError, match="greater than 0"):
+        config.replaced(train={"steps": 0})
+    with pytest.raises(ValidationError, match="multiple of 4 x attention_heads"):
+        config.model.replaced(width=33)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.steps = 1  # type: ignore[misc]
+
+
+def test_a_claim_is_read_with_its_margin_and_a_byte_order_mark_is_skipped(user: Path) -> None:
+    claim = "claim = { metric = 'fd', expect = 'same', because = 'b', margin = 2.5 }"
+    text = f"\ufeffabout = 'a'\nsource = 's'\naxis = 'x'\n{claim}\n[model]\ndrift_channels = 4\n"
+    (user / "mine.toml").write_text(text, "utf-8")
+    (found,) = variants.load("mine").claims
+    assert (found.metric, found.expect, found.because, found.margin) == ("fd", "same", "b", "2.5")
 
 
 def test_missing_words_are_named(user: Path) -> None:

@@ -1,6 +1,5 @@
 """Training of the autoencoder: cached by content, resumable, latents scaled to unit variance."""
 
-import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -74,8 +73,8 @@ def test_latents_have_unit_variance_and_the_cache_returns_the_same_autoencoder(
         {"data_digest": "other"},
         {"seed": 1},
         {"precision": "bf16"},
-        {"config": dataclasses.replace(CONFIG, autoencoder=dataclasses.replace(CONFIG.autoencoder, kl_weight=0.1))},
-        {"config": dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, weight_decay=0.1))},
+        {"config": CONFIG.replaced(autoencoder={"kl_weight": 0.1})},
+        {"config": CONFIG.replaced(train={"weight_decay": 0.1})},
     ],
     ids=lambda changed: next(iter(changed)),
 )

@@ -1,6 +1,5 @@
 """The training loop: pairing, resuming, divergence, the loss, and captured steps."""
 
-import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -46,7 +45,7 @@ def weights(state: checkpoint.TrainingState) -> dict[str, torch.Tensor]:
 
 
 def test_the_loss_falls_and_the_same_seed_gives_the_same_weights(images: torch.Tensor, tmp_path: Path) -> None:
-    longer = dataclasses.replace(SMOKE, train=dataclasses.replace(SMOKE.train, steps=60))
+    longer = SMOKE.replaced(train={"steps": 60})
     one = run(longer, images, tmp_path / "a")
     assert one.curve[-1]["loss"] < 0.6 * one.curve[0]["loss"]
     two = run(longer, images, tmp_path / "b")
@@ -61,7 +60,7 @@ def test_every_variant_trains_samples_and_repeats(
 ) -> None:
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
     config = variants.resolve(variants.load(name), "smoke")
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=20))
+    config = config.replaced(train={"steps": 20})
     loss = perceptual_loss(config.train, torch.device("cpu"))
     codec = PIXEL_CODEC
     if config.model.space == "latent":
@@ -121,7 +120,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(
 
 
 def test_divergence_raises_diverged_error(images: torch.Tensor, tmp_path: Path) -> None:
-    hot = dataclasses.replace(SMOKE, train=dataclasses.replace(SMOKE.train, lr=1e30, warmup=0))
+    hot = SMOKE.replaced(train={"lr": 1e30, "warmup": 0})
     with pytest.raises(DivergedError, match="near step"):
         run(hot, images, tmp_path)
 
@@ -134,7 +133,7 @@ def test_batches_depend_on_the_seed_alone(images: torch.Tensor) -> None:
 
 
 def test_every_image_is_seen_once_per_epoch(images: torch.Tensor) -> None:
-    flipless = dataclasses.replace(SMOKE.train, flip=False, batch=8)
+    flipless = SMOKE.train.replaced(flip=False, batch=8)
     marked = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 64, 64)
     batches = Batches(marked, flipless, 0)
     seen = torch.cat([batches(step)[:, 0, 0, 0] for step in range(5)])
@@ -142,7 +141,7 @@ def test_every_image_is_seen_once_per_epoch(images: torch.Tensor) -> None:
 
 
 def test_schedule_warms_up_holds_and_decays_to_almost_nothing() -> None:
-    budget = dataclasses.replace(SMOKE.train, steps=100, warmup=10, decay_from=0.5, lr=1.0)
+    budget = SMOKE.train.replaced(steps=100, warmup=10, decay_from=0.5, lr=1.0)
     rates = [learning_rate(budget, step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:51] == [1.0] * 41

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -45,10 +44,10 @@ def render_variant(
     head = Text(f"{variant.name}", style="bold")
     head.append(f"  (axis: {variant.axis}; preset {preset}; config {config.hash})\n{variant.about}\n", style="not bold")
     for claim in variant.claims:
-        head.append(f"claim: {claim['metric']} {claim['expect']}, {claim['because']}\n", style="not bold")
+        head.append(f"claim: {claim.metric} {claim.expect}, {claim.because}\n", style="not bold")
     head.append(f"source: {variant.source}", style="not bold")
     settings = Table("setting", "value", "baseline")
-    ours, theirs = config.settings(), dataclasses.asdict(baseline)
+    ours, theirs = config.settings(), baseline.model_dump()
     for section, values in ours.items():
         for key, value in values.items():
             differs = value != theirs[section][key]

@@ -1,7 +1,5 @@
 """Pyramid, backbone, drift and the whole denoiser against plain float64 formulations."""
 
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,7 +22,7 @@ def _seed() -> None:
 
 @pytest.mark.parametrize(("dtype", "drift", "error"), [(torch.double, False, 1e-12), (torch.float, True, 1e-6)])
 def test_denoiser_equals_the_published_formulation(dtype: torch.dtype, drift: bool, error: float) -> None:
-    net = denoiser.build(dataclasses.replace(SMOKE, drift=drift), 0, CPU).to(dtype)
+    net = denoiser.build(SMOKE.replaced(drift=drift), 0, CPU).to(dtype)
     for parameter in net.parameters():  # gates and the drift's last layer start at zero; open them
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -136,7 +134,7 @@ def test_denoiser_adds_drift_to_the_filtered_picture_and_counts_its_cost() -> No
 
 def test_shared_parts_of_two_variants_start_alike_and_seeds_differ() -> None:
     full = denoiser.build(SMOKE, 3, CPU).state_dict()
-    without = denoiser.build(dataclasses.replace(SMOKE, drift=False), 3, CPU).state_dict()
+    without = denoiser.build(SMOKE.replaced(drift=False), 3, CPU).state_dict()
     assert set(without) == {name for name in full if not name.startswith("drift.")}
     assert all(torch.equal(full[name], tensor) for name, tensor in without.items())
     other = denoiser.build(SMOKE, 4, CPU).state_dict()
@@ -173,7 +171,7 @@ def test_shorter_heads_start_as_rows_of_the_baselines(name: str, rows: list[int]
 
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_features_and_gradients() -> None:
-    plain, compiled = (backbone.Backbone(dataclasses.replace(SMOKE, depth=2)) for _ in range(2))
+    plain, compiled = (backbone.Backbone(SMOKE.replaced(depth=2)) for _ in range(2))
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     compiled.load_state_dict(plain.state_dict())

@@ -22,7 +22,7 @@ from ablate.models.kpn.denoiser import build
 from ablate.study import variants
 from ablate.study.plan import RunSpec
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/number-formats.md"
 CONFIG = variants.resolve(variants.load("baseline"), "smoke")
 
 
@@ -98,12 +98,12 @@ def test_the_report_lists_them_in_every_form(study: Path) -> None:
         assert "module groups alone, the most sensitive first" in " ".join(shown.split())
 
 
-def test_a_file_says_what_it_is_and_the_readme_draws_a_cat_from_it(study: Path) -> None:
+def test_a_file_says_what_it_is_and_the_documented_code_draws_a_cat_from_it(study: Path) -> None:
     words = {p.key: p.value for p in onnx.load(study / "int8.onnx").metadata_props}
     assert words["ablate.run_id"].startswith("baseline-smoke-set")
     assert words["ablate.scheme"] == "int8"
     assert {"ablate.data_licence", "ablate.preprocessing", "ablate.postprocessing"} <= set(words)
-    section = README.read_text().split("## A file for the edge", 1)[1].split("\n## ", 1)[0]
+    section = PAGE.read_text()
     code = re.search(r"```python\n(.*?)```", section, re.S)
     assert code is not None
     assert len(code[1].strip().splitlines()) <= 15

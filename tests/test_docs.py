@@ -1,0 +1,149 @@
+"""README and docs: commands in blocks are run at `smoke`, commands in sentences are parsed, links and paths exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import ablate
+from PIL import Image
+from typer.testing import CliRunner
+
+from ablate.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+LOG = ROOT / "docs/log.md"  # its commands and paths are those of their day
+PAGES = [README, *sorted(page for page in (ROOT / "docs").glob("*.md") if page != LOG)]
+BLOCKS = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+STUDIES = ROOT / "results/studies"
+
+# `gate` exits with 1 for a regression, `replay` for other bits.
+JUDGES = ("gate", "replay")
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    return [text for language, text in BLOCKS.findall(page.read_text()) if language == kind]
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The lines of a page's blocks that start `ablate` or Python; installing and testing are CI's own steps."""
+    for language, text in BLOCKS.findall(page.read_text()):
+        for line in text.splitlines():
+            if language == "bash" or (language == "console" and line.startswith("$ ")):
+                for command in line.removeprefix("$ ").split("  #")[0].split(" && "):
+                    if command.startswith(("ablate ", "python ")):
+                        yield command.strip()
+
+
+def sentences(page: Path) -> Iterator[list[str]]:
+    """The words of commands in a page's text, without what stands for the rest of them."""
+    for code in re.findall(r"`(ablate [a-z][^`]*)`", BLOCKS.sub("", page.read_text())):
+        yield shlex.split(re.sub(r"\.\.\.|[\[\]]", "", code))
+
+
+def at_smoke_size(command: str) -> str:
+    """The command with the smallest preset and few seeds, rounds and number formats."""
+    if re.match(r"ablate run\b", command):
+        preset = "" if "--preset" in command else " --preset smoke"
+        command += f"{preset} --quantize none" if "--quantize" not in command else preset
+    if command.startswith("ablate bench"):
+        command = f"{re.sub(r' --rounds [0-9]+', '', command)} --rounds 5"
+    if command.startswith("ablate replay"):  # a replay of a shipped run trains for minutes
+        command = command.replace(" --results results/studies/quick_cats", "")
+    return command.replace("-quick-", "-smoke-").replace("--seeds 0-2", "--seeds 0")
+
+
+def run(command: str, folder: Path) -> None:
+    """Run one command of a page in a user's folder; none of them may fail."""
+    words = shlex.split(at_smoke_size(command))
+    offline = {"ABLATE_OFFLINE": "1", "ABLATE_CACHE": str(folder / "cache")}
+    if words[0] == "python":
+        env = os.environ | offline | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *words[1:]], cwd=folder, env=env, capture_output=True, text=True)
+    else:
+        done = ablate(*words[1:], cwd=folder, **offline)
+    assert done.returncode in ((0, 1) if words[1] in JUDGES else (0,)), f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "error:" not in done.stderr, f"{command}\n{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new user's folder with images of their own, after the README's commands and two more variants."""
+    if not STUDIES.is_dir():
+        pytest.skip("the shipped studies are not here")
+    folder = tmp_path_factory.mktemp("user")
+    for number, name in enumerate(("photos", "samples", "a", "b")):
+        (folder / name).mkdir()
+        for i, image in enumerate(np.random.default_rng(number).integers(0, 256, (40, 64, 64, 3), np.uint8)):
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+    subprocess.run([sys.executable, "-m", "zipfile", "-c", "photos.zip", "photos"], cwd=folder, check=True)
+    (folder / "results").mkdir()
+    (folder / "results/studies").symlink_to(STUDIES)
+    for command in commands(README):
+        run(command, folder)
+    run("ablate run --variant normalized --variant direct", folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)
+def test_the_commands_of_a_page_work_in_their_order(page: Path, folder: Path) -> None:
+    for command in commands(page):
+        run(command, folder)
+    for code in blocks(page, "python"):
+        code = (
+            code.replace('"quick"', '"smoke"')
+            .replace('"0-5"', '"0"')
+            .replace("ablate.run(", "ablate.run(quantize='none', ")
+        )
+        env = os.environ | {"ABLATE_OFFLINE": "1", "ABLATE_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+    for text in blocks(page, "toml"):
+        (folder / "variants").mkdir(exist_ok=True)
+        (folder / "variants/mine.toml").write_text(text)
+        run("ablate show mine", folder)
+
+
+def test_every_command_is_shown() -> None:
+    shown = {command.split()[1] for page in PAGES for command in commands(page)}
+    every = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}
+    assert every <= shown
+
+
+def test_the_commands_in_sentences_parse() -> None:
+    found = [words for page in PAGES for words in sentences(page)]
+    assert len(found) > 20
+    for words in found:
+        value = ["1"] * words[-1].startswith("--")  # a sentence may end with an option whose value it leaves out
+        done = CliRunner().invoke(app, [*words[1:], *value, "--help"])  # an unknown option is refused before --help
+        assert done.exit_code == 0, f"{words}\n{done.output}"
+    assert CliRunner().invoke(app, ["run", "--varaint", "baseline", "--help"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, LOG, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.stem
+)
+def test_links_and_paths_exist_and_lines_are_short(page: Path) -> None:
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+    if page != LOG:
+        rooms = "ablate|benchmarks|docs|examples|tests"
+        for path in re.findall(rf"[`\s]((?:{rooms})/[\w./]*\w/?)(?=[`\s])", text):
+            assert (ROOT / path).exists() or path == "ablate/variants/", path  # this one exists in a wheel alone
+    prose = BLOCKS.sub("", text).splitlines()
+    assert not [line for line in prose if len(line) > 100 and not line.startswith(("|", "#", "!["))]
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len(README.read_bytes()) < 10_000
+    assert len(README.read_text().splitlines()) <= 160

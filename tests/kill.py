@@ -34,7 +34,7 @@ from safetensors import safe_open
 from ablate.base.errors import ResultsError
 from ablate.store import tables
 from ablate.store.atomic_files import half_written
-from ablate.store.schema import SCHEMAS
+from ablate.store.schema import RUN_TABLES
 
 VARIANT = (
     """about = "Small enough to be killed often."
@@ -164,7 +164,7 @@ def digests(folder: Path) -> dict[str, tuple[str, str]]:
 def rows(folder: Path) -> dict[str, dict[str, int]]:
     """Return, of every finished run, how many rows each table holds."""
     finished = set(digests(folder))
-    sizes = {table: tables.read(folder, table).groupby("run_id").size().to_dict() for table in SCHEMAS}
+    sizes = {table: tables.read(folder, table).groupby("run_id").size().to_dict() for table in RUN_TABLES}
     return {run_id: {table: int(size.get(run_id, 0)) for table, size in sizes.items()} for run_id in finished}
 
 

@@ -37,7 +37,7 @@ from ablate.runs.pipeline import execute, working_folder
 from ablate.store import tables
 from ablate.store.atomic_files import half_written, replacing
 from ablate.store.cache import cache_folder
-from ablate.store.schema import SCHEMAS
+from ablate.store.schema import RUN_TABLES
 from ablate.study.metric_names import Metric
 from ablate.study.plan import RunSpec
 
@@ -231,7 +231,7 @@ def _run_isolated(
         tables.append(scratch, before.rows)
     with _sending_checkpoints(working, task.run_id, actor):
         result = _run_in(scratch, task, data, suite, progress)
-    rows = {table: tables.records(tables.read(scratch, table)) for table in SCHEMAS}
+    rows = {table: tables.records(tables.read(scratch, table)) for table in RUN_TABLES}
     new = {table: [row for row in some if row not in before.rows.get(table, [])] for table, some in rows.items()}
     if task.quantise:
         return replace(result, payload=Payload({}, new))

@@ -17,7 +17,7 @@ from ablate.base.progress import Progress, Task
 from ablate.data.datasets import ImageSet
 from ablate.metrics.suite import Suite
 from ablate.store import tables as results
-from ablate.store.schema import SCHEMAS
+from ablate.store.schema import RUN_TABLES
 from ablate.study.plan import RunSpec
 from ablate.training.checkpoint import SAVE_EVERY_S
 
@@ -29,7 +29,7 @@ class Tables:
     """The rows of one run, table by table, gathered while it goes on."""
 
     run: Row
-    others: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in SCHEMAS if table != "runs"})
+    others: dict[str, list[Row]] = field(default_factory=lambda: {table: [] for table in RUN_TABLES if table != "runs"})
 
     def add(self, table: str, row: Row) -> None:
         """Add a row, keyed by the run."""

@@ -36,6 +36,7 @@ from ablate.models.weight_files import digest, save_tensors
 from ablate.runs import evaluation
 from ablate.runs.job import Job, Row, Tables
 from ablate.runs.previews import Sketches
+from ablate.stats.stability import first_jump
 from ablate.store import tables as results
 from ablate.store.atomic_files import half_written, sync_folder, written
 from ablate.store.image_grids import save_grid
@@ -342,6 +343,9 @@ def _train(job: Job, codec: ImageCodec) -> Denoiser:
     if state.mixed_arithmetic is not None:
         tables.run["mixed_arithmetic"] = state.mixed_arithmetic
     tables.run |= {"train_wall_s": state.wall_s, "images_per_s": tables.run["images_seen"] / state.wall_s}
+    norms = {row["step"]: row["grad_norm"] for row in state.curve}
+    jump = first_jump(list(norms), list(norms.values()), config.train.warmup)
+    tables.run["unstable"] = jump is not None
     weights = {name: p.cpu() for name, p in state.ema.named_parameters()}
     tables.run["weights_digest"] = digest(weights)
     metadata = {"config": config.to_json(), "run_id": tables.run["run_id"]}

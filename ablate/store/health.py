@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.store import tables as results
-from ablate.store.schema import SCHEMAS
+from ablate.store.schema import RUN_TABLES, SCHEMAS
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
 MAKE_AGAIN = "restore it from a copy, or make the run again: ablate run --force with its variant, seed and preset"
@@ -105,6 +105,8 @@ def _orphan_rows(tables: dict[str, pd.DataFrame]) -> list[Finding]:
     """Return the runs with rows in other tables but none in `runs`: their process was killed before it wrote that one."""
     known, findings = set(tables["runs"]["run_id"]), []
     for table, frame in tables.items():
+        if table not in RUN_TABLES:
+            continue
         orphans = frame.loc[~frame["run_id"].isin(known), "run_id"]
         for run_id, count in orphans.value_counts().sort_index().items():
             what = f"{table}.parquet: {count} rows of {printable(run_id)}, which runs.parquet does not hold"

@@ -60,6 +60,8 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_BOOL, "git_dirty"),
         (_TEXT, "weights_digest samples_digest autoencoder_digest nondeterministic_ops"),
         (_TIME, "started_at finished_at"),
+        (_BOOL, "unstable"),
+        (_TEXT, "plan_id claims code"),
     ],
     "curves": [
         (_TEXT, "run_id"),
@@ -95,6 +97,13 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_INT, "calibration_n"),
         (_TEXT, "calibration_digest"),
     ],
+    "plans": [
+        (_TEXT, "plan_id preset data data_digest budget"),
+        (_TEXT, "variants seeds metrics"),  # JSON lists
+        (_FLOAT, "level"),
+        (_TEXT, "code"),
+        (_TIME, "created_at"),
+    ],
 }
 KEYS = {  # what there is one row per
     "runs": ("run_id",),
@@ -103,7 +112,9 @@ KEYS = {  # what there is one row per
     "fidelity": ("run_id", "extractor", "metric"),
     "latency": ("run_id", "batch", "scope", "scheme", "engine", "session", "sample"),
     "quantized": ("run_id", "scheme", "scope"),
+    "plans": ("plan_id",),
 }
+RUN_TABLES = tuple(table for table, key in KEYS.items() if key[0] == "run_id")
 _REQUIRED = {  # never null
     **KEYS,
     "runs": ("run_id", "variant", "preset", "seed", "status"),
@@ -158,7 +169,8 @@ def to_arrow(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
         for column in needed:
             if row.get(column) in (None, ""):
                 raise ResultsError(
-                    f"{table}: a row of run {row.get('run_id')!r} has no {column}; every row needs {', '.join(needed)}"
+                    f"{table}: a row of {unique[0].removesuffix('_id')} {row.get(unique[0])!r} has no {column}; "
+                    f"every row needs {', '.join(needed)}"
                 )
         if table == "runs" and row["status"] not in STATUSES:
             raise ResultsError(
@@ -194,7 +206,7 @@ def _value(table: str, field: pa.Field, value: object, row: Mapping[str, object]
             fits = value is not None or field.nullable
     if not fits:
         raise ResultsError(
-            f"{table}.{field.name} of run {row['run_id']!r} is {value!r} ({type(value).__name__}); "
+            f"{table}.{field.name} of {KEYS[table][0].removesuffix('_id')} {row[KEYS[table][0]]!r} is {value!r} ({type(value).__name__}); "
             f"it must be {_WANTED[kind]}"
         )
     return value

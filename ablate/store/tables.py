@@ -53,17 +53,21 @@ def append(
             that cannot be read or written, a full disk, or a folder that stayed locked. The tables are then as they were.
     """
     new = {table: schema.to_arrow(table, rows[table]) for table in sorted(rows, key=lambda name: name == "runs")}
-    run_ids = pa.array(sorted({str(row["run_id"]) for table in rows.values() for row in table}), pa.string())
+    owners: dict[str, set[str]] = {}  # of rows: a column such as `run_id` -> its values in this call
+    for table in rows:
+        owner = schema.KEYS[table][0]
+        owners.setdefault(owner, set()).update(str(row[owner]) for row in rows[table])
     check_folder(results)
     with _lock(results, timeout):
         staged: dict[Path, Path] = {}
         try:
             for table, added in new.items():
                 path = results / f"{table}.parquet"
-                kept = _load(path, table, encoded=True)
+                kept, owner = _load(path, table, encoded=True), schema.KEYS[table][0]
+                ids = pa.array(sorted(owners[owner]), pa.string())
                 if not replace:
                     _check_new(table, added, kept)
-                elif pc.any(replaced := pc.is_in(kept["run_id"], value_set=run_ids)).as_py():
+                elif pc.any(replaced := pc.is_in(kept[owner], value_set=ids)).as_py():
                     kept = kept.filter(pc.invert(replaced))
                 # A fixed name: what a killed process left behind is overwritten by the next writer.
                 staged[path] = results / f".{table}.parquet.tmp"
@@ -138,7 +142,7 @@ def named(run_ids: Iterable[str], name: str) -> set[str]:
 def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:
     """Refuse rows whose key the table holds already."""
     unique = list(schema.KEYS[table])
-    kept = kept.filter(pc.is_in(kept["run_id"], value_set=pc.unique(added["run_id"])))
+    kept = kept.filter(pc.is_in(kept[unique[0]], value_set=pc.unique(added[unique[0]])))
     here = set(zip(*(kept[name].to_pylist() for name in unique), strict=True))
     for key in zip(*(added[name].to_pylist() for name in unique), strict=True):
         if key in here:

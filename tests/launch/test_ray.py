@@ -31,7 +31,7 @@ from ablate.launch.ray_worker import Payload, RunResult
 from ablate.models.kpn.denoiser import build
 from ablate.runs.pipeline import adopt, working_folder
 from ablate.store import tables
-from ablate.store.schema import KEYS, SCHEMAS
+from ablate.store.schema import KEYS, RUN_TABLES
 from ablate.study.plan import RunSpec, plan
 from ablate.training.checkpoint import TrainingState
 from ablate.training.loop import LOGGED
@@ -144,7 +144,7 @@ def step_of(checkpoint: Path) -> int:
 
 def assert_equal(folder: Path, reference: Path) -> None:
     """Every row of every table is there once, and is the reference's but for times."""
-    for table in SCHEMAS:
+    for table in RUN_TABLES:
         found, wanted = (tables.read(path, table) for path in (folder, reference))
         columns = [name for name in wanted if not str(name).endswith(NOT_COMPARED)]
         keys = [name for name in KEYS[table] if name in columns]

@@ -73,7 +73,7 @@ def test_without_the_library_there_is_one_line(folder: Path, monkeypatch: pytest
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(
-        AblateError, match=rf"--log {name}: its library is not installed; .*pip install 'ablate\[{name}\]'"
+        AblateError, match=rf"--log {name}: its library is not installed; .*pip install 'ablate-harness\[{name}\]'"
     ):
         trackers.open_trackers([name], folder)
 

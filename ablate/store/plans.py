@@ -1,0 +1,106 @@
+"""Plans: what was to be run and judged, recorded before the first run starts.
+
+A plan is named by its content, so the same command records it once, and a command that goes on with an interrupted
+study finds it again. Plans are never changed or deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ablate.base.errors import ResultsError
+from ablate.store import tables
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run and judged.
+
+    Attributes:
+        preset: The budget's name.
+        data: The data set's name.
+        data_digest: Its fingerprint.
+        budget: `steps` or `macs`: what variants have in common with the baseline.
+        variants: All of them, the baseline too; with the hash of each one's configuration.
+        seeds: All of them.
+        metrics: Metrics asked for by name; empty: the default headlines.
+        level: Share of studies in which any claim may be false.
+    """
+
+    preset: str
+    data: str
+    data_digest: str
+    budget: str
+    variants: tuple[tuple[str, str], ...]
+    seeds: tuple[int, ...]
+    metrics: tuple[str, ...]
+    level: float
+
+    @property
+    def plan_id(self) -> str:
+        """The first 12 hexadecimal digits of the SHA-256 digest of the content, without the data set's name."""
+        parts = (self.preset, self.data_digest, self.budget, self.variants, self.seeds, self.metrics, self.level)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def make_plan(
+    *,
+    preset: str,
+    data: str,
+    data_digest: str,
+    budget: str,
+    variants: Sequence[tuple[str, str]],
+    seeds: Sequence[int],
+    metrics: Sequence[str],
+    level: float,
+) -> Plan:
+    """Return the plan of these parts, in one order whatever order they were given in."""
+    return Plan(
+        preset,
+        data,
+        data_digest,
+        budget,
+        tuple(sorted(set(variants))),
+        tuple(sorted(set(seeds))),
+        tuple(sorted(set(metrics))),
+        level,
+    )
+
+
+def record(results: Path, plan: Plan, code: str) -> str:
+    """Write a plan into the results folder, unless it is there, and return its name.
+
+    Args:
+        results: The results folder; created if it is missing.
+        plan: What is to be run and judged.
+        code: The version of the code that will run it, as `runs.code` has it.
+
+    Raises:
+        ResultsError: The folder or the table cannot be read or written.
+    """
+    if plan.plan_id not in set(tables.read(results, "plans")["plan_id"]):
+        row = {
+            "plan_id": plan.plan_id,
+            "preset": plan.preset,
+            "data": plan.data,
+            "data_digest": plan.data_digest,
+            "budget": plan.budget,
+            "variants": json.dumps([{"name": name, "config_hash": config} for name, config in plan.variants]),
+            "seeds": json.dumps(plan.seeds),
+            "metrics": json.dumps(plan.metrics),
+            "level": plan.level,
+            "code": code,
+            "created_at": datetime.now(UTC),
+        }
+        try:
+            tables.append(results, {"plans": [row]}, replace=False)
+        except ResultsError:
+            # Another process may have recorded the same plan in between.
+            if plan.plan_id not in set(tables.read(results, "plans")["plan_id"]):
+                raise
+    return plan.plan_id

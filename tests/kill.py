@@ -1,13 +1,18 @@
-"""Kill `ablate run` at random moments, many times over, and count what was lost: `python tests/kill.py 200 [SEED]`.
+"""Kill `ablate run` at random moments and count what is lost: `python tests/kill.py [KILLS] [SEED]`.
 
-A study of two runs is made without interruption; that is the reference. Then, in fresh folders, it is started, killed (SIGKILL) and started
-again until it ends by itself. Two in five kills fall at a random time, the others right before or after a random file operation (flush,
-rename, deletion), so that the moments in which files change places are hit as often as the long computations between them; before a flush
-half of the file is cut off, as if it were still being written. After every kill all tables and files are read, and after every end the
-digests of weights and samples are compared with the reference's. Beside one killed process in eight works a second one on the same study,
-which must end by itself; once two work side by side and none is killed, and then each run must have been made once.
+An uninterrupted study of two runs is the reference. Then the study is started in a fresh folder,
+killed (SIGKILL) and started again, until it ends by itself; then the next folder.
+Two in five kills come at a random time. The others come right before or after a random file
+operation (flush, rename, deletion), so that these moments are hit as often as the long computations
+between them. Before a flush, half of the file is cut off, as if it were still being written.
 
-The processes are forked from one that has imported everything: a kill costs a run's time, not an interpreter's start.
+After each kill all tables and files are read. After each end the digests of weights and samples
+must equal the reference's, and no file or lease of a killed process may keep a run from being made.
+One killed process in eight has a second one beside it on the same study, which must end by itself.
+Once, two processes work side by side and none is killed: then each run must be made once.
+
+The processes are forked from one that has imported everything. So a kill costs the time of a run,
+not the start of an interpreter.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from ablate.base.errors import ResultsError
+from ablate.launch.leases import Leases
 from ablate.store import tables
 from ablate.store.atomic_files import half_written
 from ablate.store.schema import RUN_TABLES
@@ -53,48 +59,48 @@ AIMS = {
     ".parquet": 30,
     "checkpoint": 90,
     ".safetensors": 110,
-}  # words in paths -> about how many operations a study makes of such
+}  # a part of a path -> about how many operations a study does on such paths
 
 
 @dataclass
 class Count:
-    """What was found after the kills."""
+    """What the kills did."""
 
     kills: int = 0
     ends: int = 0  # studies that ended by themselves afterwards
-    beside: int = 0  # kills of a process beside which another worked
+    beside: int = 0  # kills of a process that had another beside it
     made_twice: int = 0  # runs that two processes made, side by side
     in_training: int = 0  # kills that left a checkpoint
     rows_lost: int = 0
     damaged: int = 0
-    moved: int = 0  # files that a process beside put in their place while they were about to be read
+    moved: int = 0  # files that a second process moved while they were being read
     unequal: int = 0
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
-            f"{self.kills} kills ({self.in_training} with a checkpoint left, {self.beside} beside another process), {self.ends} resumed "
-            f"studies: rows lost {self.rows_lost}, damaged files {self.damaged}, resumed runs not bit-equal {self.unequal}, "
-            f"runs made twice {self.made_twice}"
+            f"{self.kills} kills ({self.in_training} with a checkpoint left, {self.beside} beside another process), "
+            f"{self.ends} resumed studies: rows lost {self.rows_lost}, damaged files {self.damaged}, "
+            f"resumed runs not bit-equal {self.unequal}, runs made twice {self.made_twice}"
         )
 
 
 def prepare(folder: Path) -> None:
-    """Write the data set and the variants, and point the cache into the folder."""
+    """Write the data set and the variants, and put the cache into the folder."""
     np.savez(folder / "set.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
     (folder / "variants").mkdir()
     for name, channels in (("one", 8), ("two", 4)):
         (folder / "variants" / f"{name}.toml").write_text(VARIANT.format(channels=channels))
     os.environ |= {"ABLATE_CACHE": str(folder / "cache"), "ABLATE_OFFLINE": "1"}
     os.environ.pop("ABLATE_WEIGHTS", None)
-    import ablate.launch.local  # noqa: F401  (what a child needs is imported before the forks)
+    import ablate.launch.local  # noqa: F401  (imported once, before the forks)
 
-    save = Image.Image.save  # the smallest file takes a third of such a run's time
+    save = Image.Image.save  # optimising PNG takes a third of such a run's time
     Image.Image.save = lambda self, *words, optimize=False, **options: save(self, *words, **options)  # type: ignore
 
 
 def start(folder: Path, name: str, on_start: Callable[[], None] = lambda: None, *, log_name: str = "child.log") -> int:
-    """Fork a process that runs the study into the results folder `name`; return its number."""
+    """Fork a process that runs the study in the results folder `name`; return its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -117,7 +123,7 @@ def start(folder: Path, name: str, on_start: Callable[[], None] = lambda: None, 
 
 
 def die_at(aim: str, nth: int, *, after: bool) -> Callable[[], None]:
-    """Return what makes a process kill itself at its nth file operation on a path that contains `aim`."""
+    """Return a function after which the process kills itself at its nth file operation on a path with `aim` in it."""
 
     def install() -> None:
         done, fsync = 0, os.fsync
@@ -147,7 +153,7 @@ def die_at(aim: str, nth: int, *, after: bool) -> Callable[[], None]:
 
 
 def wait(pid: int) -> int:
-    """Return how a process ended: its exit status, or minus the signal."""
+    """Wait for a process; return its exit status, or minus the signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -162,14 +168,14 @@ def digests(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def rows(folder: Path) -> dict[str, dict[str, int]]:
-    """Return, of every finished run, how many rows each table holds."""
+    """Return the number of rows of each finished run in each table."""
     finished = set(digests(folder))
     sizes = {table: tables.read(folder, table).groupby("run_id").size().to_dict() for table in RUN_TABLES}
     return {run_id: {table: int(size.get(run_id, 0)) for table, size in sizes.items()} for run_id in finished}
 
 
 def inspect(folder: Path, before: set[str], whole: dict[str, dict[str, int]], count: Count) -> set[str]:
-    """Read everything in a results folder after a kill, and return the finished runs."""
+    """Read all tables and files of a results folder after a kill; return the finished runs."""
     try:
         now = rows(folder)
     except ResultsError as error:
@@ -196,7 +202,7 @@ def inspect(folder: Path, before: set[str], whole: dict[str, dict[str, int]], co
     return set(now)
 
 
-def share(folder: Path) -> int:
+def side_by_side(folder: Path) -> int:
     """Let two processes make the study side by side; return how many runs they made together."""
     logs = ("first.log", "second.log")
     for pid in [start(folder, "shared", log_name=log) for log in logs]:
@@ -205,12 +211,12 @@ def share(folder: Path) -> int:
 
 
 def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text: None) -> Count:
-    """Kill so many times; return the count.
+    """Kill processes and return what that did.
 
     Args:
-        kills: How many.
-        seed: Of the moments.
-        say: Told how it stands after every study.
+        kills: The number of kills.
+        seed: The seed of the random moments.
+        say: Called with the counts after each study.
     """
     draw, count, said = random.Random(seed), Count(), 0
     folder = Path(tempfile.mkdtemp(prefix="ablate-kill-"))
@@ -222,15 +228,15 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
             whole_s = time.monotonic() - begin
         reference, whole = digests(folder / "reference"), rows(folder / "reference")
         assert len(reference) == 2
-        count.made_twice = share(folder) - len(reference)
+        count.made_twice = side_by_side(folder) - len(reference)
         while count.kills < kills:
             study, finished = folder / f"study{count.ends}", set[str]()
             for _ in range(draw.randint(2, 7)):
                 second = start(folder, study.name, log_name="second.log") if draw.random() < 0.12 else None
                 if draw.random() < 0.6:
                     (aim,) = draw.choices(list(AIMS), weights=[1, 3, 1, 1])  # tables are the quickest to write
-                    blow = die_at(aim, 1 + int(AIMS[aim] * draw.random() ** 2), after=draw.random() < 0.3)
-                    pid = start(folder, study.name, blow)
+                    die = die_at(aim, 1 + int(AIMS[aim] * draw.random() ** 2), after=draw.random() < 0.3)
+                    pid = start(folder, study.name, die)
                 else:
                     pid = start(folder, study.name)
                     time.sleep(whole_s * draw.random())
@@ -257,6 +263,7 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
             count.rows_lost += len(reference.keys() - finished)
             count.ends += 1
             left = [p for p in (study / "artifacts").rglob("*") if p.name.endswith(".part") or half_written(p)]
+            count.problems += [f"{run_id} is still leased" for run_id in Leases(study).held()]
             count.problems += [f"{path.name} left behind" for path in left]
             shutil.rmtree(study)
             say(str(count))

@@ -1,4 +1,4 @@
-"""Twenty kills at random moments, and two processes side by side: nothing is lost, damaged, made twice, or made otherwise (`kill.py`)."""
+"""Twenty kills at random moments, and two processes side by side (`kill.py`): nothing is lost or made twice."""
 
 import subprocess
 import sys

@@ -5,8 +5,9 @@
     <results>/.leases/.lock            locked while a lease is taken, stolen or given back
 
 The operating system frees a lock when its process ends, however it ends. So no lease outlives its
-owner, and nothing needs a heartbeat. A process that hangs keeps its lease until another steals it:
-that one puts a new lock file in place of the old one, locks it, and writes its own name.
+owner, and nothing needs a heartbeat; the files that a killed process leaves mean nothing.
+A process that hangs keeps its lease until another steals it: that one puts a new lock file in place
+of the old one, locks it, and writes its own name.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _weights_fault(path: Path, digest: str) -> Finding | None:
 
 
 def _orphan_rows(tables: dict[str, pd.DataFrame]) -> list[Finding]:
-    """Return the runs with rows in other tables but none in `runs`: their process was killed before it wrote that one."""
+    """Return the runs that have rows in other tables but none in `runs`."""
     known, findings = set(tables["runs"]["run_id"]), []
     for table, frame in tables.items():
         if table not in RUN_TABLES:

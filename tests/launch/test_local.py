@@ -1,4 +1,4 @@
-"""The local launcher: processes share a study, each run is made once, and what is made again is chosen by how it ended."""
+"""The local launcher: processes share a study, each run is made once, and its status decides what is made again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ray launcher on a cluster of two machines that do not see the results folder: losses, interruption, and the rows of a local run."""
+"""The Ray launcher on a cluster of two machines: losses, interruption, and the same rows as a local run."""
 
 from __future__ import annotations
 

@@ -26,10 +26,11 @@ def render(diagnosis: dict[str, Any], *, full: bool = False) -> RenderableType:
         f"{folder}: {'unknown' if count is None else f'{count / BYTES_PER_GB:,.1f} GB'}"
         for folder, count in diagnosis["free_bytes"].items()
     )
+    network = "never (ABLATE_OFFLINE)" if diagnosis["offline"] else "only for metrics that are asked for by name"
     head = [
         f"ablate {environment['ablate']}, Python {environment['python']}, torch {environment['torch']}",
         f"device {diagnosis['device']} ({where}), precision {diagnosis['precision']}, threads {diagnosis['threads']}",
-        f"network: {'never (ABLATE_OFFLINE)' if diagnosis['offline'] else 'only for metrics that are asked for by name'}",
+        f"network: {network}",
         f"compiler: {diagnosis['compiler'] or 'none (only torch.compile needs one)'}",
         f"free disk: {free}",
     ]

@@ -1,4 +1,4 @@
-"""Kill `ablate run` at random moments and count what is lost: `python tests/kill.py [KILLS] [SEED]`.
+"""Kill `ablate run` at random moments and count the losses: `python tests/kill.py [KILLS] [SEED]`.
 
 An uninterrupted study of two runs is the reference. Then the study is started in a fresh folder,
 killed (SIGKILL) and started again, until it ends by itself; then the next folder.
@@ -123,7 +123,7 @@ def start(folder: Path, name: str, on_start: Callable[[], None] = lambda: None, 
 
 
 def die_at(aim: str, nth: int, *, after: bool) -> Callable[[], None]:
-    """Return a function after which the process kills itself at its nth file operation on a path with `aim` in it."""
+    """Return a function that lets a process kill itself at its nth file operation on `aim`."""
 
     def install() -> None:
         done, fsync = 0, os.fsync

@@ -1,4 +1,4 @@
-"""Twenty kills at random moments, and two processes side by side (`kill.py`): nothing is lost or made twice."""
+"""Twenty kills at random moments, and two processes side by side: nothing is lost (`kill.py`)."""
 
 import subprocess
 import sys

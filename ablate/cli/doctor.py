@@ -29,9 +29,9 @@ def doctor(
     full: Annotated[bool, typer.Option("--full", help="List each fault, not one line for each kind.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Show versions, device, compiler, disk, weights and the cache; look for faults in a results folder.
+    """Show versions, device, compiler, disk, weights and the cache.
 
-    With --results it also shows which runs are being made now, and by which process.
+    With --results: the faults of a results folder, and which process makes which run now.
 
     Example: ablate doctor --results results
     """

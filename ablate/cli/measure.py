@@ -52,7 +52,7 @@ def measure(
 ) -> None:
     """Judge any set of images against another, with the metrics of a run.
 
-    Example: ablate measure photos.zip samples/ --metric fd --metric diversity_lpips --weights weights/
+    Example: ablate measure photos.zip samples/ --metric fd --metric kid --weights weights/
     """
     from contextlib import ExitStack
 
@@ -69,21 +69,21 @@ def measure(
     target = pick_device(device)
     with ExitStack() as opened:
         paths = {"real": real, "fake": fake, "baseline": baseline}
-        pictures = {k: opened.enter_context(Pictures(p, size=size)) for k, p in paths.items() if p is not None}
+        images = {k: opened.enter_context(Pictures(p, size=size)) for k, p in paths.items() if p is not None}
         suite = assemble(asked, weights, target)
         wanted = asked or default_metrics(suite)
         with Progress() as progress:
-            found = measure_sets(
-                pictures["real"],
-                pictures.get("fake"),
+            values = measure_sets(
+                images["real"],
+                images.get("fake"),
                 wanted,
                 suite,
                 n=n,
                 seed=seed,
-                baseline=pictures.get("baseline"),
+                baseline=images.get("baseline"),
                 progress=progress,
             )
-    for some in pictures.values():
+    for some in images.values():
         for kind in sorted(some.converted):
             what = "laid on white" if kind == "transparent" else "read as RGB"
             typer.echo(f"note: {some.where}: {kind} images {what}", err=True)
@@ -91,8 +91,8 @@ def measure(
         for network, why in suite.missing.items():
             tell_missing(network, why)
     if as_json:
-        typer.echo(measure_tables.to_json(found))
+        typer.echo(measure_tables.to_json(values))
         return
     from rich.console import Console
 
-    Console().print(measure_tables.render(found))
+    Console().print(measure_tables.render(values))

@@ -1,4 +1,4 @@
-"""What `ablate doctor` shows: this machine, the weights, the cache, and a results folder's health."""
+"""What `ablate doctor` shows: the machine, the weights, the cache, and a results folder's health."""
 
 from __future__ import annotations
 
@@ -66,16 +66,15 @@ def diagnose_results(folder: Path) -> dict[str, Any]:
         ResultsError: There is no such folder.
     """
     owners = Leases(folder).held()
-    found = health.examine(folder, owners)
     running = [
         {"run_id": run_id, "owner": owner.describe(), "idle_s": _idle_s(working_folder(folder, run_id))}
         for run_id, owner in owners.items()
     ]
-    return {"folder": str(folder), **asdict(found), "running": running}
+    return {"folder": str(folder), **asdict(health.examine(folder, owners)), "running": running}
 
 
 def _idle_s(folder: Path) -> float | None:
-    """Return the seconds since a folder or one of its files last changed, by this machine's clock."""
+    """Return the seconds since a folder or one of its files last changed."""
     changed: list[float] = []
     for path in (folder, *folder.glob("*")):
         with suppress(OSError):  # moved away by now
@@ -101,7 +100,7 @@ def _embedded_weights() -> dict[str, Any]:
 
 def _weights(name: str, folder: Path | None) -> dict[str, Any]:
     try:
-        found = weights.find(name, weights.Search(folder))
+        file = weights.find(name, weights.Search(folder))
     except WeightsError as error:
         return {"source": None, "digest": None, "problem": str(error)}
-    return {"source": str(found.source), "digest": found.digest, "problem": None}
+    return {"source": str(file.source), "digest": file.digest, "problem": None}

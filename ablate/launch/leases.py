@@ -109,14 +109,14 @@ class Leases:
 
     def held(self) -> dict[str, Owner]:
         """Return the owner of each run that is being made now."""
-        found = {}
+        owners = {}
         for path in sorted(self._folder.glob("[!.]*.lock")):
             with suppress(ResultsError), self._changing():
                 try:
                     filelock.FileLock(path).acquire(timeout=0).lock.release()
                 except (filelock.Timeout, OSError):  # held, or not ours to try
-                    found[path.stem] = read_owner(path.with_suffix(".json"))
-        return found
+                    owners[path.stem] = read_owner(path.with_suffix(".json"))
+        return owners
 
     def _give_back(self, lock: filelock.BaseFileLock, path: Path, note: Path, me: Owner) -> None:
         # Lock files are opened only while `.lock` is held, so nobody waits for one that is deleted

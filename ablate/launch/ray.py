@@ -65,7 +65,7 @@ class Resources:
 
     @property
     def local_cpus(self) -> int:
-        """The CPUs of a cluster on this machine: enough for `jobs`, or all that make up whole runs."""
+        """CPUs of a cluster on this machine: those of `jobs` runs, or of as many as fit."""
         return (self.jobs or max(1, (os.cpu_count() or 1) // self.threads)) * self.threads
 
 
@@ -100,29 +100,18 @@ def launch(
     on_row: Callable[[Row, str], None],
     on_missing: Callable[[str, str], None],
 ) -> None:
-    """Make the runs of a study on a Ray cluster, sharing them with other processes that use the same folder.
+    """Make the runs of a study on a Ray cluster.
 
-    A run that fails does not end the others. Its error is raised when all have ended.
+    Other processes that use the same folder share the runs. A run that fails does not end the
+    others. Its error is raised when all have ended.
 
     Args:
-        specs: The study.
-        source: `cats`, or a folder, zip or `.npz` of images, on this machine.
-        folder: The results folder, on this machine.
         address: The cluster's address; None or empty: start a cluster on this machine for the
             time of the study.
         device: `auto` (CUDA if the cluster has GPUs), `cpu` or `cuda`.
         resources: The resources of each run.
-        metrics: Metrics that were asked for by name. Their networks' weights may be downloaded.
-        weights: A folder of weights, on this machine; None: `ABLATE_WEIGHTS`.
-        rerun: Which runs are made.
-        quantize_finished: Measure finished runs in the number formats and scopes they lack.
-        steal: Take the runs that other processes are making now, after all other runs.
-        save_every_s: Seconds between checkpoints.
-        compile: As in `machine.pick_compile`.
-        poll_s: Seconds between two attempts to lease runs of other processes.
         isolated: Let no machine work in the results folder, even if it sees the folder.
-        on_row: As in `ablate.launch.local.launch`.
-        on_missing: As in `ablate.launch.local.launch`.
+        Others: As in `ablate.launch.local.launch`. Paths are on this machine.
 
     Raises:
         AblateError: Ray is not installed or does not answer; the device or the data cannot be used;
@@ -139,7 +128,7 @@ def launch(
     load_wall_s = time.monotonic() - start
     with ExitStack() as stack:
         progress = stack.enter_context(Progress())
-        # ray.init installs its own handler for SIGTERM. The outer of these two restores the first one.
+        # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
         queue = WorkQueue(
             specs,
@@ -229,7 +218,7 @@ class _Launcher:
     def make_all(
         self, queue: WorkQueue, runs: Iterator[QueuedRun | None], task: Callable[..., RunTask], poll_s: float
     ) -> None:
-        """Make the runs, then raise the first failure. `task` builds a run's task from what is its own."""
+        """Make the runs, then raise the first failure. `task` takes the fields that differ."""
         self._check_room()
         queue_empty, next_s = False, 0.0
         try:

@@ -84,7 +84,8 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with handled(signal.SIG_IGN, signal.SIGINT):  # a second Ctrl-C would leave processes of the cluster behind
+        # A second Ctrl-C would leave processes of the cluster behind.
+        with handled(signal.SIG_IGN, signal.SIGINT):
             ray.shutdown()
 
 

@@ -128,7 +128,7 @@ def run_task(task: RunTask, data: ImageSet, weights: Sequence[Any], earlier: Seq
             this machine does not see the launcher's folder.
         actor: The handle of the launcher's `ProgressActor`.
     """
-    # The processes of a machine share the images, read-only. torch warns of that; nothing writes to them.
+    # The processes of a machine share the images, read-only. Nothing writes to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     host = socket.gethostname()
     progress = RemoteProgress(actor, task.run_id, host)
@@ -143,7 +143,8 @@ def run_task(task: RunTask, data: ImageSet, weights: Sequence[Any], earlier: Seq
             if task.marker is not None and (task.folder / task.marker).is_file():
                 return _run_in(task.folder, task, data, suite, progress)
             with tempfile.TemporaryDirectory(prefix="ablate-node-") as scratch:
-                alone = replace(task, still_ours=lambda: True)  # the launcher asks, before it records the run
+                # Only the launcher sees the lease here. It asks before it records the run.
+                alone = replace(task, still_ours=lambda: True)
                 return _run_isolated(alone, data, Path(scratch), suite, progress, earlier, actor)
     except AblateError as error:
         return RunResult("failed", error=str(error))
@@ -166,7 +167,7 @@ def _suite(networks: Networks, weights: Sequence[Any], target: torch.device) -> 
 
 
 def _store_weights(files: Mapping[str, str], weights: Sequence[Any]) -> Path:
-    """Write weights into this machine's cache if it lacks them. Their digests are checked when they are read."""
+    """Write weights into this machine's cache if it lacks them. Reading checks their digests."""
     names = hashlib.sha256("".join(sorted(files.values())).encode()).hexdigest()
     folder = cache_folder() / "weights" / names
     if not all((folder / name).is_file() for name in files):
@@ -240,7 +241,7 @@ def _run_isolated(
 
 
 def resumable_files(working: Path) -> list[Path]:
-    """Return the files from which a run resumes: without the last but one checkpoint and half-written files."""
+    """Return the files from which a run resumes: no older checkpoint, no half-written file."""
     paths = working.glob("*")
     return sorted(path for path in paths if not path.name.startswith("previous_") and not half_written(path))
 
@@ -259,7 +260,7 @@ def _sending_checkpoints(working: Path, run_id: str, actor: Any) -> Iterator[Non
         while not stop.wait(SEND_EVERY_S):
             for path in resumable_files(working):
                 try:
-                    with path.open("rb") as file:  # files are replaced whole: an open one does not change
+                    with path.open("rb") as file:  # replaced whole: an open file does not change
                         modified = os.fstat(file.fileno()).st_mtime_ns
                         if sent.get(path.name) != modified:
                             ray.get(actor.keep_file.remote(run_id, path.name, file.read()))

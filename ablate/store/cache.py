@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 def cache_sizes() -> dict[str, Size]:
     """Return the size of each part of the cache."""
     sizes = {part: [path.stat().st_size for path in _files(part)] for part in PARTS}
-    return {part: Size(len(found), sum(found)) for part, found in sizes.items()}
+    return {part: Size(len(of_files), sum(of_files)) for part, of_files in sizes.items()}
 
 
 def clear_cache(part: str) -> Size:

@@ -1,4 +1,4 @@
-"""Leases: one process makes a run; a dead one's lease is free at once; a hung one's can be stolen."""
+"""Leases: one process makes a run; a dead one's is free at once; a hung one's can be stolen."""
 
 from __future__ import annotations
 

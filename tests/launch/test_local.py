@@ -1,4 +1,4 @@
-"""The local launcher: processes share a study, each run is made once, and its status decides what is made again."""
+"""The local launcher: processes share a study, and a run's status decides if it is made again."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_failed_runs_are_made_without_waiting_for_what_is_left_alone(
 def test_a_maker_that_was_taken_for_dead_leaves_the_finished_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
-    """It stalled, another process took the run over and finished it; then it goes on, and is stopped."""
+    """It hangs, another process takes the run over and finishes it; then the first goes on."""
     (spec,) = plan(["direct"], [0], "smoke")
     pictures = np.random.default_rng(0).integers(0, 256, (2, 40, 3, 64, 64), np.uint8)
     data = ImageSet("set", pictures[0], pictures[1][:4], "d", 0, "")

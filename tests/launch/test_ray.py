@@ -1,4 +1,4 @@
-"""The Ray launcher on a cluster of two machines: losses, interruption, and the same rows as a local run."""
+"""The Ray launcher on two machines: losses, interruption, and the same rows as a local run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def brief(spec: RunSpec, steps: int = 1) -> RunSpec:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Two machines of one processor each beside the launcher's, and the study as the local launcher makes it."""
+    """Two machines of one CPU each beside the launcher's, and the study as made locally."""
     import ray as library
     from ray.cluster_utils import Cluster
 

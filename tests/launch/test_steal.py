@@ -1,4 +1,4 @@
-"""`ablate run --steal`: a run whose process hangs is made by another; the first writes nothing more."""
+"""`ablate run --steal` takes the run of a process that hangs, and that one writes nothing more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The health of a results folder: every fault is found, with its fix, and a sound folder has none."""
+"""A results folder's health: every fault is found, with its fix; a sound folder has none."""
 
 from __future__ import annotations
 

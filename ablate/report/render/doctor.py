@@ -52,7 +52,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _results(results: dict[str, Any], full: bool) -> list[str]:
-    """Return the health of a results folder: runs being made now, notes, then the faults by kind."""
+    """Return the health of a results folder: runs being made, notes, then faults by kind."""
     findings = results["findings"]
     lines = [f"results: {results['folder']}: {len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"]
     for run in results["running"]:

@@ -70,7 +70,7 @@ def _filter(backward: bool) -> Make:
             torch.randn(batch, n, SIDE, SIDE, device=device, requires_grad=backward) for n in (3, filters.TAPS)
         )
         calls = [
-            lambda: filters.filter_pixels(image, numbers, squash=True),
+            lambda: filters.filter_pixels(image, numbers, apply_tanh=True),
             lambda: published.filter_pixels(image, numbers.tanh()),
         ]
         # Forward: numbers and picture in, picture out. Backward: these and a gradient in, two gradients out.

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ablate.models.kpn.backbone import Backbone, Block, UpscalerStage, rotate
-from ablate.models.kpn.cpu_kernels import RADIUS, SIZE
+from ablate.models.kpn.backbone import Backbone, Block, UpscalerStage
+from ablate.models.kpn.cpu_kernels import KERNEL_SIZE, RADIUS
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.kpn.filters import TAPS
+from ablate.models.kpn.rotary import rotate
 
 
 def denoise(model: Denoiser, z: Tensor, t: Tensor) -> Tensor:
@@ -44,7 +45,9 @@ def denoise(model: Denoiser, z: Tensor, t: Tensor) -> Tensor:
 
 def filter_pixels(image: Tensor, weights: Tensor) -> Tensor:
     """Filter a picture (B, C, H, W) by one 5x5 kernel per pixel, (B, 25, H, W)."""
-    patches = F.unfold(image, SIZE, padding=RADIUS).unflatten(1, (image.shape[1], TAPS)).unflatten(3, image.shape[2:])
+    patches = (
+        F.unfold(image, KERNEL_SIZE, padding=RADIUS).unflatten(1, (image.shape[1], TAPS)).unflatten(3, image.shape[2:])
+    )
     return (patches * weights[:, None]).sum(2)
 
 

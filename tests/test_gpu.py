@@ -38,8 +38,11 @@ def test_filters_equal_the_published_formulation_in_float64(channels: int) -> No
         if leaves[0].dtype == torch.double:
             outs = [published.filter_pixels(leaves[0], kernel.tanh()), published.upsample_gaussian(leaves[1], form)]
         else:
-            assert filters.by_kernels(leaves[0])
-            outs = [filters.filter_pixels(leaves[0], kernel, squash=True), filters.upsample_gaussian(leaves[1], form)]
+            assert filters.use_kernels(leaves[0])
+            outs = [
+                filters.filter_pixels(leaves[0], kernel, apply_tanh=True),
+                filters.upsample_gaussian(leaves[1], form),
+            ]
         total = sum((out * cast(weight)).sum() for out, weight in zip(outs, weights, strict=True))
         return [*outs, *torch.autograd.grad(total, leaves)]
 
@@ -93,7 +96,7 @@ def test_without_triton_a_training_is_recorded_too(tmp_path: Path, monkeypatch: 
     for name in ("with", "without"):
         state = loop.train(config, images, 0, perceptual=None, precision="fp32", checkpoint=tmp_path / name)
         losses.append(state.curve[-1]["loss"])
-        monkeypatch.setattr(filters, "_kernels", lambda device: None)
+        monkeypatch.setattr(filters, "_cuda_kernels", lambda device: None)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 

@@ -1,1 +1,1 @@
-"""Networks: the KPN denoiser, the autoencoder, and what they cost."""
+"""Networks: the KPN denoiser and the autoencoder; their cost, memory and weight files."""

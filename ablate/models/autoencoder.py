@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ablate.models.kpn.backbone import DIFFUSION_SPACES, Doubling
+from ablate.models.kpn.backbone import DIFFUSION_SPACES, Upsample2x
 from ablate.study.config import AutoencoderConfig
 
 GROUPS = 8  # of a group normalisation
@@ -64,7 +64,7 @@ class Decoder(nn.Sequential):
         layers: list[nn.Module] = [nn.Conv2d(DIFFUSION_SPACES["latent"].channels, channels[-1], 3, padding=1)]
         layers += [ResidualBlock(channels[-1])]
         for a, b in pairwise(reversed(channels)):
-            layers += [Doubling(a, b), ResidualBlock(b)]
+            layers += [Upsample2x(a, b), ResidualBlock(b)]
         super().__init__(*layers, *_head(channels[0], DIFFUSION_SPACES["pixel"].channels))
 
 

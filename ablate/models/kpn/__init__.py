@@ -1,1 +1,1 @@
-"""The kernel-predicting network (KPN) of the post, with its CPU and CUDA kernels."""
+"""The kernel-predicting network (KPN), with its CPU and CUDA kernels."""

@@ -1,9 +1,12 @@
-"""The backbone: patches -> tokens -> transformer -> upscaling stack.
+"""The backbone: patches -> tokens -> transformer, and the upscaler that follows it.
 
-Each block, with (shift, scale, gate) from the time embedding (adaLN-Zero, Peebles and Xie, arXiv 2212.09748):
-    h <- h + gate_1 Attention(modulate(LayerNorm(h)));   h <- h + gate_2 SwiGLU(modulate(LayerNorm(h)))
-q and k carry a two-dimensional rotary embedding (RoPE, arXiv 2104.09864): half of a head's channels turn with the row,
-half with the column.
+A block, with (shift, scale, gate) from the time embedding (adaLN-Zero):
+    h <- h + gate_1 Attention(modulate(LayerNorm(h)))
+    h <- h + gate_2 SwiGLU(modulate(LayerNorm(h)))
+
+Queries and keys carry a two-dimensional rotary embedding (`ablate.models.kpn.rotary`).
+
+Reference: Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.models.kpn.drift import drift_macs
-from ablate.models.kpn.fused_cpu_kernels import turn_heads
+from ablate.models.kpn.drift import ZeroInit, drift_macs
+from ablate.models.kpn.rotary import rotary_angles, split_and_rotate
 from ablate.study.config import ModelConfig
 
 TIME_SCALE = 1000.0
@@ -25,40 +28,39 @@ TIME_CHANNELS = 128
 
 
 class DiffusionSpace(NamedTuple):
-    """What is diffused: (channels, size, size), cut into patches of `patch` pixels; 64 tokens in every space."""
+    """The space of diffusion: samples (channels, size, size), cut into 64 square patches."""
 
     channels: int
-    size: int
-    patch: int
+    size: int  # pixels
+    patch: int  # pixels
 
 
+# `model.space` -> its shape.
 DIFFUSION_SPACES: dict[str, DiffusionSpace] = {"pixel": DiffusionSpace(3, 64, 8), "latent": DiffusionSpace(4, 16, 2)}
 
 
-class ZeroLinear(nn.Linear):
-    """A linear layer that starts at zero."""
-
-    def reset_parameters(self) -> None:
-        """Set weight and bias to zero."""
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
+class ZeroLinear(ZeroInit, nn.Linear):
+    """A linear layer whose weight and bias start at zero."""
 
 
 class Positions(nn.Module):
-    """One learned vector per token: what RoPE, being relative, cannot tell when the picture is pure noise."""
+    """A learned vector per token.
+
+    RoPE is relative: it does not say where a token of pure noise is.
+    """
 
     def __init__(self, tokens: int, width: int) -> None:
-        """Make room for `tokens` vectors of `width` channels."""
+        """Create `tokens` vectors of `width` channels."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(tokens, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw small normal numbers."""
+        """Draw from N(0, 0.02^2)."""
         nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Add the positions to tokens (B, N, width)."""
+        """Return tokens (B, N, width) with the vectors added."""
         return tokens + self.weight
 
 
@@ -81,31 +83,11 @@ class TimeEmbedding(nn.Module):
         return out
 
 
-def rotary_table(side: int, channels: int) -> Tensor:
-    """Return the angles of the two-dimensional RoPE, (side^2, channels / 2), float32: rows turn the first half, columns the second."""
-    frequencies = 100.0 ** (-torch.arange(channels // 4) / (channels // 4))
-    angles = torch.arange(side)[:, None] * frequencies
-    rows = angles[:, None, :].expand(side, side, -1)
-    columns = angles[None, :, :].expand(side, side, -1)
-    return torch.cat([rows, columns], dim=-1).reshape(side * side, channels // 2)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i + c/2}) by its angle; norms stay as they are.
-
-    Args:
-        x: (..., N, c).
-        cos: (N, c / 2).
-        sin: (N, c / 2).
-    """
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention over tokens, (B, heads, N, c) each: the faster of two equal forms for the device.
+    """Return softmax attention over tokens, (B, heads, N, c), of q, k and v (B, heads, N, c).
 
-    With 64 tokens `scaled_dot_product_attention` is several times slower than the explicit form on a CPU (docs/log.md).
+    With 64 tokens on a CPU, torch's `scaled_dot_product_attention` is several times slower than the
+    explicit form (docs/log.md).
     """
     if q.device.type == "cpu":
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
@@ -113,10 +95,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """One transformer block on tokens (B, N, width), conditioned on the time embedding (B, width)."""
+    """A transformer block on tokens (B, N, width), conditioned on the time embedding (B, width)."""
 
     def __init__(self, width: int, heads: int, extra: int = 0) -> None:
-        """Build a block; the hidden layer of its SwiGLU has 8/3 of the width, rounded up to a multiple of 32, plus `extra`."""
+        """Build a block.
+
+        Args:
+            width: Channels of a token.
+            heads: Attention heads.
+            extra: Hidden channels of the SwiGLU beyond 8/3 of the width, rounded up to 32.
+        """
         super().__init__()
         self.heads = heads
         hidden = -(-8 * width // 3 // 32) * 32 + extra
@@ -127,15 +115,12 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, time: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return tokens of the same shape."""
+        """Return tokens of the same shape; cos and sin (N, c / 2) are of the rotary angles."""
         b, n, width = x.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(time)[:, None].chunk(6, dim=-1)
         h = F.layer_norm(x, (width,)) * (1 + scale1) + shift1
         qkv = self.qkv(h).view(b, n, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        turned = turn_heads(qkv, cos, sin)
-        q, k = (rotate(x, cos, sin).to(v.dtype) for x in (q, k)) if turned is None else turned
-        h = attend(q, k, v)
+        h = attend(*split_and_rotate(qkv, cos, sin))
         x = x + gate1 * self.project(h.transpose(1, 2).reshape(b, n, width))
         h = F.layer_norm(x, (width,)) * (1 + scale2) + shift2
         gate, up = self.gate_up(h).chunk(2, dim=-1)
@@ -143,34 +128,36 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Noisy picture (B, C, S, S) and time (B,) -> features (B, width, 8, 8)."""
+    """Noisy sample z (B, C, S, S) and time t (B,) -> features (B, width, 8, 8)."""
 
     cos: Tensor
     sin: Tensor
 
     def __init__(self, model: ModelConfig) -> None:
-        """Build the transformer for the pictures of the configuration's space."""
+        """Build the transformer for the configuration's diffusion space."""
         super().__init__()
         channels, size, patch = DIFFUSION_SPACES[model.space]
         self.side = size // patch
         self.embed = nn.Conv2d(channels, model.width, patch, stride=patch)
         self.positions = Positions(self.side**2, model.width)
         self.time = TimeEmbedding(model.width)
-        given = drift_macs(model.drift_channels, channels, size) if model.drift_macs_to_backbone else 0
-        # A hidden channel costs three products of the width per token; the channels are dealt to the blocks in turn.
-        extra = round(given / (3 * model.width * self.side**2))
+        macs = drift_macs(model.drift_channels, channels, size) if model.drift_macs_to_backbone else 0
+        # A hidden channel of a SwiGLU costs 3 width MACs per token. The blocks share them evenly.
+        extra = round(macs / (3 * model.width * self.side**2))
         self.blocks = nn.ModuleList(
             Block(model.width, model.attention_heads, extra // model.depth + (i < extra % model.depth))
             for i in range(model.depth)
         )
-        angles = rotary_table(self.side, model.width // model.attention_heads)
+        angles = rotary_angles(self.side, model.width // model.attention_heads)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def compile_blocks(self) -> None:
-        """Let Inductor compile the blocks, which have the same shapes and so share one graph; the numbers change in their last bits.
+        """Compile the blocks with Inductor; results change in their last bits.
 
-        They gain most: the other modules are convolutions, which Inductor leaves to the library, and loops of our own (docs/log.md).
+        The blocks have equal shapes, so they share one compiled graph. The other modules would gain
+        little: Inductor calls the library's convolutions, and the filters are compiled already
+        (docs/log.md).
         """
         for block in self.blocks:
             block.compile(dynamic=False)
@@ -184,11 +171,11 @@ class Backbone(nn.Module):
         return F.layer_norm(tokens, tokens.shape[-1:]).transpose(1, 2).unflatten(2, (self.side, self.side))
 
 
-class Doubling(nn.ConvTranspose2d):
+class Upsample2x(nn.ConvTranspose2d):
     """A 2x2 transposed convolution of stride 2: (B, C_in, H, W) -> (B, C_out, 2H, 2W).
 
-    Pixel (2i + p, 2j + q) of the outcome reads pixel (i, j) alone. So on a processor it is one product over channels, twice as fast as
-    the library's transposed convolution, and the same numbers.
+    Output pixel (2i + p, 2j + q) reads input pixel (i, j) alone. On a CPU this is one matrix
+    product over the channels, twice as fast as torch's transposed convolution.
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
@@ -196,7 +183,7 @@ class Doubling(nn.ConvTranspose2d):
         super().__init__(channels, out_channels, 2, stride=2)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Return the features at twice the resolution, channels last on a processor."""
+        """Return the features at twice the resolution, channels last on a CPU."""
         if x.device.type != "cpu" or torch.compiler.is_exporting():
             return super().forward(x, output_size)
         b, _, h, w = x.shape
@@ -209,10 +196,10 @@ class Doubling(nn.ConvTranspose2d):
 
 
 class UpscalerStage(nn.Module):
-    """A residual convolution block, then a 2x2 transposed convolution: (B, C_in, S, S) -> (B, C_out, 2S, 2S)."""
+    """A residual convolution block, then upsampling: (B, C_in, S, S) -> (B, C_out, 2S, 2S)."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
-        """Build 3x3 -> 1x1 (twice as wide) -> LeakyReLU -> 1x1, and the upscaling."""
+        """Build 3x3 -> 1x1 (twice as wide) -> LeakyReLU -> 1x1, and the upsampling."""
         super().__init__()
         self.residual = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
@@ -220,7 +207,7 @@ class UpscalerStage(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Conv2d(2 * channels, channels, 1),
         )
-        self.up = Doubling(channels, out_channels)
+        self.up = Upsample2x(channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features at twice the resolution."""
@@ -229,10 +216,10 @@ class UpscalerStage(nn.Module):
 
 
 class Upscaler(nn.Module):
-    """Features (B, width, 8, 8) -> a list of features at 16, 32 and 64 pixels, up to the size of the space's pictures."""
+    """Features (B, width, 8, 8) -> features at 16, 32 and 64 pixels, up to the space's size."""
 
     def __init__(self, model: ModelConfig) -> None:
-        """Build a stage for each doubling."""
+        """Build a stage per doubling of the resolution."""
         super().__init__()
         doublings = DIFFUSION_SPACES[model.space].patch.bit_length() - 1
         channels = (model.width, *model.upscaler_channels[:doublings])

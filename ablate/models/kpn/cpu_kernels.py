@@ -1,8 +1,14 @@
-"""The two per-pixel filters and their gradients as loops that Numba compiles for the processor; `ablate.models.kpn.filters` calls them.
+"""The two per-pixel filters and their gradients as CPU kernels, compiled by Numba.
 
-Each works on rows of pixels, which lie side by side in memory, keeps a row's 25 weights and sums in the processor's nearest cache, and
-computes a weight again in the backward pass instead of keeping it. Numba needs no compiler on the machine and one compilation for
-all shapes (seconds, kept on the disk); Inductor needs a C++ compiler and as long for each shape (docs/log.md).
+`ablate.models.kpn.filters` calls them and has their equations. A kernel works on rows of pixels,
+which are contiguous in memory. It keeps a row's 25 weights and sums in the L1 cache, and computes a
+weight again in the backward pass instead of storing it.
+
+Numba needs no compiler on the machine, and compiles once for all shapes (seconds, cached on disk).
+Inductor needs a C++ compiler, and as long for each shape (docs/log.md).
+
+Layout of filter parameters: flat memory in which parameter k of pixel (b, i, j) is at
+b batch_stride + (k H + i) W + j. So a head's output can hold other parameters too.
 """
 
 from __future__ import annotations
@@ -20,60 +26,68 @@ from numba import prange, types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
-SIZE = 5
-RADIUS = SIZE // 2
-ROWS = 8  # that are filtered together: a tap's numbers of neighbouring rows lie side by side, those of its next tap a plane away
+KERNEL_SIZE = 5
+RADIUS = KERNEL_SIZE // 2
+# Rows of pixels per task. A tap's weights of neighbouring rows are contiguous; its next tap's are a
+# whole plane away.
+ROWS_PER_TASK = 8
 
 
-def jit(loop: Callable[..., None]) -> Callable[..., None]:
-    """Compile a loop when it is first called, and keep the outcome beside this file or in the user's cache, where one can be written."""
+def usable_for(tensor: Tensor) -> bool:
+    """Return whether CPU kernels can be called: on a CPU, and while no graph is traced."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def jit(kernel: Callable[..., None]) -> Callable[..., None]:
+    """Compile a kernel at its first call; cache it on disk where a folder for it is writable."""
     options: dict[str, Any] = {"parallel": True, "nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(loop)
-    except RuntimeError:  # neither can be written
-        return numba.njit(**options)(loop)
+        return numba.njit(cache=True, **options)(kernel)
+    except RuntimeError:  # neither is writable
+        return numba.njit(**options)(kernel)
 
 
 inline: Callable[..., Any] = numba.njit(error_model="numpy", inline="always")
-_turn = threading.Lock()  # one of Numba's pools of threads aborts the process where two threads call it at once
+_call_lock = threading.Lock()  # a thread pool of Numba's aborts if two threads call it at once
 
 
 @cache
-def _most_threads() -> int:
-    """Start Numba's threads, and return how many there are; where they are OpenMP's, that also sets how many torch takes.
+def _max_threads() -> int:
+    """Start Numba's threads and return their number; keeps torch's number if both share OpenMP.
 
-    Not before the first call of a loop: a process with such threads may not fork.
+    Not called before the first kernel, because a process with these threads must not fork.
     """
     before = torch.get_num_threads()
-    most = numba.get_num_threads()
-    numba.set_num_threads(most)
+    count = numba.get_num_threads()
+    numba.set_num_threads(count)
     torch.set_num_threads(before)
-    return most
+    return count
 
 
-def run(loop: Callable[..., None], *values: Tensor | int | bool) -> None:
-    """Call a compiled loop with tensors on the processor, in as many threads as torch computes with.
+def run(kernel: Callable[..., None], *arguments: Tensor | int | bool) -> None:
+    """Call a compiled kernel with CPU tensors, with as many threads as torch uses.
 
-    The outcome does not depend on the threads: each number is computed by one of them, in one order.
+    Results do not depend on the threads: one thread computes each number, in a fixed order.
     """
-    arrays = [value.detach().numpy() if isinstance(value, Tensor) else value for value in values]
-    with _turn:
-        numba.set_num_threads(min(torch.get_num_threads(), _most_threads()))
+    arrays = [x.detach().numpy() if isinstance(x, Tensor) else x for x in arguments]
+    with _call_lock:
+        numba.set_num_threads(min(torch.get_num_threads(), _max_threads()))
         try:
-            loop(*arrays)
-        except OSError:  # compiled, but the disk is full: it is not kept
-            loop(*arrays)
+            kernel(*arrays)
+        except OSError:  # compiled, but not cached: the disk is full
+            kernel(*arrays)
 
 
-def _fused(typing: Any, a: Any, b: Any, c: Any) -> Any:
+def _fma_intrinsic(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """a b + c, rounded once, all of one type.
 
-    Said here and not left to LLVM (`fastmath`): code that is loaded from the disk was seen to choose otherwise than where it was compiled.
+    Explicit, because `fastmath` lets LLVM choose: code loaded from the cache chose otherwise than
+    code just compiled.
     """
     return a(a, a, a), lambda context, builder, signature, values: builder.fma(*values)
 
 
-_fma: Callable[..., Any] = intrinsic(_fused)
+_fma: Callable[..., Any] = intrinsic(_fma_intrinsic)
 
 
 def _exp(x: Any) -> Any:
@@ -81,10 +95,10 @@ def _exp(x: Any) -> Any:
 
 
 @overload(_exp, strict=False)
-def _exp_of(x: Any) -> Callable[[Any], Any]:
-    """exp(x); in float32 2^n exp(r) with |r| <= ln 2 / 2, within 2e-7, because the library's exp keeps a loop from being vectorised.
+def _exp_overload(x: Any) -> Callable[[Any], Any]:
+    """exp(x); in float32 as 2^n exp(r), |r| <= ln 2 / 2, with a relative error of 2e-7.
 
-    The polynomial is Cephes' (S. Moshier, expf).
+    Loops that call the library's exp are not vectorised. The polynomial is that of Cephes' expf.
     """
     if x != types.float32:
         return lambda x: math.exp(x)
@@ -101,75 +115,75 @@ def _exp_of(x: Any) -> Callable[[Any], Any]:
         p = _fma(p, r, np.float32(5.0000001201e-1))
         p = _fma(p * r, r, r) + np.float32(1)
         scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-        return p * scale + (x - x)  # NaN and infinity stay NaN: a diverged network must show
+        return p * scale + (x - x)  # NaN or infinity gives NaN, so that divergence shows
 
     return exp
 
 
 def _tanh(x: Any) -> Any:
-    raise NotImplementedError
+    raise NotImplementedError  # compiled code takes the overload
 
 
 @overload(_tanh, strict=False)
-def _tanh_of(x: Any) -> Callable[[Any], Any]:
+def _tanh_overload(x: Any) -> Callable[[Any], Any]:
     if x != types.float32:
         return lambda x: math.tanh(x)
     return lambda x: np.float32(1) - np.float32(2) / (_exp(np.float32(2) * x) + np.float32(1))
 
 
 @inline
-def _weights(numbers: Any, squash: bool, w: Any) -> None:
-    """w = tanh(numbers) or numbers, all (W,)."""
-    if squash:
+def _weights(params: Any, apply_tanh: bool, w: Any) -> None:
+    """Set w to tanh(params) or params, all (W,)."""
+    if apply_tanh:
         for j in range(len(w)):
-            w[j] = _tanh(numbers[j])
+            w[j] = _tanh(params[j])
     else:
         for j in range(len(w)):
-            w[j] = numbers[j]
+            w[j] = params[j]
 
 
 @inline
 def _add_product(a: Any, b: Any, total: Any) -> None:
-    """total += a b, all (W,)."""
+    """Add a b to total, all (W,)."""
     for j in range(len(total)):
         total[j] = _fma(a[j], b[j], total[j])
 
 
 @inline
-def _join(total: Any, row: Any) -> None:
-    """row (W + 4) = the sum of the five rows of `total` (5, W), the one of dx moved by dx."""
+def _sum_shifted(total: Any, row: Any) -> None:
+    """Set row (W + 4) to the sum of the rows of total (5, W), row dx shifted by dx."""
     width = total.shape[1]
     row[:] = 0
-    for dx in range(SIZE):
+    for dx in range(KERNEL_SIZE):
         target, source = row[dx : dx + width], total[dx]
         for j in range(width):
             target[j] += source[j]
 
 
 @jit
-def filter_forward(padded: Any, numbers: Any, step: int, squash: bool, out: Any) -> None:
-    """out[b, c, i, j] = sum_k w_k[b, i, j] padded[b, c, i + dy_k, j + dx_k], with w = tanh(number) where `squash` is set, else the number.
+def filter_forward(padded: Any, params: Any, batch_stride: int, apply_tanh: bool, out: Any) -> None:
+    """out[b, c, i, j] = sum_k w_k[b, i, j] padded[b, c, i + dy_k, j + dx_k].
 
     Args:
-        padded: (B, C, H + 4, W + 4).
-        numbers: Flat; number k of pixel (b, i, j) is at b step + (k H + i) W + j.
-        step: See above.
-        squash: Whether the weights are tanh of the numbers.
+        padded: The image, padded by 2 on each side: (B, C, H + 4, W + 4).
+        params: 25 parameters per pixel, laid out as the module says.
+        batch_stride: From one image's parameters to the next image's.
+        apply_tanh: Whether w_k is tanh of the parameter, or the parameter itself.
         out: (B, C, H, W), overwritten.
     """
     batch, channels, height, width = out.shape
-    blocks = -(-height // ROWS)
+    blocks = -(-height // ROWS_PER_TASK)
     for n in prange(batch * blocks):
-        b, first = n // blocks, n % blocks * ROWS
-        count = min(ROWS, height - first)
+        b, first = n // blocks, n % blocks * ROWS_PER_TASK
+        count = min(ROWS_PER_TASK, height - first)
         w = np.empty(width, out.dtype)
         total = np.zeros((count, channels, width), out.dtype)
-        for k in range(SIZE * SIZE):
-            dy, dx = k // SIZE, k % SIZE
+        for k in range(KERNEL_SIZE * KERNEL_SIZE):
+            dy, dx = k // KERNEL_SIZE, k % KERNEL_SIZE
             for m in range(count):
                 i = first + m
-                at = b * step + (k * height + i) * width
-                _weights(numbers[at : at + width], squash, w)
+                at = b * batch_stride + (k * height + i) * width
+                _weights(params[at : at + width], apply_tanh, w)
                 for c in range(channels):
                     _add_product(w, padded[b, c, i + dy, dx : dx + width], total[m, c])
         for m in range(count):
@@ -179,73 +193,73 @@ def filter_forward(padded: Any, numbers: Any, step: int, squash: bool, out: Any)
 
 @jit
 def filter_backward(
-    padded: Any, numbers: Any, step: int, squash: bool, grad: Any, d_padded: Any, d_numbers: Any
+    padded: Any, params: Any, batch_stride: int, apply_tanh: bool, grad: Any, d_padded: Any, d_params: Any
 ) -> None:
-    """The gradients of `filter_forward`: of the padded picture and of the numbers.
+    """Gradients of `filter_forward` with respect to the padded image and the parameters.
 
-    Row r of the padded picture gets what the rows i = r - dy give to it, one sum for each dx: so each (row, tap) is met once, and no
-    sum is read where its neighbour was just written.
+    Row r of the padded image gets contributions from the rows i = r - dy, one sum per dx. So each
+    pair of row and tap is visited once, and no sum is read right after its neighbour is written.
 
     Args:
-        padded: (B, C, H + 4, W + 4).
-        numbers: As in `filter_forward`.
-        step: As in `filter_forward`.
-        squash: As in `filter_forward`.
+        padded: As in `filter_forward`.
+        params: As in `filter_forward`.
+        batch_stride: As in `filter_forward`.
+        apply_tanh: As in `filter_forward`.
         grad: (B, C, H, W).
         d_padded: (B, C, H + 4, W + 4), overwritten.
-        d_numbers: (B, 25, H, W), overwritten.
+        d_params: (B, 25, H, W), overwritten.
     """
     batch, channels, height, width = grad.shape
     rows, one = height + 2 * RADIUS, grad.dtype.type(1)
-    blocks = -(-rows // ROWS)
+    blocks = -(-rows // ROWS_PER_TASK)
     for n in prange(batch * blocks):
-        b, first = n // blocks, n % blocks * ROWS
-        count = min(ROWS, rows - first)
+        b, first = n // blocks, n % blocks * ROWS_PER_TASK
+        count = min(ROWS_PER_TASK, rows - first)
         w, s = np.empty(width, grad.dtype), np.empty(width, grad.dtype)
-        total = np.zeros((count, channels, SIZE, width), grad.dtype)
-        for k in range(SIZE * SIZE):
-            dy, dx = k // SIZE, k % SIZE
+        total = np.zeros((count, channels, KERNEL_SIZE, width), grad.dtype)
+        for k in range(KERNEL_SIZE * KERNEL_SIZE):
+            dy, dx = k // KERNEL_SIZE, k % KERNEL_SIZE
             for m in range(max(0, dy - first), min(count, height + dy - first)):
                 r = first + m
                 i = r - dy
-                at = b * step + (k * height + i) * width
-                _weights(numbers[at : at + width], squash, w)
+                at = b * batch_stride + (k * height + i) * width
+                _weights(params[at : at + width], apply_tanh, w)
                 s[:] = 0
                 for c in range(channels):
                     _add_product(grad[b, c, i], padded[b, c, r, dx : dx + width], s)
                     _add_product(w, grad[b, c, i], total[m, c, dx])
-                d = d_numbers[b, k, i]
-                if squash:
+                d = d_params[b, k, i]
+                if apply_tanh:
                     for j in range(width):
                         d[j] = s[j] * (one - w[j] * w[j])
                 else:
                     d[:] = s
         for m in range(count):
             for c in range(channels):
-                _join(total[m, c], d_padded[b, c, first + m])
+                _sum_shifted(total[m, c], d_padded[b, c, first + m])
 
 
 @inline
 def _distances(p: int, q: int, k: int, like: Any) -> Any:
-    """-2 (dx^2, dx dy, dy^2) from the centre of phase (p, q) to tap k."""
+    """-2 (dx^2, dx dy, dy^2) for the distance from the centre of phase (p, q) to tap k."""
     half, two = like.dtype.type(0.5), like.dtype.type(2)
-    dy = like.dtype.type(k // SIZE - RADIUS) - (like.dtype.type(p) - half) * half
-    dx = like.dtype.type(k % SIZE - RADIUS) - (like.dtype.type(q) - half) * half
+    dy = like.dtype.type(k // KERNEL_SIZE - RADIUS) - (like.dtype.type(p) - half) * half
+    dx = like.dtype.type(k % KERNEL_SIZE - RADIUS) - (like.dtype.type(q) - half) * half
     return -two * dx * dx, -two * dx * dy, -two * dy * dy
 
 
 @inline
 def _gaussian(row: Any, plane: int, p: int, q: int, form: Any, e: Any, norm: Any) -> None:
-    """The weights of the pixels 2j + q of one row.
+    """Compute the Gaussian weights of the pixels 2j + q of one row.
 
     Args:
-        row: Flat numbers from the row's first on: a, b and c of pixel x are at x, plane + x and 2 plane + x.
-        plane: See above.
-        p: Of the row's phase, 0 or 1.
-        q: Of the pixels' phase, 0 or 1.
-        form: (5, w), gets kx^2, 2 rho kx ky, ky^2, kx, ky.
-        e: (25, w), gets exp(-2 q(d)).
-        norm: (w,), gets its sum over the taps.
+        row: Flat parameters from the row on; a, b, c of pixel x are at x, plane + x, 2 plane + x.
+        plane: Pixels of an output plane.
+        p: The row's phase, 0 or 1.
+        q: The pixels' phase, 0 or 1.
+        form: (5, w), set to kx^2, 2 rho kx ky, ky^2, kx, ky.
+        e: (25, w), set to exp(-2 q(d)).
+        norm: (w,), set to the sum of e over the taps.
     """
     width = len(norm)
     one, two, four = form.dtype.type(1), form.dtype.type(2), form.dtype.type(4)
@@ -261,7 +275,7 @@ def _gaussian(row: Any, plane: int, p: int, q: int, form: Any, e: Any, norm: Any
         b[j] = two * _tanh(c[j]) * kx[j] * ky[j]
         c[j] = ky[j] * ky[j]
     norm[:] = 0
-    for k in range(SIZE * SIZE):
+    for k in range(KERNEL_SIZE * KERNEL_SIZE):
         xx, xy, yy = _distances(p, q, k, form)
         weights = e[k]
         for j in range(width):
@@ -271,70 +285,71 @@ def _gaussian(row: Any, plane: int, p: int, q: int, form: Any, e: Any, norm: Any
 
 
 @jit
-def upsample_forward(padded: Any, numbers: Any, step: int, out: Any) -> None:
-    """The Gaussian upsampling of `ablate.models.kpn.filters`.
+def upsample_forward(padded: Any, params: Any, batch_stride: int, out: Any) -> None:
+    """Gaussian upsampling by two.
 
     Args:
-        padded: The low-resolution picture (B, C, h + 4, w + 4).
-        numbers: Flat; number n = 0, 1, 2 (the unbounded a, b, c) of pixel (b, y, x) is at b step + (n 2h + y) 2w + x.
-        step: See above.
+        padded: The low-resolution image, padded by 2 on each side: (B, C, h + 4, w + 4).
+        params: The unbounded a, b, c of each high-resolution pixel, laid out as the module says.
+        batch_stride: From one image's parameters to the next image's.
         out: (B, C, 2h, 2w), overwritten.
     """
-    batch, channels, tall, wide = out.shape
-    width = wide // 2
-    for n in prange(batch * tall):
-        b, y = n // tall, n % tall
-        form, e = np.empty((5, width), out.dtype), np.empty((SIZE * SIZE, width), out.dtype)
+    batch, channels, out_height, out_width = out.shape
+    width = out_width // 2
+    for n in prange(batch * out_height):
+        b, y = n // out_height, n % out_height
+        form, e = np.empty((5, width), out.dtype), np.empty((KERNEL_SIZE * KERNEL_SIZE, width), out.dtype)
         norm, total = np.empty(width, out.dtype), np.empty(width, out.dtype)
         for q in range(2):
-            _gaussian(numbers[b * step + y * wide :], tall * wide, y % 2, q, form, e, norm)
+            _gaussian(params[b * batch_stride + y * out_width :], out_height * out_width, y % 2, q, form, e, norm)
             for c in range(channels):
                 total[:] = 0
-                for k in range(SIZE * SIZE):
-                    dx = k % SIZE
-                    _add_product(e[k], padded[b, c, y // 2 + k // SIZE, dx : dx + width], total)
+                for k in range(KERNEL_SIZE * KERNEL_SIZE):
+                    dx = k % KERNEL_SIZE
+                    _add_product(e[k], padded[b, c, y // 2 + k // KERNEL_SIZE, dx : dx + width], total)
                 row = out[b, c, y]
                 for j in range(width):
                     row[2 * j + q] = total[j] / norm[j]
 
 
 @jit
-def upsample_backward(padded: Any, numbers: Any, step: int, grad: Any, d_padded: Any, d_numbers: Any) -> None:
-    """The gradients of `upsample_forward`: of the padded picture and of the three numbers.
+def upsample_backward(padded: Any, params: Any, batch_stride: int, grad: Any, d_padded: Any, d_params: Any) -> None:
+    """Gradients of `upsample_forward` with respect to the padded image and the parameters.
 
-    With weights w_k = e_k / sum e and u_k = sum_c g_c x_{c, k}: d loss / d logit_k = w_k (u_k - sum_m w_m u_m).
+    d loss / d logit_k = w_k (u_k - sum_m w_m u_m),  w_k = e_k / sum e,  u_k = sum_c g_c x_{c, k}
 
     Args:
-        padded: (B, C, h + 4, w + 4).
-        numbers: As in `upsample_forward`.
-        step: As in `upsample_forward`.
+        padded: As in `upsample_forward`.
+        params: As in `upsample_forward`.
+        batch_stride: As in `upsample_forward`.
         grad: (B, C, 2h, 2w).
         d_padded: (B, C, h + 4, w + 4), overwritten.
-        d_numbers: (B, 3, 2h, 2w), overwritten.
+        d_params: (B, 3, 2h, 2w), overwritten.
     """
-    batch, channels, tall, wide = grad.shape
-    width, rows = wide // 2, tall // 2 + 2 * RADIUS
+    batch, channels, out_height, out_width = grad.shape
+    width, rows = out_width // 2, out_height // 2 + 2 * RADIUS
     one, two, quarter = grad.dtype.type(1), grad.dtype.type(2), grad.dtype.type(0.25)
     for b in prange(batch):
         form, d_form = np.empty((5, width), grad.dtype), np.empty((3, width), grad.dtype)
-        e, u = np.empty((SIZE * SIZE, width), grad.dtype), np.empty((SIZE * SIZE, width), grad.dtype)
-        norm, mean, g = (
-            np.empty(width, grad.dtype),
-            np.empty(width, grad.dtype),
-            np.empty((channels, width), grad.dtype),
+        e, u = (
+            np.empty((KERNEL_SIZE * KERNEL_SIZE, width), grad.dtype),
+            np.empty((KERNEL_SIZE * KERNEL_SIZE, width), grad.dtype),
         )
-        sums = np.zeros((channels, rows, SIZE, width), grad.dtype)  # what each row of the padded picture gets, by dx
-        for y in range(tall):
+        norm, mean = np.empty(width, grad.dtype), np.empty(width, grad.dtype)
+        g = np.empty((channels, width), grad.dtype)
+        # Contributions to each row of the padded image, by dx.
+        sums = np.zeros((channels, rows, KERNEL_SIZE, width), grad.dtype)
+        for y in range(out_height):
             for q in range(2):
-                _gaussian(numbers[b * step + y * wide :], tall * wide, y % 2, q, form, e, norm)
+                _gaussian(params[b * batch_stride + y * out_width :], out_height * out_width, y % 2, q, form, e, norm)
                 for c in range(channels):
                     row, gradient = g[c], grad[b, c, y]
                     for j in range(width):
                         row[j] = gradient[2 * j + q] / norm[j]
                 u[:] = 0
                 mean[:] = 0
-                for k in range(SIZE * SIZE):
-                    r, dx = y // 2 + k // SIZE, k % SIZE
+                for k in range(KERNEL_SIZE * KERNEL_SIZE):
+                    r, dx = y // 2 + k // KERNEL_SIZE, k % KERNEL_SIZE
                     for c in range(channels):
                         _add_product(g[c], padded[b, c, r, dx : dx + width], u[k])
                         _add_product(e[k], g[c], sums[c, r, dx])
@@ -343,7 +358,7 @@ def upsample_backward(padded: Any, numbers: Any, step: int, grad: Any, d_padded:
                     mean[j] /= norm[j]
                 d_form[:] = 0
                 d_xx, d_xy, d_yy = d_form[0], d_form[1], d_form[2]
-                for k in range(SIZE * SIZE):
+                for k in range(KERNEL_SIZE * KERNEL_SIZE):
                     xx, xy, yy = _distances(y % 2, q, k, form)
                     weights, products = e[k], u[k]
                     for j in range(width):
@@ -351,7 +366,7 @@ def upsample_backward(padded: Any, numbers: Any, step: int, grad: Any, d_padded:
                         d_xx[j] = _fma(xx, d, d_xx[j])
                         d_xy[j] = _fma(xy, d, d_xy[j])
                         d_yy[j] = _fma(yy, d, d_yy[j])
-                d_a, d_b, d_c = d_numbers[b, 0, y], d_numbers[b, 1, y], d_numbers[b, 2, y]
+                d_a, d_b, d_c = d_params[b, 0, y], d_params[b, 1, y], d_params[b, 2, y]
                 for j in range(width):
                     kx, ky, cross = form[3, j], form[4, j], form[1, j] * d_xy[j]
                     rho = form[1, j] / (two * kx * ky)
@@ -360,4 +375,4 @@ def upsample_backward(padded: Any, numbers: Any, step: int, grad: Any, d_padded:
                     d_c[2 * j + q] = two * kx * ky * (one - rho * rho) * d_xy[j]
         for c in range(channels):
             for r in range(rows):
-                _join(sums[c, r], d_padded[b, c, r])
+                _sum_shifted(sums[c, r], d_padded[b, c, r])

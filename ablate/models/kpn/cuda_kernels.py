@@ -1,7 +1,12 @@
-"""The two per-pixel filters and their gradients as kernels that Triton compiles for a GPU; `ablate.models.kpn.filters` calls them.
+"""The two per-pixel filters and their gradients as GPU kernels, compiled by Triton.
 
-A kernel's program computes a block of pixels of one picture, all its channels, so that a weight is made once for all of them; it is made
-again in the backward pass instead of being kept, and a gradient is gathered, not scattered: no sum depends on the order of the programs.
+`ablate.models.kpn.filters` calls them and has their equations. A program computes a block of pixels
+of one image with all its channels, so a weight is computed once for all channels. The backward pass
+computes weights again instead of storing them, and gathers gradients instead of scattering them: no
+sum depends on the order of the programs.
+
+Layout of filter parameters: flat memory in which parameter k of pixel (b, i, j) is at
+b batch_stride + (k H + i) W + j.
 """
 
 from __future__ import annotations
@@ -11,16 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK, WARPS = 128, 4  # pixels of a program, one for each thread of its warps: what neighbours read lies side by side
-FIXED = (
-    "height",
-    "width",
-)  # compiled once for all sizes; the pixels of a plane stay known to be a multiple of 16, where they are
+BLOCK, WARPS = 128, 4  # pixels and warps of a program: one pixel per thread, so that reads coalesce
+# Compiled once for all values of these. Triton does use it if `plane` is a multiple of 16.
+NOT_SPECIALIZED = ("height", "width")
 
 
 @triton.jit
 def _sigmoid(x):
-    # 1 / y as the square of 1 / sqrt(y), and powers of two: an instruction each, where a division and e^x take five.
+    # rsqrt and exp2 are one instruction each; a division and e^x are five.
     r = tl.rsqrt(1 + tl.exp2(-1.4426950408889634 * x))
     return r * r
 
@@ -32,7 +35,7 @@ def _tanh(x):
 
 @triton.jit
 def _load(at, away, plane, mask, C: tl.constexpr):
-    """The channels of a picture, at most four, some pixels away; that is added last, where it is part of the instruction."""
+    """Load up to four channels. The constant `away`, added last, is part of the instruction."""
     a = tl.load(at + away, mask=mask, other=0.0)
     b, c, d = a, a, a
     if C > 1:
@@ -67,27 +70,36 @@ def _dot(a, b, c, d, a2, b2, c2, d2, C: tl.constexpr):
     return total
 
 
-@triton.jit(do_not_specialize=FIXED)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _filter_forward(
-    image, numbers, out, step, plane, height, width, C: tl.constexpr, SQUASH: tl.constexpr, BLOCK: tl.constexpr
+    image,
+    params,
+    out,
+    batch_stride,
+    plane,
+    height,
+    width,
+    C: tl.constexpr,
+    APPLY_TANH: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row, column, inside = pixel // width, pixel % width, pixel < plane
-    image, numbers, out = image + n * C * plane, numbers + n * step, out + n * C * plane
+    image, params, out = image + n * C * plane, params + n * batch_stride, out + n * C * plane
     zero = tl.zeros((BLOCK,), tl.float32)
     a, b, c, d = zero, zero, zero, zero
     for i in range(5):
         y = row + i - 2
-        tall = inside & (y >= 0) & (y < height)
-        at, weights = image + (y * width + column), numbers + (5 * i * plane + pixel)
+        rows_inside = inside & (y >= 0) & (y < height)
+        at, weights = image + (y * width + column), params + (5 * i * plane + pixel)
         for j in tl.static_range(5):
             x = column + (j - 2)
             w = tl.load(weights, mask=inside, other=0.0)
             weights += plane
-            if SQUASH:
+            if APPLY_TANH:
                 w = _tanh(w)
-            p, q, r, s = _load(at, j - 2, plane, tall & (x >= 0) & (x < width), C)
+            p, q, r, s = _load(at, j - 2, plane, rows_inside & (x >= 0) & (x < width), C)
             a += w * p
             b += w * q
             c += w * r
@@ -95,50 +107,50 @@ def _filter_forward(
     _store(out + pixel, plane, inside, a, b, c, d, C)
 
 
-@triton.jit(do_not_specialize=FIXED)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _filter_backward(
-    image, numbers, grad, d_image, d_numbers, step, plane, height, width,
-    C: tl.constexpr, SQUASH: tl.constexpr, IMAGE: tl.constexpr, BLOCK: tl.constexpr,
+    image, params, grad, d_image, d_params, batch_stride, plane, height, width,
+    C: tl.constexpr, APPLY_TANH: tl.constexpr, IMAGE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row, column, inside = pixel // width, pixel % width, pixel < plane
     image, grad, d_image = image + n * C * plane, grad + n * C * plane, d_image + n * C * plane
-    numbers, d_numbers = numbers + n * step, d_numbers + n * 25 * plane
+    params, d_params = params + n * batch_stride, d_params + n * 25 * plane
     g, h, u, v = _load(grad + pixel, 0, plane, inside, C)
     zero = tl.zeros((BLOCK,), tl.float32)
     a, b, c, d = zero, zero, zero, zero
     for i in range(5):
         y, z = row + i - 2, row + 2 - i
-        tall, tall_there = inside & (y >= 0) & (y < height), inside & (z >= 0) & (z < height)
+        rows_inside, rows_inside_there = inside & (y >= 0) & (y < height), inside & (z >= 0) & (z < height)
         at, at_there = image + (y * width + column), grad + (z * width + column)
-        d_weights = d_numbers + (5 * i * plane + pixel)
-        weights, weights_there = numbers + (5 * i * plane + pixel), numbers + (5 * i * plane + z * width + column)
-        # The numbers of a row are asked for first and its gradients are stored last: no load can pass a store that stands before it.
+        d_weights = d_params + (5 * i * plane + pixel)
+        weights, weights_there = params + (5 * i * plane + pixel), params + (5 * i * plane + z * width + column)
+        # Parameters are loaded first and gradients stored last: a load cannot overtake a store.
         own, others, products = (), (), ()  # type: tuple[object, ...], tuple[object, ...], tuple[object, ...]
         for j in tl.static_range(5):
-            if SQUASH:
+            if APPLY_TANH:
                 own += (tl.load(weights, mask=inside, other=0.0),)
             if IMAGE:
                 x = column + (2 - j)
-                there = tall_there & (x >= 0) & (x < width)
+                there = rows_inside_there & (x >= 0) & (x < width)
                 others += (tl.load(weights_there + (2 - j), mask=there, other=0.0),)
             weights += plane
             weights_there += plane
-        for j in tl.static_range(5):  # what this pixel's weight multiplies
+        for j in tl.static_range(5):  # products with this pixel's weights
             x = column + (j - 2)
-            p, q, r, s = _load(at, j - 2, plane, tall & (x >= 0) & (x < width), C)
+            p, q, r, s = _load(at, j - 2, plane, rows_inside & (x >= 0) & (x < width), C)
             product = _dot(g, h, u, v, p, q, r, s, C)
-            if SQUASH:
+            if APPLY_TANH:
                 w = _tanh(own[j])
                 product *= 1 - w * w
             products += (product,)
         if IMAGE:
-            for j in tl.static_range(5):  # whose weight multiplies this pixel
+            for j in tl.static_range(5):  # weights of others that multiply this pixel
                 x = column + (2 - j)
-                p, q, r, s = _load(at_there, 2 - j, plane, tall_there & (x >= 0) & (x < width), C)
+                p, q, r, s = _load(at_there, 2 - j, plane, rows_inside_there & (x >= 0) & (x < width), C)
                 w = others[j]
-                if SQUASH:
+                if APPLY_TANH:
                     w = _tanh(w)
                 a += w * p
                 b += w * q
@@ -151,20 +163,23 @@ def _filter_backward(
         _store(d_image + pixel, plane, inside, a, b, c, d, C)
 
 
-@triton.jit(do_not_specialize=FIXED)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _upsample(
-    padded, numbers, grad, out, form, d_numbers, step, plane, height, width,
+    padded, params, grad, out, form, d_params, batch_stride, plane, height, width,
     C: tl.constexpr, BACKWARD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Forward: `out`. Backward: `d_numbers`, and `form` (B, 4, 2h, 2w), three coefficients of -2 q / ln 2 and 1 / sum of the weights."""
+    """Forward: `out`. Backward: `d_params` and `form`.
+
+    `form` (B, 4, 2h, 2w) is three coefficients of -2 q / ln 2, and 1 / sum of the weights.
+    """
     n = tl.program_id(0).to(tl.int64)
     small, wide = (height + 4) * (width + 4), 2 * width
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     row, column, inside = pixel // wide, pixel % wide, pixel < plane
-    padded, numbers = padded + n * C * small, numbers + n * step
-    kx = 4 * _sigmoid(tl.load(numbers + pixel, mask=inside, other=0.0))
-    ky = 4 * _sigmoid(tl.load(numbers + plane + pixel, mask=inside, other=0.0))
-    rho = _tanh(tl.load(numbers + 2 * plane + pixel, mask=inside, other=0.0))
+    padded, params = padded + n * C * small, params + n * batch_stride
+    kx = 4 * _sigmoid(tl.load(params + pixel, mask=inside, other=0.0))
+    ky = 4 * _sigmoid(tl.load(params + plane + pixel, mask=inside, other=0.0))
+    rho = _tanh(tl.load(params + 2 * plane + pixel, mask=inside, other=0.0))
     scale = -2 * 1.4426950408889634
     a_xx, a_xy, a_yy = scale * kx * kx, 2 * scale * rho * kx * ky, scale * ky * ky
     off_y, off_x = (row % 2).to(tl.float32) * 0.5 - 0.25, (column % 2).to(tl.float32) * 0.5 - 0.25
@@ -205,7 +220,7 @@ def _upsample(
         d_xy = -2 * (u_xy - mean * e_xy) * norm
         d_yy = -2 * (u_yy - mean * e_yy) * norm
         cross = 2 * rho * kx * ky * d_xy
-        at = d_numbers + n * 3 * plane + pixel
+        at = d_params + n * 3 * plane + pixel
         tl.store(at, (2 * kx * kx * d_xx + cross) * (1 - 0.25 * kx), mask=inside)
         tl.store(at + plane, (2 * ky * ky * d_yy + cross) * (1 - 0.25 * ky), mask=inside)
         tl.store(at + 2 * plane, 2 * kx * ky * (1 - rho * rho) * d_xy, mask=inside)
@@ -214,9 +229,9 @@ def _upsample(
         _store(out + n * C * plane + pixel, plane, inside, a * norm, b * norm, c * norm, d * norm, C)
 
 
-@triton.jit(do_not_specialize=FIXED)
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _upsample_image(form, grad, d_padded, plane, height, width, C: tl.constexpr, BLOCK: tl.constexpr):
-    """The gradient of the padded picture, from `form` of `_upsample`."""
+    """The gradient of the padded image, from `form` of `_upsample`."""
     n = tl.program_id(0).to(tl.int64)
     small, wide = (height + 4) * (width + 4), 2 * width
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -224,17 +239,17 @@ def _upsample_image(form, grad, d_padded, plane, height, width, C: tl.constexpr,
     form, grad = form + n * 4 * plane, grad + n * C * plane
     zero = tl.zeros((BLOCK,), tl.float32)
     a, b, c, d = zero, zero, zero, zero
-    # The rows 2 y + phase, and in each the columns 2 x + phase, whose tap i, j this pixel is.
+    # Over the high-resolution pixels (2 y + phase, 2 x + phase) that have this pixel as a tap.
     for i in range(10):
         y = row - i // 2
         dy = i // 2 - 2 + 0.25 - 0.5 * (i % 2)
-        tall = inside & (y >= 0) & (y < height)
+        rows_inside = inside & (y >= 0) & (y < height)
         first = (2 * y + i % 2) * wide + 2 * column
         forms, grads = form + first, grad + first
         for j in tl.static_range(10):
             x = column - j // 2
             dx = (j // 2 - 2) + 0.25 - 0.5 * (j % 2)
-            there, away = tall & (x >= 0) & (x < width), j % 2 - j // 2 * 2
+            there, away = rows_inside & (x >= 0) & (x < width), j % 2 - j // 2 * 2
             a_xx, a_xy, a_yy, w = _load(forms, away, plane, there, 4)
             w *= tl.exp2(a_xx * dx * dx + a_xy * dx * dy + a_yy * dy * dy)
             p, q, r, s = _load(grads, away, plane, there, C)
@@ -245,80 +260,84 @@ def _upsample_image(form, grad, d_padded, plane, height, width, C: tl.constexpr,
     _store(d_padded + n * C * small + pixel, small, inside, a, b, c, d, C)
 
 
-def filter_forward(image: Tensor, numbers: Tensor, step: int, squash: bool) -> Tensor:
-    """Filter a picture by one 5x5 kernel per pixel, zero padding.
+def filter_forward(image: Tensor, params: Tensor, batch_stride: int, apply_tanh: bool) -> Tensor:
+    """Return the image (B, C, H, W) filtered by one 5x5 kernel per pixel, with zero padding.
 
     Args:
         image: (B, C, H, W) float32, contiguous, C at most 4.
-        numbers: Flat; number k of pixel (b, i, j) is at b step + (k H + i) W + j.
-        step: See above.
-        squash: Whether the weights are tanh of the numbers.
-
-    Returns:
-        (B, C, H, W).
+        params: 25 parameters per pixel, laid out as the module says.
+        batch_stride: From one image's parameters to the next image's.
+        apply_tanh: Whether a weight is tanh of the parameter, or the parameter itself.
     """
     (b, c, height, width), out = image.shape, torch.empty_like(image)
     plane = height * width
     with torch.cuda.device_of(image):
         grid = b, triton.cdiv(plane, BLOCK)
-        _filter_forward[grid](image, numbers, out, step, plane, height, width, c, squash, BLOCK, num_warps=WARPS)
+        _filter_forward[grid](
+            image, params, out, batch_stride, plane, height, width, c, apply_tanh, BLOCK, num_warps=WARPS
+        )
     return out
 
 
 def filter_backward(
-    image: Tensor, numbers: Tensor, step: int, grad: Tensor, *, squash: bool, with_image: bool
+    image: Tensor, params: Tensor, batch_stride: int, grad: Tensor, *, apply_tanh: bool, with_image: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Return the gradients of the picture (B, C, H, W), or None without it, and of the numbers (B, 25, H, W).
+    """Return the gradients of the image (B, C, H, W) and of the parameters (B, 25, H, W).
 
     Args:
         image: As in `filter_forward`.
-        numbers: As in `filter_forward`.
-        step: As in `filter_forward`.
-        grad: That of the outcome, contiguous.
-        squash: As in `filter_forward`.
-        with_image: Whether the picture's gradient is needed.
+        params: As in `filter_forward`.
+        batch_stride: As in `filter_forward`.
+        grad: Gradient of the output (B, C, H, W), contiguous.
+        apply_tanh: As in `filter_forward`.
+        with_image: Whether the image's gradient is computed; otherwise it is None.
     """
     (b, c, height, width), d_image = image.shape, torch.empty_like(image) if with_image else None
-    d_numbers, plane = image.new_empty(b, 25, height, width), height * width
-    given = image, numbers, grad, image if d_image is None else d_image, d_numbers, step, plane, height, width
+    d_params, plane = image.new_empty(b, 25, height, width), height * width
+    arguments = image, params, grad, image if d_image is None else d_image, d_params, batch_stride, plane, height, width
     with torch.cuda.device_of(image):
-        grid = b, triton.cdiv(plane, 2 * BLOCK)  # more rows: the numbers of a pixel's neighbours are read nearby
-        _filter_backward[grid](*given, c, squash, with_image, 2 * BLOCK, num_warps=2 * WARPS)
-    return d_image, d_numbers
+        grid = b, triton.cdiv(plane, 2 * BLOCK)  # larger blocks share their neighbours' parameters
+        _filter_backward[grid](*arguments, c, apply_tanh, with_image, 2 * BLOCK, num_warps=2 * WARPS)
+    return d_image, d_params
 
 
-def upsample_forward(padded: Tensor, numbers: Tensor, step: int) -> Tensor:
-    """The Gaussian upsampling of `ablate.models.kpn.filters`.
+def upsample_forward(padded: Tensor, params: Tensor, batch_stride: int) -> Tensor:
+    """Return the image (B, C, 2h, 2w), upsampled by one Gaussian per pixel.
 
     Args:
-        padded: The low-resolution picture (B, C, h + 4, w + 4) float32, contiguous, C at most 4.
-        numbers: Flat; number n = 0, 1, 2 (the unbounded a, b, c) of pixel (b, y, x) is at b step + (n 2h + y) 2w + x.
-        step: See above.
-
-    Returns:
-        (B, C, 2h, 2w).
+        padded: The low-resolution image, padded by 2 on each side: (B, C, h + 4, w + 4) float32,
+            contiguous, C at most 4.
+        params: The unbounded a, b, c of each high-resolution pixel, laid out as the module says.
+        batch_stride: From one image's parameters to the next image's.
     """
-    b, c, height, width = _low(padded)
+    b, c, height, width = _unpadded_shape(padded)
     out, plane = padded.new_empty(b, c, 2 * height, 2 * width), 4 * height * width
-    given = padded, numbers, out, out, out, out, step, plane, height, width
+    arguments = padded, params, out, out, out, out, batch_stride, plane, height, width
     with torch.cuda.device_of(padded):
-        _upsample[b, triton.cdiv(plane, BLOCK)](*given, c, False, BLOCK, num_warps=WARPS)
+        _upsample[b, triton.cdiv(plane, BLOCK)](*arguments, c, False, BLOCK, num_warps=WARPS)
     return out
 
 
-def upsample_backward(padded: Tensor, numbers: Tensor, step: int, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the padded picture and of the numbers (B, 3, 2h, 2w), given that of the outcome, contiguous."""
-    b, c, height, width = _low(padded)
-    form, d_numbers = (padded.new_empty(b, n, 2 * height, 2 * width) for n in (4, 3))
+def upsample_backward(padded: Tensor, params: Tensor, batch_stride: int, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the padded image and of the parameters (B, 3, 2h, 2w).
+
+    Args:
+        padded: As in `upsample_forward`.
+        params: As in `upsample_forward`.
+        batch_stride: As in `upsample_forward`.
+        grad: Gradient of the output (B, C, 2h, 2w), contiguous.
+    """
+    b, c, height, width = _unpadded_shape(padded)
+    form, d_params = (padded.new_empty(b, n, 2 * height, 2 * width) for n in (4, 3))
     d_padded, plane = torch.empty_like(padded), 4 * height * width
-    given = padded, numbers, grad, grad, form, d_numbers, step, plane, height, width
+    arguments = padded, params, grad, grad, form, d_params, batch_stride, plane, height, width
     with torch.cuda.device_of(padded):
-        _upsample[b, triton.cdiv(plane, BLOCK)](*given, c, True, BLOCK, num_warps=WARPS)
+        _upsample[b, triton.cdiv(plane, BLOCK)](*arguments, c, True, BLOCK, num_warps=WARPS)
         grid = b, triton.cdiv((height + 4) * (width + 4), BLOCK)
         _upsample_image[grid](form, grad, d_padded, plane, height, width, c, BLOCK, num_warps=WARPS)
-    return d_padded, d_numbers
+    return d_padded, d_params
 
 
-def _low(padded: Tensor) -> tuple[int, int, int, int]:
+def _unpadded_shape(padded: Tensor) -> tuple[int, int, int, int]:
     b, c, height, width = padded.shape
     return b, c, height - 4, width - 4

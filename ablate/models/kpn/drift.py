@@ -1,6 +1,7 @@
-"""The drift: a small U-Net on the noisy picture that predicts an offset per pixel and channel, added to the filtered picture.
+"""The drift network: a small U-Net on the noisy sample, whose output is added to the filtered one.
 
-A filter shared by the channels can only mix colours of its neighbourhood; the drift restores what it cannot make. It starts at zero.
+A filter that is shared by the channels can only mix the colours of its neighbourhood. The drift
+adds what it cannot make. It starts at zero.
 """
 
 from __future__ import annotations
@@ -9,30 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class ZeroConv2d(nn.Conv2d):
-    """A convolution that starts at zero."""
+class ZeroInit(nn.Module):
+    """Mixin for layers that start at zero."""
 
     def reset_parameters(self) -> None:
         """Set weight and bias to zero."""
-        nn.init.zeros_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+
+class ZeroConv2d(ZeroInit, nn.Conv2d):
+    """A convolution whose weight and bias start at zero."""
 
 
 def drift_macs(hidden: int, channels: int, size: int) -> int:
-    """Return the multiply-accumulates of `Drift(hidden, channels=channels)` on one picture of `size` pixels."""
+    """Return the multiply-accumulates of `Drift` on one sample (channels, size, size)."""
     full, half, quarter = (9 * (size >> i) ** 2 for i in range(3))
     return full * (2 * channels * hidden + hidden**2) + half * 2 * hidden**2 + quarter * hidden**2
 
 
 class Drift(nn.Module):
-    """Noisy picture (B, C, S, S) -> offset (B, C, S, S); three scales, skips by addition."""
+    """Noisy sample (B, C, S, S) -> offset (B, C, S, S); three scales, skips by addition."""
 
     def __init__(self, hidden: int, *, channels: int = 3) -> None:
         """Build the U-Net with `hidden` channels at every scale."""
         super().__init__()
         self.down = nn.ModuleList(nn.Conv2d(c, hidden, 3, padding=1) for c in (channels, hidden, hidden))
-        self.up = nn.ModuleList([nn.Conv2d(hidden, hidden, 3, padding=1), nn.Conv2d(hidden, hidden, 3, padding=1)])
+        self.up = nn.ModuleList(nn.Conv2d(hidden, hidden, 3, padding=1) for _ in range(2))
         self.out = ZeroConv2d(hidden, channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

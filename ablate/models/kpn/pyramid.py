@@ -1,10 +1,11 @@
-"""The filter pyramid: a U-Net for the picture itself, whose only operations are predicted filters.
+"""The filter pyramid: a U-Net on the noisy sample whose only operations are predicted filters.
 
-    down:  f_s = filter(x_s, kernel_s),  x_{s/2} = mean_2x2(f_s)            at 64, 32, 16 pixels
-    up:    y_s = lerp(upsample(y_{s/2}, gaussian_s), f_s, sigmoid(skip_s))  at 16, 32, 64 pixels, y_8 = x_8
+    down, at s = 64, 32, 16:  f_s = filter(x_s, kernel_s),  x_{s/2} = mean_2x2(f_s)
+    up, at s = 16, 32, 64:    y_s = lerp(upsample(y_{s/2}, gaussian_s), f_s, sigmoid(skip_s))
+with x_64 the noisy sample, y_8 = x_8 and y_64 the result.
 
-Neural Partitioning Pyramids, simplified. A head gives 29 numbers per pixel at each scale: 25 kernel weights, 3 parameters of a
-precision matrix, 1 skip.
+A simplified form of Neural Partitioning Pyramids. At each scale a head predicts the filter
+parameters, 29 per pixel in the baseline: 25 kernel weights, 3 Gaussian parameters, 1 skip weight.
 """
 
 from __future__ import annotations
@@ -15,29 +16,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.models.kpn.filters import GAUSSIAN_PARAMETERS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_with
-from ablate.models.kpn.fused_cpu_kernels import split_numbers
+from ablate.models.kpn.cpu_kernels import usable_for
+from ablate.models.kpn.filters import GAUSSIAN_PARAMS, KERNEL_WEIGHTS, SKIP, TAPS, UPSAMPLING, filter_with
 
-NUMBERS = TAPS + GAUSSIAN_PARAMETERS + 1  # of the baseline's heads
-
-
-def number_rows(kernel: str, upsampling: str, skip: str) -> list[int]:
-    """Return which of the baseline's 29 numbers a pyramid of these parts reads, in order: kernel, Gaussian, skip."""
-    parts = ((0, KERNEL_WEIGHTS[kernel]), (TAPS, UPSAMPLING[upsampling]), (NUMBERS - 1, SKIP[skip]))
-    return [start + i for start, part in parts for i in range(part.numbers)]
+BASELINE_PARAMS = TAPS + GAUSSIAN_PARAMS + 1  # filter parameters per pixel in the baseline
 
 
-class NumbersConv2d(nn.Conv2d):
-    """A 1x1 convolution that starts as some rows of the baseline's, so that heads of unequal length start alike where they agree."""
+def baseline_rows(kernel: str, upsampling: str, skip: str) -> list[int]:
+    """Return the indices of the baseline's filter parameters that these operations read."""
+    operations = ((0, KERNEL_WEIGHTS[kernel]), (TAPS, UPSAMPLING[upsampling]), (BASELINE_PARAMS - 1, SKIP[skip]))
+    return [start + i for start, operation in operations for i in range(operation.params)]
+
+
+class RowsConv2d(nn.Conv2d):
+    """A 1x1 convolution that starts as some rows of the baseline's.
+
+    So heads with fewer parameters than the baseline's start alike in those they have in common.
+    """
 
     def __init__(self, channels: int, rows: Sequence[int]) -> None:
-        """Map `channels` to one number for each of `rows` (each below 29)."""
+        """Map `channels` to one output per row (each below 29)."""
         self.rows = list(rows)
         super().__init__(channels, len(self.rows), 1)
 
     def reset_parameters(self) -> None:
         """Draw the baseline's weights and keep the rows."""
-        whole = nn.Conv2d(self.in_channels, NUMBERS, 1)
+        whole = nn.Conv2d(self.in_channels, BASELINE_PARAMS, 1)
         with torch.no_grad():
             self.weight.copy_(whole.weight[self.rows])
             assert self.bias is not None
@@ -46,69 +50,81 @@ class NumbersConv2d(nn.Conv2d):
 
 
 class FilterHead(nn.Sequential):
-    """Features (B, C, S, S) -> the numbers of each pixel, (B, len(rows), S, S)."""
+    """Features (B, C, S, S) -> filter parameters of each pixel (B, len(rows), S, S)."""
 
-    def __init__(self, channels: int, hidden: int, rows: Sequence[int] = range(NUMBERS)) -> None:
-        """Build 3x3 -> LeakyReLU -> 1x1 with `hidden` channels between, or a single 1x1 convolution where `hidden` is 0."""
+    def __init__(self, channels: int, hidden: int, rows: Sequence[int] = range(BASELINE_PARAMS)) -> None:
+        """Build 3x3 -> LeakyReLU -> 1x1 with `hidden` channels; a single 1x1 if `hidden` is 0."""
         if hidden:
-            super().__init__(nn.Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(0.2), NumbersConv2d(hidden, rows))
+            super().__init__(nn.Conv2d(channels, hidden, 3, padding=1), nn.LeakyReLU(0.2), RowsConv2d(hidden, rows))
         else:
-            super().__init__(NumbersConv2d(channels, rows))
+            super().__init__(RowsConv2d(channels, rows))
 
 
 def filter_pyramid(
     image: Tensor,
-    numbers: Sequence[Tensor],
+    filter_params: Sequence[Tensor],
     *,
     kernel: str,
     upsampling: str,
     skip: str,
-    passes: Iterable[Callable[[Tensor], Tensor]] | None = None,
+    observe: Iterable[Callable[[Tensor], Tensor]] | None = None,
 ) -> Tensor:
-    """Filter a picture through the pyramid, in float32 whatever the heads' dtype.
+    """Filter a noisy sample through the pyramid, in its dtype whatever that of the parameters is.
 
     Args:
-        image: (B, C, S, S) float32.
-        numbers: The heads' outputs, coarse to fine: (B, n, S/4, S/4), (B, n, S/2, S/2), (B, n, S, S); n = 29 in the baseline,
-            `len(number_rows(...))` in general.
+        image: (B, C, S, S).
+        filter_params: Per scale, coarse to fine: (B, n, S/4, S/4), (B, n, S/2, S/2), (B, n, S, S);
+            n = 29 in the baseline, `len(baseline_rows(...))` in general.
         kernel: A key of `KERNEL_WEIGHTS`.
         upsampling: A key of `UPSAMPLING`.
         skip: A key of `SKIP`.
-        passes: What each picture passes before it is filtered: three on the way down, three on the way up.
+        observe: Functions applied to the input of each filter, down then up; None: none.
 
     Returns:
-        (B, C, S, S) float32.
+        (B, C, S, S).
     """
-    parts = (KERNEL_WEIGHTS[kernel], UPSAMPLING[upsampling], SKIP[skip])
-    split = [split_numbers(n, image.dtype, [part.numbers for part in parts]) for n in numbers]
-    down_up = iter(passes or [lambda picture: picture] * 2 * len(split))
+    operations = (KERNEL_WEIGHTS[kernel], UPSAMPLING[upsampling], SKIP[skip])
+    split = [_split(params, image.dtype, [operation.params for operation in operations]) for params in filter_params]
+    observers = iter(observe or [lambda x: x] * 2 * len(split))
     filtered = []
     with torch.autocast(image.device.type, enabled=False):
-        for weights, _, _ in reversed(split):
-            filtered.append(filter_with(kernel, next(down_up)(image), weights))
+        for kernel_params, _, _ in reversed(split):
+            filtered.append(filter_with(kernel, next(observers)(image), kernel_params))
             image = F.avg_pool2d(filtered[-1], 2)
-        for (_, gaussian, weight), fine in zip(split, reversed(filtered), strict=True):
-            image = parts[2].apply(parts[1].apply(next(down_up)(image), gaussian), fine, weight)
+        for (_, gaussian, skip_weight), fine in zip(split, reversed(filtered), strict=True):
+            upsampled = operations[1].apply(next(observers)(image), gaussian)
+            image = operations[2].apply(upsampled, fine, skip_weight)
     return image
 
 
+def _split(params: Tensor, dtype: torch.dtype, counts: list[int]) -> tuple[Tensor, ...]:
+    """Split (B, n, H, W) into tensors (B, count, H, W) of a dtype, channels first in memory."""
+    if params.requires_grad and usable_for(params):
+        # For gradients of another layout a CPU's convolutions use kernels that round differently.
+        params.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
+    return params.to(dtype, memory_format=torch.contiguous_format).split(counts, dim=1)
+
+
 class FilterPyramid(nn.Module):
-    """The filter pyramid as a module without parameters, whose operands are modules: what they carry can be watched and rounded."""
+    """The filter pyramid as a module without weights.
+
+    Every operand passes an `nn.Identity`, whose hooks can measure or round it.
+    """
 
     def __init__(self, scales: int, *, kernel: str, upsampling: str, skip: str) -> None:
-        """Take the parts by their names, as `filter_pyramid` does."""
+        """Choose the operations by name, as in `filter_pyramid`."""
         super().__init__()
-        self.parts = {"kernel": kernel, "upsampling": upsampling, "skip": skip}
+        self.operations = {"kernel": kernel, "upsampling": upsampling, "skip": skip}
         self.filter_params = nn.ModuleList(nn.Identity() for _ in range(scales))
         self.images = nn.ModuleList(nn.Identity() for _ in range(2 * scales))
 
-    def forward(self, image: Tensor, numbers: Sequence[Tensor]) -> Tensor:
-        """Return the filtered picture (B, C, S, S) float32; shapes as in `filter_pyramid`."""
-        seen = [operand(n) for operand, n in zip(self.filter_params, numbers, strict=True)]
-        return filter_pyramid(image, seen, **self.parts, passes=self.images)
+    def forward(self, image: Tensor, filter_params: Sequence[Tensor]) -> Tensor:
+        """Return the filtered sample (B, C, S, S) float32; shapes as in `filter_pyramid`."""
+        observed = [observer(params) for observer, params in zip(self.filter_params, filter_params, strict=True)]
+        return filter_pyramid(image, observed, **self.operations, observe=self.images)
 
 
 def pyramid_macs(channels: int, size: int, scales: int, *, kernel: str, upsampling: str, skip: str) -> int:
-    """Return the multiply-accumulates of one picture's filters; what makes their weights is not counted."""
+    """Return the multiply-accumulates of one image's filters, without computing their weights."""
     taps = KERNEL_WEIGHTS[kernel].taps + UPSAMPLING[upsampling].taps + SKIP[skip].taps
     return sum(taps * channels * (size >> i) ** 2 for i in range(scales))

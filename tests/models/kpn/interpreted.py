@@ -1,4 +1,4 @@
-"""The kernels against the loops, under TRITON_INTERPRET=1; numbers as a head gives them."""
+"""CUDA kernels against CPU kernels, run under TRITON_INTERPRET=1 on parameters of a head."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from ablate.models.kpn import cuda_kernels, filters
 
 torch.manual_seed(0)
 for channels, height, width in ((3, 16, 20), (4, 8, 40), (1, 32, 32)):
-    numbers = 3 * torch.randn(2, 29, height, width)
+    params = 3 * torch.randn(2, 29, height, width)
     image = torch.randn(2, channels, height, width)
-    for squash in (True, False):
-        leaves = [image.clone().requires_grad_(), numbers[:, :25].detach().requires_grad_()]
-        expected = filters.filter_pixels(*leaves, squash=squash)
+    for apply_tanh in (True, False):
+        leaves = [image.clone().requires_grad_(), params[:, :25].detach().requires_grad_()]
+        expected = filters.filter_pixels(*leaves, apply_tanh=apply_tanh)
         grad = torch.randn_like(expected)
-        flat, step = filters._rows(numbers[:, :25])
-        found = [cuda_kernels.filter_forward(image, flat, step, squash)]
-        found += cuda_kernels.filter_backward(image, flat, step, grad, squash=squash, with_image=True)
-        for a, b in zip(found, [expected, *torch.autograd.grad(expected, leaves, grad)], strict=True):
+        flat, stride = filters._flat(params[:, :25])
+        results = [cuda_kernels.filter_forward(image, flat, stride, apply_tanh)]
+        results += cuda_kernels.filter_backward(image, flat, stride, grad, apply_tanh=apply_tanh, with_image=True)
+        for a, b in zip(results, [expected, *torch.autograd.grad(expected, leaves, grad)], strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-        none, alone = cuda_kernels.filter_backward(image, flat, step, grad, squash=squash, with_image=False)
+        none, alone = cuda_kernels.filter_backward(image, flat, stride, grad, apply_tanh=apply_tanh, with_image=False)
         assert none is None
-        assert torch.equal(alone, found[2])
+        assert torch.equal(alone, results[2])
     padded = F.pad(torch.randn(2, channels, height // 2, width // 2), (2,) * 4, mode="replicate")
-    leaves = [padded.clone().requires_grad_(), numbers[:, 25:28].detach().requires_grad_()]
+    leaves = [padded.clone().requires_grad_(), params[:, 25:28].detach().requires_grad_()]
     expected = filters._Upsample.apply(*leaves)
     grad = torch.randn_like(expected)
-    flat, step = filters._rows(numbers[:, 25:28])
-    found = [
-        cuda_kernels.upsample_forward(padded, flat, step),
-        *cuda_kernels.upsample_backward(padded, flat, step, grad),
+    flat, stride = filters._flat(params[:, 25:28])
+    results = [
+        cuda_kernels.upsample_forward(padded, flat, stride),
+        *cuda_kernels.upsample_backward(padded, flat, stride, grad),
     ]
-    for a, b in zip(found, [expected, *torch.autograd.grad(expected, leaves, grad)], strict=True):
+    for a, b in zip(results, [expected, *torch.autograd.grad(expected, leaves, grad)], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

@@ -1,11 +1,11 @@
-"""Pyramid, backbone, drift and the whole denoiser against plain float64 formulations."""
+"""Backbone, pyramid, drift and the whole denoiser against plain formulas in float64."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ablate.models import cost
-from ablate.models.kpn import backbone, denoiser, fused_cpu_kernels, pyramid
+from ablate.models.kpn import backbone, denoiser, pyramid, rotary
 from ablate.models.kpn.drift import Drift, drift_macs
 from ablate.study import variants
 from benchmarks import published
@@ -31,31 +31,31 @@ def test_denoiser_equals_the_published_formulation(dtype: torch.dtype, drift: bo
     torch.testing.assert_close(net(z, t), expected, rtol=0, atol=error)
 
 
-def test_doubling_is_a_transposed_convolution() -> None:
-    layer = backbone.Doubling(6, 5).double()
+def test_upsample2x_is_a_transposed_convolution() -> None:
+    layer = backbone.Upsample2x(6, 5).double()
     x = torch.randn(2, 6, 3, 4, dtype=torch.double, requires_grad=True)
     expected = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-13)
     grad = torch.randn_like(expected)
-    wanted = torch.autograd.grad(expected, [x, *layer.parameters()], grad)
-    torch.testing.assert_close(torch.autograd.grad(layer(x), [x, *layer.parameters()], grad), wanted)
+    expected_grads = torch.autograd.grad(expected, [x, *layer.parameters()], grad)
+    torch.testing.assert_close(torch.autograd.grad(layer(x), [x, *layer.parameters()], grad), expected_grads)
 
 
 def test_pyramid_gradients() -> None:
     image = torch.randn(1, 1, 8, 8, dtype=torch.double, requires_grad=True)
-    numbers = [torch.randn(1, 29, s, s, dtype=torch.double, requires_grad=True) for s in (2, 4, 8)]
+    filter_params = [torch.randn(1, 29, s, s, dtype=torch.double, requires_grad=True) for s in (2, 4, 8)]
 
-    def run(picture: torch.Tensor, *heads: torch.Tensor) -> torch.Tensor:
-        return pyramid.filter_pyramid(picture, heads, kernel="tanh", upsampling="gaussian", skip="lerp")
+    def run(image: torch.Tensor, *params: torch.Tensor) -> torch.Tensor:
+        return pyramid.filter_pyramid(image, params, kernel="tanh", upsampling="gaussian", skip="lerp")
 
-    assert torch.autograd.gradcheck(run, (image, *numbers), fast_mode=True)
+    assert torch.autograd.gradcheck(run, (image, *filter_params), fast_mode=True)
 
 
 def test_rotary_embedding_keeps_norms_and_depends_on_distance_alone() -> None:
-    angles = backbone.rotary_table(8, 32)
+    angles = rotary.rotary_angles(8, 32)
     cos, sin = angles.cos(), angles.sin()
     q, k = torch.randn(1, 32).expand(64, 32), torch.randn(1, 32).expand(64, 32)
-    rotated_q, rotated_k = backbone.rotate(q, cos, sin), backbone.rotate(k, cos, sin)
+    rotated_q, rotated_k = rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin)
     torch.testing.assert_close(rotated_q.norm(dim=1), q.norm(dim=1))
     products = (rotated_q @ rotated_k.T).view(8, 8, 8, 8)
     torch.testing.assert_close(products[1, 2, 3, 5], products[4, 0, 6, 3], rtol=1e-4, atol=1e-4)
@@ -63,17 +63,40 @@ def test_rotary_embedding_keeps_norms_and_depends_on_distance_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_heads_turned_in_one_pass_have_the_bits_of_the_plain_form(dtype: torch.dtype) -> None:
-    angles, qkv = backbone.rotary_table(8, 12), torch.randn(3, 64, 3, 5, 12).to(dtype)
+def test_the_rotary_kernel_has_the_bits_of_the_plain_form(dtype: torch.dtype) -> None:
+    angles, qkv = rotary.rotary_angles(8, 12), torch.randn(3, 64, 3, 5, 12).to(dtype)
     qkv[1, 2, 0, 3, 4] = torch.nan
-    turned = fused_cpu_kernels.turn_heads(qkv, cos := angles.cos(), sin := angles.sin())
-    assert turned is not None
-    for part, found in enumerate(turned):
-        expected = backbone.rotate(qkv[:, :, part].transpose(1, 2), cos, sin).to(dtype)
-        assert found.dtype == dtype
-        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
-    assert fused_cpu_kernels.turn_heads(qkv.requires_grad_(), cos, sin) is None  # it has no gradient
-    assert fused_cpu_kernels.turn_heads(qkv.detach().double(), cos.double(), sin.double()) is None
+    cos, sin = angles.cos(), angles.sin()
+    assert rotary.fits_kernel(qkv, cos)
+    for part, result in enumerate(rotary.split_and_rotate(qkv, cos, sin)):
+        expected = qkv[:, :, part].transpose(1, 2)
+        expected = rotary.rotate(expected, cos, sin).to(dtype) if part < 2 else expected
+        assert result.dtype == dtype
+        torch.testing.assert_close(result, expected, rtol=0, atol=0, equal_nan=True)
+    assert not rotary.fits_kernel(qkv.requires_grad_(), cos)  # it has no gradient
+    assert not rotary.fits_kernel(qkv.detach().double(), cos.double())
+
+
+def test_the_rotary_kernel_rounds_to_bfloat16_as_torch_does() -> None:
+    bits = torch.arange(-(2**31), 2**31, 99_991, dtype=torch.int64).to(torch.int32)
+    ties = (torch.arange(-(2**15), 2**15, dtype=torch.int32) << 16) + 2**15
+    values = torch.cat([bits, ties]).view(torch.float32)[:, None]  # of every kind, NaN and infinity too
+    qkv = torch.tensor([1.0, 0.0]).bfloat16().expand(1, len(values), 3, 1, 2).contiguous()
+    query, _, _ = rotary.split_and_rotate(qkv, values, torch.zeros_like(values))  # (1, 0) turns into (values, 0)
+    torch.testing.assert_close(query[0, 0, :, 0], values[:, 0].bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_of_filter_params_reach_the_heads_channels_last(dtype: torch.dtype) -> None:
+    params = [torch.randn(2, 29, s, s).to(dtype, memory_format=torch.channels_last) for s in (2, 4, 8)]
+    outputs = [p.requires_grad_() * 1 for p in params]
+    out = pyramid.filter_pyramid(torch.randn(2, 3, 8, 8), outputs, kernel="tanh", upsampling="gaussian", skip="lerp")
+    grads: list[torch.Tensor] = []
+    for output in outputs:
+        output.register_hook(grads.append)
+    out.sum().backward()
+    assert len(grads) == 3
+    assert all(g.dtype == dtype and g.is_contiguous(memory_format=torch.channels_last) for g in grads)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -85,8 +108,8 @@ def test_a_block_is_the_same_with_and_without_gradients(precision: str) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         expected = net(z, t)
         with torch.inference_mode():
-            found = net(z, t)
-    assert torch.equal(found, expected)
+            result = net(z, t)
+    assert torch.equal(result, expected)
 
 
 def test_explicit_attention_equals_scaled_dot_product_attention() -> None:
@@ -117,7 +140,7 @@ def test_drift_starts_at_zero_and_reaches_far() -> None:
     assert rows.max() - rows.min() >= 12
 
 
-def test_denoiser_adds_drift_to_the_filtered_picture_and_counts_its_cost() -> None:
+def test_denoiser_adds_drift_to_the_filtered_sample_and_counts_its_cost() -> None:
     net = denoiser.build(SMOKE, 0, CPU)
     z, t = torch.randn(2, 3, 64, 64), torch.rand(2)
     filtered, drift = net.parts(z, t)
@@ -132,7 +155,7 @@ def test_denoiser_adds_drift_to_the_filtered_picture_and_counts_its_cost() -> No
     assert all(count > 0 for count in spent.macs.values())
 
 
-def test_shared_parts_of_two_variants_start_alike_and_seeds_differ() -> None:
+def test_common_layers_of_two_variants_start_alike_and_seeds_differ() -> None:
     full = denoiser.build(SMOKE, 3, CPU).state_dict()
     without = denoiser.build(SMOKE.replaced(drift=False), 3, CPU).state_dict()
     assert set(without) == {name for name in full if not name.startswith("drift.")}
@@ -142,14 +165,14 @@ def test_shared_parts_of_two_variants_start_alike_and_seeds_differ() -> None:
 
 
 @pytest.mark.parametrize("preset", variants.presets())
-def test_the_matched_control_gets_the_drifts_macs_back(preset: str) -> None:
+def test_the_matched_control_has_the_macs_of_the_drift_in_its_backbone(preset: str) -> None:
     full, without, matched = (
         cost.cost(variants.resolve(variants.load(name), preset))
         for name in ("baseline", "no_drift", "no_drift_matched")
     )
-    given, lost = matched.total_macs - without.total_macs, full.total_macs - without.total_macs
-    assert lost == full.macs["drift"] == drift_macs(16, 3, 64)
-    assert given == pytest.approx(lost, rel=0.02)
+    added, removed = matched.total_macs - without.total_macs, full.total_macs - without.total_macs
+    assert removed == full.macs["drift"] == drift_macs(16, 3, 64)
+    assert added == pytest.approx(removed, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +184,7 @@ def test_the_matched_control_gets_the_drifts_macs_back(preset: str) -> None:
         ("direct", [0, 1, 2]),
     ],
 )
-def test_shorter_heads_start_as_rows_of_the_baselines(name: str, rows: list[int]) -> None:
+def test_smaller_heads_start_as_rows_of_the_baselines_heads(name: str, rows: list[int]) -> None:
     full = denoiser.build(SMOKE, 3, CPU).state_dict()
     short = denoiser.build(variants.resolve(variants.load(name), "smoke").model, 3, CPU).state_dict()
     for key, tensor in short.items():
@@ -181,5 +204,5 @@ def test_compiled_blocks_give_the_same_features_and_gradients() -> None:
     for net in (plain, compiled):
         net(z, t).backward(grad)
     torch.testing.assert_close(compiled(z, t), plain(z, t), rtol=1e-4, atol=1e-4)
-    for (name, found), expected in zip(compiled.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-3, msg=name)
+    for (name, result), expected in zip(compiled.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(result.grad, expected.grad, rtol=1e-3, atol=1e-3, msg=name)

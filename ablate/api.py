@@ -10,10 +10,9 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -25,7 +24,6 @@ from ablate.store import tables
 from ablate.store.atomic_files import written
 from ablate.store.output import check_output
 from ablate.study import variants
-from ablate.study.config import Config
 
 Budget = Literal["steps", "macs"]
 SHOWN = ("run_id", "variant", "preset", "seed", "status", "fd", "pd", "psnr_db", "wall_s")  # of a run, in a notebook
@@ -222,84 +220,90 @@ def run(
     seeds: str | int | Iterable[int] = 0,
     preset: str = variants.DEFAULT_PRESET,
     *,
+    factors: str | None = None,
+    baseline: bool = True,
     data: str | PathLike[str] = "cats",
     results: str | PathLike[str] = "results",
     budget: Budget = "steps",
     metrics: str | Sequence[str] = (),
     weights: str | PathLike[str] | None = None,
     device: str = "auto",
+    launcher: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    jobs: int | None = None,
     threads: int | None = None,
+    gpus: float | None = None,
     quantize: str | None = None,
     scopes: str | None = None,
     force: bool = False,
+    failed: bool = False,
+    steal: bool = False,
+    compile: Literal["auto", "on", "off"] = "auto",
+    save_every_s: float = 60.0,
+    log: str | Sequence[str] = (),
+    on_row: Callable[[dict[str, Any], str], None] | None = None,
 ) -> Results:
-    """Train, sample, measure and record variants under fixed seeds, as `ablate run`: finished runs are skipped, interrupted ones resume.
+    """Train, sample, measure and record variants and their baseline, as `ablate run` does.
+
+    Finished runs are skipped, interrupted ones resume. Progress goes to stderr: bars on a terminal,
+    and a line for each run.
 
     Args:
         variant: A variant, `a+b` for a combination, `all` for every one, or several of these.
-        seeds: A seed, several, or words such as `0-4`.
-        preset: The budget: `smoke`, `quick`, `standard`, `paper`.
-        data: `cats`, or a folder, zip or `.npz` of pictures.
-        results: The results folder; created if it is missing.
-        budget: `steps`: equal training steps; `macs`: each variant gets the baseline's training MACs.
-        metrics: A metric, or several, asked for by name: their weights may be downloaded; one that cannot be measured is a warning.
+        seeds: A seed, several, or text such as `0-4`.
+        preset: The preset: `smoke`, `quick`, `standard`, `paper`.
+        factors: Axes, as in `drift,prediction`: every combination of their variants.
+        baseline: Also run the baseline at the same seeds, to compare with.
+        data: `cats`, or a folder, zip or `.npz` of images.
+        results: The results folder. It is created if it is missing.
+        budget: `steps`: equal training steps; `macs`: the baseline's training MACs for each.
+        metrics: Metrics asked for by name. Their networks' weights may be downloaded; one that
+            cannot be measured is a warning.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        threads: That torch computes with; None: as it chooses.
-        quantize: Number formats, as in `int8,fp8`; None: the preset's.
+        launcher: `local`: one run after another, here; `ray`: tasks of a Ray cluster.
+        ray_address: With ray: the cluster's address; None: `RAY_ADDRESS`, else this machine.
+        jobs: With ray: runs at once; None: as many as fit.
+        threads: Threads of a run; None: torch's choice, or 1 with ray.
+        gpus: With ray: GPUs of a run, as in 0.5; None: 1 if there are any.
+        quantize: Number formats to measure, as in `int8,fp8`; None: the preset's.
         scopes: What is quantised; None: the preset's.
         force: Make finished runs again.
+        failed: Make failed and diverged runs again, and no others.
+        steal: Take runs from another process that hangs while it makes them.
+        compile: Compile the transformer blocks; `auto`: if the training is long enough.
+        save_every_s: Seconds between checkpoints.
+        log: Trackers that record finished runs too: `tensorboard`, `mlflow`.
+        on_row: Called after each run, instead of the line on stderr, with the run's row and how it
+            went: `made`, `quantised`, or the reason for skipping it.
 
     Returns:
         The results folder, with the new rows.
 
     Raises:
-        AblateError: An unknown name, data that cannot be used, or a run that cannot go on.
-        KeyboardInterrupt: Interrupted, after saving; the same call goes on from there.
+        AblateError: A value that is not allowed, data that cannot be used, or a run that cannot go
+            on.
+        KeyboardInterrupt: Interrupted, after saving. The same call goes on from there.
     """
-    from ablate.inference.number_formats import with_formats
-    from ablate.launch.local import launch
-    from ablate.launch.queue import Rerun
-    from ablate.study.metric_names import choose
-    from ablate.study.plan import parse_seeds, plan
+    options = dict(locals())  # the parameters are named after the fields of StudyRequest
+    del options["on_row"]
+    from ablate.study.request import StudyRequest, as_call
 
-    if budget not in ("steps", "macs"):
-        raise AblateError(f"run(budget={budget!r}): unknown; allowed: steps, macs")
-    match: Callable[[Config, Config], Config] | None = None
-    if budget == "macs":
-        from ablate.models.cost import match_training_macs
+    request = StudyRequest.of(as_call, options)
+    from ablate.base.progress import Progress
+    from ablate.launch.study import described, run_study
 
-        match = match_training_macs
-    if threads is not None and (not isinstance(threads, Integral) or threads < 1):
-        raise AblateError(f"run(threads={threads!r}): not a number of 1 or more")
-    listed = [seeds] if isinstance(seeds, (str, Integral)) else seeds
-    specs = plan(
-        [variant] if isinstance(variant, str) else list(variant),
-        parse_seeds(",".join(map(str, cast("Iterable[object]", listed)))),
-        preset,
-        match,
-    )
-    specs, quantize_finished = with_formats(specs, quantize, scopes)
-    asked = choose([metrics] if isinstance(metrics, str) else list(metrics))
+    progress = Progress()
 
     def on_missing(network: str, why: str) -> None:
-        lost = [metric.name for metric in asked if metric.network == network]
+        lost = [metric.name for metric in request.asked_metrics if metric.network == network]
         if lost:
             warnings.warn(f"no {', '.join(lost)}: {why}", stacklevel=2)
 
-    folder = Path(results)
-    tables.check_folder(folder)
-    launch(
-        specs,
-        str(data),
-        folder,
-        device=device,
-        metrics=asked,
-        weights=None if weights is None else Path(weights),
-        rerun=Rerun.all if force else Rerun.unfinished,
-        quantize_finished=quantize_finished,
-        threads=threads,
-        on_row=lambda row, how: None,
+    run_study(
+        request,
+        progress=progress,
+        on_row=on_row or (lambda row, how: progress.say(described(row, how))),
         on_missing=on_missing,
     )
-    return Results(folder)
+    return Results(request.results)

@@ -114,7 +114,7 @@ def start(folder: Path, name: str, on_start: Callable[[], None] = lambda: None, 
             from ablate.cli import app
 
             words = ["run", "--preset", "smoke", "--data", "set.npz", "--results", name, "--save-every", "0.05"]
-            app([*words, "--variant", "one", "--variant", "two"], standalone_mode=False)
+            app([*words, "--variant", "one", "--variant", "two", "--no-baseline"], standalone_mode=False)
             status = 0
     except BaseException:
         traceback.print_exc(file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import runpy
 import sys
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import ablate
 from ablate import cli
 from ablate.base.errors import AblateError
+from ablate.cli.study import run
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "drift.py"
 
@@ -78,7 +80,7 @@ def test_errors_say_what_is_allowed(folder: Path, tmp_path: Path) -> None:
     assert results.findings(samples=512).compared.runs > 0
     with pytest.raises(AblateError, match="not in"):
         results.artifacts("nothing")
-    with pytest.raises(AblateError, match="unknown; allowed: steps, macs"):
+    with pytest.raises(AblateError, match=r"run\(budget='time'\): it must be one of: steps, macs"):
         ablate.run(budget="time", results=tmp_path)  # type: ignore[arg-type]
     with pytest.raises(AblateError, match="no_drfit"):
         ablate.run("no_drfit", results=tmp_path)
@@ -95,26 +97,66 @@ def test_nothing_stands_for_what_is_left_out(folder: Path) -> None:
 
 @pytest.mark.parametrize("threads", [0, -1, "2"])
 def test_threads_are_a_number(tmp_path: Path, threads: Any) -> None:
-    with pytest.raises(AblateError, match=r"run\(threads=.*not a number of 1 or more"):
+    with pytest.raises(AblateError, match=r"run\(threads=.*it must be (at least 1|a whole number)"):
         ablate.run(threads=threads, results=tmp_path)
+
+
+def fake_launch(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Let no study be made: return the requests and runs that the launcher gets."""
+    from ablate.launch import local
+
+    launched: list[Any] = []
+
+    def launch(request: Any, specs: Any, *, on_row: Any, on_missing: Any, **_: Any) -> None:
+        launched.append((request, specs))
+        for spec in specs:
+            on_row({"run_id": spec.variant, "status": "failed", "error": "full"}, "made")
+        if request.metrics:
+            with pytest.warns(UserWarning, match="no fid: no weights"):
+                on_missing("inception-v3-compat", "no weights")
+
+    monkeypatch.setattr(local, "launch", launch)
+    return launched
 
 
 def test_a_metric_asked_for_that_cannot_be_measured_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ablate.launch import local
-
-    asked: dict[str, Any] = {}
-
-    def launch(specs: Any, *rest: Any, on_missing: Any, **options: Any) -> None:
-        asked.update(options, seeds=[spec.seed for spec in specs])
-        with pytest.warns(UserWarning, match="no fid: no weights"):
-            on_missing("inception-v3-compat", "no weights")
-
-    monkeypatch.setattr(local, "launch", launch)
+    launched = fake_launch(monkeypatch)
     ablate.run(seeds=np.int64(3), metrics="fid", results=tmp_path)
-    assert asked["seeds"] == [3]
-    assert [metric.name for metric in asked["metrics"]] == ["fid"]
+    request, specs = launched[0]
+    assert [(spec.variant, spec.seed) for spec in specs] == [("baseline", 3)]
+    assert request.metrics == ("fid",)
+
+
+def test_a_study_brings_its_baseline_and_shows_a_line_for_each_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched = fake_launch(monkeypatch)
+    ablate.run("no_drift", results=tmp_path)
+    assert [spec.variant for spec in launched[-1][1]] == ["baseline", "no_drift"]
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "baseline: failed: full\nno_drift: failed: full\n")
+    rows: list[str] = []
+    ablate.run("no_drift", results=tmp_path, baseline=False, on_row=lambda row, how: rows.append(row["run_id"]))
+    assert rows == ["no_drift"]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_call_and_the_command_ask_for_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = fake_launch(monkeypatch)
+    ablate.run("v_pred", "0-1", "smoke", factors="drift", results=tmp_path, failed=True, compile="off", save_every_s=5)
+    words = "run -v v_pred --seeds 0,1 --preset smoke --factors drift --failed --compile off --save-every 5"
+    assert CliRunner().invoke(cli.app, [*words.split(), "--results", str(tmp_path)]).exit_code == 0
+    assert launched[0] == launched[1]
+
+
+def test_every_option_of_the_command_is_one_of_the_call() -> None:
+    from ablate.study.request import StudyRequest
+
+    fields = set(StudyRequest.model_fields)
+    assert set(inspect.signature(ablate.run).parameters) == fields | {"on_row"}
+    assert set(inspect.signature(run).parameters) == fields | {"dry_run"}
 
 
 def test_the_package_lists_what_it_has() -> None:

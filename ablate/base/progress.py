@@ -89,7 +89,19 @@ class Progress:
         if self._bars is None:
             print(text, file=sys.stderr, flush=True)
         else:
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._print(text)
+
+    def result(self, text: str) -> None:
+        """Write a line to stdout, above the bars if both are on one terminal."""
+        if self._bars is None or not sys.stdout.isatty():
+            print(text, flush=True)
+        else:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        """Write a line above the bars; anything else that writes to the terminal would mix with them."""
+        assert self._bars is not None
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def study(self, total: int) -> Iterator[Study]:

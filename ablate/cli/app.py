@@ -119,9 +119,14 @@ def _root(
     pass
 
 
-def tell_missing(network: str, why: str) -> None:
-    """Say in one line which metrics stay empty, and why."""
+def missing_note(network: str, why: str) -> str:
+    """Return one line that says which metrics stay empty, and why."""
     from ablate.study.metric_names import METRICS
 
     first = next(name for name, metric in METRICS.items() if metric.network == network)
-    typer.echo(f"note: no {first} and what else needs {network}: {why}", err=True)
+    return f"note: no {first} and what else needs {network}: {why}"
+
+
+def tell_missing(network: str, why: str) -> None:
+    """Print a missing network's note to stderr."""
+    typer.echo(missing_note(network, why), err=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 
@@ -15,35 +14,32 @@ from ablate.base.machine import device_bytes, environment, pick_device, use_thre
 from ablate.base.progress import Progress
 from ablate.data.datasets import load
 from ablate.inference import number_formats
-from ablate.launch.queue import AS_FAILED, POLL_S, Rerun, WorkQueue, sigterm_as_interrupt
+from ablate.launch.queue import AS_FAILED, POLL_S, WorkQueue, sigterm_as_interrupt
 from ablate.metrics.suite import Suite, assemble
 from ablate.models import memory
 from ablate.models.cost import cost
 from ablate.runs import loading as finished_runs
 from ablate.runs.job import Row
 from ablate.runs.pipeline import execute
-from ablate.study.metric_names import Metric
 from ablate.study.plan import Planned, RunSpec, estimate_wall_s
-from ablate.training.checkpoint import SAVE_EVERY_S
+from ablate.study.request import Rerun, StudyRequest
 
 
-def forecast(specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, rerun: Rerun, device: str) -> list[Planned]:
+def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame) -> list[Planned]:
     """Return the runs that `launch` would make, with an estimate of their time.
 
     Args:
-        specs: The study.
-        source: `cats`, or a folder, zip or `.npz` of images.
+        request: What the study was asked to do.
+        specs: Its runs. With `--failed` those that did not fail are left out.
         past: The table `runs`. Estimates come from runs of this machine, or of others where this
             machine has none.
-        rerun: Which runs are made. With `failed` the others are left out.
-        device: As for `launch`.
 
     Raises:
         AblateError: The data or the device cannot be used.
     """
-    data = load(source)
+    data, rerun = load(request.data), request.rerun
     status = dict(zip(past["run_id"], past["status"], strict=True))
-    here = past[past["environment"] == environment(pick_device(device))]
+    here = past[past["environment"] == environment(pick_device(request.device))]
     times = here if "done" in set(here["status"]) else past
     macs = {spec.variant: cost(spec.config).train_macs(spec.config.train.steps) for spec in specs}
     planned = []
@@ -51,26 +47,18 @@ def forecast(specs: Sequence[RunSpec], source: str, past: pd.DataFrame, *, rerun
         run_id = spec.run_id(data.name, data.digest)
         if rerun is Rerun.failed and status.get(run_id) not in AS_FAILED:
             continue
-        finished = rerun is Rerun.unfinished and status.get(run_id) == "done"
+        finished = (rerun is Rerun.unfinished or spec.added) and status.get(run_id) == "done"
         planned.append(Planned(spec, run_id, finished, estimate_wall_s(spec, macs[spec.variant], times)))
     return planned
 
 
 def launch(
+    request: StudyRequest,
     specs: Sequence[RunSpec],
-    source: str,
-    folder: Path,
     *,
-    device: str,
-    metrics: Collection[Metric] = (),
-    weights: Path | None = None,
-    rerun: Rerun = Rerun.unfinished,
     quantize_finished: bool = False,
-    steal: bool = False,
-    save_every_s: float = SAVE_EVERY_S,
-    threads: int | None = None,
-    compile: str = "auto",
     poll_s: float = POLL_S,
+    progress: Progress,
     on_row: Callable[[Row, str], None],
     on_missing: Callable[[str, str], None],
 ) -> None:
@@ -80,19 +68,11 @@ def launch(
     and makes those whose process has died.
 
     Args:
-        specs: The study.
-        source: `cats`, or a folder, zip or `.npz` of images.
-        folder: The results folder.
-        device: A name that `pick_device` knows.
-        metrics: Metrics that were asked for by name. Their networks' weights may be downloaded.
-        weights: A folder of weights; None: `ABLATE_WEIGHTS`.
-        rerun: Which runs are made.
+        request: What the study was asked to do.
+        specs: Its runs.
         quantize_finished: Measure finished runs in the number formats and scopes they lack.
-        steal: Take the runs that other processes are making now, after all other runs.
-        save_every_s: Seconds between checkpoints.
-        threads: Threads of torch; None: torch's own choice.
-        compile: As in `machine.pick_compile`.
         poll_s: Seconds between two attempts to lease runs of other processes.
+        progress: Shows what is under way.
         on_row: Called after each run with its row and how it went: `made`, `quantised` (`rows` is
             the number of rows added), or the reason for skipping it (the row is name and seed).
         on_missing: Called once for each network whose weights are missing, with its name and why.
@@ -102,31 +82,30 @@ def launch(
         LeaseLostError: Another process took over the run that this one was making.
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after saving.
     """
-    target = pick_device(device)
+    folder, target = request.results, pick_device(request.device)
     start = time.monotonic()
-    data = load(source)
+    data = load(request.data)
     load_wall_s = time.monotonic() - start
     for spec in specs:
         memory.check(spec.variant, spec.config, device_bytes(target))
 
     @cache  # assembled when the first run needs it
     def suite() -> Suite:
-        assembled = assemble(metrics, weights, target)
+        assembled = assemble(request.asked_metrics, request.weights, target)
         for network, reason in assembled.missing.items():
             on_missing(network, reason)
         return assembled
 
     with ExitStack() as stack:
-        stack.enter_context(use_threads(threads))
-        progress = stack.enter_context(Progress())
+        stack.enter_context(use_threads(request.threads))
         stack.enter_context(sigterm_as_interrupt())
         queue = WorkQueue(
             specs,
             data,
             folder,
-            rerun=rerun,
+            rerun=request.rerun,
             quantize_finished=quantize_finished,
-            steal=steal,
+            steal=request.steal,
             on_row=on_row,
             say=progress.say,
         )
@@ -157,9 +136,9 @@ def launch(
                         suite=suite(),
                         progress=progress,
                         load_wall_s=load_wall_s,
-                        save_every_s=save_every_s,
+                        save_every_s=request.save_every_s,
                         finished_before=run.finished_before,
-                        compile=compile,
+                        compile=request.compile,
                         still_ours=run.lease.still_ours,
                     )
                     on_row(row, "made")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,17 +21,10 @@ from ablate.runs.job import Row
 from ablate.runs.pipeline import clean, working_folder
 from ablate.store import tables
 from ablate.study.plan import RunSpec
+from ablate.study.request import Rerun
 
 POLL_S = 2.0  # between two attempts to lease runs that other processes make
 AS_FAILED = ("failed", "diverged")
-
-
-class Rerun(StrEnum):
-    """Which runs of a study are made."""
-
-    unfinished = "unfinished"  # all but finished ones
-    failed = "failed"  # failed and diverged ones only
-    all = "all"  # finished ones too
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ class WorkQueue:
         while self._waiting:
             got_one = False
             for run_id, spec in list(self._waiting.items()):
-                reason = self._reason_to_skip(run_id)
+                reason = self._reason_to_skip(run_id, spec)
                 leave_alone = self._rerun is Rerun.failed or not working_folder(self._folder, run_id).exists()
                 if reason is not None and not self._quantize_finished and leave_alone:
                     self._skip(run_id, reason)
@@ -131,7 +123,7 @@ class WorkQueue:
                     continue
                 try:
                     # Another process may have finished it since the first look.
-                    reason = self._reason_to_skip(run_id)
+                    reason = self._reason_to_skip(run_id, spec)
                     skip = reason is not None and not (clean(self._folder, run_id) and self._quantize_finished)
                 except BaseException:
                     lease.give_back()
@@ -157,7 +149,7 @@ class WorkQueue:
         self.skipped += 1
         self._on_row({"run_id": run_id, "variant": spec.variant, "seed": spec.seed}, reason)
 
-    def _reason_to_skip(self, run_id: str) -> str | None:
+    def _reason_to_skip(self, run_id: str, spec: RunSpec) -> str | None:
         """Return why the table says that a run is not to be made; None where it is to be made."""
         now, before = statuses(self._folder).get(run_id), self._at_start.get(run_id)
         # Compare times for equality, not order: a clock may have been set back in between.
@@ -167,6 +159,8 @@ class WorkQueue:
             return f"{'not run yet' if before is None else before[0]}; --failed leaves it"
         if self._rerun is Rerun.unfinished and before is not None and before[0] == "done":
             return "done before; skipped (--force makes it again)"
+        if spec.added and before is not None and before[0] == "done":
+            return "done before; skipped"
         return None
 
 

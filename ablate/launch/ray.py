@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from ablate.base.host import THREAD_VARIABLES
 from ablate.base.progress import Progress, Study, Task
 from ablate.base.text import printable
 from ablate.data.datasets import ImageSet, load
-from ablate.launch.queue import POLL_S, QueuedRun, Rerun, WorkQueue, sigterm_as_interrupt
+from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
     check_installed,
     connected,
@@ -40,9 +40,8 @@ from ablate.metrics.suite import assemble, files_of
 from ablate.runs.job import Row
 from ablate.runs.pipeline import adopt, working_folder
 from ablate.store import tables
-from ablate.study.metric_names import Metric
 from ablate.study.plan import RunSpec
-from ablate.training.checkpoint import SAVE_EVERY_S
+from ablate.study.request import StudyRequest
 
 RETRIES = 5  # of a run whose machine was lost
 WAIT_S = 0.3  # for a task to end, before updates are shown
@@ -81,22 +80,13 @@ class _Running:
 
 
 def launch(
+    request: StudyRequest,
     specs: Sequence[RunSpec],
-    source: str,
-    folder: Path,
     *,
-    address: str | None = None,
-    device: str = "auto",
-    resources: Resources = Resources(),
-    metrics: Collection[Metric] = (),
-    weights: Path | None = None,
-    rerun: Rerun = Rerun.unfinished,
     quantize_finished: bool = False,
-    steal: bool = False,
-    save_every_s: float = SAVE_EVERY_S,
-    compile: str = "auto",
     poll_s: float = POLL_S,
     isolated: bool = False,
+    progress: Progress,
     on_row: Callable[[Row, str], None],
     on_missing: Callable[[str, str], None],
 ) -> None:
@@ -106,10 +96,6 @@ def launch(
     others. Its error is raised when all have ended.
 
     Args:
-        address: The cluster's address; None or empty: start a cluster on this machine for the
-            time of the study.
-        device: `auto` (CUDA if the cluster has GPUs), `cpu` or `cuda`.
-        resources: The resources of each run.
         isolated: Let no machine work in the results folder, even if it sees the folder.
         Others: As in `ablate.launch.local.launch`. Paths are on this machine.
 
@@ -119,24 +105,25 @@ def launch(
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after the unfinished runs have saved.
     """
     check_installed()
+    folder, device, address, weights = request.results, request.device, request.cluster, request.weights
+    resources = Resources(request.threads or 1, request.gpus, request.jobs)
     if device not in ("auto", "cpu", "cuda"):
         raise AblateError(
             f"--device {device}: with --launcher ray the cluster chooses the GPU. Allowed: auto, cpu, cuda"
         )
     start = time.monotonic()
-    data = load(source)
+    data = load(request.data)
     load_wall_s = time.monotonic() - start
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress())
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
         queue = WorkQueue(
             specs,
             data,
             folder,
-            rerun=rerun,
+            rerun=request.rerun,
             quantize_finished=quantize_finished,
-            steal=steal,
+            steal=request.steal,
             on_row=on_row,
             say=progress.say,
         )
@@ -146,13 +133,14 @@ def launch(
             return
         if isinstance(first, QueuedRun):
             stack.callback(first.lease.give_back)
+        metrics = request.asked_metrics
         suite = assemble(metrics, weights, torch.device("cpu"))
         for network, reason in suite.missing.items():
             on_missing(network, reason)
         contents = {path.name: path.read_bytes() for path in files_of(suite, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         asked = tuple(metric for metric in metrics if metric.network not in suite.missing)
-        stack.enter_context(connected(address or None, resources.local_cpus))
+        stack.enter_context(connected(address, resources.local_cpus))
         stack.enter_context(sigterm_as_interrupt())
         stack.enter_context(ray_output_redirected(progress))
         marker = stack.enter_context(folder_marker(folder, isolated))
@@ -167,8 +155,8 @@ def launch(
             threads=resources.threads,
             networks=Networks(asked, tuple(suite.extractors), tuple(suite.distances), digests),
             load_wall_s=load_wall_s,
-            save_every_s=save_every_s,
-            compile=compile,
+            save_every_s=request.save_every_s,
+            compile=request.compile,
         )
         launcher.make_all(queue, chain(cast("list[QueuedRun | None]", [first]), runs), task, poll_s)
 

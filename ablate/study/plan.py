@@ -7,12 +7,15 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from ablate.base.errors import VariantError, did_you_mean
 from ablate.study import variants
-from ablate.study.config import Config
+
+if TYPE_CHECKING:
+    from ablate.study.config import Config
 
 MAX_SEEDS = 1000
 
@@ -26,7 +29,8 @@ class RunSpec:
     preset: str
     seed: int
     config: Config
-    budget: str = "steps"  # what it has in common with the baseline: `steps`, or training `macs`
+    budget: str = "steps"  # equal to the baseline's: `steps`, or training `macs`
+    added: bool = False  # the baseline, which nobody named: made if it has not finished, never again
 
     def run_id(self, data: str, digest: str) -> str:
         """Return the run's name: readable parts, and a digest of configuration, data set's fingerprint and seed."""
@@ -46,14 +50,12 @@ def parse_seeds(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
         if match is None:
-            raise VariantError(
-                f"--seeds {text}: {part.strip()!r} is not a seed; seeds are whole numbers from 0, as in 0-4 or 0,3,7-9"
-            )
+            raise VariantError(f"{part.strip()!r} is not a seed; seeds are whole numbers from 0, as in 0-4 or 0,3,7-9")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise VariantError(f"--seeds {text}: the range {first}-{last} runs backwards; did you mean {last}-{first}?")
+            raise VariantError(f"the range {first}-{last} runs backwards; did you mean {last}-{first}?")
         if last - first >= MAX_SEEDS:
-            raise VariantError(f"--seeds {text}: {last - first + 1} seeds; at most {MAX_SEEDS} are allowed")
+            raise VariantError(f"{last - first + 1} seeds; at most {MAX_SEEDS} are allowed")
         seeds.extend(range(first, last + 1))
     return list(dict.fromkeys(seeds))
 
@@ -75,29 +77,39 @@ def factor_combinations(text: str) -> list[str]:
     for axis in axes:
         if axis not in levels:
             raise VariantError(
-                f"--factors {text}: unknown axis {axis!r}{did_you_mean(axis, levels)} Allowed: {', '.join(sorted(levels))}"
+                f"unknown axis {axis!r}{did_you_mean(axis, levels)} Allowed: {', '.join(sorted(levels))}"
             )
         if axes.count(axis) > 1:
-            raise VariantError(f"--factors {text}: {axis} is named twice")
+            raise VariantError(f"{axis} is named twice")
     return ["+".join(parts) for parts in itertools.product(*(levels[axis] for axis in axes))]
 
 
 def plan(
-    names: Sequence[str], seeds: Sequence[int], preset: str, match: Callable[[Config, Config], Config] | None = None
+    names: Sequence[str],
+    seeds: Sequence[int],
+    preset: str,
+    match: Callable[[Config, Config], Config] | None = None,
+    *,
+    add_baseline: bool = False,
 ) -> list[RunSpec]:
-    """Return the runs of a study, seed by seed, so that an interrupted study has whole pairs.
+    """Return the runs of a study, seed by seed: an interrupted study has whole pairs.
 
     Args:
         names: Variants, `a+b` for a combination, `all` for every single one.
         seeds: The seeds.
         preset: The preset.
-        match: Gives a variant's configuration the training budget of the baseline's; None: equal steps.
+        match: Gives a variant's configuration the training MACs of the baseline's; None: equal
+            steps.
+        add_baseline: Put the baseline first if it is not named.
 
     Raises:
         VariantError: An unknown name, an invalid file or an unknown preset.
     """
     wanted = [name for given in names for name in (variants.names() if given == "all" else [given])]
     loaded = {v.name: v for v in map(variants.load, wanted)}
+    added = add_baseline and variants.BASELINE not in loaded
+    if added:
+        loaded = {variants.BASELINE: variants.load(variants.BASELINE)} | loaded
     configs = {name: variants.resolve(v, preset) for name, v in loaded.items()}
     budgets = dict.fromkeys(configs, "steps")
     if match is not None:
@@ -106,7 +118,7 @@ def plan(
             configs[name] = match(config, baseline)
             budgets[name] = "steps" if configs[name] == config else "macs"
     return [
-        RunSpec(v.name, v.axis, preset, seed, configs[v.name], budgets[v.name])
+        RunSpec(v.name, v.axis, preset, seed, configs[v.name], budgets[v.name], added and v.name == variants.BASELINE)
         for seed in seeds
         for v in loaded.values()
     ]

@@ -62,7 +62,8 @@ def explain(error: ValidationError, model: type[BaseModel], subject: Callable[[L
         return f"{dotted(at)} is missing"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
-        why = f"{did_you_mean(str(given), allowed)[1:]} Allowed: {', '.join(allowed)}".strip()
+        near, listed = did_you_mean(str(given), allowed)[1:].strip(), ", ".join(allowed)
+        why = f"{near} Allowed: {listed}" if near else f"it must be one of: {listed}"
     elif kind in ("too_short", "too_long"):
         why = f"it must have {context.get('min_length', context.get('max_length'))} entries"
     elif kind in WANTED:

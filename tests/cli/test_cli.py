@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from PIL import Image
 
 from ablate.base.errors import DivergedError
 from ablate.launch.ray_worker import resumable_files
+from ablate.store import tables
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
 COMMANDS = ["list", "show", "run", "report", "compare", "gate", "measure", "bench", "replay", "doctor"]
@@ -164,7 +166,19 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
     (study / "variants" / "long.toml").write_text(
         'about = "Long."\nsource = "test"\naxis = "test"\n[train]\nsteps = 100\nperceptual = "none"\n'
     )
-    words = [sys.executable, "-m", "ablate", "run", "--preset", "smoke", "--data", "set.npz", "--variant", "long"]
+    words = [
+        sys.executable,
+        "-m",
+        "ablate",
+        "run",
+        "--preset",
+        "smoke",
+        "--data",
+        "set.npz",
+        "--variant",
+        "long",
+        "--no-baseline",
+    ]
     words += ["--results", str(tmp_path)]
     process = subprocess.Popen(words, cwd=study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -201,7 +215,7 @@ def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) ->
     (study / "variants" / "hot.toml").write_text(
         'about = "Hot."\nsource = "test"\naxis = "test"\n[train]\nlr = 1e30\nwarmup = 0\n'
     )
-    done = smoke("--variant", "hot", "--results", str(tmp_path), cwd=study)
+    done = smoke("--variant", "hot", "--no-baseline", "--results", str(tmp_path), cwd=study)
     (study / "variants" / "hot.toml").unlink()
     assert done.returncode == 0, done.stderr
     assert ": diverged: loss nan" in done.stdout
@@ -211,7 +225,7 @@ def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) ->
 
 
 def test_latent_is_charged_with_its_autoencoder(study: Path, tmp_path: Path) -> None:
-    done = smoke("--variant", "latent", "--results", str(tmp_path), cwd=study)
+    done = smoke("--variant", "latent", "--no-baseline", "--results", str(tmp_path), cwd=study)
     assert done.returncode == 0, done.stderr
     row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
     for name in ("autoencoder_wall_s", "autoencoder_psnr_db", "autoencoder_pd", "autoencoder_fd", "decode_macs"):
@@ -265,6 +279,55 @@ def test_a_dry_run_lists_and_writes_nothing(study: Path, tmp_path: Path) -> None
     nowhere = smoke("--dry-run", "--results", str(tmp_path / "new"), cwd=study)
     assert "1 of 1 to run: unknown" in nowhere.stdout
     assert not (tmp_path / "new").exists()
+
+
+def test_a_variant_brings_the_baseline_that_it_is_compared_with(study: Path, tmp_path: Path) -> None:
+    words = ("--results", str(tmp_path / "new"), "--seeds", "0,1", "--dry-run")
+    for asked, runs in {
+        ("-v", "no_drift"): 4,
+        ("-v", "no_drift,v_pred"): 6,
+        ("-v", "no_drift", "--no-baseline"): 2,
+    }.items():
+        assert f"{runs} of {runs} to run" in smoke(*asked, *words, cwd=study).stdout
+    shown = smoke("--variant", "no_drift", "--dry-run", cwd=study).stdout
+    assert [line.split()[1] for line in shown.splitlines() if " done " in line] == ["baseline", "no_drift"]
+
+
+def test_the_hint_at_the_end_leads_to_a_report_of_what_was_run(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my results; ls"
+    shutil.copytree(study / "results", folder)
+    done = smoke("--variant", "no_drift", "--results", str(folder), cwd=study)
+    assert done.returncode == 0, done.stderr
+    hint = done.stderr.splitlines()[-1].split("; next: ")[1]
+    assert hint == f"ablate report --results '{folder}'"
+    report = command.ablate(*shlex.split(hint)[1:], cwd=study)
+    assert report.returncode == 0
+    assert "no_drift" in report.stdout
+    alone = folder / "runs.parquet"
+    runs = pd.read_parquet(alone)
+    tables.append(tmp_path / "alone", {"runs": tables.records(runs[runs["variant"] == "baseline"])})
+    done = smoke("--results", str(tmp_path / "alone"), cwd=study)
+    assert "next: the same command with --variant no_drift" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
+def test_with_bars_on_the_result_lines_come_out_whole(study: Path) -> None:
+    import pty
+
+    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "no_drift"]
+    program, terminal = pty.openpty()
+    command_line = [sys.executable, "-m", "ablate", *words]
+    process = subprocess.Popen(command_line, stdin=terminal, stdout=terminal, stderr=terminal, cwd=study)
+    os.close(terminal)
+    shown = b""
+    with suppress(OSError):  # the terminal is closed when the process ends
+        while content := os.read(program, 65536):
+            shown += content
+    assert process.wait() == 0
+    lines = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode().replace("\r", "\n").splitlines()
+    skipped = [line for line in lines if "skipped" in line]
+    assert [line.split("-")[0] for line in skipped] == ["baseline", "no_drift"]
+    assert all(line.endswith("done before; skipped (--force makes it again)") for line in skipped)
 
 
 def test_bench_times_runs_side_by_side_and_keeps_what_was_measured_before(study: Path, tmp_path: Path) -> None:
@@ -349,14 +412,18 @@ def test_help_does_not_import_torch(folder: Path) -> None:
 
 
 BAD = [
-    (["run", "--ray-address", "10.0.0.1:6379"], 1, "--ray-address: the local launcher needs no cluster"),
-    (["run", "--launcher", "ray", "--gpus", "1.5"], 1, "--gpus 1.5: not a share from 0.0001 to 1"),
-    (["run", "--launcher", "ray", "--gpus", "0.00001"], 1, "--gpus 1e-05: not a share"),
+    (
+        ["run", "--ray-address", "10.0.0.1:6379"],
+        1,
+        "--ray-address 10.0.0.1:6379: the local launcher makes one run at a time",
+    ),
+    (["run", "--launcher", "ray", "--gpus", "1.5"], 1, "--gpus 1.5: it must be a fraction from 0.0001 to 1"),
+    (["run", "--launcher", "ray", "--gpus", "0.00001"], 1, "--gpus 1e-05: it must be a fraction"),
     (["run", "--variant", "no_drfit"], 1, "did you mean no_drift?"),
     (["run", "--preset", "quik"], 1, "did you mean quick?"),
     (["run", "--seeds", "-1"], 1, "'-1' is not a seed"),
     (["run", "--seeds", "5-2"], 1, "runs backwards"),
-    (["run", "--jobs", "2"], 1, "--jobs 2: the local launcher makes one run at a time; add --launcher ray"),
+    (["run", "--jobs", "2"], 1, "--jobs 2: the local launcher makes one run at a time, here; choose the launcher ray"),
     (["run", "--launcher", "slurm"], 2, "'slurm' is not one of"),
     (["run", "--data", "absent"], 1, "absent: no such file or folder"),
     (["run", "--data", "empty"], 1, "empty: no pictures found"),
@@ -365,8 +432,9 @@ BAD = [
     (["run", "--results", "/proc/ablate"], 1, "/proc/ablate"),
     (["run", "--factors", "drfit"], 1, "did you mean drift?"),
     (["run", "--budget", "time"], 2, "time"),
-    (["run", "--force", "--failed"], 1, "--force --failed: --force makes finished runs again"),
-    (["run", "--save-every", "-1"], 2, "--save-every"),
+    (["run", "--threads", "0"], 1, "--threads 0: it must be at least 1"),
+    (["run", "--force", "--failed"], 1, "--force --failed: force makes finished runs again"),
+    (["run", "--save-every", "-1"], 1, "--save-every -1.0: it must be at least 0"),
     (["replay", "x", "--results", "absent"], 1, "absent: no such folder"),
     (["replay", "x", "--results", "."], 1, "run 'x': not in ."),
     (["replay"], 2, "RUN"),

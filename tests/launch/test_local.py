@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,11 +25,11 @@ from ablate.data.datasets import ImageSet
 from ablate.launch import local, queue
 from ablate.launch.leases import Lease, Leases
 from ablate.launch.local import launch
-from ablate.launch.queue import Rerun
 from ablate.metrics.suite import Suite
 from ablate.runs import pipeline as executing
 from ablate.store import tables
 from ablate.study.plan import RunSpec, plan
+from ablate.study.request import Rerun, StudyRequest
 
 SPECS = plan(["baseline", "no_drift"], [0, 1, 2], "smoke")
 DATA = SimpleNamespace(name="set", digest="d")
@@ -64,24 +65,24 @@ def leases(folder: Path) -> list[str]:
     return [path.name for path in (folder / ".leases").iterdir() if path.name != ".lock"]
 
 
-def go(folder: Path, rerun: Rerun = Rerun.unfinished, *, steal: bool = False, poll_s: float = 0.02) -> dict[str, str]:
+def go(
+    folder: Path,
+    rerun: Rerun = Rerun.unfinished,
+    *,
+    steal: bool = False,
+    poll_s: float = 0.02,
+    specs: Sequence[RunSpec] = SPECS,
+) -> dict[str, str]:
     """Launch the study; return what was said of each run."""
     said: dict[str, str] = {}
 
     def tell(row: dict[str, Any], how: str) -> None:
         said[row["run_id"]] = how
 
-    launch(
-        SPECS,
-        "set",
-        folder,
-        device="cpu",
-        rerun=rerun,
-        steal=steal,
-        poll_s=poll_s,
-        on_row=tell,
-        on_missing=lambda *_: None,
-    )
+    options = {"force": rerun is Rerun.all, "failed": rerun is Rerun.failed, "steal": steal}
+    request = StudyRequest(data="set", results=folder, device="cpu", **options)
+    progress = Progress(enabled=False)
+    launch(request, specs, poll_s=poll_s, progress=progress, on_row=tell, on_missing=lambda *_: None)
     return said
 
 
@@ -145,6 +146,22 @@ def test_what_is_made_again_is_chosen_by_how_it_ended(tmp_path: Path, monkeypatc
         made[rerun] = [IDS.index(run_id) for run_id in fake.made]
         assert set(said) == set(IDS)
     assert made == {Rerun.unfinished: [1, 2, 3, 5], Rerun.failed: [1, 2], Rerun.all: [0, 1, 2, 3, 4, 5]}
+
+
+def test_an_added_baseline_is_made_once_and_never_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch)
+    specs = plan(["no_drift"], [0], "smoke", add_baseline=True)
+    ids = [spec.run_id("set", "d") for spec in specs]
+    go(tmp_path, specs=specs)
+    assert fake.made == ids
+    fake.made.clear()
+    fake.moment = datetime.now(UTC)
+    said = go(tmp_path, Rerun.all, specs=specs)
+    assert fake.made == ids[1:]
+    assert said[ids[0]] == "done before; skipped"
+    past = tables.read(tmp_path, "runs").assign(environment="", wall_s=1.0, train_macs=1, config_hash="")
+    forced = StudyRequest(device="cpu", force=True)
+    assert [one.finished for one in local.forecast(forced, specs, past)] == [True, False]
 
 
 def test_failed_runs_are_made_without_waiting_for_what_is_left_alone(
@@ -258,5 +275,5 @@ def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pyte
         row | {"run_id": f"{i}", "environment": e, "wall_s": s} for i, (e, s) in enumerate([("{}", 90.0), (here, 10.0)])
     ]
     for past, expected in ((rows, 10.0), (rows[:1], 90.0)):
-        found = local.forecast(SPECS[:1], "set", pd.DataFrame(past), rerun=Rerun.unfinished, device="cpu")
+        found = local.forecast(StudyRequest(device="cpu"), SPECS[:1], pd.DataFrame(past))
         assert [one.wall_s for one in found] == [expected]

@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ablate.base.errors import AblateError
-from ablate.base.progress import Study
+from ablate.base.progress import Progress, Study
 from ablate.launch import local, ray
 from ablate.launch.leases import Lease
 from ablate.launch.queue import QueuedRun
@@ -33,6 +33,7 @@ from ablate.runs.pipeline import adopt, working_folder
 from ablate.store import tables
 from ablate.store.schema import KEYS, RUN_TABLES
 from ablate.study.plan import RunSpec, plan
+from ablate.study.request import StudyRequest
 from ablate.training.checkpoint import TrainingState
 from ablate.training.loop import LOGGED
 
@@ -96,11 +97,11 @@ def launch(
     """Make the study in a results folder of that name; return how each run ended."""
     said: dict[str, str] = {}
     tables.check_folder(folder / name)
+    request = {field: options.pop(field) for field in StudyRequest.model_fields if field in options}
     launcher(
+        StudyRequest(data=str(folder / "set.npz"), results=folder / name, save_every_s=0.1, **request),
         specs,
-        str(folder / "set.npz"),
-        folder / name,
-        save_every_s=0.1,
+        progress=Progress(enabled=False),
         on_row=lambda row, how: said.update({row["run_id"]: row["status"] if how == "made" else how}),
         on_missing=lambda *_: None,
         **options,

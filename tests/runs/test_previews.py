@@ -48,7 +48,18 @@ def test_a_run_keeps_its_grids_and_a_replay_without_them_has_the_same_bits(
     np.savez(tmp_path / "set.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "small.toml").write_text(VARIANT)
-    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "small", "--log", "tensorboard"]
+    words = [
+        "run",
+        "--preset",
+        "smoke",
+        "--data",
+        "set.npz",
+        "--variant",
+        "small",
+        "--no-baseline",
+        "--log",
+        "tensorboard",
+    ]
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     folder = tmp_path / "results" / "artifacts" / tables.read(tmp_path / "results", "runs")["run_id"][0]

@@ -36,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch.chdir(path)
     patch.setenv("ABLATE_CACHE", str(path / "cache"))
     patch.setenv("ABLATE_OFFLINE", "1")
-    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "small", "--threads", "1"]
+    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "small", "--no-baseline", "--threads", "1"]
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     (path / "variants" / "small.toml").unlink()  # the row has to be enough

@@ -116,7 +116,7 @@ def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
         ("claim = { metric = 'fd' }\n", r"claim\[0\].expect is missing"),
         (
             "claim = { metric = 'fd', expect = 'bad', because = 'b' }\n",
-            r"claim\[0\].expect is 'bad'; Allowed: better, worse, same",
+            r"claim\[0\].expect is 'bad'; it must be one of: better, worse, same",
         ),
         (
             "claim = { metric = 'fd', expect = 'worse', because = 'b', margin = '5%' }\n",

@@ -1,0 +1,96 @@
+"""One study from request to rows: `ablate run` and `ablate.run()` are this function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ablate.base.progress import Progress
+from ablate.inference.number_formats import with_formats
+from ablate.launch import local
+from ablate.models.cost import match_training_macs
+from ablate.runs.job import Row
+from ablate.runs.trackers import open_trackers, record
+from ablate.store import tables
+from ablate.study.plan import Planned, RunSpec
+
+if TYPE_CHECKING:
+    from ablate.study.request import StudyRequest
+
+
+def forecast_study(request: StudyRequest) -> list[Planned]:
+    """Return the runs that `run_study` would make, with an estimate of their time.
+
+    Raises:
+        AblateError: An unknown name, or data or a device that cannot be used.
+    """
+    specs, _ = _specs(request)
+    open_trackers(request.log, request.results)
+    return local.forecast(request, specs, tables.read(request.results, "runs"))
+
+
+def run_study(
+    request: StudyRequest,
+    *,
+    progress: Progress,
+    on_row: Callable[[Row, str], None],
+    on_missing: Callable[[str, str], None],
+) -> None:
+    """Make the runs of a study: skip finished ones, resume interrupted ones.
+
+    Args:
+        request: What to do.
+        progress: Shows what is under way.
+        on_row: Called after each run with its row and how it went: `made`, `quantised`, or the
+            reason for skipping it. `described` says it in words.
+        on_missing: Called once for each network whose weights are missing, with its name and why.
+
+    Raises:
+        AblateError: An unknown name, data that cannot be used, or a run that cannot go on.
+        KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after saving.
+    """
+    specs, quantize_finished = _specs(request)
+    trackers = open_trackers(request.log, request.results)
+    tables.check_folder(request.results)
+
+    def recorded(row: Row, how: str) -> None:
+        on_row(row, how)
+        # A run that was done before is recorded too: it may have been made without a tracker.
+        if trackers and (row["status"] == "done" if how == "made" else how.startswith(("done", "quantised"))):
+            record(trackers, request.results, row["run_id"])
+
+    launch: Callable[..., None] = local.launch
+    if request.launcher == "ray":
+        from ablate.launch import ray
+
+        launch = ray.launch
+    with progress:
+        launch(
+            request,
+            specs,
+            quantize_finished=quantize_finished,
+            progress=progress,
+            on_row=recorded,
+            on_missing=on_missing,
+        )
+
+
+def described(row: Row, how: str) -> str:
+    """Return how a run ended, or why it was skipped, in one line."""
+    if how == "quantised":
+        what = f"done before; {row['rows']} rows of number formats added"
+    elif how != "made":
+        what = how
+    elif row["status"] != "done":
+        what = f"{row['status']}: {row['error']}"
+    else:
+        floor = f"real against real {row['fd_floor']:.1f} at {row['fd_floor_n']}"
+        metrics = f"fd {row['fd']:.1f} (N = {row['fd_n']}; {floor}), pd {row['pd']:.4f}, {row['psnr_db']:.2f} dB"
+        what = f"done in {row['wall_s']:.0f} s; {metrics}"
+    return f"{row['run_id']}: {what}"
+
+
+def _specs(request: StudyRequest) -> tuple[list[RunSpec], bool]:
+    """Return the runs, and whether finished ones may lack number formats that were asked for."""
+    specs = request.specs(match_training_macs if request.budget == "macs" else None)
+    return with_formats(specs, request.quantize, request.scopes)

@@ -1,0 +1,201 @@
+"""What a study is asked to do: the one model behind `ablate run` and `ablate.run()`, validated once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from ablate.base.errors import AblateError, VariantError
+from ablate.study import variants
+from ablate.study.config import Config
+from ablate.study.metric_names import Metric, choose
+from ablate.study.plan import RunSpec, factor_combinations, parse_seeds, plan
+from ablate.study.validation import Settings, explain
+
+OPTIONS = {"metrics": "--metric", "save_every_s": "--save-every"}  # field -> option, where the names differ
+
+
+class Rerun(StrEnum):
+    """Which runs of a study are made."""
+
+    unfinished = "unfinished"  # all but finished ones
+    failed = "failed"  # failed and diverged ones only
+    all = "all"  # finished ones too
+
+
+def listed(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the names of `a,b`, or of several such texts, in order and once each."""
+    texts = [names] if isinstance(names, str) else names
+    return tuple(dict.fromkeys(part.strip() for text in texts for part in str(text).split(",")))
+
+
+def _path_text(given: Any) -> Any:
+    return os.fspath(given) if isinstance(given, os.PathLike) else given
+
+
+def _seeds(given: Any) -> Any:
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        given = ",".join(map(str, given))
+    try:
+        return tuple(parse_seeds(str(given)))
+    except VariantError as error:
+        raise ValueError(str(error)) from error
+
+
+def _combinations(axes: Any) -> Any:
+    try:
+        return tuple(factor_combinations(axes)) if isinstance(axes, str) else ()
+    except VariantError as error:
+        raise ValueError(str(error)) from error
+
+
+def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    choose(names)
+    return names
+
+
+def _gpus(gpus: float) -> float:
+    if gpus % 1 if gpus > 1 else round(gpus, 4) != gpus:
+        raise ValueError("it must be a fraction from 0.0001 to 1, or a whole number")
+    return gpus
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
+File = Annotated[Path, Field(strict=False)]
+
+
+class StudyRequest(Settings):
+    """What to run, on what, where, and how.
+
+    Attributes:
+        variant: Variants: `a`, `a+b` for a combination, `all` for every one.
+        factors: Combinations of variants, from axes as in `drift,prediction`.
+        baseline: Also run the baseline at the same seeds, to have something to compare with.
+        seeds: Seeds, as in `0-4` or `0,3`.
+        preset: The preset.
+        budget: Train each variant for equal steps, or for the baseline's training MACs.
+        data: `cats`, or a folder, zip or `.npz` of images.
+        results: The results folder.
+        metrics: Metrics asked for by name. Their networks' weights may be downloaded.
+        weights: A folder of weights; None: `ABLATE_WEIGHTS`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        launcher: `local`: one run after another in this process; `ray`: tasks of a Ray cluster.
+        ray_address: The cluster's address; None: `RAY_ADDRESS`, else a cluster on this machine.
+        jobs: With ray: runs at once; None: as many as fit.
+        threads: Threads of a run; None: torch's own choice, or 1 with ray.
+        gpus: With ray: GPUs of a run, as in 0.5; None: 1 if there are any.
+        quantize: Number formats, as in `int8,fp8`, `all` or `none`; None: the preset's.
+        scopes: What is quantised; None: the preset's.
+        force: Make finished runs again.
+        failed: Make failed and diverged runs again, and no others.
+        steal: Take runs that other processes are making, after all others.
+        compile: Compile the transformer blocks; `auto`: if the training is long enough.
+        save_every_s: Seconds between checkpoints.
+        log: Trackers that record finished runs too: `tensorboard`, `mlflow`.
+    """
+
+    variant: Names = (variants.BASELINE,)
+    factors: Annotated[tuple[str, ...], BeforeValidator(_combinations)] = ()
+    baseline: bool = True
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
+    preset: str = variants.DEFAULT_PRESET
+    budget: Literal["steps", "macs"] = "steps"
+    data: Annotated[str, BeforeValidator(_path_text)] = "cats"
+    results: File = Path("results")
+    metrics: Annotated[Names, AfterValidator(_known_metrics)] = ()
+    weights: File | None = None
+    device: str = "auto"
+    launcher: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    jobs: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    gpus: Annotated[float, Field(ge=0), AfterValidator(_gpus)] | None = None
+    quantize: str | None = None
+    scopes: str | None = None
+    force: bool = False
+    failed: bool = False
+    steal: bool = False
+    compile: Literal["auto", "on", "off"] = "auto"
+    save_every_s: Annotated[float, Field(ge=0)] = 60.0
+    log: Names = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.force and self.failed:
+            _refuse("force makes finished runs again, failed only failed ones; choose one", "force", "failed")
+        if self.launcher == "local":
+            for name in ("jobs", "gpus", "ray_address"):
+                if getattr(self, name) is not None:
+                    _refuse("the local launcher makes one run at a time, here; choose the launcher ray", name)
+        return self
+
+    @classmethod
+    def of(cls, spelled: Callable[[Mapping[str, Any]], str], options: Mapping[str, Any]) -> Self:
+        """Return a request of these options.
+
+        Args:
+            spelled: Writes options as the user gave them, for messages.
+            options: Field -> value; None stands for the default.
+
+        Raises:
+            AblateError: A value that is not allowed, or options that do not go together.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            names = error.errors()[0].get("ctx", {}).get("options", ())
+            subject = spelled({name: given[name] for name in names or error.errors()[0]["loc"][:1] if name in given})
+            raise AblateError(explain(error, cls, lambda at, value: f"{subject}:")) from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variants asked for, with the combinations of the factors."""
+        return (*self.variant, *self.factors)
+
+    @property
+    def rerun(self) -> Rerun:
+        """Which runs are made."""
+        return Rerun.all if self.force else Rerun.failed if self.failed else Rerun.unfinished
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster; None: start one on this machine."""
+        return self.ray_address or os.environ.get("RAY_ADDRESS") or None
+
+    @property
+    def asked_metrics(self) -> list[Metric]:
+        """The metrics asked for by name."""
+        return choose(self.metrics)
+
+    def specs(self, match: Callable[[Config, Config], Config] | None = None) -> list[RunSpec]:
+        """Return the runs, seed by seed; `match` as in `plan`.
+
+        Raises:
+            VariantError: An unknown variant or preset, or an invalid file.
+        """
+        return plan(self.names, self.seeds, self.preset, match, add_baseline=self.baseline)
+
+
+def as_options(given: Mapping[str, Any]) -> str:
+    """Write fields as options of the command line: `--threads 0`."""
+    words = []
+    for name, value in given.items():
+        values = value if isinstance(value, list | tuple) else [] if value is True else [value]
+        words += [OPTIONS.get(name, f"--{name.replace('_', '-')}"), *map(str, values)]
+    return " ".join(words)
+
+
+def as_call(given: Mapping[str, Any]) -> str:
+    """Write fields as a call of the Python API: `run(threads=0)`."""
+    return f"run({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+def _refuse(why: str, *options: str) -> NoReturn:
+    raise PydanticCustomError("options", "{why}", {"why": why, "options": options})

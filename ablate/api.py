@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -106,7 +105,7 @@ class Results:
         Raises:
             AblateError: As `findings`.
         """
-        rows = [asdict(one) for one in self.findings(**choice).comparisons]
+        rows = [one.model_dump() for one in self.findings(**choice).comparisons]
         columns = (
             "label",
             "metric",
@@ -132,7 +131,7 @@ class Results:
         Raises:
             AblateError: As `findings`.
         """
-        return pd.DataFrame([asdict(one) for one in self.findings(**choice).claims])
+        return pd.DataFrame([one.model_dump() for one in self.findings(**choice).claims])
 
     def artifacts(self, run_id: str) -> Path:
         """Return the folder of a run's weights and pictures.

@@ -1,4 +1,4 @@
-"""A results folder with all that a page shows: random numbers whose truth is known, and pictures of coloured discs."""
+"""A results folder with all that a page shows: random numbers whose truth is known, and images of coloured discs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCOPES = ("kpn", "backbone", "heads")
 
 
 def discs(count: int, colour: float) -> np.ndarray:
-    """Return pictures (count, 3, 64, 64) uint8: picture i has its disc in its own place, whatever the colour."""
+    """Return images (count, 3, 64, 64) uint8: the disc of image i has a place of its own."""
     y, x = np.mgrid[:64, :64]
     colour = min(1.0, max(0.0, colour))
     made = np.full((count, 3, 64, 64), 230, np.uint8)
@@ -31,7 +31,7 @@ def make(
     truth: Mapping[str, float] = TRUTH,
     seeds: Sequence[int] = range(9),
     *,
-    pictures: bool = True,
+    images: bool = True,
     **columns: object,
 ) -> Path:
     """Write a study and return its folder; `columns` replace those of every run."""
@@ -62,7 +62,7 @@ def make(
             made["latency"] += [call | {"sample": k, "latency_ms": ms} for k, ms in enumerate(times)]
         artifacts = folder / "artifacts" / run_id
         artifacts.mkdir(parents=True)
-        if pictures and row["seed"] == 0:
+        if images and row["seed"] == 0:
             colour = 0.5 + effect / 100
             save_grid(artifacts / "samples.png", discs(64, colour))
             for step in (187, 375, 750):

@@ -16,14 +16,14 @@ from ablate.stats import family, joint, paired, sequential
 
 def decided(x: np.ndarray, family: int = 1) -> bool:
     """Whether a verdict stands whose p is the smallest of a family."""
-    found = paired.paired(x)
-    return paired.stands(found, min(1.0, family * (found.p or 1.0)))
+    found = paired.summarise(x)
+    return paired.is_real(found, min(1.0, family * (found.p or 1.0)))
 
 
 def study(random: np.random.Generator, variants: int, seeds: int, shift: float) -> tuple[bool, bool]:
     """One study of variants against a shared baseline, the first of them shifted: is one claimed falsely, is the first found?"""
     runs = random.normal(0, 1, (variants + 1, seeds))
-    pairs = [paired.paired(runs[i] - runs[0] + (shift if i == 1 else 0)) for i in range(1, variants + 1)]
+    pairs = [paired.summarise(runs[i] - runs[0] + (shift if i == 1 else 0)) for i in range(1, variants + 1)]
     corrected = paired.holm([pair.p or 1.0 for pair in pairs])
     words = [paired.compare(pair, p, variants).word for pair, p in zip(pairs, corrected, strict=True)]
     wrong = words[1:] if shift else words
@@ -31,7 +31,7 @@ def study(random: np.random.Generator, variants: int, seeds: int, shift: float) 
 
 
 def covered(random: np.random.Generator, n: int, law: Callable[..., np.ndarray]) -> bool:
-    found = paired.paired(law(random, n))
+    found = paired.summarise(law(random, n))
     return (found.low or 0) <= 0 <= (found.high or 0)
 
 
@@ -102,7 +102,7 @@ def power(random: np.random.Generator, seeds: int, shift: float) -> tuple[bool, 
     d = differences(random, "normal", seeds, 14)
     d[:, 0] += shift * 2**0.5
     p = paired.holm([paired.sign_flip(d[:, j]) for j in range(14)])
-    return joint.adjusted_p(d)[0] <= paired.ALPHA, paired.stands(paired.paired(d[:, 0]), p[0])
+    return joint.adjusted_p(d)[0] <= paired.ALPHA, paired.is_real(paired.summarise(d[:, 0]), p[0])
 
 
 def families(trials: int, report: Callable[[str, float], None]) -> None:

@@ -24,7 +24,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "drift.py"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pages.make(tmp_path_factory.mktemp("api") / "results", pictures=False)
+    return pages.make(tmp_path_factory.mktemp("api") / "results", images=False)
 
 
 def test_the_findings_are_those_of_the_command(folder: Path) -> None:
@@ -57,10 +57,10 @@ def test_tables_are_frames_with_sensible_types(folder: Path) -> None:
 
 def test_a_notebook_shows_verdicts_or_the_runs_where_they_do_not_compare(folder: Path, tmp_path: Path) -> None:
     shown = ablate.load_results(folder)._repr_html_()
-    assert "1 makes the pictures worse" in shown
+    assert "1 makes the images worse" in shown
     assert shown.count("<tr>") == 1 + 3
-    pages.make(tmp_path, {"baseline": 0.0}, [0], pictures=False)
-    pages.make(tmp_path, {"<b>odd</b>": 0.0}, [1], pictures=False, preset="smoke")
+    pages.make(tmp_path, {"baseline": 0.0}, [0], images=False)
+    pages.make(tmp_path, {"<b>odd</b>": 0.0}, [1], images=False, preset="smoke")
     mixed = ablate.load_results(tmp_path)._repr_html_()
     assert "smoke" in mixed
     assert "&lt;b&gt;odd" in mixed

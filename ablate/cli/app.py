@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import StrEnum
 from functools import wraps
@@ -79,6 +79,11 @@ WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="A folder of weights (also ABLATE_WEIGHTS).", show_default=False)
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+
+def split_names(values: Iterable[str] | None) -> list[str]:
+    """Return the names of a repeatable option: `-v a -v b` and `-v a,b` mean the same."""
+    return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
 
 
 class Budget(StrEnum):

@@ -1,4 +1,4 @@
-"""The commands that judge a study: report, compare, gate."""
+"""The commands that judge a study: `ablate report`, `ablate compare`, `ablate gate`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from ablate.base.errors import AblateError, ResultsError
 from ablate.base.text import printable
-from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
+from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, split_names, variant_names
 from ablate.study.variants import BASELINE, canonical
 
 if TYPE_CHECKING:
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 
 PresetChoice = Annotated[
     str | None,
-    typer.Option(
-        "--preset", help="Only this preset: several do not compare.", show_default=False, autocompletion=preset_names
-    ),
+    typer.Option("--preset", help="Only runs of this preset.", show_default=False, autocompletion=preset_names),
 ]
 DataChoice = Annotated[
-    str | None, typer.Option("--data", help="Only this data set: its name, path or digest.", show_default=False)
+    str | None, typer.Option("--data", help="Only runs on this data set: its name, path or digest.", show_default=False)
 ]
 BudgetChoice = Annotated[
     Budget, typer.Option("--budget", help="Compare runs of equal steps, or of the baseline's training MACs.")
@@ -32,29 +30,38 @@ BudgetChoice = Annotated[
 SamplesChoice = Annotated[
     str | None,
     typer.Option(
-        "--samples", help="Only runs measured with so many samples, as in 512 or 512/2048.", show_default=False
+        "--samples",
+        help="Only runs measured with this many samples: 512, or with real images 512/2048.",
+        show_default=False,
     ),
 ]
 ExtractorChoice = Annotated[
     str | None,
-    typer.Option("--extractor", help="Only runs measured with weights of this digest.", show_default=False),
+    typer.Option("--extractor", help="Only runs measured with extractor weights of this digest.", show_default=False),
 ]
 AgainstChoice = Annotated[
     str,
-    typer.Option("--against", help="The variant that the others are compared with.", autocompletion=variant_names),
+    typer.Option("--against", help="The variant to compare the others with.", autocompletion=variant_names),
 ]
 JudgedBy = Annotated[
     list[str] | None,
-    typer.Option("--metric", "-m", help="Judge by this metric. Repeatable. Default: fid, else fd; lpips, else pd."),
+    typer.Option(
+        "--metric", "-m", help="Judge by these metrics, as in fd,pd. Repeatable. Default: fid, else fd; lpips, else pd."
+    ),
 ]
 VariantChoice = Annotated[
     list[str] | None,
-    typer.Option("--variant", "-v", help="Only this variant. Repeatable. Default: all.", autocompletion=variant_names),
+    typer.Option(
+        "--variant",
+        "-v",
+        help="Only these variants, as in a,b. Repeatable. Default: all.",
+        autocompletion=variant_names,
+    ),
 ]
 
 
 class Format(StrEnum):
-    """How a report is written."""
+    """The forms of a report."""
 
     rich = "rich"
     json = "json"
@@ -76,43 +83,52 @@ def report(
     variants: VariantChoice = None,
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
-    format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.rich,
+    format_: Annotated[Format, typer.Option("--format", help="The form of the report.")] = Format.rich,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Show every section on the terminal, not only verdicts.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write to this file: .html, .md or .json.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Write it anew whenever the tables change, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Write it again whenever the tables change, until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Say what helps, what hurts and what is undecided; then claims, quality and costs, trade-offs, number formats.
+    """Say which changes help, which hurt, and which are undecided.
 
-    Example: ablate report --format html -o report.html
+    Files (-o report.html, .md, .json) and --full also show quality, costs, trade-offs and number formats.
+
+    Example: ablate report -o report.html
     """
     from ablate.report.selection import Choice
 
+    if as_json:
+        if format_ not in (Format.rich, Format.json):
+            raise AblateError(f"--json --format {format_}: two forms; choose one of the two")
+        format_ = Format.json
     if output is not None:
         format_ = _format_of(output, format_, force)
     elif format_ is Format.html:
         raise AblateError("--format html: needs a file to write to, as in -o report.html")
     elif watch and format_ is not Format.rich:
         raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report.{ENDINGS[format_]}")
-    only = tuple(map(canonical, variants or ()))
-    choice = Choice(preset, data, budget.value, canonical(against), tuple(metric or ()), samples, extractor, only)
+    metrics, only = tuple(split_names(metric)), tuple(map(canonical, split_names(variants)))
+    choice = Choice(preset, data, budget.value, canonical(against), metrics, samples, extractor, only)
     if not watch:
-        _write(folder, choice, format_, output)
+        _write(folder, choice, format_, output, full)
         return
     try:
-        _watch(folder, choice, format_, output)
+        _watch(folder, choice, format_, output, full)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -> None:
+def _write(folder: Path, choice: Choice, format_: Format, output: Path | None, full: bool) -> None:
     """Write one report to a file or to stdout."""
     from ablate.report.builder import build, read
-    from ablate.report.render import markdown
 
     findings = build(read(folder), choice)
     if format_ is Format.rich:
@@ -120,13 +136,17 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -
 
         from ablate.report.render import terminal
 
-        Console().print(terminal.render(findings))
+        Console().print(terminal.render(findings, full=full))
         return
     if format_ is Format.html:
-        # Pictures and plots need libraries that the other forms do without.
+        # Images and plots need libraries that the other forms do without.
         text = str(importlib.import_module("ablate.report.render.html").to_html(findings, folder))
+    elif format_ is Format.json:
+        text = findings.to_json()
     else:
-        text = markdown.to_json(findings) if format_ is Format.json else markdown.to_markdown(findings)
+        from ablate.report.render.markdown import to_markdown
+
+        text = to_markdown(findings)
     if output is None:
         typer.echo(text)
         return
@@ -137,18 +157,21 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None) -
     typer.echo(f"{printable(output)}: written", err=True)
 
 
-def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None) -> None:
-    """Write the report again and again: to the file, or in place on the terminal; what cannot be compared later on is said."""
-    from ablate.report.watching import changes, making
+def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None, full: bool) -> None:
+    """Write the report at every change, to the file or in place on the terminal.
 
-    shown = False
+    If the first report fails, so does the command. Later errors are printed, and watching goes on.
+    """
+    from ablate.report.watching import changes, in_progress
+
+    succeeded = False
     if output is not None:
         for _ in changes(folder):
             try:
-                _write(folder, choice, format_, output)
-                shown = True
+                _write(folder, choice, format_, output, full)
+                succeeded = True
             except ResultsError as error:
-                if not shown or not folder.is_dir():
+                if not succeeded or not folder.is_dir():
                     raise
                 typer.echo(f"error: {printable(error)}", err=True)
         return
@@ -161,27 +184,27 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None) -
 
     with Live(auto_refresh=False, vertical_overflow="crop") as live:
         for _ in changes(folder):
-            lines = [Text(f"now: {line}", style="dim") for line in making(folder)]
+            lines = [Text(f"now: {line}", style="dim") for line in in_progress(folder)]
             try:
-                report = terminal.render(build(read(folder), choice))
-                shown = True
+                report = terminal.render(build(read(folder), choice), full=full)
+                succeeded = True
             except ResultsError as error:
-                if not shown or not folder.is_dir():
+                if not succeeded or not folder.is_dir():
                     raise
                 report = Text(f"error: {printable(error)}")
             live.update(Group(*lines, report), refresh=True)
 
 
 def _format_of(output: Path, asked: Format, force: bool) -> Format:
-    """The form that a file's ending asks for, unless another was asked for that it can hold."""
+    """Return the form of a file's ending, and refuse another one that was asked for."""
     from ablate.store.output import check_output
 
     endings = {".html": Format.html, ".htm": Format.html, ".md": Format.markdown, ".json": Format.json}
     check_output(output, tuple(endings), force=force)
-    found = endings[output.suffix.lower()]
-    if asked not in (Format.rich, found):
-        raise AblateError(f"--format {asked} --output {output}: the ending says {found}; choose one of the two")
-    return found
+    of_ending = endings[output.suffix.lower()]
+    if asked not in (Format.rich, of_ending):
+        raise AblateError(f"--format {asked} --output {output}: the ending says {of_ending}; choose one of the two")
+    return of_ending
 
 
 @app.command()
@@ -194,7 +217,9 @@ def compare(
     ],
     b: Annotated[
         str,
-        typer.Argument(metavar="B", help="The same; what is judged.", show_default=False, autocompletion=variant_names),
+        typer.Argument(
+            metavar="B", help="The same. Verdicts are on B.", show_default=False, autocompletion=variant_names
+        ),
     ],
     folder: ResultsOption = Path("results"),
     preset: PresetChoice = None,
@@ -205,29 +230,31 @@ def compare(
     extractor: ExtractorChoice = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Compare two variants seed by seed, or two runs: each value, the pictures' paths and the verdict on B.
+    """Compare two variants, or two runs: the verdict on B, and the values of both seed by seed.
 
     Example: ablate compare baseline no_drift
     """
-    from ablate.report import pair_report as versus
+    from ablate.report import pair_report
     from ablate.report.builder import read
     from ablate.report.selection import Choice
 
-    choice = Choice(preset, data, budget.value, metrics=tuple(metric or ()), samples=samples, extractor=extractor)
-    found, findings = versus.compare(read(folder), folder, a, b, choice)
+    metrics = tuple(split_names(metric))
+    choice = Choice(preset, data, budget.value, metrics=metrics, samples=samples, extractor=extractor)
+    pair, findings = pair_report.compare(read(folder), folder, a, b, choice)
     if as_json:
-        typer.echo(versus.to_json(found))
+        typer.echo(pair.to_json())
         return
     from rich.console import Console
 
-    Console().print(versus.render(found, findings))
+    Console().print(pair_report.render(pair, findings))
 
 
 @app.command()
 def gate(
     metric: Annotated[str, typer.Option("--metric", "-m", help="The metric, or a cost as in latency_image_ms.")],
     max_regression: Annotated[
-        str, typer.Option("--max-regression", help="What may be lost: 5%, or a number in the metric's unit.")
+        str,
+        typer.Option("--max-regression", help="The regression that is allowed: 5%, or a number in the metric's unit."),
     ],
     against: AgainstChoice = BASELINE,
     variants: VariantChoice = None,
@@ -239,7 +266,9 @@ def gate(
     extractor: ExtractorChoice = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Fail (exit code 1) where the whole interval of a variant is worse than is allowed; say where that is undecided.
+    """Fail (exit code 1) if a metric of a variant got worse by more than is allowed.
+
+    A variant fails only if the whole 95 % interval of its regression is worse than the tolerance.
 
     Example: ablate gate --metric fd --max-regression 5% --variant no_drift
     """
@@ -248,14 +277,14 @@ def gate(
     from ablate.report.selection import Choice
 
     tolerance = gates.parse_tolerance(max_regression)
-    only = tuple(map(canonical, variants or ()))
+    only = tuple(map(canonical, split_names(variants)))
     choice = Choice(preset, data, budget.value, canonical(against), samples=samples, extractor=extractor, variants=only)
-    found = gates.gate(read(folder), metric, tolerance, choice)
+    outcome = gates.gate(read(folder), metric, tolerance, choice)
     if as_json:
-        typer.echo(gates.to_json(found))
+        typer.echo(outcome.to_json())
     else:
         from rich.console import Console
 
-        Console().print(gates.render(found))
-    if found.failed:
+        Console().print(gates.render(outcome))
+    if outcome.failed:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""From a results folder's tables to the findings of one comparison."""
+"""From the tables of a results folder to the findings of one comparison."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from ablate.base.errors import ResultsError
-from ablate.report.effects import make_factorials, make_fronts
-from ablate.report.findings import Compared, Findings, Row, Value
+from ablate.report.factorial_effects import make_factorials
+from ablate.report.findings import Compared, Findings, Value, VariantRow
 from ablate.report.quantized_summary import summarise
 from ablate.report.selection import Choice, finite, select
+from ablate.report.trade_offs import make_fronts
 from ablate.report.variant_rows import describe_metrics, make_rows, unequal_machines
 from ablate.report.verdicts import make_verdicts
 from ablate.stats import paired
@@ -21,14 +22,13 @@ from ablate.study.variants import BASELINE
 
 EVERYTHING = Choice()
 TABLES = ("runs", "fidelity", "quantized")
-NO_CURVES = "quality is measured at the end of a training alone: there is no curve of quality against its cost"
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
-    """Read what `build` needs of a results folder.
+    """Read the tables of a results folder that `build` needs.
 
     Raises:
-        ResultsError: There is no such folder, or a table cannot be read.
+        ResultsError: The folder does not exist, or a table cannot be read.
     """
     if not folder.is_dir():
         raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
@@ -39,27 +39,25 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     """Return the findings of one comparison.
 
     Args:
-        frames: The tables `runs` and, where there are any rows, `fidelity` and `quantized`, as `read` returns them.
-        choice: What is to be compared.
+        frames: The tables `runs` and, if there are any rows, `fidelity` and `quantized`.
+        choice: What to compare.
 
     Raises:
-        ResultsError: The runs differ in preset, data set, extractor or number of samples and `choice` does not say which; or it names
-            something that is not there.
+        ResultsError: The runs differ in preset, data set, extractor or number of samples and `choice`
+            does not say which; or it names something that does not exist.
     """
     selected = select(frames, choice)
     notes = selected.notes
-    made = make_rows(selected, choice.against, choice.budget, notes)
-    notes += unequal_machines(made.done)
-    claimed = choice.claims and choice.against == BASELINE
-    if choice.claims and not claimed:
-        notes.append(f"claims are not judged: they speak of the baseline, not of {choice.against}")
-    formats = _formats(made.done, frames.get("quantized"))
+    table = make_rows(selected, choice.against, choice.budget, notes)
+    notes += [f"{note}; costs show times of one machine only" for note in unequal_machines(table.done)]
+    judge_claims = choice.claims and choice.against == BASELINE
+    if choice.claims and not judge_claims:
+        notes.append(f"claims are not judged: they are about the baseline, not {choice.against}")
+    formats = _formats(table.done, frames.get("quantized"))
     fidelity = frames.get("fidelity", pd.DataFrame())
-    comparisons, claims, family = make_verdicts(made, fidelity, formats, choice.budget, claimed=claimed)
-    factorials = make_factorials(made, choice.budget, notes)
-    fronts = make_fronts(made, formats, notes)
-    if made.rows:
-        notes.append(NO_CURVES)
+    verdicts = make_verdicts(table, fidelity, formats, choice.budget, judge_claims=judge_claims)
+    factorials = make_factorials(table, choice.budget, notes)
+    fronts = make_fronts(table, formats, notes)
     first = selected.runs.iloc[-1] if len(selected.runs) else None
     done = selected.done.iloc[-1] if len(selected.done) else first
     compared = Compared(
@@ -67,22 +65,23 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         data=None if done is None or pd.isna(done["data"]) else str(done["data"]),
         data_digest=None if done is None or pd.isna(done["data_digest"]) else str(done["data_digest"]),
         budget=choice.budget,
-        against=made.against,
+        against=table.against,
         headline=selected.metrics,
         why_headline=selected.why_metrics,
-        family=family,
-        least_seeds=paired.min_seeds(paired.ALPHA / max(1, family)),
+        family=verdicts.family,
+        least_seeds=paired.min_seeds(paired.ALPHA / max(1, verdicts.family)),
         alpha=paired.ALPHA,
         power=paired.POWER,
-        runs=sum(row.runs for row in made.rows),
-        variants=len({row.variant for row in made.rows}),
+        study_tests=verdicts.study_tests,
+        runs=sum(row.runs for row in table.rows),
+        variants=len({row.variant for row in table.rows}),
     )
     return Findings(
         compared=compared,
         metrics=describe_metrics(selected),
-        rows=_at_other_budget(made.rows, frames, choice, selected.metrics),
-        comparisons=comparisons,
-        claims=claims,
+        rows=_with_other_budget(table.rows, frames, choice, selected.metrics),
+        comparisons=verdicts.comparisons,
+        claims=verdicts.claims,
         factorials=factorials,
         fronts=fronts,
         quantized=summarise(formats),
@@ -91,26 +90,29 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
 
 
 def _formats(done: pd.DataFrame, quantized: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows of `quantized` of these runs, with their label and seed."""
+    """Return the rows of `quantized` of these runs, with their label and seed."""
     of_run = done[["run_id", "label", "seed"]]
     if quantized is None or not len(quantized):
         return pd.DataFrame()
     return of_run.merge(finite(quantized).astype(dict.fromkeys(("run_id", "scheme", "scope"), object)), on="run_id")
 
 
-def _at_other_budget(
-    rows: tuple[Row, ...], frames: Mapping[str, pd.DataFrame], choice: Choice, metrics: tuple[str, ...]
-) -> tuple[Row, ...]:
-    """Add the differences of the same variants at equal training MACs, where the study has such runs (or at equal steps)."""
+def _with_other_budget(
+    rows: tuple[VariantRow, ...], frames: Mapping[str, pd.DataFrame], choice: Choice, metrics: tuple[str, ...]
+) -> tuple[VariantRow, ...]:
+    """Add the differences of the same variants at the other budget, if the study has such runs."""
     if not rows or not (frames["runs"]["budget"] == "macs").any():
         return rows
     budget = "macs" if choice.budget == "steps" else "steps"
     try:
         other = make_rows(select(frames, replace(choice, budget=budget, metrics=metrics)), choice.against, budget, [])
-    except ResultsError:  # nothing there that compares
+    except ResultsError:  # nothing to compare at that budget
         return rows
-    there: dict[str, dict[str, Value]] = {}
+    differences: dict[str, dict[str, Value]] = {}
     for row in other.rows:
         if row.label in other.newest and row.differences and any(value.n for value in row.differences.values()):
-            there[row.variant] = row.differences
-    return tuple(replace(row, at_other_budget=there.get(row.variant) if row.differences else None) for row in rows)
+            differences[row.variant] = row.differences
+    return tuple(
+        row.model_copy(update={"at_other_budget": differences.get(row.variant) if row.differences else None})
+        for row in rows
+    )

@@ -1,95 +1,114 @@
-"""The findings of a report: every number and verdict of one comparison.
+"""The findings of a report: every number and verdict of one comparison, as pydantic models.
 
-They are computed once, by `ablate.report.builder`; the renderers only write them down.
+`ablate.report.builder` computes them once. The renderers only write them down, and the JSON of a
+report is their dump. Its JSON Schema is `Findings.model_json_schema(mode="serialization")`.
 
-One comparison is one preset on one data set at one budget, measured with one extractor and one number of samples: nothing else is mixed in.
+One comparison covers one preset, one data set and one budget, measured with one extractor and one
+number of samples. Nothing else is mixed in.
 
-    difference = m(variant, seed) - m(against, seed)      over the seeds finished by both
-    helps      = the variant is better than what it is compared against: the difference is real, by test and interval, over the whole study
-    hurts      = it is worse;   undecided = the seeds there are cannot tell, and `why` says what is missing
+    difference = m(variant, seed) - m(against, seed)    over the seeds that both finished
+    helps      = the change makes the metric better: the test and the interval both say so
+    hurts      = the change makes it worse
+    undecided  = the seeds so far cannot decide; `why` says what is missing
 
-All intervals are 95 % (Student's t over seeds), not corrected; every p-value is of the two-sided sign-flip test, and `p_holm` is corrected
-over `Compared.family` tests. What is not known is None, never NaN.
+Intervals are 95 % (Student's t over seeds) and not corrected. P-values are of the two-sided
+sign-flip test; `p_holm` is corrected over `Compared.family` tests. An unknown number is None,
+never NaN.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from typing import Literal, get_args
 
-from ablate.report.quantized_summary import Quantized
+from pydantic import BaseModel, ConfigDict
 
-VERDICTS = ("helps", "hurts", "undecided")
-CLAIM_VERDICTS = ("supported", "contradicted", "undecided")
+from ablate.stats.paired import ClaimWord, VerdictWord
+
+VERDICTS = get_args(VerdictWord)
+CLAIM_VERDICTS = get_args(ClaimWord)
 
 
-@dataclass(frozen=True)
-class Value:
-    """A mean over `n` seeds and its spread: `mean` is None for no seed, `sd` for fewer than two."""
+class Record(BaseModel):
+    """A frozen part of a report. Unknown fields, NaN and infinity are refused."""
 
-    mean: float | None
-    sd: float | None
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, json_schema_serialization_defaults_required=True
+    )
+
+    def to_json(self) -> str:
+        """Return one strict JSON document.
+
+        Raises:
+            ValueError: A number is NaN or infinite.
+        """
+        return json.dumps(self.model_dump(), indent=2, allow_nan=False)
+
+
+class Value(Record):
+    """A mean over `n` seeds and its standard deviation."""
+
+    mean: float | None  # None for no seed
+    sd: float | None  # None for fewer than two seeds
     n: int
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A metric that is judged: `n` samples against `ref_n` real pictures; `floor`: real against real at `floor_n`."""
+class Metric(Record):
+    """A metric that is judged."""
 
     name: str
     about: str
-    higher_is_better: bool = False
-    n: int | None = None
-    ref_n: int | None = None
-    floor: float | None = None
-    floor_n: int | None = None
-    extractor: str | None = None  # the network whose features or distances it uses
-    extractor_digest: str | None = None  # of its weights
-    warning: str | None = None
+    higher_is_better: bool
+    n: int | None  # samples
+    ref_n: int | None  # real images
+    floor: float | None  # the metric of real images against real images
+    floor_n: int | None  # images of that
+    extractor: str | None  # the network that the metric uses
+    extractor_digest: str | None  # of its weights
+    warning: str | None
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(Record):
     """What all numbers have in common, and what decides."""
 
     preset: str | None  # None, as `data`: there are no runs
     data: str | None
     data_digest: str | None
     budget: str  # what the variants have in common: `steps`, or training `macs`
-    against: str | None  # the label of the row that the others are compared with; None: it has no finished run
-    headline: tuple[str, ...]  # the metrics, the first is the one that verdicts are read by first
+    against: str | None  # label of the row that the others are compared with; None: it has no finished run
+    headline: tuple[str, ...]  # the metrics; verdicts are sorted and summarised by the first
     why_headline: str  # why these, in a sentence
     family: int  # tests that Holm's correction covers
-    least_seeds: int  # with which any of them can decide
-    alpha: float  # share of studies without any difference in which a comparison or claim may say one; each factorial design has its own
-    power: float  # for which `detectable` and `seeds_needed` hold
+    least_seeds: int  # the fewest seeds with which any of them can decide
+    alpha: float  # the chance of any wrong verdict in a study without a difference; each factorial study has its own
+    power: float  # the probability that `detectable` and `seeds_needed` hold for
+    study_tests: int  # tests that `seeds_needed` allows for: those of the whole study, whatever is shown
     runs: int
     variants: int
 
 
-@dataclass(frozen=True)
-class Row:
-    """One variant in one configuration. Costs are medians over its seeds; `by_seed` and `run_ids` run along `seeds`."""
+class VariantRow(Record):
+    """One variant in one configuration. `by_seed` and `run_ids` follow the order of `seeds`."""
 
     label: str  # the variant's name; with `@hash` where it has several configurations
     variant: str
     axis: str | None
     config_hash: str | None
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # finished
     run_ids: tuple[str, ...]
     runs: int
     unfinished: dict[str, int]  # status -> seeds
     values: dict[str, Value]  # metric -> over its finished seeds
-    differences: dict[str, Value] | None  # None: this is what the others are compared with
+    differences: dict[str, Value] | None  # None: this is the row that the others are compared with
     at_other_budget: (
         dict[str, Value] | None
-    )  # the differences at equal training MACs where these are at equal steps, and vice versa
-    by_seed: dict[str, tuple[float | None, ...]]  # metric -> value of each seed
-    costs: dict[str, float | None]
+    )  # differences at equal training MACs, if these are at equal steps; or vice versa
+    by_seed: dict[str, tuple[float | None, ...]]  # metric -> its value at each seed
+    costs: dict[str, float | None]  # medians over its seeds; times only of runs on the machine of the row compared with
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One variant by one metric: the paired difference to what it is compared against, and what may be said of it."""
+class Comparison(Record):
+    """The paired difference of one variant in one metric, and its verdict."""
 
     label: str
     variant: str
@@ -97,34 +116,29 @@ class Comparison:
     metric: str
     n: int  # pairs
     seeds: tuple[int, ...]
-    differences: tuple[float, ...]  # along `seeds`
+    differences: tuple[float, ...]  # in the order of `seeds`
     mean: float | None  # None for no pair
-    sd: float | None  # None for fewer than two pairs, as `low` and `high`
+    sd: float | None  # None, as `low` and `high`, for fewer than two pairs
     low: float | None
     high: float | None
     relative: float | None  # mean / mean of the other over the same seeds
     p: float | None
     p_holm: float | None
-    detectable: (
-        float | None
-    )  # smallest true difference found with `power` at this n and sd; None: n cannot decide, or sd is unknown
-    seeds_needed: (
-        int | None
-    )  # in all, for the difference and spread seen; None: more than `stats.MOST_SEEDS`, or spread unknown; n of what no seeds would decide
-    verdict: str  # one of VERDICTS
+    detectable: float | None  # smallest true difference found with probability `power` at this n and sd
+    seeds_needed: int | None  # in all, for the difference and spread seen; None: more than `stats.paired.MOST_SEEDS`
+    verdict: VerdictWord
     why: str  # in a sentence
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claim of a variant's file, made before it was measured, and its verdict."""
+class Claim(Record):
+    """A claim from a variant's file, stated before it was measured, and its verdict."""
 
     label: str
     variant: str
-    metric: str  # a metric, or with its number format in front: int8_psnr_db
+    metric: str  # a metric, or one with a number format in front: int8_psnr_db
     expect: str  # better, worse or same
     because: str
-    margin: str | None  # of `same`: as it stands in the file, `5%` of the other's mean or a number in the metric's unit
+    margin: str | None  # of `same`, as in the file: `5%` of the other's mean, or a number in the metric's unit
     n: int
     mean: float | None
     low: float | None
@@ -132,18 +146,18 @@ class Claim:
     p: float | None
     p_holm: float | None
     seeds_needed: int | None
-    verdict: str  # one of CLAIM_VERDICTS
+    verdict: ClaimWord
     why: str
 
 
-@dataclass(frozen=True)
-class Effect:
-    """A contrast of a factorial study: one level is a main effect, averaged over the other factors; several are their interaction.
+class Effect(Record):
+    """One effect of a factorial study.
 
-    An interaction is what the levels do together beyond the sum of what each does alone.
+    One level: a main effect, averaged over the levels of the other axes. Several levels: their
+    interaction, which is what they do together beyond the sum of what each does alone.
     """
 
-    levels: tuple[str, ...]  # variants' names
+    levels: tuple[str, ...]  # names of variants
     axes: tuple[str, ...]
     metric: str
     n: int
@@ -152,13 +166,12 @@ class Effect:
     high: float | None
     p: float | None
     p_holm: float | None  # over the effects of this factorial study and metric
-    verdict: str  # helps, hurts or undecided
+    verdict: VerdictWord
     why: str
 
 
-@dataclass(frozen=True)
-class Factorial:
-    """Axes whose combinations were all run, and their effects by one metric, the main ones first."""
+class Factorial(Record):
+    """Axes of which every combination was run, and their effects on one metric, main effects first."""
 
     axes: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]  # of each axis, the baseline's first
@@ -167,22 +180,20 @@ class Factorial:
     effects: tuple[Effect, ...]
 
 
-@dataclass(frozen=True)
-class Point:
-    """One variant (in one number format) among the objectives of a front; means over `seeds` seeds."""
+class Point(Record):
+    """One variant, in one number format, among the objectives of a front: means over its seeds."""
 
     label: str
     scheme: str | None  # None: as trained
     seeds: int
-    values: tuple[float, ...]  # along `Front.objectives`
-    on_front: bool  # no other point is as good everywhere and better somewhere
-    share: float | None  # of resamples of the seeds in which it is on the front; None for fewer than two seeds
-    dominated_by: str | None  # one that is
+    values: tuple[float, ...]  # in the order of `Front.objectives`
+    on_front: bool  # no other point is as good in every objective and better in one
+    share: float | None  # of resamples of the seeds that put it on the front; None for fewer than two seeds
+    dominated_by: str | None  # a point that beats it
 
 
-@dataclass(frozen=True)
-class Front:
-    """What may be traded: points, and those that nothing beats everywhere."""
+class Front(Record):
+    """A Pareto front: quality against costs."""
 
     title: str
     objectives: tuple[str, ...]  # quality first, then costs
@@ -191,14 +202,41 @@ class Front:
     points: tuple[Point, ...]  # those on the front first, then by quality
 
 
-@dataclass(frozen=True)
-class Findings:
-    """One comparison with all that a report shows of it."""
+class QuantizedRow(Record):
+    """One variant in one number format (scheme) and scope: means over its seeds."""
 
+    label: str
+    scheme: str
+    scope: str
+    simulated: bool  # computed in float32 and rounded
+    seeds: int
+    n: int | None  # samples
+    psnr_db: float | None  # against the samples of the float32 graph from the same noise
+    pd: float | None
+    lpips: float | None
+    fd_change: float | None  # fd in this format - fd in float32
+    fd_change_low: float | None
+    fd_change_high: float | None
+    macs_share: float | None  # of MACs computed in the format
+    smaller: float | None  # bytes of the float32 graph / bytes of this one
+    faster: float | None  # time of the float32 graph / time of this one
+
+
+class Quantized(Record):
+    """What number formats cost in quality and save in bytes and time."""
+
+    rows: tuple[QuantizedRow, ...]
+    most_sensitive: tuple[str, ...]  # a line per variant and scheme of which several module groups were measured
+
+
+class Findings(Record):
+    """Everything that a report shows of one comparison."""
+
+    version: Literal[1] = 1  # of this document
     compared: Compared
     metrics: tuple[Metric, ...]
-    rows: tuple[Row, ...]  # what is compared against first
-    comparisons: tuple[Comparison, ...]  # by metric, then as the rows
+    rows: tuple[VariantRow, ...]  # the row that the others are compared with comes first
+    comparisons: tuple[Comparison, ...]  # by metric, then in the order of `rows`
     claims: tuple[Claim, ...]
     factorials: tuple[Factorial, ...]
     fronts: tuple[Front, ...]

@@ -1,19 +1,23 @@
-"""A gate for continuous integration: does a variant's metric get worse by more than is allowed?
+"""A gate for continuous integration: did a metric of a variant get worse by more than is allowed?
 
-    regression = (mean of the variant - mean of the other) / mean of the other      (or their difference, for a tolerance that is a number)
+    regression = (mean of the variant - mean of the other) / mean of the other
+    or, for a tolerance in the metric's unit:  mean of the variant - mean of the other
 
-failed = the interval of the regression lies above the tolerance; passed = it lies at or below it; undecided = it does neither. The
-intervals are 95 % for all variants together (Bonferroni), so equal variants raise a false alarm in at most 2.5 % of studies.
-A share's interval is Fieller's: the paired seeds' own spread of numerator and denominator, exact for normal numbers.
+failed    = the interval of the regression lies above the tolerance
+passed    = it lies at or below the tolerance
+undecided = it includes the tolerance
+
+The intervals hold at 95 % for all variants together (Bonferroni), so variants that do not differ
+raise a false alarm in at most 2.5 % of studies. The interval of a relative regression is Fieller's:
+exact for normal values, with numerator and denominator paired by seed.
 """
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -21,9 +25,11 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from ablate.base.errors import ResultsError
+from ablate.report.findings import Record
 from ablate.report.judged_metrics import COSTS, higher_is_better
-from ablate.report.render import report_tables, terminal
-from ablate.report.render.report_tables import Sheet
+from ablate.report.render import terminal
+from ablate.report.render.number_text import decimals_of_interval, interval, signed
+from ablate.report.render.text_table import TextTable, coloured
 from ablate.report.selection import Choice, select
 from ablate.report.variant_rows import make_rows, unequal_machines
 from ablate.report.verdicts import unjudged
@@ -32,31 +38,29 @@ from ablate.stats import paired
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may be lost: a share of the other's mean, or a number in the metric's unit."""
+    """The regression that is allowed."""
 
-    size: float
+    size: float  # a fraction of the other's mean, or a number in the metric's unit
     relative: bool
 
     def __str__(self) -> str:
         return f"{100 * self.size:g}%" if self.relative else f"{self.size:g}"
 
 
-@dataclass(frozen=True)
-class Gated:
-    """One variant at the gate; `regression` (positive is worse) and its interval in the tolerance's unit, None where there is none."""
+class GateResult(Record):
+    """One variant at the gate."""
 
     label: str
     n: int
-    regression: float | None
+    regression: float | None  # positive is worse; in the tolerance's unit, as `low` and `high`
     low: float | None
     high: float | None
     verdict: str  # passed, failed or undecided
     why: str
 
 
-@dataclass(frozen=True)
-class Gate:
-    """All variants at the gate: it has failed if one has."""
+class GateReport(Record):
+    """All variants at the gate. It fails if one of them fails."""
 
     metric: str
     against: str
@@ -66,7 +70,7 @@ class Gate:
     relative: bool
     level: float  # of each interval
     failed: bool
-    variants: tuple[Gated, ...]
+    variants: tuple[GateResult, ...]
     notes: tuple[str, ...]
 
 
@@ -74,7 +78,7 @@ def parse_tolerance(text: str) -> Tolerance:
     """Return the tolerance of `5%` or `2.5`.
 
     Raises:
-        ResultsError: Not of that form, or negative.
+        ResultsError: The text has another form, or the number is negative.
     """
     number = text.strip()
     try:
@@ -82,9 +86,8 @@ def parse_tolerance(text: str) -> Tolerance:
     except ValueError:
         size = math.nan
     if not 0 <= size < math.inf:
-        raise ResultsError(
-            f"--max-regression {text}: not a share as in 5%, nor a number of 0 or more in the metric's unit"
-        )
+        allowed = "allowed: a percentage as in 5%, or a number of 0 or more in the metric's unit"
+        raise ResultsError(f"--max-regression {text}: not a tolerance; {allowed}")
     relative = number.endswith("%")
     return Tolerance(size / 100 if relative else size, relative)
 
@@ -97,171 +100,168 @@ def judge(
     *,
     alpha: float,
     higher_is_better: bool = False,
-) -> Gated:
+) -> GateResult:
     """Judge one variant.
 
     Args:
         label: Its name.
-        mine: Its metric (n,), one per seed.
-        theirs: The other's, of the same seeds.
-        tolerance: What may be lost.
+        mine: Its metric (n,), one value per seed.
+        theirs: The other variant's metric (n,) at the same seeds.
+        tolerance: The regression that is allowed.
         alpha: 1 - the level of the interval.
-        higher_is_better: Of the metric.
+        higher_is_better: Whether higher values of the metric are better.
     """
     n, sign = len(mine), -1.0 if higher_is_better else 1.0
-    untold = partial(Gated, label, n, None, None, None, "undecided")
+
+    def result(verdict: str, why: str, *numbers: float | None) -> GateResult:
+        regression, low, high = numbers or (None, None, None)
+        return GateResult(label=label, n=n, regression=regression, low=low, high=high, verdict=verdict, why=why)
+
     if n < 2:
-        return untold(f"{n or 'no'} seed{'s' if n != 1 else ''} finished by both: an interval needs two")
-    lost = sign * (mine - theirs)
-    whole = float(theirs.mean())
-    if tolerance.relative and whole <= 0:
-        return untold(f"the other's mean is {whole:.3g}: a share of it means nothing; give a number")
+        what = f"{n or 'no'} seed{'s' if n != 1 else ''}"
+        return result("undecided", f"{what} finished by both: an interval needs two")
+    worse = sign * (mine - theirs)
+    their_mean = float(theirs.mean())
+    if tolerance.relative and their_mean <= 0:
+        why = f"the other's mean is {their_mean:.3g}: a percentage of it means nothing; give a number"
+        return result("undecided", why)
+    regression = float(worse.mean())
     if tolerance.relative:
-        low, high = fieller(lost, theirs, alpha)
-        seen = float(lost.mean()) / whole
+        regression /= their_mean
+        low, high = fieller(worse, theirs, alpha)
     else:
-        reach = paired.reach(n, float(lost.std(ddof=1)), alpha)
-        seen = float(lost.mean())
-        low, high = seen - reach, seen + reach
+        half = paired.half_width(n, float(worse.std(ddof=1)), alpha)
+        low, high = regression - half, regression + half
     if not math.isfinite(low) or not math.isfinite(high):
-        return Gated(label, n, seen, None, None, "undecided", f"{n} seeds spread too widely for an interval")
+        return result("undecided", f"{n} seeds spread too widely for an interval", regression, None, None)
+    numbers = (regression, low, high)
     if low > tolerance.size:
-        return Gated(label, n, seen, low, high, "failed", f"the whole interval is worse than {tolerance} allows")
+        return result("failed", f"the whole interval is worse than {tolerance} allows", *numbers)
     if high <= tolerance.size:
-        return Gated(label, n, seen, low, high, "passed", f"the whole interval is within {tolerance}")
-    why = f"{n} seeds cannot tell: the interval reaches to both sides of {tolerance}"
-    return Gated(label, n, seen, low, high, "undecided", why)
+        return result("passed", f"the whole interval is within {tolerance}", *numbers)
+    return result("undecided", f"{n} seeds are too few: the interval includes the allowed {tolerance}", *numbers)
 
 
 def fieller(upper: np.ndarray, lower: np.ndarray, alpha: float) -> tuple[float, float]:
-    """Return the 1 - alpha interval of mean(upper) / mean(lower) for paired numbers (n,); infinite where the denominator may be 0.
+    """Return the 1 - alpha interval of mean(upper) / mean(lower) for paired values (n,).
 
-    The ratios r for which the mean of `upper - r lower` is not told from 0 by Student's t (Fieller 1954).
+    It holds the ratios r at which Student's t test does not reject that the mean of
+    `upper - r lower` is 0. It is infinite if the denominator may be 0.
+
+    Reference:
+        Fieller, Some problems in interval estimation (1954).
     """
     n = len(upper)
-    far = paired.reach(n, 1.0, alpha) ** 2
-    spread = np.cov(upper, lower)
+    scale = paired.half_width(n, 1.0, alpha) ** 2
+    covariance = np.cov(upper, lower)
     u, v = float(upper.mean()), float(lower.mean())
-    a = v * v - far * spread[1, 1]
-    b = u * v - far * spread[0, 1]
-    c = u * u - far * spread[0, 0]
+    a = v * v - scale * covariance[1, 1]
+    b = u * v - scale * covariance[0, 1]
+    c = u * u - scale * covariance[0, 0]
     if a <= 0:
         return -math.inf, math.inf
     root = math.sqrt(max(0.0, b * b - a * c))
     return (b - root) / a, (b + root) / a
 
 
-def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, choice: Choice) -> Gate:
+def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, choice: Choice) -> GateReport:
     """Judge every chosen variant in its newest configuration.
 
     Args:
         frames: The tables, as `ablate.report.builder.read` returns them.
-        metric: By which.
-        tolerance: What may be lost.
-        choice: What is compared; its metrics are not looked at.
+        metric: The metric or cost to judge by.
+        tolerance: The regression that is allowed.
+        choice: What to compare; its metrics are ignored.
 
     Raises:
-        ResultsError: What was chosen is not there or does not compare, or there is nothing to be judged.
+        ResultsError: What was chosen does not exist or does not compare, or there is nothing to judge.
     """
     selected = select(frames, replace(choice, metrics=(metric,)))
     notes = selected.notes
-    made = make_rows(selected, choice.against, choice.budget, notes)
+    table = make_rows(selected, choice.against, choice.budget, notes)
     if metric in COSTS:
-        notes += unequal_machines(made.done)
-    if made.against is None:
+        notes += unequal_machines(table.done)
+    if table.against is None:
         raise ResultsError(f"--against {choice.against}: it has no finished run here; make one first: ablate run")
-    others = [row for row in made.rows if row.label in made.newest and row.label != made.against]
+    others = [row for row in table.rows if row.label in table.newest and row.label != table.against]
     if not others:
-        raise ResultsError(f"nothing to judge: the results hold {choice.against} alone here")
-    refused, values = unjudged(made, choice.budget, metric), made.values[metric]
+        raise ResultsError(f"nothing to judge: the results hold only {choice.against} here")
+    refused, values = unjudged(table, choice.budget, metric), table.values[metric]
     alpha = paired.ALPHA / len(others)
-    theirs, up, found = values.of(made.against), higher_is_better(metric), []
+    theirs, up, results = values.of(table.against), higher_is_better(metric), []
     for row in others:
         mine = values.of(row.label)
         shared = ~np.isnan(mine - theirs)
-        if row.label in refused:
-            found.append(Gated(row.label, int(shared.sum()), None, None, None, "undecided", refused[row.label]))
-            continue
         one = judge(row.label, mine[shared], theirs[shared], tolerance, alpha=alpha, higher_is_better=up)
         lost = row.unfinished["diverged"] + row.unfinished["failed"]
-        if lost and one.verdict == "passed":
+        if row.label in refused:
+            none = dict.fromkeys(("regression", "low", "high"))
+            one = one.model_copy(update={**none, "verdict": "undecided", "why": refused[row.label]})
+        elif lost and one.verdict == "passed":
             why = f"{one.why} where it finished, but {lost} seed{'' if lost == 1 else 's'} diverged or failed"
-            one = replace(one, verdict="undecided", why=why)
-        found.append(one)
+            one = one.model_copy(update={"verdict": "undecided", "why": why})
+        results.append(one)
     first = selected.done.iloc[-1]
-    return Gate(
+    return GateReport(
         metric=metric,
-        against=made.against,
+        against=table.against,
         preset=str(first["preset"]),
         data=None if pd.isna(first["data"]) else str(first["data"]),
         max_regression=tolerance.size,
         relative=tolerance.relative,
         level=1 - alpha,
-        failed=any(one.verdict == "failed" for one in found),
-        variants=tuple(found),
+        failed=any(one.verdict == "failed" for one in results),
+        variants=tuple(results),
         notes=tuple(notes),
     )
 
 
-def to_json(found: Gate) -> str:
-    """Return one strict JSON document (no NaN)."""
-    return json.dumps(asdict(found), indent=2, allow_nan=False)
-
-
-def render(found: Gate) -> RenderableType:
-    """Return what `rich` prints: a line that says it all, a table, the reasons."""
-    return _Rendered(found)
+def render(report: GateReport) -> RenderableType:
+    """Return what `rich` prints: the outcome in a line, a table, the reasons."""
+    return _Rendered(report)
 
 
 @dataclass(frozen=True)
 class _Rendered:
-    found: Gate
+    report: GateReport
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        found = self.found
-        word = (
-            "failed"
-            if found.failed
-            else "passed"
-            if all(one.verdict == "passed" for one in found.variants)
-            else "undecided"
-        )
-        tolerance = Tolerance(found.max_regression, found.relative)
-        counts = {
-            verdict: sum(one.verdict == verdict for one in found.variants)
-            for verdict in ("failed", "undecided", "passed")
-        }
-        listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
-        said = f"gate on {found.metric} against {found.against}, at most {tolerance} worse (preset {found.preset}, data {found.data}): "
-        yield Text.assemble(said, terminal.coloured(word), f" ({listed})")
-        if word == "undecided":
-            more = any(one.low is not None or one.n < 2 for one in found.variants if one.verdict == "undecided")
+        report = self.report
+        counts = Counter(one.verdict for one in report.variants)
+        outcome = next(word for word in ("failed", "undecided", "passed") if counts[word])
+        tolerance = Tolerance(report.max_regression, report.relative)
+        listed = ", ".join(f"{counts[word]} {word}" for word in ("failed", "undecided", "passed") if counts[word])
+        what = f"gate on {report.metric} against {report.against}, at most {tolerance} worse"
+        where = f" (preset {report.preset}, data {report.data}): "
+        yield Text.assemble(what, where, coloured(outcome), f" ({listed})")
+        undecided = [one for one in report.variants if one.verdict == "undecided"]
+        if outcome == "undecided":
+            more = any(one.low is not None or one.n < 2 for one in undecided)
             yield Text(
-                "This cannot be decided yet: neither that something is too much worse is shown, nor that nothing is"
-                + ("; more seeds would tell." if more else ".")
+                "This cannot be decided yet: the regression may be larger or smaller than is allowed"
+                + ("; more seeds would decide." if more else ".")
             )
         yield Text("")
-        scale, unit = (100, " %") if found.relative else (1, "")
-        reach = sorted(
-            (one.high - one.low) / 2 for one in found.variants if one.low is not None and one.high is not None
-        )
-        decimals = 1 if found.relative else report_tables.decimals_of_interval(reach[len(reach) // 2]) if reach else 3
-
-        def line(one: Gated) -> tuple[str, ...]:
-            low, high = (None if x is None else scale * x for x in (one.low, one.high))
-            seen = None if one.regression is None else scale * one.regression
-            shown = report_tables.signed(seen, decimals) + (unit if seen is not None else "")
-            return one.label, shown, report_tables.interval(low, high, decimals), str(one.n), one.verdict
-
-        heads = ("variant", "regression", f"{100 * found.level:.4g} % interval", "seeds", "verdict")
-        sheet = Sheet("", heads, tuple(map(line, found.variants)), (0, 4))
-        yield terminal.fit(sheet, options)
+        yield terminal.fit(self._table(), options)
         yield Text("")
         reasons: dict[str, list[str]] = {}
-        for one in found.variants:
-            if one.verdict == "undecided":
-                reasons.setdefault(one.why, []).append(one.label)
+        for one in undecided:
+            reasons.setdefault(one.why, []).append(one.label)
         for why, labels in reasons.items():
             yield Text(f"{', '.join(labels)}: {why}")
-        for note in found.notes:
+        for note in report.notes:
             yield Text(f"! {note}")
+
+    def _table(self) -> TextTable:
+        report = self.report
+        scale, unit = (100, " %") if report.relative else (1, "")
+        halves = sorted((r.high - r.low) / 2 for r in report.variants if r.low is not None and r.high is not None)
+        decimals = 1 if report.relative else decimals_of_interval(halves[len(halves) // 2]) if halves else 3
+
+        def line(one: GateResult) -> tuple[str, ...]:
+            regression, low, high = (None if x is None else scale * x for x in (one.regression, one.low, one.high))
+            worse = signed(regression, decimals) + (unit if regression is not None else "")
+            return one.label, worse, interval(low, high, decimals), str(one.n), one.verdict
+
+        heads = ("variant", "regression", f"{100 * report.level:.4g} % interval", "seeds", "verdict")
+        return TextTable("", heads, tuple(map(line, report.variants)), (0, 4))

@@ -1,18 +1,18 @@
-"""What can be judged: each metric's meaning and direction, and the ones that lead a report."""
+"""The metrics and costs that can be judged: what each means, its direction, and the default ones."""
 
 from __future__ import annotations
 
 from ablate.base.errors import ResultsError, did_you_mean
 from ablate.study.metric_names import METRICS
 
-HEADLINES = (("fid", "fd"), ("lpips", "pd"))  # the first of each pair where every finished run has it
+HEADLINES = (("fid", "fd"), ("lpips", "pd"))  # the first of each pair if every finished run has it, else the second
 ABOUT = {
     "fid": "Frechet distance in Inception-v3 features",
     "fd": "Frechet distance in EfficientNet-Lite0 features",
-    "lpips": "LPIPS of one-step denoising on held-out pictures",
-    "pd": "EfficientNet-Lite0 perceptual distance of one-step denoising on held-out pictures",
-    "lpips_vgg": "LPIPS (VGG16) of one-step denoising on held-out pictures",
-    "psnr_db": "PSNR of one-step denoising on held-out pictures, dB",
+    "lpips": "LPIPS of one-step denoising on held-out images",
+    "pd": "EfficientNet-Lite0 perceptual distance of one-step denoising on held-out images",
+    "lpips_vgg": "LPIPS (VGG16) of one-step denoising on held-out images",
+    "psnr_db": "PSNR of one-step denoising on held-out images, dB",
 }
 KINDS = {
     "frechet": "Frechet distance in {} features",
@@ -20,25 +20,25 @@ KINDS = {
     "kernel": "kernel distance in {} features",
     "precision": "precision in {} features",
     "recall": "recall in {} features",
-    "diversity": "mean distance of all pairs of samples, by {}",
-    "nearest": "median distance to the nearest training picture, by {}",
-    "memorised": "share of samples next to a training picture, by {}",
+    "diversity": "mean distance between all pairs of samples, by {}",
+    "nearest": "median distance to the nearest training image, by {}",
+    "memorised": "fraction of samples next to a training image, by {}",
 }
 COSTS = {
     "params": "parameters",
     "macs": "multiply-accumulates of one network evaluation",
-    "nfe": "network evaluations of one picture",
+    "nfe": "network evaluations per image",
     "train_macs": "multiply-accumulates of the training",
     "train_wall_s": "training time, s",
     "latency_step_ms": "time of one network evaluation, ms",
-    "latency_image_ms": "time of one picture, ms",
+    "latency_image_ms": "time of one image, ms",
     "peak_memory_mb": "peak memory, MB",
 }
-UP = ("precision", "recall", "diversity", "nearest")  # kinds of which more is better
+HIGHER_IS_BETTER = ("precision", "recall", "diversity", "nearest")  # kinds of metrics
 
 
 def describe(name: str) -> str:
-    """Return what a metric is, in a few words.
+    """Return the meaning of a metric or cost in a few words.
 
     Raises:
         ResultsError: There is no such metric.
@@ -52,6 +52,6 @@ def describe(name: str) -> str:
 
 
 def higher_is_better(name: str) -> bool:
-    """Return the direction of a metric; of one with a number format in front (`int8_psnr_db`) that of the metric behind it."""
+    """Return whether higher values are better, also of a metric in a number format (`int8_psnr_db`)."""
     plain = name if name in METRICS else name.partition("_")[2]
-    return plain == "psnr_db" or (plain in METRICS and METRICS[plain].kind in UP)
+    return plain == "psnr_db" or (plain in METRICS and METRICS[plain].kind in HIGHER_IS_BETTER)

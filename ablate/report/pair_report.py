@@ -1,10 +1,9 @@
-"""Two variants, or two runs, side by side: seed by seed, with their pictures and the verdict."""
+"""`ablate compare`: two variants, or two runs, side by side, seed by seed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -13,134 +12,130 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from ablate.base.errors import ResultsError, did_you_mean
-from ablate.report.builder import NO_CURVES, build
-from ablate.report.effects import FRONT_OF_WORK
-from ablate.report.findings import Comparison, Findings, Row, Value
-from ablate.report.judged_metrics import COSTS
+from ablate.report.builder import build
+from ablate.report.findings import Comparison, Findings, Record, Value, VariantRow
 from ablate.report.render import report_tables, terminal
-from ablate.report.render.report_tables import Sheet
-from ablate.report.render.run_images import samples
+from ablate.report.render.number_text import decimals_of, interval, mean_sd, p_value, rounded, signed
+from ablate.report.render.run_images import sample_file
+from ablate.report.render.text_table import TextTable, coloured, fits
 from ablate.report.selection import Choice
-from ablate.report.variant_rows import UNEQUAL_MACHINES
 from ablate.store import tables
 from ablate.study.variants import canonical
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One seed of both: metric -> value, and where the pictures lie (None: they are not there)."""
+class SeedPair(Record):
+    """Both variants at one seed."""
 
     seed: int
     run_a: str
     run_b: str
-    a: dict[str, float | None]
+    a: dict[str, float | None]  # metric -> value
     b: dict[str, float | None]
-    pictures_a: str | None
-    pictures_b: str | None
+    images_a: str | None  # path of its samples; None: the file does not exist
+    images_b: str | None
 
 
-@dataclass(frozen=True)
-class Versus:
-    """B compared with A: every difference is B - A, and a verdict says whether B helps or hurts."""
+class PairReport(Record):
+    """B compared with A: every difference is B - A, and the verdicts are on B."""
 
     a: str
     b: str
     preset: str | None
     data: str | None
     comparisons: tuple[Comparison, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SeedPair, ...]
     notes: tuple[str, ...]
 
 
 def compare(
     frames: Mapping[str, pd.DataFrame], folder: Path, a: str, b: str, choice: Choice
-) -> tuple[Versus, Findings]:
-    """Compare two variants over the seeds finished by both, or two runs.
+) -> tuple[PairReport, Findings]:
+    """Compare two variants over the seeds that both finished, or two runs.
 
     Args:
         frames: The tables, as `ablate.report.builder.read` returns them.
-        folder: The results folder, where the pictures lie.
-        a: A variant, or a finished run's name or a beginning of it.
-        b: The same; both are variants, or both runs.
-        choice: Preset, data set and so on; `against` and `variants` are a and b.
+        folder: The results folder, for the paths of images.
+        a: A variant, or the name of a finished run or its beginning.
+        b: The same; both are variants, or both are runs.
+        choice: Preset, data set and so on; a and b take the place of `against` and `variants`.
 
     Raises:
-        ResultsError: Neither of the two, twice the same, or what does not compare.
+        ResultsError: One of them does not exist, both are the same, or they do not compare.
     """
     runs = frames["runs"]
-    variants = set(runs["variant"])
-    a, b = (canonical(name) if canonical(name) in variants else name for name in (a, b))
+    existing = set(runs["variant"])
+    a, b = (canonical(name) if canonical(name) in existing else name for name in (a, b))
     if a == b:
         raise ResultsError(f"compare {a} {b}: twice the same; name two variants, or two runs")
-    extra: list[str] = []
-    if a in variants and b in variants:
+    not_paired: list[str] = []
+
+    if a in existing and b in existing:
         for name in (a, b):
-            _finished(runs[runs["variant"] == name], name)
+            _check_finished(runs[runs["variant"] == name], name)
         runs = _newest(runs)
-    elif a not in variants and b not in variants:
-        (a, b), runs, extra = _two_runs(runs, a, b)
+    elif a not in existing and b not in existing:
+        (a, b), runs, not_paired = _two_runs(runs, a, b)
     else:
-        one, other = (a, b) if a in variants else (b, a)
-        if not len(_begin(runs, other)):
-            near = did_you_mean(other, sorted(variants))
-            raise ResultsError(
-                f"compare {other}: no variant and no run here{near} Variants in the results: {_listed(variants)}"
-            )
-        raise ResultsError(f"compare: {one} is a variant and {other} is a run; name two variants, or two runs")
+        variant, run = (a, b) if a in existing else (b, a)
+        if not len(_starting_with(runs, run)):
+            raise ResultsError(f"compare {run}: {_unknown(run, existing, existing)}")
+        raise ResultsError(f"compare: {variant} is a variant and {run} is a run; name two variants, or two runs")
     findings = build({**frames, "runs": runs}, replace(choice, against=a, variants=(b,), claims=False))
     rows = {row.label: row for row in findings.rows}
     if a not in rows or b not in rows:
         missing = ", ".join(name for name in (a, b) if name not in rows)
         raise ResultsError(f"compare {a} {b}: no such run of {missing}: {'; '.join(findings.notes)}")
-    pairs = tuple(_pairs(rows[a], rows[b], folder))
-    compared = findings.compared
-    idle = (NO_CURVES, FRONT_OF_WORK, *(() if set(COSTS) & set(compared.headline) else (UNEQUAL_MACHINES,)))
-    notes = (*extra, *(note for note in findings.notes if not note.startswith(idle)))
-    return Versus(a, b, compared.preset, compared.data, findings.comparisons, pairs, notes), findings
+    report = PairReport(
+        a=a,
+        b=b,
+        preset=findings.compared.preset,
+        data=findings.compared.data,
+        comparisons=findings.comparisons,
+        pairs=tuple(_pairs(rows[a], rows[b], folder)),
+        notes=(*not_paired, *report_tables.verdict_notes(findings)),
+    )
+    return report, findings
 
 
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
+def _unknown(name: str, candidates: set[str], variants: set[str]) -> str:
+    near = did_you_mean(name, sorted(candidates))
+    return f"no variant and no run here{near} Variants in the results: {', '.join(sorted(variants)) or 'none'}"
 
 
 def _newest(runs: pd.DataFrame) -> pd.DataFrame:
-    """Keep each variant's newest configuration that finished, by preset, data set and budget."""
+    """Keep each variant's newest finished configuration, by preset, data set and budget."""
     done = runs[runs["status"] == "done"].sort_values("finished_at", kind="stable", na_position="first")
     keys = ["variant", "preset", "data_digest", "budget"]
     newest = done.drop_duplicates(keys, keep="last")[[*keys, "config_hash"]]
     return runs.merge(newest, on=[*keys, "config_hash"])
 
 
-def _finished(runs: pd.DataFrame, name: str) -> None:
-    """Refuse a variant none of whose runs is finished."""
+def _check_finished(runs: pd.DataFrame, name: str) -> None:
     if not (runs["status"] == "done").any():
         counts = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items())
         raise ResultsError(f"compare {name}: none of its runs here is finished ({counts})")
 
 
-def _begin(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+def _starting_with(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     return runs[runs["run_id"].isin(tables.named(runs["run_id"], name))]
 
 
 def _two_runs(runs: pd.DataFrame, a: str, b: str) -> tuple[tuple[str, str], pd.DataFrame, list[str]]:
-    found = []
+    """Return the names of two runs, a table of both, and a note if their seeds differ."""
+    chosen = []
     for name in (a, b):
-        some = _begin(runs, name)
-        done = some[some["status"] == "done"]
+        matching = _starting_with(runs, name)
+        done = matching[matching["status"] == "done"]
         if len(done) > 1:
             listed = ", ".join(done["run_id"].head(5)) + (", ..." if len(done) > 5 else "")
             raise ResultsError(f"compare {name}: {len(done)} finished runs begin so: {listed}; give more of the name")
+        if len(matching) and not len(done):
+            raise ResultsError(f"compare {name}: its run is {matching['status'].iloc[0]}; name a finished run")
         if not len(done):
-            known = sorted({*runs["variant"], *runs["run_id"]})
-            what = (
-                f"its run is {some['status'].iloc[0]}"
-                if len(some)
-                else f"no variant and no run here{did_you_mean(name, known)}"
-            )
-            there = ", ".join(sorted(set(runs["variant"])))
-            raise ResultsError(f"compare {name}: {what} Variants in the results: {there or 'none'}")
-        found.append(done.iloc[[0]])
-    both = pd.concat(found)
+            variants = set(runs["variant"])
+            raise ResultsError(f"compare {name}: {_unknown(name, variants | set(runs['run_id']), variants)}")
+        chosen.append(done.iloc[[0]])
+    both = pd.concat(chosen)
     names = str(both["run_id"].iloc[0]), str(both["run_id"].iloc[1])
     if names[0] == names[1]:
         raise ResultsError(f"compare {a} {b}: both are {names[0]}; name two runs")
@@ -151,111 +146,98 @@ def _two_runs(runs: pd.DataFrame, a: str, b: str) -> tuple[tuple[str, str], pd.D
     notes = []
     seeds = both["seed"].tolist()
     if seeds[0] != seeds[1]:
-        notes.append(
-            f"not paired: the seeds are {seeds[0]} and {seeds[1]}, so noise and order of the pictures differ too"
-        )
-    # Each run stands for itself: it is compared under its own name, and both at one seed.
+        why = "so the noise and the order of the images differ too"
+        notes.append(f"not paired: the seeds are {seeds[0]} and {seeds[1]}, {why}")
+    # Treat each run as a variant of its own name, both at one seed.
     return names, both.assign(variant=both["run_id"], seed=seeds[0]), notes
 
 
-def _pairs(a: Row, b: Row, folder: Path) -> Iterator[Pair]:
+def _pairs(a: VariantRow, b: VariantRow, folder: Path) -> Iterator[SeedPair]:
     for i, seed in enumerate(a.seeds):
         if seed in b.seeds:
             j = b.seeds.index(seed)
-            runs = a.run_ids[i], b.run_ids[j]
-            pictures = [samples(folder / "artifacts" / run) for run in runs]
-            yield Pair(
-                seed,
-                *runs,
-                {metric: values[i] for metric, values in a.by_seed.items()},
-                {metric: values[j] for metric, values in b.by_seed.items()},
-                *(path.as_posix() if path.is_file() else None for path in pictures),
+            files = [sample_file(folder / "artifacts" / run) for run in (a.run_ids[i], b.run_ids[j])]
+            images_a, images_b = (path.as_posix() if path.is_file() else None for path in files)
+            yield SeedPair(
+                seed=seed,
+                run_a=a.run_ids[i],
+                run_b=b.run_ids[j],
+                a={metric: values[i] for metric, values in a.by_seed.items()},
+                b={metric: values[j] for metric, values in b.by_seed.items()},
+                images_a=images_a,
+                images_b=images_b,
             )
 
 
-def to_json(versus: Versus) -> str:
-    """Return one strict JSON document (no NaN)."""
-    return json.dumps(asdict(versus), indent=2, allow_nan=False)
-
-
-def render(versus: Versus, findings: Findings) -> RenderableType:
-    """Return what `rich` prints."""
-    return _Rendered(versus, findings)
+def render(report: PairReport, findings: Findings) -> RenderableType:
+    """Return what `rich` prints: verdicts, means, values by seed, images of the first seed, notes."""
+    return _Rendered(report, findings)
 
 
 @dataclass(frozen=True)
 class _Rendered:
-    versus: Versus
+    report: PairReport
     findings: Findings
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        versus = self.versus
-        yield Text(
-            f"{versus.b} against {versus.a}: preset {versus.preset}, data {versus.data or 'unknown'}\n", style="bold"
-        )
-        yield terminal.fit(_verdicts(versus, self.findings), options)
+        report = self.report
+        where = f"preset {report.preset}, data {report.data or 'unknown'}"
+        yield Text(f"{report.b} (B) against {report.a} (A): {where}\n", style="bold")
+        for one in report.comparisons:
+            yield Text.assemble(f"{one.metric}: {report.b} ", coloured(one.verdict), f": {one.why}")
         yield Text("")
-        for comparison in versus.comparisons:
-            line = Text.assemble(
-                f"{comparison.metric}: {versus.b} ", terminal.coloured(comparison.verdict), f": {comparison.why}"
-            )
-            yield line
+        yield terminal.fit(self._means(), options)
         yield Text("")
-        if versus.pairs:
-            metrics = list(versus.pairs[0].a)
-            together = [_by_seed(versus, metrics)]
-            narrow = not terminal.fits(together[0], options)
-            for sheet in [_by_seed(versus, [metric]) for metric in metrics] if narrow else together:
-                yield terminal.fit(sheet, options)
+        for line in report_tables.explanation(self.findings):
+            yield Text(line, style="dim")
+        yield Text("")
+        if report.pairs:
+            metrics = list(report.pairs[0].a)
+            together = self._by_seed(metrics)
+            narrow = not fits(together, range(len(together.heads)), options.max_width)
+            for table in [self._by_seed([metric]) for metric in metrics] if narrow else [together]:
+                yield terminal.fit(table, options)
                 yield Text("")
-        for pair in versus.pairs:
-            for path in (pair.pictures_a, pair.pictures_b):
-                if path is not None:
-                    yield Text(path, style="dim", overflow="fold")
-        for note in versus.notes:
+        images = [pair for pair in report.pairs if pair.images_a or pair.images_b]
+        # One pair shows what the two look like: the first of which both images exist, if there is one.
+        for pair in sorted(images, key=lambda pair: not (pair.images_a and pair.images_b))[:1]:
+            yield Text(f"Samples of seed {pair.seed}:", style="dim")
+            for path in filter(None, (pair.images_a, pair.images_b)):
+                yield Text(path, style="dim", overflow="fold")
+        for note in report.notes:
             yield Text(f"! {note}")
 
+    def _means(self) -> TextTable:
+        """Return means over the seeds that both have, so that they differ by the difference beside them."""
+        lines = []
+        for c in self.report.comparisons:
+            decimals = report_tables.difference_decimals(self.findings, c.metric)
+            values = [(pair.a[c.metric], pair.b[c.metric]) for pair in self.report.pairs]
+            both = [(x, y) for x, y in values if x is not None and y is not None]
+            means = (_mean_sd([pair[side] for pair in both], decimals) for side in range(2))
+            difference = (signed(c.mean, decimals), interval(c.low, c.high, decimals))
+            tests = (p_value(c.p), p_value(c.p_holm), rounded(c.detectable, decimals), report_tables.seeds(c))
+            lines.append((c.metric, *means, *difference, *tests))
+        heads = ("metric", "A", "B", "B - A", "95 % interval", "p", "p Holm", "detects", "seeds")
+        return TextTable("", heads, tuple(lines), (0,), drop=(5, 7, 6, 1, 2, 8))
 
-def _verdicts(versus: Versus, findings: Findings) -> Sheet:
-    """Means and spreads over the seeds that both have, so that they differ by the difference beside them."""
-    lines = []
-    for c in versus.comparisons:
-        decimals = report_tables.difference_decimals(findings, c.metric)
-        values = [(pair.a[c.metric], pair.b[c.metric]) for pair in versus.pairs]
-        both = [(x, y) for x, y in values if x is not None and y is not None]
-        lines.append(
-            (
-                c.metric,
-                *(_spread([pair[side] for pair in both], decimals) for side in range(2)),
-                report_tables.signed(c.mean, decimals),
-                report_tables.interval(c.low, c.high, decimals),
-                report_tables.p_value(c.p),
-                report_tables.p_value(c.p_holm),
-                report_tables.seeds(c),
-                c.verdict,
-            )
-        )
-    heads = ("", "A", "B", "B - A", "95 % interval", "p", "p Holm", "seeds", "verdict")
-    return Sheet("", heads, tuple(lines), (0, 8), drop=(5, 6, 7, 1, 2, 4))
-
-
-def _spread(values: list[float], decimals: int) -> str:
-    value = Value(fmean(values) if values else None, stdev(values) if len(values) > 1 else None, len(values))
-    return report_tables.spread(value, decimals, "±", "")
-
-
-def _by_seed(versus: Versus, metrics: list[str]) -> Sheet:
-    heads = ["seed"]
-    for metric in metrics:
-        heads += [f"{metric} A", "B", "B - A"]
-    lines = []
-    decimals = {m: report_tables.decimals_of([pair.a[m] for pair in versus.pairs]) for m in metrics}
-    for pair in versus.pairs:
-        line = [str(pair.seed)]
+    def _by_seed(self, metrics: list[str]) -> TextTable:
+        heads = ["seed"]
         for metric in metrics:
-            mine, theirs = pair.b[metric], pair.a[metric]
-            difference = None if mine is None or theirs is None else mine - theirs
-            line += ["-" if x is None else f"{x:,.{decimals[metric]}f}" for x in (theirs, mine)]
-            line.append(report_tables.signed(difference, decimals[metric]))
-        lines.append(tuple(line))
-    return Sheet("", tuple(heads), tuple(lines), ())
+            heads += [f"{metric} A", "B", "B - A"]
+        lines = []
+        decimals = {metric: decimals_of([pair.a[metric] for pair in self.report.pairs]) for metric in metrics}
+        for pair in self.report.pairs:
+            line = [str(pair.seed)]
+            for metric in metrics:
+                a, b = pair.a[metric], pair.b[metric]
+                difference = None if a is None or b is None else b - a
+                line += [rounded(a, decimals[metric]), rounded(b, decimals[metric])]
+                line.append(signed(difference, decimals[metric]))
+            lines.append(tuple(line))
+        return TextTable("", tuple(heads), tuple(lines), ())
+
+
+def _mean_sd(values: list[float], decimals: int) -> str:
+    value = Value(mean=fmean(values) if values else None, sd=stdev(values) if len(values) > 1 else None, n=len(values))
+    return mean_sd(value, decimals, "±")

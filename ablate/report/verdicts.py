@@ -1,219 +1,251 @@
-"""The verdicts of a report: on each variant by each metric, and on the claims of the variants' files.
+"""The verdicts of a report: on each variant by each metric, and on the claims in the variants' files.
 
-All of them are one family for Holm's correction: every comparison that is shown, and every claim on something else, as far as it has
-the seeds that a test alone needs. With fewer no test can decide, whatever the pictures are, so none takes a share of the error.
+All tests form one family for Holm's correction: every comparison that is shown, and every claim on
+another metric. A comparison with fewer seeds than one test alone needs cannot be decided whatever
+its values are, so it is left out of the family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from ablate.base.errors import VariantError
-from ablate.report.findings import Claim, Comparison, Row
-from ablate.report.judged_metrics import COSTS, higher_is_better
-from ablate.report.variant_rows import Grid, Rows, count, make_grid, spent
+from ablate.report.findings import Claim, Comparison, VariantRow
+from ablate.report.judged_metrics import COSTS, HEADLINES, higher_is_better
+from ablate.report.variant_rows import SeedGrid, VariantRows, budgets_of, count, make_grid
 from ablate.stats import paired
 from ablate.study import variants
 from ablate.study.claims import Claim as StatedClaim
 from ablate.study.claims import read_margin
 from ablate.study.metric_names import METRICS, PAIRS
+from ablate.study.variants import BASELINE
 
 SCHEMES = ("bf16", "fp8", "int8", "int4")
 FORMAT_METRICS = (
-    "psnr_db",
-    "pd",
-    "lpips",
-    "lpips_vgg",
-    "fd",
-    "fd_change",
-    "fid",
-    "fid_change",
-    "file_bytes",
-    "latency_step_ms",
+    *("psnr_db", "pd", "lpips", "lpips_vgg", "fd", "fd_change", "fid", "fid_change"),
+    *("file_bytes", "latency_step_ms"),
 )
 SCOPE = "kpn"  # of a claim on a number format
 
 
 @dataclass(frozen=True)
+class Verdicts:
+    """All verdicts of a report."""
+
+    comparisons: tuple[Comparison, ...]
+    claims: tuple[Claim, ...]
+    family: int  # tests that are corrected for together; if no test has enough seeds: how many there would be
+    study_tests: int  # tests of the whole study, whatever is shown: `seeds_needed` allows for them
+
+
+@dataclass(frozen=True)
 class _Differences:
-    """The paired differences of one variant in one metric, and what is known of them."""
+    """The paired differences of one variant in one metric."""
 
     seeds: tuple[int, ...]
     values: np.ndarray  # (seeds,)
-    theirs: float | None  # the other's mean over the same seeds
-    found: paired.Paired
+    theirs: float | None  # mean of the other variant over the same seeds
+    summary: paired.Paired
     refused: str | None = None  # why they are not judged
 
 
 @dataclass(frozen=True)
-class _Stated:
-    """A claim with what it is judged by."""
+class _ClaimInput:
+    """A claim with the differences and the margin that it is judged by."""
 
-    row: Row
+    row: VariantRow
     claim: StatedClaim
     differences: _Differences
     margin: float | None
 
 
+class _Family:
+    """The tests that are corrected for together."""
+
+    def __init__(self) -> None:
+        self.p: dict[tuple[str, ...], float] = {}
+        self.too_few: set[tuple[str, ...]] = set()  # comparisons with fewer seeds than a test needs
+
+    def add(self, key: tuple[str, ...], pair: _Differences) -> None:
+        if pair.summary.p is None or pair.refused is not None:
+            return
+        if pair.summary.n < paired.SEEDS_NEEDED:
+            self.too_few.add(key)
+        else:
+            self.p[key] = pair.summary.p
+
+    def size(self, key: tuple[str, ...]) -> int:
+        """Return the number of tests that a comparison is one of, if it had the seeds."""
+        return len(self.p) + (0 if key in self.p else len(self.too_few))
+
+
 def make_verdicts(
-    made: Rows, fidelity: pd.DataFrame, formats: pd.DataFrame, budget: str, *, claimed: bool
-) -> tuple[tuple[Comparison, ...], tuple[Claim, ...], int]:
+    table: VariantRows, fidelity: pd.DataFrame, formats: pd.DataFrame, budget: str, *, judge_claims: bool
+) -> Verdicts:
     """Judge every variant and every claim.
 
     Args:
-        made: The rows and their numbers.
-        fidelity: The table, for claims on what is not in `runs`.
-        formats: The rows of `quantized` of these runs, with their `label` and `seed`, for claims on number formats.
+        table: The rows and their values.
+        fidelity: The table of that name, for claims on metrics that `runs` lacks.
+        formats: The rows of `quantized` of these runs, with their `label` and `seed`.
         budget: `steps` or `macs`.
-        claimed: Whether claims are judged: they speak of the baseline alone.
-
-    Returns:
-        The comparisons, the claims, and how many tests were corrected for together (where none has the seeds: how many it would be).
+        judge_claims: Whether to judge claims: they are about the baseline only.
     """
-    pairs: dict[tuple[str, str], _Differences] = {}
-    for metric, values in made.values.items():
-        refused = unjudged(made, budget, metric)
-        for row in made.rows[1:] if made.against is not None else ():
-            pairs[row.label, metric] = _differences(values, row.label, made.against or "", refused.get(row.label))
-    stated = _stated(made, fidelity, formats, pairs, budget) if claimed and made.against is not None else []
-    tests: dict[tuple[str, ...], float] = {}
-    few: set[tuple[str, ...]] = set()
+    against = table.against
+    pairs: dict[tuple[str, ...], _Differences] = {}
+    for metric, values in table.values.items():
+        refused = unjudged(table, budget, metric)
+        for row in table.rows[1:] if against is not None else ():
+            pairs[row.label, metric] = _differences(values, row.label, against or "", refused.get(row.label))
+    inputs = _claim_inputs(table, fidelity, formats, pairs, budget) if judge_claims and against is not None else []
+    family = _Family()
     for key, pair in pairs.items():
-        _add(tests, few, key, pair)
-    for one in stated:
+        family.add(key, pair)
+    for one in inputs:
         key = (one.row.label, one.claim.metric)
-        _add(tests, few, key, one.differences)
-        if one.margin is not None and key in tests:
-            tests[*key, "same"] = paired.equivalence(one.differences.values, one.margin)
-    corrected = dict(zip(tests, paired.holm(list(tests.values())), strict=True))
-    every = len(tests) + len(few)
-
-    def family(label: str, metric: str) -> int:
-        return len(tests) if (label, metric) in tests else every
-
-    rows = {row.label: row for row in made.rows}
-    comparisons = tuple(
-        _comparison(rows[label], metric, pair, corrected.get((label, metric)), family(label, metric))
-        for (label, metric), pair in pairs.items()
+        family.add(key, one.differences)
+        if one.margin is not None and key in family.p:
+            family.p[*key, "same"] = paired.equivalence(one.differences.values, one.margin)
+    corrected = dict(zip(family.p, paired.holm(list(family.p.values())), strict=True))
+    study_tests = _study_tests(table)
+    rows = {row.label: row for row in table.rows}
+    return Verdicts(
+        tuple(_comparison(rows[key[0]], key, pair, corrected, family, study_tests) for key, pair in pairs.items()),
+        tuple(_claim(one, corrected, family, study_tests) for one in inputs),
+        len(family.p) or len(family.too_few),
+        study_tests,
     )
-    claims = tuple(_claim(one, corrected, family(one.row.label, one.claim.metric)) for one in stated)
-    return comparisons, claims, len(tests) or every
 
 
-def _add(
-    tests: dict[tuple[str, ...], float], few: set[tuple[str, ...]], key: tuple[str, str], pair: _Differences
-) -> None:
-    """Put a comparison among the tests, or among those with too few seeds for one."""
-    if pair.found.p is None or pair.refused is not None:
-        return
-    if pair.found.n < paired.SEEDS_NEEDED:
-        few.add(key)
-    else:
-        tests[key] = pair.found.p
+def _study_tests(table: VariantRows) -> int:
+    """Return how many tests the whole study has: its variants by the headline metrics, and other claims.
+
+    It does not depend on which variants and metrics are shown, so every command says the same number
+    of seeds for one pair.
+    """
+    against = "" if table.against is None else table.against.partition(" @")[0]
+    others = [name for name in table.study if name != against]
+    headline = {name for pair in HEADLINES for name in pair}
+    claims = [claim for name in others for claim in _claims_of(name)] if against == BASELINE else []
+    return max(1, len(others) * len(HEADLINES) + sum(claim.metric not in headline for claim in claims))
 
 
-def unjudged(made: Rows, budget: str, metric: str) -> dict[str, str]:
-    """Return the labels whose difference by a metric is no verdict's matter, and why: it has another cause than the variant."""
-    if made.against is None:
+def unjudged(table: VariantRows, budget: str, metric: str) -> dict[str, str]:
+    """Return the labels whose difference in a metric has another cause than the variant, and why."""
+    if table.against is None:
         return {}
-    first = made.done.drop_duplicates("label").set_index("label")
-    found: dict[Hashable, str] = {}  # pandas' labels are hashable, no more
+    first = table.done.drop_duplicates("label").set_index("label")
+    refused: dict[Hashable, str] = {}
     if metric in METRICS and METRICS[metric].kind == PAIRS:
         in_latents = first["decode_macs"].fillna(0) > 0
-        noised = in_latents[in_latents != in_latents[made.against]].index
-        found = dict.fromkeys(noised, "not judged: one adds its noise to latents, the other to pixels")
+        other_noise = in_latents[in_latents != in_latents[table.against]].index
+        refused = dict.fromkeys(other_noise, "not judged: one adds its noise to latents, the other to pixels")
     if budget == "steps":
-        costs, steps = spent(made.done, budget), first["steps"].dropna().to_dict()
-        allowed = steps.get(made.against)
-        found |= {
-            label: f"not judged: an unequal budget, {costs[str(label)]} against {costs[made.against]}"
+        budgets, steps = budgets_of(table.done, budget), first["steps"].dropna().to_dict()
+        theirs = steps.get(table.against)
+        refused |= {
+            label: f"not judged: an unequal budget, {budgets[str(label)]} against {budgets[table.against]}"
             for label, n in steps.items()
-            if allowed is not None and n != allowed
+            if theirs is not None and n != theirs
         }
-    return {str(label): why for label, why in found.items()}
+    return {str(label): why for label, why in refused.items()}
 
 
-def _differences(values: Grid, label: str, against: str, refused: str | None = None) -> _Differences:
+def _differences(values: SeedGrid, label: str, against: str, refused: str | None = None) -> _Differences:
     theirs = values.of(against)
     x = values.of(label) - theirs
     known = ~np.isnan(x)
-    whole = float(theirs[known].mean()) if known.any() else None
-    return _Differences(tuple(values.seeds[known].tolist()), x[known], whole, paired.paired(x[known]), refused)
+    their_mean = float(theirs[known].mean()) if known.any() else None
+    return _Differences(tuple(values.seeds[known].tolist()), x[known], their_mean, paired.summarise(x[known]), refused)
 
 
-def _comparison(row: Row, metric: str, pair: _Differences, p_holm: float | None, family: int) -> Comparison:
-    found, alpha = pair.found, paired.ALPHA / max(1, family)
+def _comparison(
+    row: VariantRow,
+    key: tuple[str, ...],
+    pair: _Differences,
+    corrected: Mapping[tuple[str, ...], float],
+    family: _Family,
+    study_tests: int,
+) -> Comparison:
+    metric, summary, size = key[1], pair.summary, family.size(key)
     if pair.refused is not None:
-        said = paired.Verdict("undecided", pair.refused)
+        verdict = paired.Verdict("undecided", pair.refused)
     else:
-        said = paired.compare(found, p_holm, family, higher_is_better=higher_is_better(metric))
+        up = higher_is_better(metric)
+        verdict = paired.compare(summary, corrected.get(key), size, higher_is_better=up)
     lost = row.unfinished["diverged"] + row.unfinished["failed"]
-    why = said.why + (f"; {count(lost)} seed{'' if lost == 1 else 's'} diverged or failed, not counted" if lost else "")
+    more = f"; {count(lost)} seed{'' if lost == 1 else 's'} diverged or failed, not counted" if lost else ""
     return Comparison(
         label=row.label,
         variant=row.variant,
         axis=row.axis,
         metric=metric,
-        n=found.n,
+        n=summary.n,
         seeds=pair.seeds,
         differences=tuple(pair.values.tolist()),
-        mean=found.mean,
-        sd=found.sd,
-        low=found.low,
-        high=found.high,
-        relative=found.mean / pair.theirs if found.mean is not None and pair.theirs else None,
-        p=found.p,
-        p_holm=p_holm,
-        detectable=paired.detectable(found.sd, found.n, alpha),
-        seeds_needed=found.n if pair.refused else _needed(found, said, alpha),
-        verdict=said.word,
-        why=why,
+        mean=summary.mean,
+        sd=summary.sd,
+        low=summary.low,
+        high=summary.high,
+        relative=summary.mean / pair.theirs if summary.mean is not None and pair.theirs else None,
+        p=summary.p,
+        p_holm=corrected.get(key),
+        detectable=paired.detectable(summary.sd, summary.n, paired.ALPHA / max(1, size)),
+        seeds_needed=_needed(pair, verdict.word, max(size, study_tests)),
+        verdict=verdict.word,
+        why=verdict.why + more,
     )
 
 
-def _needed(found: paired.Paired, said: paired.Verdict, alpha: float, margin: float | None = None) -> int | None:
-    """Of a verdict that stands, what it took; of what is undecided, more than there are."""
-    needed = paired.seeds_needed(found, alpha) if margin is None else paired.seeds_for_margin(found, margin)
-    if said.word != "undecided":
-        return found.n
-    return None if needed is None else max(needed, found.n + 1)
+def _needed(pair: _Differences, verdict: str, tests: int, margin: float | None = None) -> int | None:
+    """Return the seeds of a verdict that is decided or never will be; else more seeds than there are."""
+    if pair.refused or verdict != "undecided":
+        return pair.summary.n
+    needed = (
+        paired.seeds_needed(pair.summary, paired.ALPHA / tests)
+        if margin is None
+        else paired.seeds_for_margin(pair.summary, margin)
+    )
+    return None if needed is None else max(needed, pair.summary.n + 1)
 
 
-def _stated(
-    made: Rows,
+def _claim_inputs(
+    table: VariantRows,
     fidelity: pd.DataFrame,
     formats: pd.DataFrame,
-    pairs: Mapping[tuple[str, str], _Differences],
+    pairs: Mapping[tuple[str, ...], _Differences],
     budget: str,
-) -> list[_Stated]:
-    stated = []
-    cache: dict[str, Grid | str] = {}
-    known = set(variants.names())
-    for row in made.rows:
-        for claim in _claims_of(row.variant, known) if row.label != made.against else ():
+) -> list[_ClaimInput]:
+    inputs = []
+    cache: dict[str, SeedGrid | str] = {}
+    for row in table.rows:
+        for claim in _claims_of(row.variant) if row.label != table.against else ():
             metric = claim.metric
             pair = pairs.get((row.label, metric))
             if pair is None:
                 if metric not in cache:
-                    cache[metric] = _values(metric, made.done, fidelity, formats)
+                    cache[metric] = _values(metric, table.done, fidelity, formats)
                 values = cache[metric]
                 if isinstance(values, str):
-                    pair = _Differences((), np.zeros(0), None, paired.paired([]), values)
+                    pair = _Differences((), np.zeros(0), None, paired.summarise([]), values)
                 else:
-                    refused = unjudged(made, budget, metric).get(row.label)
-                    pair = _differences(values, row.label, made.against or "", refused)
-            margin = None if claim.margin is None else read_margin(claim.margin, pair.theirs or 0.0)
-            stated.append(_Stated(row, claim, pair, margin))
-    return stated
+                    refused = unjudged(table, budget, metric).get(row.label)
+                    pair = _differences(values, row.label, table.against or "", refused)
+            margin = read_margin(claim.margin, pair.theirs or 0.0) if claim.margin is not None else None
+            inputs.append(_ClaimInput(row, claim, pair, margin))
+    return inputs
 
 
-def _claims_of(name: str, known: set[str]) -> tuple[StatedClaim, ...]:
-    """The claims in a variant's file: none of a combination, nor of a user's file that is gone or damaged, whose runs are still shown."""
-    if name not in known:
+def _claims_of(name: str) -> Sequence[StatedClaim]:
+    """Return the claims in a variant's file.
+
+    A combination has none. Neither has a variant whose file is gone or damaged: its runs are still shown.
+    """
+    if name not in variants.names():
         return ()
     try:
         return variants.load(name).claims
@@ -221,7 +253,7 @@ def _claims_of(name: str, known: set[str]) -> tuple[StatedClaim, ...]:
         return ()
 
 
-def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd.DataFrame) -> Grid | str:
+def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd.DataFrame) -> SeedGrid | str:
     """Return the values that a claim is about, or why there are none."""
     of_run = done[["run_id", "label", "seed"]]
     scheme, _, plain = metric.partition("_")
@@ -230,30 +262,29 @@ def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd
             return f"{metric} is not a metric"
         if not len(formats):
             return f"no run was measured in {scheme}"
-        found = formats[(formats["scheme"] == scheme) & (formats["scope"] == SCOPE) & formats[plain].notna()]
-        found = found.assign(value=found[plain])
-        if plain.startswith(("fd", "fid")) and len(found[["n", "fd_ref_n"]].drop_duplicates()) > 1:
-            return f"{metric} was measured with unequal numbers of pictures"
+        rows = formats[(formats["scheme"] == scheme) & (formats["scope"] == SCOPE) & formats[plain].notna()]
+        rows = rows.assign(value=rows[plain])
+        if plain.startswith(("fd", "fid")) and len(rows[["n", "fd_ref_n"]].drop_duplicates()) > 1:
+            return f"{metric} was measured with unequal numbers of images"
     elif metric in done.columns and (metric in METRICS or metric in COSTS):
-        found = of_run.assign(value=done[metric])
+        rows = of_run.assign(value=done[metric])
     elif metric in METRICS and len(fidelity):
-        found = of_run.merge(fidelity.loc[fidelity["metric"] == metric, ["run_id", "value"]], on="run_id")
+        rows = of_run.merge(fidelity.loc[fidelity["metric"] == metric, ["run_id", "value"]], on="run_id")
     else:
         return f"{metric} is not a metric"
-    return make_grid(found["label"], found["seed"], found["value"])
+    return make_grid(rows["label"], rows["seed"], rows["value"])
 
 
-def _claim(one: _Stated, corrected: Mapping[tuple[str, ...], float], family: int) -> Claim:
-    found, claim = one.differences.found, one.claim
-    key = (one.row.label, claim.metric)
-    p_holm = corrected.get(key)
-    if one.differences.refused is not None:
-        said = paired.Verdict("undecided", one.differences.refused)
+def _claim(one: _ClaimInput, corrected: Mapping[tuple[str, ...], float], family: _Family, study_tests: int) -> Claim:
+    pair, claim, key = one.differences, one.claim, (one.row.label, one.claim.metric)
+    summary, size = pair.summary, family.size(key)
+    if pair.refused is not None:
+        verdict = paired.ClaimVerdict("undecided", pair.refused)
     else:
-        said = paired.judge(
-            found,
-            p_holm,
-            family,
+        verdict = paired.judge(
+            summary,
+            corrected.get(key),
+            size,
             claim.expect,
             higher_is_better=higher_is_better(claim.metric),
             margin=one.margin,
@@ -266,15 +297,13 @@ def _claim(one: _Stated, corrected: Mapping[tuple[str, ...], float], family: int
         expect=claim.expect,
         because=claim.because,
         margin=claim.margin,
-        n=found.n,
-        mean=found.mean,
-        low=found.low,
-        high=found.high,
-        p=found.p,
-        p_holm=p_holm,
-        seeds_needed=found.n
-        if one.differences.refused
-        else _needed(found, said, paired.ALPHA / max(1, family), one.margin),
-        verdict=said.word,
-        why=said.why,
+        n=summary.n,
+        mean=summary.mean,
+        low=summary.low,
+        high=summary.high,
+        p=summary.p,
+        p_holm=corrected.get(key),
+        seeds_needed=_needed(pair, verdict.word, max(size, study_tests), one.margin),
+        verdict=verdict.word,
+        why=verdict.why,
     )

@@ -1,4 +1,4 @@
-"""Watching a results folder: what changed, and what is being made now."""
+"""Watching a results folder: when it changes, and which runs are in progress."""
 
 from __future__ import annotations
 
@@ -8,44 +8,47 @@ from contextlib import suppress
 from pathlib import Path
 
 from ablate.base.text import printable
-from ablate.report.render.run_images import sketches
+from ablate.report.render.run_images import preview_files
 
 POLL_S = 2.0
-WORKING = ".part"  # ends the names of the folders of runs that have not finished
+UNFINISHED = ".part"  # suffix of the folder of a run that has not finished
 
 
 def changes(folder: Path, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
-    """Yield at once, and again whenever a table, or what is being made, is another than at the time before.
+    """Yield at once, and again whenever a table or the progress of a run changes.
 
     Args:
         folder: The results folder.
-        sleep: Waits so many seconds.
+        sleep: Waits for a number of seconds.
     """
-    seen = None
+    last = None
     while True:
-        now = _stamp(folder)
-        if now != seen:
-            seen = now
+        state = _state(folder)
+        if state != last:
+            last = state
             yield
         sleep(POLL_S)
 
 
-def _stamp(folder: Path) -> tuple[object, ...]:
-    found: list[object] = [making(folder)]
+def _state(folder: Path) -> tuple[object, ...]:
+    state: list[object] = [in_progress(folder)]
     for path in sorted(folder.glob("*.parquet")):
-        with suppress(OSError):  # replaced at this moment: the next look sees the new one
-            state = path.stat()
-            found.append((path.name, state.st_mtime_ns, state.st_size, state.st_ino))
-    return tuple(found)
+        with suppress(OSError):  # being replaced: the next look sees the new file
+            stat = path.stat()
+            state.append((path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(state)
 
 
-def making(folder: Path) -> tuple[str, ...]:
-    """Return a line for each run that has begun and not finished, with the newest pictures that it has drawn."""
+def in_progress(folder: Path) -> tuple[str, ...]:
+    """Return a line for each run that has started and not finished, with its newest preview."""
     lines = []
-    for path in sorted((folder / "artifacts").glob(f"*{WORKING}")):
-        line = printable(path.name.removesuffix(WORKING))
-        drawn = sketches(path)
-        lines.append(
-            f"{line}: pictures of step {max(drawn)}: {printable(drawn[max(drawn)])}" if drawn else f"{line}: begun"
-        )
+    for path in sorted((folder / "artifacts").glob(f"*{UNFINISHED}")):
+        line = printable(path.name.removesuffix(UNFINISHED))
+        previews = preview_files(path)
+        if previews:
+            step = max(previews)
+            line += f": preview of step {step}: {printable(previews[step])}"
+        else:
+            line += ": started"
+        lines.append(line)
     return tuple(lines)

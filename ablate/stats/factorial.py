@@ -1,9 +1,10 @@
-"""Factorial studies: what each level of an axis does on average over the other axes, and what levels do together.
+"""Factorial studies: the effect of each level averaged over the other axes, and interactions.
 
     main(a)     = mean over the other axes' levels r of  y(a, r) - y(baseline, r)
     joint(a, b) = mean over r of  y(a, b, r) - y(a, r) - y(b, r) + y(r)
 
-and so on for three and more, seed by seed: each effect is a contrast with one value per seed, judged as any other difference.
+and so on for more axes, seed by seed. Each effect is a contrast with one value per seed, so it is
+tested like any other paired difference.
 """
 
 from __future__ import annotations
@@ -14,55 +15,56 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Cell = frozenset[str]  # the variants that are combined; empty: the baseline
+Cell = frozenset[str]  # variants that are combined; empty: the baseline
 
 
 @dataclass(frozen=True)
 class Design:
-    """Axes and the levels of each, beside the baseline's; `missing`: combinations without a seed."""
+    """Axes and the levels of each, without the baseline's; `missing`: combinations that were not run."""
 
     axes: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]
     missing: tuple[Cell, ...]
 
     def cells(self) -> list[Cell]:
-        """Return every combination, the baseline's levels included."""
-        return [
-            frozenset(level for level in some if level) for some in itertools.product(*(("", *x) for x in self.levels))
-        ]
+        """Return every combination, with the baseline's levels."""
+        rows = itertools.product(*(("", *levels) for levels in self.levels))
+        return [frozenset(level for level in row if level) for row in rows]
 
 
 def designs(cells: Mapping[Cell, object], axis_of: Mapping[str, str]) -> list[Design]:
-    """Find the factorial studies among the variants that were run, the largest first.
+    """Return the factorial studies among the variants that were run, the largest first.
 
     Args:
-        cells: What was run.
+        cells: The combinations that were run.
         axis_of: Variant -> its axis.
     """
-    found: dict[tuple[str, ...], dict[str, dict[str, None]]] = {}
+    by_axes: dict[tuple[str, ...], dict[str, dict[str, None]]] = {}
     for cell in cells:
         axes = tuple(sorted({axis_of[part] for part in cell if part in axis_of}))
         if len(cell) < 2 or len(axes) != len(cell):  # not one level of each axis
             continue
-        levels = found.setdefault(axes, {axis: {} for axis in axes})
+        levels = by_axes.setdefault(axes, {axis: {} for axis in axes})
         for part in sorted(cell):
             levels[axis_of[part]][part] = None
-    largest = [axes for axes in found if not any(set(axes) < set(other) for other in found)]
-    made = []
+    largest = [axes for axes in by_axes if not any(set(axes) < set(other) for other in by_axes)]
+    studies = []
     for axes in sorted(largest, key=lambda axes: (-len(axes), axes)):
-        design = Design(axes, tuple(tuple(sorted(found[axes][axis])) for axis in axes), ())
-        made.append(Design(axes, design.levels, tuple(cell for cell in design.cells() if cell not in cells)))
-    return made
+        design = Design(axes, tuple(tuple(sorted(by_axes[axes][axis])) for axis in axes), ())
+        studies.append(Design(axes, design.levels, tuple(cell for cell in design.cells() if cell not in cells)))
+    return studies
 
 
 def effects(
     design: Design, values: Mapping[Cell, np.ndarray]
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], np.ndarray]]:
-    """Give each effect of a complete design: levels, their axes, and the contrast (seeds,); main effects first.
+    """Yield each effect of a complete design: its levels, their axes and its contrast (seeds,).
+
+    Main effects come first.
 
     Args:
-        design: Nothing may be missing in it.
-        values: Combination -> metric (seeds,).
+        design: A design with nothing missing.
+        values: Combination -> its metric (seeds,).
     """
     places = range(len(design.axes))
     for order in range(1, len(design.axes) + 1):

@@ -1,6 +1,7 @@
-"""Pareto fronts: what nothing else beats in every objective, and how sure that is by resampling the seeds.
+"""Pareto fronts: points that no other point beats, and how certain that is by resampling the seeds.
 
-Two points are compared by their means over the seeds that both have: what a seed does to all of them is no difference between them.
+Two points are compared by their means over the seeds that both have, so an effect that a seed has
+on all points does not count as a difference between them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from collections.abc import Iterator
 import numpy as np
 
 RESAMPLES = 1000
-WORK = 2 * 10**7  # comparisons of two points that are made at most
+WORK = 2 * 10**7  # at most this many comparisons of two points
 
 
 def beaten(values: np.ndarray) -> np.ndarray:
-    """Return which point beats which: over their common seeds at most as large in every mean and smaller in one.
+    """Return which points beat which others.
+
+    A point beats another if, over their common seeds, no mean is larger and at least one is smaller.
+    Points without a common seed do not beat each other.
 
     Args:
-        values: (points, seeds, objectives), lower is better, NaN where a point lacks a seed. Points without a common seed do not beat
-            each other.
+        values: (points, seeds, objectives), lower is better, NaN where a point lacks a seed.
 
     Returns:
         (points, points): [i, j]: j beats i.
@@ -26,16 +29,17 @@ def beaten(values: np.ndarray) -> np.ndarray:
     return np.concatenate([*_beaten(values, np.ones((1, values.shape[1])))])
 
 
-def shares(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return in which share of resamples of the seeds each point lies on the front, of those in which it has a seed.
+def front_frequencies(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the fraction of resamples of the seeds in which each point lies on the front.
 
-    The seeds are drawn with replacement, the same for all points: they are paired.
+    Seeds are drawn with replacement, the same for all points, because they are paired. Resamples in
+    which a point has no seed do not count for it.
 
     Args:
-        values: As of `beaten`; each point has a seed.
+        values: As for `beaten`; each point has at least one seed.
 
     Returns:
-        (points,), and how many resamples were made: fewer of many points.
+        The fractions (points,), and the number of resamples, which is smaller for many points.
     """
     count, seeds, objectives = values.shape
     resamples = int(max(20, min(RESAMPLES, WORK // max(1, count * count * objectives))))
@@ -50,7 +54,10 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 
 def _beaten(values: np.ndarray, weights: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield for each point which others beat it in each resample (resamples, points), with `weights` (resamples, seeds) of the seeds."""
+    """Yield, for each point, which others beat it in each resample (resamples, points).
+
+    `weights` (resamples, seeds) says how often each resample contains each seed.
+    """
     known = _known(values)
     x = np.where(known[:, :, None], values, 0.0).transpose(1, 0, 2)  # (seeds, points, objectives)
     seeds, count, objectives = x.shape

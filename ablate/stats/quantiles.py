@@ -1,6 +1,6 @@
-"""What raw latencies say: quantiles that their number supports, their spread, and the ratio of two things timed in the same rounds.
+"""Statistics of raw latencies: quantiles, spread, and ratios of what was timed in the same rounds.
 
-noise = (q75 - q25) / q50        ratio = median(a) / median(b), resampled with common rounds
+noise = (q75 - q25) / q50        ratio = median(a) / median(b), its interval by resampling whole rounds
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ LEVEL = 0.95
 
 
 def quantiles(samples: Sequence[float]) -> dict[str, float | None]:
-    """Return `p50`, `p90` and `p99`, each None where the samples are too few to support it.
+    """Return `p50`, `p90` and `p99`, each None if there are too few samples for it.
 
-    Of n samples n (1 - q) are expected above the quantile q, and at least two must be: with fewer, the largest sample, so one
-    disturbance, would be the answer. That asks for 20 samples for p90 and 200 for p99; p50 asks for 5, two on either side of one.
+    Of n samples, n (1 - q) are expected above the quantile q. At least two must be there: with one,
+    a single disturbance would be the result. So p90 needs 20 samples and p99 needs 200. p50 needs 5,
+    two on either side of the middle one.
 
     Args:
-        samples: Times of single calls, in any one unit.
+        samples: Times of single calls, all in the same unit.
 
     Returns:
         Name -> quantile in the same unit, interpolated linearly.
@@ -35,7 +36,7 @@ def quantiles(samples: Sequence[float]) -> dict[str, float | None]:
 
 
 def noise(samples: Sequence[float]) -> float | None:
-    """Return the interquartile range over the median, >= 0; None with fewer samples than a median needs."""
+    """Return interquartile range / median, >= 0; None if there are too few samples for a median."""
     if len(samples) < MIN_SAMPLES["p50"]:
         return None
     low, middle, high = np.percentile(samples, (25, 50, 75))
@@ -44,7 +45,7 @@ def noise(samples: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of medians with its bootstrap interval of level 0.95."""
+    """A ratio of medians with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -54,17 +55,18 @@ class Ratio:
 def ratio(samples: Sequence[float], reference: Sequence[float], *, seed: int = 0) -> Ratio | None:
     """Return median(samples) / median(reference) with a percentile bootstrap interval.
 
-    Entry i of both was measured in round i, so whole rounds are resampled: a slow round is slow for both, and drops out of the ratio.
-    It speaks of this session alone: on a busy machine another session may differ by more than the interval's width.
-    The percentile interval is taken because the corrections of others lean on a jackknife, which is inconsistent for a median.
+    Entry i of both was measured in round i. Whole rounds are resampled, so a round that is slow for
+    both does not change the ratio. The interval holds for this session only: on a busy machine another
+    session may differ by more than its width. The plain percentile interval is used because corrected
+    ones rely on a jackknife, which is inconsistent for a median.
 
     Args:
         samples: (n,) times, by round.
-        reference: (n,) times of the other, in the same unit, by the same rounds.
-        seed: Chooses the resamples.
+        reference: (n,) times of the reference, in the same unit and rounds.
+        seed: Of the resampling.
 
     Returns:
-        The ratio, or None with fewer rounds than a median needs.
+        The ratio, or None if there are too few rounds for a median.
 
     Raises:
         ValueError: The numbers of rounds differ.

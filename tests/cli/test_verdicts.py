@@ -44,8 +44,25 @@ def test_report_says_first_what_helps_and_what_hurts(run: Command) -> None:
     code, out, err = run("report")
     assert (code, err) == (0, "")
     lines = [line.rstrip() for line in out.splitlines()]
-    assert lines[2:5] == ["helps      direct", "hurts      no_drift", "undecided  no_skip"]
+    assert [line.split()[0] for line in lines if line.endswith(("helps", "hurts", "undecided"))][:3] == [
+        *("direct", "no_drift", "no_skip"),
+    ]
     assert max(map(len, lines)) <= 80
+    assert "Quality and costs" not in out
+    assert "Quality and costs" in run("report", "--full")[1]
+
+
+def test_report_in_json_by_either_name(run: Command) -> None:
+    assert run("report", "--json") == run("report", "--format", "json")
+    code, _, err = run("report", "--json", "--format", "markdown")
+    assert (code, err) == (1, "error: --json --format markdown: two forms; choose one of the two\n")
+
+
+def test_names_may_be_separated_by_commas(run: Command) -> None:
+    for words in (("report", "--json"), ("gate", "--metric", "fd", "--max-regression", "99%", "--json")):
+        apart = run(*words, "--variant", "direct", "-v", "no_drift")
+        assert run(*words, "--variant", "direct, no_drift") == apart
+    assert run("report", "--json", "-m", "fd,pd") == run("report", "--json", "-m", "fd", "-m", "pd")
 
 
 def test_report_by_other_metrics_against_another_variant(run: Command) -> None:
@@ -135,7 +152,10 @@ def test_compare_two_variants(run: Command) -> None:
         ("compare baseline", "Missing argument 'B'"),
         ("compare baseline drct", "compare drct: no variant and no run here; did you mean direct?"),
         ("gate --metric fd", "Missing option '--max-regression'"),
-        ("gate --metric fd --max-regression five", "--max-regression five: not a share as in 5%"),
+        (
+            "gate --metric fd --max-regression five",
+            "--max-regression five: not a tolerance; allowed: a percentage as in 5%",
+        ),
         ("gate --metric fd --max-regression 5% --against x", "no run of variant 'x'"),
     ],
 )

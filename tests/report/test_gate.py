@@ -17,18 +17,18 @@ from synthetic import frames
 
 from ablate.base.errors import ResultsError
 from ablate.report import gate
-from ablate.report.gate import Gate, Tolerance, judge, parse_tolerance
+from ablate.report.gate import GateReport, Tolerance, judge, parse_tolerance
 from ablate.report.selection import Choice
 
 FIVE = Tolerance(0.05, relative=True)
 
 
-def gated(truth: dict[str, float], seeds: int, tolerance: Tolerance, metric: str = "fd", **choice: Any) -> Gate:
+def gated(truth: dict[str, float], seeds: int, tolerance: Tolerance, metric: str = "fd", **choice: Any) -> GateReport:
     made = synthetic.rows({"baseline": 0.0} | truth, range(seeds))
     return gate.gate(frames(made), metric, tolerance, Choice(**choice))
 
 
-def verdicts(found: Gate) -> dict[str, str]:
+def verdicts(found: GateReport) -> dict[str, str]:
     return {one.label: one.verdict for one in found.variants}
 
 
@@ -46,7 +46,7 @@ def test_what_the_interval_does_not_exclude_does_not_fail() -> None:
     found = gated({"no_drift": 5.0}, 8, FIVE)
     assert not found.failed
     assert verdicts(found) == {"no_drift": "undecided"}
-    assert "8 seeds cannot tell: the interval reaches to both sides of 5%" in found.variants[0].why
+    assert "8 seeds are too few: the interval includes the allowed 5%" in found.variants[0].why
     one_seed = gated({"no_drift": 500.0}, 1, FIVE)
     assert (one_seed.failed, one_seed.variants[0].why) == (False, "1 seed finished by both: an interval needs two")
 
@@ -82,7 +82,7 @@ def test_chosen_variants_and_another_reference() -> None:
 
 def test_what_cannot_be_judged_is_an_error() -> None:
     made = frames(synthetic.rows({"baseline": 0.0}, range(3)))
-    with pytest.raises(ResultsError, match="nothing to judge: the results hold baseline alone"):
+    with pytest.raises(ResultsError, match="nothing to judge: the results hold only baseline"):
         gate.gate(made, "fd", FIVE, Choice())
     with pytest.raises(ResultsError, match="--against baseline: it has no finished run here"):
         gate.gate(frames(synthetic.rows({"direct": 0.0}, range(3))), "fd", FIVE, Choice())
@@ -136,7 +136,7 @@ def test_tolerances(text: str, size: float, relative: bool) -> None:
 
 @pytest.mark.parametrize("text", ["", "%", "x", "-1", "-5%", "nan", "inf", "5%%", "5 per cent"])
 def test_what_is_no_tolerance(text: str) -> None:
-    with pytest.raises(ResultsError, match=r"--max-regression .*not a share"):
+    with pytest.raises(ResultsError, match=r"--max-regression .*not a tolerance; allowed: a percentage as in 5%"):
         parse_tolerance(text)
 
 
@@ -192,6 +192,6 @@ def test_a_real_regression_is_caught_as_often_as_its_interval_says() -> None:
 
 
 def test_json_is_strict() -> None:
-    document = json.loads(gate.to_json(gated({"no_drift": 5.0}, 1, FIVE)), parse_constant=pytest.fail)
+    document = json.loads(gated({"no_drift": 5.0}, 1, FIVE).to_json(), parse_constant=pytest.fail)
     assert document["variants"][0]["low"] is None
     assert document["failed"] is False

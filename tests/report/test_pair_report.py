@@ -14,21 +14,21 @@ from rich.console import Console
 from synthetic import frames
 
 from ablate.base.errors import ResultsError
-from ablate.report import pair_report as compare
-from ablate.report.pair_report import Versus
+from ablate.report import pair_report
+from ablate.report.pair_report import PairReport
 from ablate.report.selection import Choice
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -3.0}
 MADE = synthetic.rows(TRUTH, range(9), spread=0.5)
 
 
-def versus(a: str, b: str, made: synthetic.Rows = MADE, folder: Path = Path("r"), **choice: Any) -> Versus:
-    return compare.compare(frames(made), folder, a, b, Choice(**choice))[0]
+def versus(a: str, b: str, made: synthetic.Rows = MADE, folder: Path = Path("r"), **choice: Any) -> PairReport:
+    return pair_report.compare(frames(made), folder, a, b, Choice(**choice))[0]
 
 
 def shown(a: str, b: str, folder: Path, width: int = 80, made: synthetic.Rows = MADE) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(compare.render(*compare.compare(frames(made), folder, a, b, Choice())))
+    console.print(pair_report.render(*pair_report.compare(frames(made), folder, a, b, Choice())))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -64,7 +64,7 @@ def test_only_the_two_are_looked_at() -> None:
         if run["variant"] == "direct":
             run["fd_n"] = 64
     assert versus("baseline", "no_drift", made).comparisons[0].n == 9
-    assert "unequal numbers of pictures" in refused("baseline", "direct", made)
+    assert "unequal numbers of images" in refused("baseline", "direct", made)
 
 
 def test_the_newest_configuration_counts() -> None:
@@ -132,13 +132,36 @@ def test_names_that_are_not_there() -> None:
     assert "its run is failed" in refused("baseline-quick-cats-s0", "direct-quick-cats-s1", failed)
 
 
-def test_pictures_are_named_where_they_lie(tmp_path: Path) -> None:
-    picture = tmp_path / "artifacts" / "direct-quick-cats-s0-00000000" / "samples.png"
-    picture.parent.mkdir(parents=True)
-    picture.write_bytes(b"")
+def test_the_images_of_one_pair_are_named(tmp_path: Path) -> None:
+    def draw(name: str, seed: int) -> str:
+        image = tmp_path / "artifacts" / f"{name}-quick-cats-s{seed}-00000000" / "samples.png"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"")
+        return image.as_posix()
+
+    def named() -> list[str]:
+        text = shown("baseline", "direct", tmp_path, 400)
+        return [line.rstrip() for line in text.splitlines() if line.rstrip().endswith(".png")]
+
+    assert named() == []
+    alone = draw("direct", 0)
     first, second = versus("baseline", "direct", folder=tmp_path).pairs[:2]
-    assert (first.pictures_a, first.pictures_b, second.pictures_b) == (None, picture.as_posix(), None)
-    assert picture.as_posix() in shown("baseline", "direct", tmp_path).replace("\n", "")
+    assert (first.images_a, first.images_b, second.images_b) == (None, alone, None)
+    assert named() == [alone]
+    both = [draw(name, seed) for seed in (3, 4) for name in ("baseline", "direct")]
+    assert named() == both[:2]
+
+
+def test_a_pair_needs_as_many_seeds_as_in_the_report() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0, "direct": 0.0, "no_skip": 0.0}, range(8), random=3)
+    whole = synthetic.found(made)
+    for choice in ({"variants": ("no_drift",)}, {"metrics": ("fd",)}, {"variants": ("no_drift",), "metrics": ("fd",)}):
+        part = synthetic.found(made, **choice)
+        needed = {c.metric: c.seeds_needed for c in part.comparisons if c.label == "no_drift"}
+        assert needed.items() <= {c.metric: c.seeds_needed for c in whole.comparisons if c.label == "no_drift"}.items()
+    for name in ("no_drift", "direct", "no_skip"):
+        pair = {c.metric: c.seeds_needed for c in versus("baseline", name, made).comparisons}
+        assert pair == {c.metric: c.seeds_needed for c in whole.comparisons if c.label == name}
 
 
 @pytest.mark.parametrize("width", [60, 80, 140])
@@ -170,7 +193,7 @@ def test_a_variant_of_unfinished_runs_alone_says_how_they_ended() -> None:
 
 def test_json_is_strict(tmp_path: Path) -> None:
     document = json.loads(
-        compare.to_json(versus("baseline-quick-cats-s3", "direct-quick-cats-s3")), parse_constant=pytest.fail
+        versus("baseline-quick-cats-s3", "direct-quick-cats-s3").to_json(), parse_constant=pytest.fail
     )
     assert document["comparisons"][0]["low"] is None
     assert document["pairs"][0]["run_b"] == "direct-quick-cats-s3-00000000"

@@ -12,8 +12,8 @@ import pytest
 
 from ablate.report import plot_data
 from ablate.report.builder import build, read
-from ablate.report.render import report_tables, verdict_plots
-from ablate.report.render.number_text import number, signed
+from ablate.report.render import verdict_plots
+from ablate.report.render.number_text import change, number
 from ablate.store import tables
 
 RUNS = {"b0": ("baseline", 0), "b1": ("baseline", 1), "a0": ("other", 0), "a2": ("other", 2)}
@@ -50,16 +50,16 @@ def test_curves_are_means_over_seeds_and_stretches() -> None:
 
 
 def test_plots_hold_the_findings_numbers(tmp_path: Path) -> None:
-    folder = pages.make(tmp_path, pictures=False)
+    folder = pages.make(tmp_path, images=False)
     found = build(read(folder))
-    plot = verdict_plots.intervals(found, found.metrics[0])
+    plot = verdict_plots.differences(found, found.metrics[0])
     assert plot is not None
     rows = [row for data in json.loads(plot.spec)["datasets"].values() for row in data if "variant" in row]
     told = {one.label: (one.mean, one.low, one.high, one.verdict) for one in found.comparisons if one.metric == "fd"}
     assert {row["variant"]: (row["mean"], row["low"], row["high"], row["verdict"]) for row in rows} == told
     assert [row["variant"] for row in rows] == ["direct", "v_pred", "no_drift"]  # the best above
-    (front, sheet) = found.fronts[0], report_tables.front_sheets(found)[0]
-    drawn = verdict_plots.front(front, 0, sheet)
+    front = found.fronts[0]
+    drawn = verdict_plots.trade_off(front, 0)
     assert drawn is not None
     rows = [row for data in json.loads(drawn.spec)["datasets"].values() for row in data]
     assert len(rows) == len(front.points) * (len(front.objectives) - 1)
@@ -71,7 +71,7 @@ def test_plots_hold_the_findings_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown", "change"),
+    ("value", "shown", "difference"),
     [
         (0.0, "0.00", "+0.00"),
         (12345.6, "12,346", "+12,346"),
@@ -81,5 +81,5 @@ def test_plots_hold_the_findings_numbers(tmp_path: Path) -> None:
         (3e-7, "3.0e-07", "+3.0e-07"),
     ],
 )
-def test_numbers_have_three_digits(value: float | None, shown: str, change: str) -> None:
-    assert (number(value), signed(value)) == (shown, change)
+def test_numbers_have_three_digits(value: float | None, shown: str, difference: str) -> None:
+    assert (number(value), change(value)) == (shown, difference)

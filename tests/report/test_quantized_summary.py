@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ablate.report.quantized_summary import cells, summarise
+from ablate.report.quantized_summary import summarise
 from ablate.store.schema import SCHEMAS
 
 
@@ -44,9 +44,9 @@ def test_means_ratios_and_the_most_sensitive_group() -> None:
     row = next(row for row in found.rows if (row.label, row.scope) == ("direct", "kpn"))
     assert (row.psnr_db, row.smaller, row.faster, row.seeds) == (pytest.approx(34.95), 4.0, 1.5, 2)
     assert found.most_sensitive[0].endswith("filters 30.0, heads 50.0")
-    simulated = [line for line in cells(found) if line[1] == "int8*"]
-    assert {line[2] for line in simulated} == {"filters"}
-    assert all(line[-2:] == ["-", "-"] for line in simulated)
+    simulated = [row for row in found.rows if row.simulated]
+    assert {row.scope for row in simulated} == {"filters"}
+    assert all((row.smaller, row.faster) == (None, None) for row in simulated)
 
 
 def test_times_are_compared_within_one_session() -> None:

@@ -60,9 +60,15 @@ def test_data_sets_are_never_mixed() -> None:
     assert said == (
         "data sets that do not compare: cats 55555555 (6 runs), dogs dddddddd (2 runs); choose one, as in --data cats"
     )
-    for name in ("dogs", "/pictures/dogs.zip", "dddddd"):
+    for name in ("dogs", "/images/dogs.zip", "dddddd"):
         assert found(MAIN, dogs, data=name).compared.data == "dogs"
     assert refused(MAIN, dogs, data="x") == "no run with data 'x'. Found in the results: cats, dogs"
+
+
+def test_hints_are_quoted_for_the_shell() -> None:
+    odd = other("x", 0, data="a b", data_digest="d" * 64)
+    assert refused(MAIN, odd).endswith("choose one, as in --data 'a b'")
+    assert refused(MAIN, other("x", 0, preset="a b")).endswith("choose one, as in --preset 'a b'")
 
 
 def test_data_sets_of_one_name_are_told_apart_by_their_digest() -> None:
@@ -102,8 +108,8 @@ def test_numbers_of_samples_are_never_mixed() -> None:
     few = other("x", 7, fd_n=256)
     said = refused(MAIN, few)
     assert said == (
-        "runs measured with unequal numbers of pictures (samples/real) do not compare: 256/2048 (2 runs), 512/2048 (6 runs); "
-        "choose one, as in --samples 256/2048, or make the others again"
+        "runs measured with unequal numbers of images (samples/real) do not compare: 256/2048 (2 runs), 512/2048 (6 runs); "
+        "choose one, as in --samples 256/2048, or run the others again"
     )
     assert found(MAIN, few, samples="512").rows == found(MAIN).rows
     assert found(MAIN, few, samples="256/2048").metrics[0].n == 256
@@ -112,7 +118,7 @@ def test_numbers_of_samples_are_never_mixed() -> None:
     )
     more = other("y", 8, fd_ref_n=4096)
     assert "512/2048 (6 runs), 512/4096 (2 runs)" in refused(MAIN, more, samples="512")
-    assert found(MAIN, few, metrics=("pd",)).compared.runs == 8  # pictures one by one: any number of them
+    assert found(MAIN, few, metrics=("pd",)).compared.runs == 8  # image by image: any number of them
     assert "unequal numbers" in refused(MAIN, few, metrics=("pd", "precision"))
 
 
@@ -149,7 +155,7 @@ def test_variants_are_chosen_and_compared_against_any() -> None:
     assert [row.label for row in turned.rows] == ["direct", "baseline", "no_drift"]
     assert turned.comparisons[0].mean == pytest.approx(-(one.comparisons[0].mean or 0))
     assert turned.claims == ()
-    assert "claims are not judged: they speak of the baseline, not of direct" in turned.notes
+    assert "claims are not judged: they are about the baseline, not direct" in turned.notes
     assert "did you mean direct?" in refused(three, against="dircet")
     assert "no run of variant 'latent'" in refused(three, variants=("latent",))
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from ablate.report import builder
 from ablate.report.findings import Findings, Value
-from ablate.report.render import markdown, report_tables, terminal
+from ablate.report.render import number_text, terminal
+from ablate.report.render.markdown import to_markdown
 from ablate.report.selection import Choice
 from ablate.store import tables
 
@@ -70,13 +71,13 @@ def build(folder: Path, *rows: dict[str, object], **choice: object) -> Findings:
 def rich(report: Findings, width: int = 80, encoding: str = "utf-8") -> str:
     buffer = io.BytesIO()
     file = io.TextIOWrapper(buffer, encoding=encoding, newline="\n")
-    Console(file=file, width=width).print(terminal.render(report))
+    Console(file=file, width=width).print(terminal.render(report, full=True))
     file.flush()
     return buffer.getvalue().decode(encoding)
 
 
 def close(mean: float, sd: float, n: int) -> object:
-    return Value(pytest.approx(mean), pytest.approx(sd), n)  # type: ignore[arg-type]
+    return pytest.approx({"mean": mean, "sd": sd, "n": n})
 
 
 STUDY = (
@@ -95,10 +96,10 @@ def test_means_spread_and_paired_differences_by_hand(tmp_path: Path) -> None:
     assert baseline.values["fd"].mean == pytest.approx(271.0)
     assert baseline.values["fd"].sd == pytest.approx(math.sqrt((121 + 1 + 144) / 2))
     assert baseline.differences is None
-    assert variant.values["fd"] == close(277.0, math.sqrt(98), 2)
+    assert variant.values["fd"].model_dump() == close(277.0, math.sqrt(98), 2)
     assert variant.differences is not None
     # Paired: +10 and +14 on seeds 0 and 1; the difference of the means would be +6.
-    assert variant.differences["fd"] == close(12.0, math.sqrt(8), 2)
+    assert variant.differences["fd"].model_dump() == close(12.0, math.sqrt(8), 2)
     assert variant.differences["pd"].mean == pytest.approx(0.012)
     assert (variant.seeds, variant.runs, variant.unfinished) == (
         (0, 1),
@@ -111,7 +112,7 @@ def test_means_spread_and_paired_differences_by_hand(tmp_path: Path) -> None:
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     report = build(tmp_path, run("baseline", 0, 260.0), run("no_drift", 0, 270.0))
-    assert report.rows[1].values["fd"] == Value(270.0, None, 1)
+    assert report.rows[1].values["fd"] == Value(mean=270.0, sd=None, n=1)
     assert "270.0 ± -" in rich(report)
     assert "+10.0 ± -" in rich(report)
 
@@ -132,20 +133,20 @@ def test_fid_and_lpips_lead_only_where_every_finished_run_has_them(tmp_path: Pat
     assert [m.name for m in report.metrics] == ["fd", "pd"]
 
 
-def test_too_few_pictures_for_a_full_rank_are_said(tmp_path: Path) -> None:
+def test_too_few_images_for_a_full_rank_are_said(tmp_path: Path) -> None:
     few = build(tmp_path / "few", run("baseline", 0, 290.0))
-    assert "fewer pictures than the 1,280 features" in rich(few, 200)
+    assert "fewer images than the 1,280 features" in rich(few, 200)
     enough = build(tmp_path / "enough", run("baseline", 0, 290.0, fd_n=2048))
-    assert "fewer pictures" not in rich(enough, 200)
+    assert "fewer images" not in rich(enough, 200)
     inception = build(tmp_path / "fid", run("baseline", 0, 290.0, fd_n=2000, fid=30.0, fid_floor=2.5))
-    assert "fewer pictures than the 2,048 features" in rich(inception, 200)
+    assert "fewer images than the 2,048 features" in rich(inception, 200)
     assert inception.metrics[0].floor == 2.5
 
 
-def test_copies_of_training_pictures_are_said(tmp_path: Path) -> None:
+def test_copies_of_training_images_are_said(tmp_path: Path) -> None:
     report = build(tmp_path, run("baseline", 0, 290.0, memorised=False), run("no_drift", 1, 290.0, memorised=True))
     (note,) = [note for note in report.notes if "copies" in note]
-    assert note.startswith("no_drift: seed 1: samples lie next to training pictures")
+    assert note.startswith("no_drift: seed 1: samples lie next to training images")
 
 
 def test_unequal_configurations_are_rows_of_their_own(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_unequal_configurations_are_rows_of_their_own(tmp_path: Path) -> None:
     assert [row.label for row in group.rows] == ["baseline @new", "baseline @baseline", "no_drift"]
     assert group.rows[0].values["fd"].mean == 200.0
     assert group.rows[2].differences is not None
-    assert group.rows[2].differences["fd"] == Value(70.0, None, 1)
+    assert group.rows[2].differences["fd"] == Value(mean=70.0, sd=None, n=1)
     assert "the baseline has several configurations; differences are to the newest, @new" in group.notes
     assert "no_drift: an unequal budget: 500 steps, nfe 32; the baseline: 900 steps, nfe 32" in group.notes
     failed = run("baseline", 0, None, status="failed", config_hash="bad", finished_at=later)
@@ -166,7 +167,7 @@ def test_unequal_configurations_are_rows_of_their_own(tmp_path: Path) -> None:
 def test_seeds_that_the_baseline_lacks_are_said(tmp_path: Path) -> None:
     group = build(tmp_path, *STUDY[:2], run("no_drift", 1, 284.0), run("no_drift", 7, 400.0))
     assert group.rows[1].differences is not None
-    assert group.rows[1].differences["fd"] == Value(14.0, None, 1)
+    assert group.rows[1].differences["fd"] == Value(mean=14.0, sd=None, n=1)
     assert "no_drift: fd difference over seed 1: the baseline lacks seed 7" in group.notes
 
 
@@ -181,8 +182,28 @@ def test_times_of_unequal_devices_are_flagged(tmp_path: Path) -> None:
     listed = (
         "cpu (5 runs), cpu H100 (1 runs), cpu T4 (1 runs), cpu Xeon, 8 cores (1 runs), cpu Xeon, 8 cores avx2 (1 runs)"
     )
-    assert note.endswith(f"do not compare: {listed}")
+    assert note.endswith(f"do not compare: {listed}; costs show times of one machine only")
     assert not any("do not compare" in note for note in build(tmp_path / "same", *STUDY).notes)
+
+
+def test_times_of_another_machine_are_blank(tmp_path: Path) -> None:
+    times = {"latency_step_ms": 10.0, "latency_image_ms": 100.0}
+    slow = {"latency_step_ms": 999.0, "latency_image_ms": 999.0, "device": "cuda"}
+    rows = [run("baseline", 0, 1.0, **times), run("baseline", 1, 1.0, **times), run("baseline", 2, 1.0, **slow)]
+    rows += [run("direct", 0, 1.0, **times), run("direct", 2, 1.0, **slow), run("no_drift", 0, 1.0, **slow)]
+    report = build(tmp_path, *rows)
+    costs = {row.label: row.costs for row in report.rows}
+    assert {label: cost["latency_step_ms"] for label, cost in costs.items()} == {
+        "baseline": 10.0,
+        "direct": 10.0,
+        "no_drift": None,
+    }
+    assert costs["no_drift"]["train_wall_s"] is None
+    assert costs["no_drift"]["params"] == 4_412_345
+    assert "999" not in rich(report, 200)
+    assert any(note.endswith("costs show times of one machine only") for note in report.notes)
+    same = build(tmp_path / "same", *rows[:2], run("no_drift", 0, 1.0, **times))
+    assert [row.costs["latency_image_ms"] for row in same.rows] == [100.0, 100.0]
 
 
 def test_pairs_of_unequal_arithmetic_are_said(tmp_path: Path) -> None:
@@ -202,14 +223,14 @@ def test_order_is_baseline_then_axis(tmp_path: Path) -> None:
 
 def test_the_three_forms_show_the_same_numbers(tmp_path: Path) -> None:
     report = build(tmp_path, *STUDY)
-    document = json.loads(markdown.to_json(report))
+    document = json.loads(report.to_json())
     row = document["rows"][1]
     assert (row["values"]["fd"]["mean"], row["differences"]["fd"]["mean"]) == (277.0, 12.0)
     expected = ["277.0 ± 9.9", "+12.0 ± 2.8", "0.2770 ± 0.0099", "+0.0120 ± 0.0028", "2/3", "4.41 M", "1.05 G"]
-    for text in (markdown.to_markdown(report), rich(report, 200), rich(report, 80)):
+    for text in (to_markdown(report), rich(report, 200), rich(report, 80)):
         for part in (*expected, "N = 512 samples", "2,048", "21.9", "preset quick", "cats", "Lower is better"):
             assert part in text
-    assert "| baseline | baseline | 3 | 271.0 ± 11.5 |  | 0.2710 ± 0.0115 |  | 4.41 M |" in markdown.to_markdown(report)
+    assert "| baseline | baseline | 3 | 271.0 ± 11.5 |  | 0.2710 ± 0.0115 |  | 4.41 M |" in to_markdown(report)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 140, 200])
@@ -236,23 +257,23 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     report = build(tmp_path, *rows)
     assert "[red]a|b" in rich(report)
     assert "[bold] no | way" in rich(report)
-    assert "| \\[red]a\\|b |" in markdown.to_markdown(report)
+    assert "| \\[red]a\\|b |" in to_markdown(report)
 
 
 def test_only_unfinished_runs(tmp_path: Path) -> None:
-    report = build(tmp_path, run("baseline", 0, None, status="failed", data_digest=None, error="no pictures"))
-    for text in (rich(report), markdown.to_markdown(report)):
+    report = build(tmp_path, run("baseline", 0, None, status="failed", data_digest=None, error="no images"))
+    for text in (rich(report), to_markdown(report)):
         assert "0/1" in text
-        assert "no pictures" in text
-    json.loads(markdown.to_json(report))
+        assert "no images" in text
+    json.loads(report.to_json())
 
 
 def test_an_empty_study(tmp_path: Path) -> None:
     report = builder.build({"runs": tables.read(tmp_path, "runs")}, Choice(preset="quick"))
-    document = json.loads(markdown.to_json(report))
+    document = json.loads(report.to_json())
     assert (document["rows"], document["comparisons"], document["compared"]["preset"]) == ([], [], None)
     assert "No runs yet" in rich(report)
-    assert "No runs yet" in markdown.to_markdown(report)
+    assert "No runs yet" in to_markdown(report)
 
 
 @pytest.mark.parametrize(
@@ -270,11 +291,11 @@ def test_an_empty_study(tmp_path: Path) -> None:
     ],
 )
 def test_quantities(name: str, value: float | None, text: str) -> None:
-    assert report_tables.quantity(name, value) == text
+    assert number_text.quantity(name, value) == text
 
 
 def test_a_small_negative_difference_is_not_minus_zero() -> None:
-    assert report_tables.spread(Value(-0.00001, 0.002, 3), 3, "±", "+") == "+0.000±0.002"
+    assert number_text.mean_sd(Value(mean=-0.00001, sd=0.002, n=3), 3, "±", sign=True) == "+0.000±0.002"
 
 
 def test_a_budget_chooses_the_runs_it_makes_comparable(tmp_path: Path) -> None:

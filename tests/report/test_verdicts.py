@@ -13,7 +13,7 @@ from synthetic import found, frames
 from ablate.base.errors import VariantError
 from ablate.report.builder import build
 from ablate.report.findings import Claim, Comparison, Findings
-from ablate.report.render import markdown
+from ablate.report.render.markdown import to_markdown
 from ablate.stats import paired
 from ablate.study.variants import load
 
@@ -50,7 +50,7 @@ def test_differences_are_those_of_the_runs_seed_by_seed() -> None:
     differences = [values["no_drift", seed] - values["baseline", seed] for seed in range(8)]
     assert one.differences == pytest.approx(differences)
     assert one.seeds == tuple(range(8))
-    expected = paired.paired(differences)
+    expected = paired.summarise(differences)
     assert (one.n, one.mean, one.sd) == (8, pytest.approx(expected.mean), pytest.approx(expected.sd))
     assert (one.low, one.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert one.p == expected.p
@@ -80,7 +80,7 @@ def test_what_is_undecided_needs_more_seeds_than_there_are() -> None:
     for run, difference in zip(made["runs"][6:], [10, 10, 10, 10, 10, -0.1], strict=True):
         run["fd"] = base[run["seed"]] + difference
     one = comparison(found(made, metrics=("fd",)), "gone")
-    expected = paired.paired(one.differences)
+    expected = paired.summarise(one.differences)
     assert paired.seeds_needed(expected) == 6  # by the size of the difference; but one sign differs
     assert (one.verdict, one.seeds_needed) == ("undecided", 7)
 
@@ -234,11 +234,11 @@ def test_a_variant_whose_file_is_gone_is_still_shown() -> None:
     assert findings.claims == ()
 
 
-def test_number_formats_measured_with_unequal_numbers_of_pictures_are_not_compared() -> None:
+def test_number_formats_measured_with_unequal_numbers_of_images_are_not_compared() -> None:
     made = synthetic.rows({"baseline": 0.0, "direct": 0.0}, range(11), schemes=["int8"])
     made["quantized"][1]["n"] = 64
     findings = build(frames(made))
-    assert claim(findings, "int8_fd_change").why == "int8_fd_change was measured with unequal numbers of pictures"
+    assert claim(findings, "int8_fd_change").why == "int8_fd_change was measured with unequal numbers of images"
     assert [front.title for front in findings.fronts] == ["as trained"]
 
 
@@ -271,7 +271,7 @@ def test_effects_are_of_the_newest_configurations() -> None:
     assert found(older, made, metrics=("fd",)).factorials == before
 
 
-def test_latents_are_not_judged_by_pictures_that_other_noise_was_added_to() -> None:
+def test_latents_are_not_judged_by_images_that_other_noise_was_added_to() -> None:
     made = synthetic.rows({"baseline": 0.0, "latent": 50.0, "no_drift": 50.0}, range(9), spread=0.5)
     for run in made["runs"]:
         run["decode_macs"] = 10**8 if run["variant"] == "latent" else 0
@@ -284,7 +284,7 @@ def test_latents_are_not_judged_by_pictures_that_other_noise_was_added_to() -> N
     assert comparison(found(made, against="latent"), "no_drift", "pd").p_holm is None
 
 
-def test_the_work_of_a_picture_counts_its_decoder() -> None:
+def test_the_work_of_an_image_counts_its_decoder() -> None:
     made = synthetic.rows({"baseline": 0.0, "latent": 5.0}, range(3))
     for run in made["runs"]:
         run["decode_macs"] = 10**8 if run["variant"] == "latent" else None
@@ -372,10 +372,10 @@ def test_both_budgets_stand_side_by_side() -> None:
     assert turned.differences is not None
     assert turned.differences["fd"] == rows["no_drift"].at_other_budget["fd"]
     assert turned.at_other_budget == rows["no_drift"].differences
-    assert "### At either budget" in markdown.to_markdown(steps)
-    assert "+4.0" in markdown.to_markdown(steps).split("At either budget")[1].split("###")[0]
+    assert "### At either budget" in to_markdown(steps)
+    assert "+4.0" in to_markdown(steps).split("At either budget")[1].split("###")[0]
     assert {row.at_other_budget is None for row in found(made).rows} == {True}
-    assert "At either budget" not in markdown.to_markdown(found(made))
+    assert "At either budget" not in to_markdown(found(made))
 
 
 def test_claims_may_be_left_out() -> None:

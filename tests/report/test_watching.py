@@ -26,7 +26,7 @@ def test_it_yields_at_the_start_and_at_every_change(tmp_path: Path) -> None:
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         if len(slept) == 3:
-            pages.make(folder, {"baseline": 0.0}, [0], pictures=False)
+            pages.make(folder, {"baseline": 0.0}, [0], images=False)
         elif len(slept) == 6:
             save_grid(working / "samples_20.png", pages.discs(16, 0.5))
         elif len(slept) == 8:
@@ -38,18 +38,18 @@ def test_it_yields_at_the_start_and_at_every_change(tmp_path: Path) -> None:
             seen.append(len(slept))
     assert seen == [0, 3, 6]
     save_grid(working / "samples_100.png", pages.discs(16, 0.5))
-    (line,) = watching.making(folder)
-    assert line.startswith("no_drift-smoke-cats-s0-00000000: pictures of step 100")
+    (line,) = watching.in_progress(folder)
+    assert line.startswith("no_drift-smoke-cats-s0-00000000: preview of step 100")
 
 
 def test_it_writes_the_file_again_and_ctrl_c_ends_it(tmp_path: Path) -> None:
-    folder, output = pages.make(tmp_path / "results", {"baseline": 0.0}, [0], pictures=False), tmp_path / "report.md"
+    folder, output = pages.make(tmp_path / "results", {"baseline": 0.0}, [0], images=False), tmp_path / "report.md"
     words = [sys.executable, "-m", "ablate", "report", "--results", str(folder), "--watch", "-o", str(output)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert "written" in process.stderr.readline()
         first = output.stat().st_mtime_ns
-        pages.make(tmp_path / "more", {"baseline": 0.0}, range(2), pictures=False)
+        pages.make(tmp_path / "more", {"baseline": 0.0}, range(2), images=False)
         (tmp_path / "more" / "runs.parquet").replace(folder / "runs.parquet")
         assert "written" in process.stderr.readline()
         assert output.stat().st_mtime_ns > first

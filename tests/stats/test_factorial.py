@@ -73,6 +73,6 @@ def test_intervals_of_effects_cover() -> None:
         (design,) = factorial.designs(values, AXES)
         truth = {("no_drift",): 0.0, ("v",): 5.0, ("no_drift", "v"): 0.0}
         for levels, _, contrast in factorial.effects(design, values):
-            pair = paired.paired(contrast)
+            pair = paired.summarise(contrast)
             covered += (pair.low or 0) <= truth[levels] <= (pair.high or 0)
     assert covered / (3 * trials) == pytest.approx(0.95, abs=0.02)

@@ -16,13 +16,13 @@ from ablate.stats.paired import Paired, Verdict
 
 def said(differences: object, family: int = 1, **options: bool) -> Verdict:
     """The verdict on differences whose p is the smallest of a family."""
-    found = paired.paired(np.asarray(differences, float))
+    found = paired.summarise(np.asarray(differences, float))
     p_holm = None if found.p is None else min(1.0, family * found.p)
     return paired.compare(found, p_holm, family, **options)
 
 
 def judged(differences: list[float], expect: str, **options: bool) -> str:
-    found = paired.paired(differences)
+    found = paired.summarise(differences)
     return paired.judge(found, found.p, 1, expect, **options).word
 
 
@@ -116,7 +116,7 @@ def test_intervals_cover() -> None:
     for n in (2, 3, 6, 12):
         covered = 0
         for x in random.normal(3, 2, (trials, n)):
-            found = paired.paired(x)
+            found = paired.summarise(x)
             covered += (found.low or 0) <= 3 <= (found.high or 0)
         assert trials - most(trials, 0.05) <= covered <= most(trials, 0.95)
 
@@ -137,7 +137,7 @@ def test_a_study_without_effects_claims_one_in_at_most_five_percent() -> None:
     random, studies, wrong = np.random.default_rng(2), 400, 0
     for _ in range(studies):
         runs = random.normal(0, 1, (9, 10))
-        pairs = [paired.paired(runs[i] - runs[0]) for i in range(1, 9)]
+        pairs = [paired.summarise(runs[i] - runs[0]) for i in range(1, 9)]
         corrected = paired.holm([pair.p or 1.0 for pair in pairs])
         wrong += any(paired.compare(x, p, 8).word != "undecided" for x, p in zip(pairs, corrected, strict=True))
     assert 0 < wrong <= most(studies, paired.ALPHA)
@@ -180,13 +180,13 @@ def test_seeds_needed_are_the_fewest_that_find_it(family: int) -> None:
         assert paired.power(effect, needed, alpha) >= paired.POWER
         assert needed == paired.min_seeds(alpha) or paired.power(effect, needed - 1, alpha) < paired.POWER
     assert paired.seeds_needed(Paired(6, 0.001, 1.0, None, None, 0.9), alpha) is None
-    assert paired.seeds_needed(paired.paired([2.0]), alpha) == paired.min_seeds(alpha)
-    assert paired.seeds_needed(paired.paired([2.0, 2.0]), alpha) == paired.min_seeds(alpha)
-    assert paired.seeds_needed(paired.paired([0.0, 0.0]), alpha) is None
+    assert paired.seeds_needed(paired.summarise([2.0]), alpha) == paired.min_seeds(alpha)
+    assert paired.seeds_needed(paired.summarise([2.0, 2.0]), alpha) == paired.min_seeds(alpha)
+    assert paired.seeds_needed(paired.summarise([0.0, 0.0]), alpha) is None
 
 
 def same(differences: np.ndarray, margin: float | None) -> str:
-    found = paired.paired(differences)
+    found = paired.summarise(differences)
     p_same = None if margin is None else paired.equivalence(differences, margin)
     return paired.judge(found, found.p, 1, "same", margin=margin, p_same=p_same).word
 
@@ -220,5 +220,5 @@ def test_seeds_for_a_margin() -> None:
     found = Paired(6, 0.2, 1.0, -0.8, 1.2, 0.5)
     needed = paired.seeds_for_margin(found, 1.0)
     assert needed is not None
-    assert paired.reach(needed, 1.0) < 0.8 <= paired.reach(needed - 1, 1.0)
+    assert paired.half_width(needed, 1.0) < 0.8 <= paired.half_width(needed - 1, 1.0)
     assert paired.seeds_for_margin(found, 0.1) is None

@@ -29,7 +29,7 @@ def test_shares_are_sure_where_points_lie_apart_and_even_where_they_do_not() -> 
     values[1, :, 0] = random.permutation(values[0, :, 0])  # the same mean
     values[2, :, 0] = 50 + random.normal(0, 1, 40)
     values[3, :, 0], values[3, :, 1] = 90, 0.5  # the worst in one, the best in the other
-    share, made = pareto.shares(values)
+    share, made = pareto.front_frequencies(values)
     assert made == pareto.RESAMPLES
     assert share[2] == 0
     assert share[3] == 1
@@ -41,7 +41,7 @@ def test_seeds_are_drawn_for_all_points_together() -> None:
     """What all seeds have in common moves no point past another."""
     common = 100 * np.random.default_rng(1).normal(0, 1, 12)
     values = np.stack([common, common + 0.1])[:, :, None]
-    assert pareto.shares(values)[0].tolist() == [1.0, 0.0]
+    assert pareto.front_frequencies(values)[0].tolist() == [1.0, 0.0]
 
 
 def test_points_are_compared_over_the_seeds_that_both_have() -> None:
@@ -54,11 +54,11 @@ def test_points_are_compared_over_the_seeds_that_both_have() -> None:
 
 def test_a_point_that_lacks_a_seed_is_judged_by_the_resamples_in_which_it_has_one() -> None:
     values = np.array([[[1.0], [2.0]], [[0.5], [np.nan]]])
-    share, made = pareto.shares(values)
+    share, made = pareto.front_frequencies(values)
     assert share == pytest.approx([0.25, 1.0], abs=0.05)  # beaten wherever the other has a seed, in three of four
     assert share[1] == 1
     assert made == pareto.RESAMPLES
 
 
 def test_many_points_take_fewer_resamples() -> None:
-    assert pareto.shares(np.random.default_rng(0).normal(0, 1, (400, 3, 3)))[1] < 50
+    assert pareto.front_frequencies(np.random.default_rng(0).normal(0, 1, (400, 3, 3)))[1] < 50

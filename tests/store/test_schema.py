@@ -12,7 +12,7 @@ import pytest
 
 from ablate.base.errors import ResultsError
 from ablate.report import builder
-from ablate.report.render import markdown
+from ablate.report.render.markdown import to_markdown
 from ablate.store import schema, tables
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "schema1"  # two smoke runs of commit 90ceca6
@@ -38,7 +38,7 @@ def test_every_value_of_version_1_is_read(table: str) -> None:
 
 
 def test_version_1_is_reported_and_added_to(folder: Path) -> None:
-    assert "baseline" in markdown.to_markdown(builder.build(builder.read(folder)))
+    assert "baseline" in to_markdown(builder.build(builder.read(folder)))
     tables.append(folder, {"runs": [{"run_id": "x", "variant": "v", "preset": "smoke", "seed": 0, "status": "done"}]})
     runs = tables.read(folder, "runs").set_index("run_id")
     assert len(runs) == 3

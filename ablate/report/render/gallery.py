@@ -1,4 +1,5 @@
-"""The pictures of a page: samples of every variant from the same noise, sketches of the training, and what may be shown of the data."""
+"""The images of a page: samples of every variant from the same noise, previews of the training, and
+what may be shown of the data."""
 
 from __future__ import annotations
 
@@ -8,173 +9,177 @@ from pathlib import Path
 import numpy as np
 
 from ablate.data import datasets
-from ablate.report.findings import Findings, Row
-from ablate.report.render.report_tables import decimals_of
-from ablate.report.render.run_images import SIZE, STRIPS, Grid, fit, read, samples, sketches
+from ablate.report.findings import Findings, VariantRow
+from ablate.report.render.number_text import decimals_of, rounded
+from ablate.report.render.run_images import SIZE, STRIPS, pack, preview_files, read, sample_file
 from ablate.store.image_grids import GAP
 
-# Bytes of data URIs; with the plots and their library a page of fifteen variants stays below 5 MB.
-SAMPLES_BYTES, SKETCHES_BYTES, STRIPS_BYTES, NEAREST_BYTES = 1_300_000, 700_000, 500_000, 350_000
-MOST_SKETCHES = 6  # of one variant
+# Bytes of data URIs: with plots and their library a page of fifteen variants stays below 5 MB.
+SAMPLES_BYTES, PREVIEWS_BYTES, STRIPS_BYTES, NEAREST_BYTES = 1_300_000, 700_000, 500_000, 350_000
+MOST_PREVIEWS = 6  # per variant
 CELL = SIZE + GAP
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One variant's samples."""
+class SampleGrid:
+    """Samples from noise 0, 1, 2, ..., eight per row."""
+
+    label: str
+    step: int | None  # of the training; None: at its end
+    uri: str
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """The samples of one variant."""
 
     label: str
     seed: int
     value: str
     verdict: str | None
-    final: Grid
-    sketches: tuple[Grid, ...]
+    final: SampleGrid
+    previews: tuple[SampleGrid, ...]
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Samples of all variants under one seed."""
+    """The samples of all variants at one seed."""
 
-    rows: tuple[Shown, ...]
-    how: str
+    rows: tuple[GalleryRow, ...]
+    caption: str
 
     @property
-    def has_sketches(self) -> bool:
-        """Whether any run drew while it trained."""
-        return any(row.sketches for row in self.rows)
+    def has_previews(self) -> bool:
+        """Whether any run drew samples during training."""
+        return any(row.previews for row in self.rows)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of one variant."""
-
-    label: str
-    uri: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """Pictures of one kind, or in `how` the reason why there are none."""
+class ImageSection:
+    """Images of one kind, one per variant; if there are none, `caption` says why."""
 
     kind: str
     title: str
-    how: str
+    caption: str
     alt: str
-    pictures: tuple[Picture, ...]
+    images: tuple[tuple[str, str], ...]  # label, data URI
+
+
+STRIP = ImageSection(
+    "strips",
+    "What the filters do, and what the drift adds",
+    "Held-out images, one per row, at t = 0.1, 0.2, ... 0.8 (the first is almost all noise). From left to right: the "
+    "noisy input, the filtered image, the drift (grey is none), the prediction, the target.",
+    "Noisy input, filtered image, drift, prediction and target at eight noise levels:",
+    (),
+)
+NEAREST = ImageSection(
+    "nearest",
+    "Next to the training images",
+    "The samples that lie nearest to a training image: each sample (left) beside that image (right), the nearest first. "
+    "A model that copies shows equal pairs.",
+    "Pairs of a sample and the training image nearest to it:",
+    (),
+)
 
 
 def make_gallery(findings: Findings, artifacts: Path) -> Gallery:
-    """Collect the samples of all variants under the seed of which most have pictures, what they are compared with among them."""
-    reads: dict[str, tuple[Path, np.ndarray]] = {}
+    """Collect the samples of all variants at one seed.
+
+    It is the seed at which most variants have samples; the row that others are compared with must
+    have them if it can.
+    """
+    grids: dict[str, tuple[Path, np.ndarray]] = {}
     of_seed = {
         seed: {row.label: artifacts / run_id for row in findings.rows if (run_id := _run_id(row, seed))}
         for seed in (findings.rows[0].seeds if findings.rows else ())
     }
-    there = {seed: sum(samples(folder).is_file() for folder in runs.values()) for seed, runs in of_seed.items()}
-    for seed in sorted(there, key=lambda seed: -there[seed]):  # of equals the first
+    files = {seed: sum(sample_file(folder).is_file() for folder in runs.values()) for seed, runs in of_seed.items()}
+    for seed in sorted(files, key=lambda seed: -files[seed]):
         runs = of_seed[seed]
-        reads = {
-            label: (folder, sheet) for label, folder in runs.items() if (sheet := read(samples(folder))) is not None
+        grids = {
+            label: (folder, grid) for label, folder in runs.items() if (grid := read(sample_file(folder))) is not None
         }
-        if findings.rows[0].label in reads:
+        if findings.rows[0].label in grids:
             break
-    if not reads:
+    if not grids:
         return Gallery((), "")
-    uris = fit([sheet for _, sheet in reads.values()], SAMPLES_BYTES)
-    drawn = _sketches({label: folder for label, (folder, _) in reads.items()})
+    uris = pack([grid for _, grid in grids.values()], SAMPLES_BYTES)
+    previews = _previews({label: folder for label, (folder, _) in grids.items()})
     metric = findings.compared.headline[0]
     verdicts = {one.label: one.verdict for one in findings.comparisons if one.metric == metric}
-    shown, decimals = [], decimals_of([row.values[metric].mean for row in findings.rows])
-    for label, uri in zip(reads, uris, strict=False):  # those that fit
-        row = next(row for row in findings.rows if row.label == label)
+    rows, decimals = [], decimals_of([row.values[metric].mean for row in findings.rows])
+    by_label = {row.label: row for row in findings.rows}
+    for label, uri in zip(grids, uris, strict=False):  # those that fit
+        row = by_label[label]
         value = dict(zip(row.seeds, row.by_seed.get(metric, ()), strict=False)).get(seed)
-        shown_value = f"{metric} -" if value is None else f"{metric} {value:,.{decimals}f}"
-        final = Grid(label, None, uri)
-        shown.append(Shown(label, seed, shown_value, verdicts.get(label), final, drawn.get(label, ())))
-    seen = {one.label for one in shown}
-    lacking = [row.label for row in findings.rows if row.label not in seen]
-    how = (
-        f"Seed {seed}. In the same place every variant starts from the same noise (latent: of latents), so what differs is the variant's "
-        "doing. Nothing is picked: these are noises 0, 1, 2, ..."
+        text = f"{metric} {rounded(value, decimals)}"
+        final = SampleGrid(label, None, uri)
+        rows.append(GalleryRow(label, seed, text, verdicts.get(label), final, previews.get(label, ())))
+    lacking = [label for label in by_label if label not in {row.label for row in rows}]
+    caption = (
+        f"Seed {seed}. At the same place every variant starts from the same noise (latent variants: noise of latents), "
+        "so the differences are due to the variant. Nothing is hand-picked: these are noises 0, 1, 2, ..."
     )
-    return Gallery(tuple(shown), how + (f" No pictures here of {', '.join(lacking)}." if lacking else ""))
+    return Gallery(tuple(rows), caption + (f" No images here of {', '.join(lacking)}." if lacking else ""))
 
 
-def _run_id(row: Row, seed: int) -> str | None:
+def _run_id(row: VariantRow, seed: int) -> str | None:
     return dict(zip(row.seeds, row.run_ids, strict=True)).get(seed)
 
 
-def _sketches(folders: dict[str, Path]) -> dict[str, tuple[Grid, ...]]:
-    """What the runs drew while they trained, the newest steps where there are many."""
-    found = [
-        (label, step, sheet)
+def _previews(folders: dict[str, Path]) -> dict[str, tuple[SampleGrid, ...]]:
+    """Return what the runs drew during training: the latest steps if there are many."""
+    files = [
+        (label, step, grid)
         for label, folder in folders.items()
-        for step, path in list(sketches(folder).items())[-MOST_SKETCHES:]
-        if (sheet := read(path)) is not None
+        for step, path in list(preview_files(folder).items())[-MOST_PREVIEWS:]
+        if (grid := read(path)) is not None
     ]
-    uris = fit([sheet for _, _, sheet in found], SKETCHES_BYTES)
-    grids: dict[str, tuple[Grid, ...]] = {}
-    for (label, step, _), uri in zip(found, uris, strict=False):
-        grids[label] = (*grids.get(label, ()), Grid(label, step, uri))
+    uris = pack([grid for _, _, grid in files], PREVIEWS_BYTES)
+    grids: dict[str, tuple[SampleGrid, ...]] = {}
+    for (label, step, _), uri in zip(files, uris, strict=False):
+        grids[label] = (*grids.get(label, ()), SampleGrid(label, step, uri))
     return grids
 
 
 def is_embedded(findings: Findings) -> bool:
-    """Whether the runs were made of the embedded cats, whose licence allows to show them; a folder may be called cats too."""
+    """Return whether the runs used the embedded cats, whose licence allows showing them."""
     return datasets.is_embedded(findings.compared.data or "", findings.compared.data_digest)
 
 
-def inside(findings: Findings, artifacts: Path, shown: Gallery) -> list[Part]:
-    """Return the drift beside the filtered pictures, and the nearest training pictures; both show pictures of the data set."""
-    seeds = {row.label: row.seed for row in shown.rows}
+def data_images(findings: Findings, artifacts: Path, gallery: Gallery) -> list[ImageSection]:
+    """Return the images that show the data set: strips of filters and drift, and nearest training images."""
+    if not is_embedded(findings):
+        why = (
+            f"Left out: it shows images of the data set ({findings.compared.data}), whose licence this page does not "
+            "know. Only the embedded cats are shown. The images are in each run's folder, with its samples."
+        )
+        return [ImageSection(part.kind, part.title, why, part.alt, ()) for part in (STRIP, NEAREST)]
+    seeds = {row.label: row.seed for row in gallery.rows}
     folders = {
         row.label: artifacts / run_id
         for row in findings.rows
         if (run_id := _run_id(row, seeds.get(row.label, row.seeds[0] if row.seeds else 0)))
     }
-    parts = (
-        Part(
-            "strips",
-            "What the filters do, and what the drift adds",
-            "Held-out pictures, one a row, at t = 0.1, 0.2, ... 0.8 (the first is nearly all noise). From left to right: the noisy input, "
-            "the filtered picture, the drift (grey is none), the prediction, the target.",
-            "Noisy input, filtered picture, drift, prediction and target at eight noise levels:",
-            (),
-        ),
-        Part(
-            "nearest",
-            "Next to the training pictures",
-            "The samples that lie nearest to a training picture, each (left) beside that picture (right), the nearest first. A model that "
-            "copies shows equal pairs.",
-            "Pairs of a sample and the training picture nearest to it:",
-            (),
-        ),
-    )
-    if not is_embedded(findings):
-        why = (
-            f"Left out: it shows pictures of the data set ({findings.compared.data}), whose licence this page does not know; only those of "
-            "the embedded cats are put in. It lies beside the samples, in each run's folder."
-        )
-        return [Part(part.kind, part.title, why, part.alt, ()) for part in parts]
-    found = []
-    for part, file, budget in zip(parts, ("strip.png", "nearest.png"), (STRIPS_BYTES, NEAREST_BYTES), strict=True):
-        sheets = {label: sheet for label, folder in folders.items() if (sheet := read(folder / file)) is not None}
-        if part.kind == "nearest":
-            sheets = {label: _in_rows(sheet) for label, sheet in sheets.items()}
-        packed = fit(list(sheets.values()), budget, STRIPS)
-        pictures = tuple(Picture(label, uri) for label, uri in zip(sheets, packed, strict=False))
-        how = part.how if pictures else "The runs' folders hold no such picture."
-        found.append(Part(part.kind, part.title, how, part.alt, pictures))
-    return found
+    sections = []
+    for part, file, budget in ((STRIP, "strip.png", STRIPS_BYTES), (NEAREST, "nearest.png", NEAREST_BYTES)):
+        grids = {label: grid for label, folder in folders.items() if (grid := read(folder / file)) is not None}
+        if part is NEAREST:
+            grids = {label: _four_per_row(grid) for label, grid in grids.items()}
+        images = tuple(zip(grids, pack(list(grids.values()), budget, STRIPS), strict=False))
+        caption = part.caption if images else "The runs' folders hold no such image."
+        sections.append(ImageSection(part.kind, part.title, caption, part.alt, images))
+    return sections
 
 
-def _in_rows(sheet: np.ndarray) -> np.ndarray:
-    """Lay a column of pairs out four a row, white between them."""
-    count = (len(sheet) + GAP) // CELL
-    pairs = [sheet[i * CELL : i * CELL + SIZE] for i in range(count)]
-    width = sheet.shape[1]
-    laid = np.full((-(-count // 4) * CELL, 4 * (width + 10), 3), 255, np.uint8)
+def _four_per_row(column: np.ndarray) -> np.ndarray:
+    """Arrange a column of pairs four per row, with white between them."""
+    count = (len(column) + GAP) // CELL
+    pairs = [column[i * CELL : i * CELL + SIZE] for i in range(count)]
+    width = column.shape[1]
+    arranged = np.full((-(-count // 4) * CELL, 4 * (width + 10), 3), 255, np.uint8)
     for i, pair in enumerate(pairs):
         top, left = i // 4 * CELL, i % 4 * (width + 10)
-        laid[top : top + SIZE, left : left + width] = pair
-    return laid
+        arranged[top : top + SIZE, left : left + width] = pair
+    return arranged

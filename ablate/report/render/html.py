@@ -1,6 +1,7 @@
 """The report as one HTML file: readable without scripts and without a network.
 
-Every text goes through the template's escaping, and the page's policy lets no script run but its own two, which are named by their digests.
+The template escapes every text. The page's content security policy allows only its own two scripts,
+named by their digests.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from ablate.report.findings import CLAIM_VERDICTS, VERDICTS, Findings
 from ablate.report.render import report_tables
 from ablate.report.render.page import gather, lead
 
-WORDS = {*VERDICTS, *CLAIM_VERDICTS}  # that a table shows as badges
+WORDS = {*VERDICTS, *CLAIM_VERDICTS}  # tables show these as badges
 
 
 def to_html(findings: Findings, folder: Path) -> str:
     """Return the page of one comparison.
 
     Args:
-        findings: What `ablate.report.builder.build` found.
-        folder: The results folder: tables, and pictures in `artifacts`.
+        findings: The findings, as `ablate.report.builder.build` returns them.
+        folder: The results folder: tables, and images in `artifacts`.
 
     Raises:
         ResultsError: A table cannot be read.
@@ -36,7 +37,10 @@ def to_html(findings: Findings, folder: Path) -> str:
     page, js = gather(findings, folder), _read("page.js")
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if page.has_plots else ""
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in (bundle, js) if script)
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; "
+        "base-uri 'none'; form-action 'none'"
+    )
     template = _environment().get_template("page.html")
     return template.render(
         page=page, policy=policy, css=_read("page.css"), js=js, bundle=bundle, words=WORDS, version=__version__
@@ -46,28 +50,29 @@ def to_html(findings: Findings, folder: Path) -> str:
 def to_fragment(
     findings: Findings | None, *, note: str = "", heads: Sequence[str] = (), rows: Sequence[Sequence[object]] = ()
 ) -> str:
-    """Return what a notebook shows of a comparison: its verdicts by the first metric; or of other rows, with a note.
+    """Return what a notebook shows: the verdicts by the first metric, or rows with a note.
 
     Args:
-        findings: The comparison, or None.
-        note: Stands above the rows.
-        heads: Of the rows.
-        rows: What is shown where there is no comparison.
+        findings: The findings, or None to show rows.
+        note: Text above the rows.
+        heads: Heads of the columns of the rows.
+        rows: Rows to show if there are no findings.
     """
-    words: dict[str, object] = {
+    context: dict[str, object] = {
         "note": printable(note),
         "heads": heads,
         "rows": [list(map(printable, row)) for row in rows],
     }
     if findings is not None:
-        found = report_tables.verdict_sheets(findings)
-        words = {
+        tables = report_tables.verdict_tables(findings)
+        context = {
             "title": report_tables.title(findings),
             "lead": lead(findings),
-            "explained": report_tables.explained(findings),
+            "explanation": " ".join(report_tables.explanation(findings)),
+            "heads": tables[0].heads if tables else (),
+            "rows": tables[0].lines if tables else (),
         }
-        words |= {"heads": found[0].heads if found else (), "rows": found[0].lines if found else ()}
-    return _environment().get_template("fragment.html").render(findings=findings, **words)
+    return _environment().get_template("fragment.html").render(findings=findings, **context)
 
 
 def _environment() -> jinja2.Environment:

@@ -1,4 +1,4 @@
-"""What `ablate measure` found, as a terminal's table and as JSON."""
+"""The results of `ablate measure` on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -6,46 +6,40 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from ablate.report.render.text_table import TextTable, to_rich
 
-def to_json(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return one strict JSON document: a key a metric."""
-    return json.dumps(found, indent=2, allow_nan=False)
+HEADS = ("metric", "value", "± / interval", "N", "ref N", "real/real", "at N")
 
 
-def render(found: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """Return a table of values, what is known of their uncertainty, and real against real; notes below it."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("metric")
-    for head in ("value", "± / interval", "N", "ref N", "real/real", "at N"):
-        table.add_column(head, justify="right")
+def to_json(document: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one strict JSON document with a key per metric."""
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def render(document: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Return a table of values, their uncertainty, and the value of real against real; then notes."""
     notes: dict[str, list[str]] = {}
-    for name, entry in found.items():
+    lines = []
+    for name, entry in document.items():
         if entry.get("note"):
             notes.setdefault(entry["note"], []).append(name)
-        table.add_row(
-            name,
-            _number(entry["value"]),
-            _interval(entry),
-            _count(entry.get("n")),
-            _count(entry.get("ref_n")),
-            _number(entry["floor"]) if "floor" in entry else "",
-            _count(entry.get("floor_n")),
-        )
-    return Group(table, *(Text(f"! {', '.join(names)}: {note}", style="yellow") for note, names in notes.items()))
+        floor = (_value(entry["floor"]) if "floor" in entry else "", _count(entry.get("floor_n")))
+        counts = (_count(entry.get("n")), _count(entry.get("ref_n")))
+        lines.append((name, _value(entry["value"]), _uncertainty(entry), *counts, *floor))
+    warnings = (Text(f"! {', '.join(names)}: {note}", style="yellow") for note, names in notes.items())
+    return Group(to_rich(TextTable("", HEADS, tuple(lines), (0,))), *warnings)
 
 
-def _interval(entry: Mapping[str, Any]) -> str:
+def _uncertainty(entry: Mapping[str, Any]) -> str:
     if entry.get("low") is not None:
-        return f"{_number(entry['low'])} to {_number(entry['high'])}"
-    return f"± {_number(entry['error'])}" if entry.get("error") is not None else ""
+        return f"{_value(entry['low'])} to {_value(entry['high'])}"
+    return f"± {_value(entry['error'])}" if entry.get("error") is not None else ""
 
 
-def _number(value: float | None) -> str:
+def _value(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"

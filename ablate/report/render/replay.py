@@ -1,4 +1,4 @@
-"""What a replay found, in words."""
+"""The result of `ablate replay` in words."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any, Protocol
 
 from ablate.base.text import printable
 
-WORDS = {
+VERDICTS = {
     "bit_exact": "bit-exact: weights and samples have the row's digests",
     "within_tolerance": "equal within tolerance, not bit-exact",
-    "environment_mismatch": "environment mismatch: not the same outcome, and not the same environment",
-    "not_reproduced": "not reproduced, though nothing of the recorded environment differs",
+    "environment_mismatch": "environment mismatch: the result differs, and so does the environment",
+    "not_reproduced": "not reproduced, although the environment is the recorded one",
 }
 
 
 class Outcome(Protocol):
-    """What `ablate.runs.replay.Replay` holds."""
+    """What this module needs of `ablate.runs.replay.Replay`."""
 
     @property
     def run_id(self) -> str: ...
@@ -34,17 +34,17 @@ class Outcome(Protocol):
 
 
 def lines(outcome: Outcome) -> list[str]:
-    """Return the verdict, the figures, what differs, and which operations cannot be deterministic."""
-    found = [f"{outcome.run_id}: {WORDS[outcome.verdict]}"]
+    """Return the verdict, how far weights and samples differ, and what may have caused it."""
+    text = [f"{outcome.run_id}: {VERDICTS[outcome.verdict]}"]
     if outcome.verdict != "bit_exact":
         if outcome.weights_max_abs_diff is not None:
-            found.append(f"  weights: largest difference {outcome.weights_max_abs_diff:.3g}")
+            text.append(f"  weights: largest difference {outcome.weights_max_abs_diff:.3g}")
             psnr = outcome.samples_psnr_db
-            found.append("  samples: equal" if psnr is None else f"  samples: PSNR {psnr:.2f} dB")
+            text.append("  samples: equal" if psnr is None else f"  samples: PSNR {psnr:.2f} dB")
         for part, (then, here) in outcome.environment.items():
-            found.append(f"  {part}: {printable(then)} in the row, {printable(here)} here")
+            text.append(f"  {part}: {printable(then)} in the row, {printable(here)} here")
     if outcome.nondeterministic_ops:
-        found.append(f"  operations without a deterministic form: {', '.join(outcome.nondeterministic_ops)}")
+        text.append(f"  operations without a deterministic form: {', '.join(outcome.nondeterministic_ops)}")
     if outcome.note:
-        found.append(f"  note: {printable(outcome.note)}")
-    return found
+        text.append(f"  note: {printable(outcome.note)}")
+    return text

@@ -1,43 +1,37 @@
-"""The tables of a report as text, each once: what a terminal and a Markdown page show of the findings."""
+"""The tables and sentences of a report: what every form of it shows of the findings."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from ablate.report import quantized_summary
-from ablate.report.findings import VERDICTS, Claim, Comparison, Effect, Factorial, Findings, Front, Metric, Point, Value
-from ablate.report.variant_rows import COST_HEADS, count
+from ablate.report.findings import VERDICTS, Claim, Comparison, Effect, Factorial, Findings, Front, Metric, Point
+from ablate.report.judged_metrics import COSTS
+from ablate.report.render.number_text import (
+    decimals_of,
+    decimals_of_interval,
+    interval,
+    mean_sd,
+    p_value,
+    percent,
+    quantity,
+    rounded,
+    signed,
+)
+from ablate.report.render.text_table import TextTable
+from ablate.report.trade_offs import FRONT_WITHOUT_TIME
+from ablate.report.variant_rows import COST_HEADS, UNEQUAL_MACHINES, count
 
-COUNTS = ("params", "macs", "train_macs", "macs_image", "bytes", "file_bytes")
-UNITS = ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3))
+EMPTY = "No runs yet: start some with `ablate run`."
 FRONT_HEADS = {
     "latency_image_ms": "ms/image",
     "latency_step_ms": "ms/step",
     "macs_image": "MACs/image",
     "file_bytes": "bytes",
 }
-MANY = 12  # names in a line
-NONE = "none"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table: `left` columns are text, the rest numbers; `verdicts`: the word of each line, where it has one; `drop`: columns to leave
-    out, in this order, where there is no room."""
-
-    title: str
-    heads: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-    left: tuple[int, ...]
-    legend: tuple[str, ...] = ()
-    verdicts: tuple[str, ...] = ()
-    drop: tuple[int, ...] = ()
 
 
 def title(findings: Findings) -> str:
-    """Return what was compared, in a line."""
+    """Return in one line what was compared."""
     compared = findings.compared
     digest = f" ({compared.data_digest[:8]})" if compared.data_digest else ""
     budget = "steps" if compared.budget == "steps" else "training MACs"
@@ -45,131 +39,101 @@ def title(findings: Findings) -> str:
     return f"{what}: variants {compared.variants}, runs {compared.runs}"
 
 
-def summary(findings: Findings) -> list[tuple[str, str]]:
-    """Return each verdict word with the variants it holds for: by the first metric, or by the one in brackets; undecided: by none."""
-    named: dict[str, dict[str, str]] = {word: {} for word in VERDICTS}
-    for metric in findings.compared.headline:
-        suffix = "" if metric == findings.compared.headline[0] else f" ({metric})"
-        for comparison in (c for c in _ranked(findings) if c.metric == metric):
-            named[comparison.verdict].setdefault(comparison.label, comparison.label + suffix)
-    open_, *words = reversed(VERDICTS)
-    named[open_] = {label: label for label in named[open_] if not any(label in named[word] for word in words)}
-    lines = []
-    for word, found in named.items():
-        names = list(found.values())
-        more = f" and {len(names) - MANY} more" if len(names) > MANY else ""
-        lines.append((word, ", ".join(names[:MANY]) + more if names else NONE))
+def explanation(findings: Findings) -> list[str]:
+    """Return the meaning of the verdicts and of the columns of the verdict tables, a line each."""
+    compared = findings.compared
+    many = f" after Holm's correction over {compared.family} tests" if compared.family > 1 else ""
+    allowing = f", allowing for all {compared.study_tests} tests of the study" if compared.study_tests > 1 else ""
+    lines = [
+        f"hurts: the change makes the metric worse than {compared.against}, so the part that it replaces earns its "
+        "place. helps: the change makes it better.",
+        f"Decided by a paired sign-flip test at {compared.alpha:g}{many}, and a 95 % interval without 0.",
+        f"detects: the smallest true difference that is found with probability {compared.power:g}.",
+        f"seeds: finished by both / needed for the difference seen{allowing}.",
+    ]
+    if max((comparison.n for comparison in findings.comparisons), default=0) < compared.least_seeds:
+        lines.append(f"With fewer than {compared.least_seeds} seeds none of these tests can decide.")
     return lines
 
 
-def explained(findings: Findings) -> str:
-    """Return how verdicts come about, in a line."""
-    compared = findings.compared
-    many = f" after Holm's correction over {compared.family} tests" if compared.family > 1 else ""
-    judged = f"by a paired sign-flip test at {compared.alpha:g}{many} and a 95 % interval without 0"
-    most = max((comparison.n for comparison in findings.comparisons), default=0)
-    few = (
-        f" With fewer than {compared.least_seeds} seeds none of these tests can decide."
-        if most < compared.least_seeds
-        else ""
-    )
-    return (
-        f"helps, hurts: better or worse than {compared.against}, {judged}. detects: the smallest true difference found with "
-        f"probability {compared.power:g}. seeds: there are / are needed.{few}"
-    )
+def verdict_notes(findings: Findings) -> list[str]:
+    """Return the notes that concern verdicts, without those on costs that are not judged."""
+    judged = set(COSTS) & set(findings.compared.headline)
+    costs = (FRONT_WITHOUT_TIME,) if judged else (FRONT_WITHOUT_TIME, UNEQUAL_MACHINES)
+    return [note for note in findings.notes if not note.startswith(costs)]
 
 
-def verdict_sheets(findings: Findings) -> list[Sheet]:
-    """Return a table of verdicts per metric: helps first, then hurts, then undecided, the largest difference first."""
+def verdict_tables(findings: Findings) -> list[TextTable]:
+    """Return a table of verdicts per metric: helps, hurts, undecided, the largest difference first."""
     return [_verdicts(findings, metric) for metric in findings.metrics] if findings.comparisons else []
 
 
-def _ranked(findings: Findings) -> list[Comparison]:
-    return sorted(findings.comparisons, key=lambda c: (VERDICTS.index(c.verdict), -abs(c.mean or 0.0)))
-
-
-def _verdicts(findings: Findings, metric: Metric) -> Sheet:
-    mine = [comparison for comparison in _ranked(findings) if comparison.metric == metric.name]
+def _verdicts(findings: Findings, metric: Metric) -> TextTable:
+    mine = [comparison for comparison in findings.comparisons if comparison.metric == metric.name]
     decimals = difference_decimals(findings, metric.name)
-    lines = tuple(
+    lines = [
         (
             c.label,
             signed(c.mean, decimals),
             interval(c.low, c.high, decimals),
             p_value(c.p),
             p_value(c.p_holm),
-            "-" if c.detectable is None else f"{c.detectable:,.{decimals}f}",
+            rounded(c.detectable, decimals),
             seeds(c),
             c.verdict,
             c.why,
         )
-        for c in mine
-    )
-    heads = (
-        "variant",
-        f"{metric.name} vs {findings.compared.against}",
-        "95 % interval",
-        "p",
-        "p Holm",
-        "detects",
-        "seeds",
-        "verdict",
-        "why",
-    )
+        for c in sorted(mine, key=lambda c: (VERDICTS.index(c.verdict), -abs(c.mean or 0.0)))
+    ]
+    difference = f"{metric.name}\nvs {findings.compared.against}"
+    heads = ("variant", difference, "95 % interval", "p", "p Holm", "detects", "seeds", "verdict", "why")
     better = "higher is better" if metric.higher_is_better else "lower is better"
-    words = tuple(c.verdict for c in mine)
-    return Sheet(f"{metric.name}, {better}", heads, lines, (0, 7, 8), (), words, (8, 3, 5, 4, 1))
+    return TextTable(f"{metric.name}, {better}", heads, tuple(lines), (0, 7, 8), drop=(8, 3, 5, 4, 1))
 
 
 def difference_decimals(findings: Findings, metric: str) -> int:
-    """Return how many decimals differences of a metric need: two digits of half an interval."""
-    reach = sorted(
+    """Return the decimals of differences of a metric: they show two digits of half an interval."""
+    halves = sorted(
         (c.high - c.low) / 2
         for c in findings.comparisons
         if c.metric == metric and c.low is not None and c.high is not None
     )
-    values = decimals_of([row.values[metric].mean for row in findings.rows if metric in row.values])
-    return max(values, decimals_of_interval(reach[len(reach) // 2])) if reach else values
+    decimals = decimals_of([row.values[metric].mean for row in findings.rows if metric in row.values])
+    return max(decimals, decimals_of_interval(halves[len(halves) // 2])) if halves else decimals
 
 
-def decimals_of_interval(reach: float) -> int:
-    """Return how many decimals show two digits of half an interval."""
-    return max(0, min(6, 1 - math.floor(math.log10(reach)))) if reach > 0 else 0
+def seeds(one: Comparison | Claim) -> str:
+    """Return how many seeds there are, and how many an undecided verdict needs."""
+    if one.verdict != "undecided" or one.seeds_needed == one.n:
+        return f"{one.n}"
+    return f"{one.n}/{'many' if one.seeds_needed is None else f'{one.seeds_needed:,}'}"
 
 
-def seeds(found: Comparison | Claim) -> str:
-    """Return how many seeds there are, and how many are needed where the verdict is open."""
-    if found.verdict != "undecided" or found.seeds_needed == found.n:
-        return f"{found.n}"
-    return f"{found.n}/{'many' if found.seeds_needed is None else f'{found.seeds_needed:,}'}"
-
-
-def budget_sheet(findings: Findings) -> Sheet | None:
-    """Return the differences at equal steps beside those at equal training MACs, where a study has both."""
+def budget_table(findings: Findings) -> TextTable | None:
+    """Return differences at equal steps beside those at equal training MACs, if a study has both."""
     both = [row for row in findings.rows if row.differences is not None and row.at_other_budget is not None]
     if not both:
         return None
-    here, there = ("steps", "MACs") if findings.compared.budget == "steps" else ("MACs", "steps")
+    here, other = ("steps", "MACs") if findings.compared.budget == "steps" else ("MACs", "steps")
     heads, lines = ["variant"], [[row.label] for row in both]
     for metric in findings.metrics:
-        heads += [f"{metric.name}, equal {here}", f"{metric.name}, equal {there}"]
+        heads += [f"{metric.name}, equal {here}", f"{metric.name}, equal {other}"]
         decimals = difference_decimals(findings, metric.name)
         for row, line in zip(both, lines, strict=True):
-            for some in (row.differences, row.at_other_budget):
-                value = (some or {}).get(metric.name)
-                line.append("-" if value is None else spread(value, decimals, " ", "+").removesuffix(" -"))
-    legend = "Mean difference and its sd, over the seeds finished by both; verdicts on the other budget: --budget."
-    return Sheet("At either budget", tuple(heads), tuple(map(tuple, lines)), (0,), (legend,))
+            for differences in (row.differences, row.at_other_budget):
+                value = (differences or {}).get(metric.name)
+                line.append("-" if value is None else mean_sd(value, decimals, " ", sign=True).removesuffix(" -"))
+    legend = "Mean difference and its sd over the seeds finished by both. Verdicts on the other budget: --budget."
+    return TextTable("At either budget", tuple(heads), tuple(map(tuple, lines)), (0,), (legend,))
 
 
-def claim_sheet(findings: Findings) -> Sheet | None:
+def claim_table(findings: Findings) -> TextTable | None:
     """Return the claims of the variants' files with their verdicts."""
     if not findings.claims:
         return None
     lines = []
     for claim in findings.claims:
-        known = claim.metric in findings.compared.headline
-        decimals = difference_decimals(findings, claim.metric) if known else _decimals_of_interval(claim)
+        decimals = claim_decimals(findings, claim)
         margin = f" within {claim.margin}" if claim.margin else ""
         lines.append(
             (
@@ -185,179 +149,146 @@ def claim_sheet(findings: Findings) -> Sheet | None:
             )
         )
     heads = ("variant", "claim", "difference", "95 % interval", "p Holm", "seeds", "verdict", "why", "because")
-    words = tuple(claim.verdict for claim in findings.claims)
-    return Sheet("Claims", heads, tuple(lines), (0, 1, 6, 7, 8), (), words, (8, 7, 4, 2))
+    return TextTable("Claims", heads, tuple(lines), (0, 1, 6, 7, 8), drop=(8, 7, 4, 2))
 
 
-def _decimals_of_interval(claim: Claim) -> int:
-    """Two digits of half the interval, or three of the difference."""
-    size = claim.mean if claim.low is None or claim.high is None else (claim.high - claim.low) * 5
-    return max(0, min(6, 2 - math.floor(math.log10(abs(size))))) if size else 1
+def claim_decimals(findings: Findings, claim: Claim) -> int:
+    """Return the decimals of a claim's difference: as in the verdict table, if its metric has one."""
+    if claim.metric in findings.compared.headline:
+        return difference_decimals(findings, claim.metric)
+    size = claim.mean if claim.low is None or claim.high is None else (claim.high - claim.low) / 2
+    return decimals_of_interval(abs(size)) if size else 1
 
 
-def factorial_sheets(findings: Findings) -> list[Sheet]:
-    """Return the effects of each factorial study."""
-    return [_factorial(findings, one) for one in findings.factorials]
-
-
-def _factorial(findings: Findings, study: Factorial) -> Sheet:
+def factorial_table(findings: Findings, study: Factorial) -> TextTable:
+    """Return the effects of a factorial study."""
     decimals = difference_decimals(findings, study.metric)
 
     def line(effect: Effect) -> tuple[str, ...]:
-        name = effect.levels[0] if len(effect.levels) == 1 else " x ".join(effect.levels)
-        numbers = (signed(effect.mean, decimals), interval(effect.low, effect.high, decimals))
-        return (name, *numbers, p_value(effect.p), p_value(effect.p_holm), str(effect.n), effect.verdict, effect.why)
+        difference = (signed(effect.mean, decimals), interval(effect.low, effect.high, decimals))
+        tests = (p_value(effect.p), p_value(effect.p_holm), str(effect.n), effect.verdict, effect.why)
+        return (" x ".join(effect.levels), *difference, *tests)
 
     legend = (
-        "One level: its effect averaged over the other axes' levels. Several, joined by x: what they do together beyond the sum of each.",
+        "One level: its effect averaged over the levels of the other axes. Several, joined by x: their interaction, "
+        "which is what they do together beyond the sum of each."
     )
-    return Sheet(
+    return TextTable(
         f"Effects of {' x '.join(study.axes)} on {study.metric}",
         ("effect", "difference", "95 % interval", "p", "p Holm", "seeds", "verdict", "why"),
-        tuple(line(effect) for effect in study.effects),
+        tuple(map(line, study.effects)),
         (0, 6, 7),
-        legend,
-        tuple(effect.verdict for effect in study.effects),
+        (legend,),
         (7, 3),
     )
 
 
-def front_sheets(findings: Findings) -> list[Sheet]:
-    """Return what may be traded, the front first."""
-    return [_front(front) for front in findings.fronts]
-
-
-def _front(front: Front) -> Sheet:
+def front_table(front: Front) -> TextTable:
+    """Return a Pareto front: the points on it first."""
     decimals = decimals_of([point.values[0] for point in front.points])
+    costs = front.objectives[1:]
 
     def line(point: Point) -> tuple[str, ...]:
-        numbers = (
-            f"{point.values[0]:,.{decimals}f}",
-            *(quantity(name, value) for name, value in zip(front.objectives[1:], point.values[1:], strict=True)),
-        )
-        share = "-" if point.share is None else f"{point.share:.0%}"
         return (
             f"{point.label} {point.scheme}" if point.scheme else point.label,
-            *numbers,
+            rounded(point.values[0], decimals),
+            *(quantity(name, value) for name, value in zip(costs, point.values[1:], strict=True)),
             str(point.seeds),
-            share,
+            percent(point.share),
             "on the front" if point.on_front else f"beaten by {point.dominated_by}",
         )
 
-    heads = [FRONT_HEADS.get(name, name) for name in front.objectives]
+    heads = ("variant", *(FRONT_HEADS.get(name, name) for name in front.objectives), "seeds", "how often", "front")
     legend = (
-        "On the front: nothing is as good everywhere and better somewhere, over the seeds that both have. "
-        f"share: of {front.resamples:,} resamples of the seeds, those in which it is there."
-        + (" bytes: parameters in float32." if "bytes" in front.objectives else ""),
+        "On the front: no other point is as good in every column and better in one, over the seeds that both have. "
+        f"how often: in how many of {front.resamples:,} resamples of the seeds it is on the front."
+        + (" bytes: parameters in float32." if "bytes" in front.objectives else "")
     )
-    last = len(heads) + 3
-    return Sheet(
-        f"Trade-offs {front.title}",
-        ("", *heads, "seeds", "share", "front"),
-        tuple(map(line, front.points)),
-        (0, last),
-        legend,
-        (),
-        (len(heads) + 1,),
+    last = len(heads) - 1
+    return TextTable(
+        f"Trade-offs {front.title}", heads, tuple(map(line, front.points)), (0, last), (legend,), (last - 1,)
     )
 
 
-def format_sheet(findings: Findings) -> Sheet | None:
+def format_table(findings: Findings) -> TextTable | None:
     """Return the table of number formats."""
     if findings.quantized is None:
         return None
-    head, *rows = quantized_summary.cells(findings.quantized)
-    return Sheet(
-        "Number formats",
-        tuple(head),
-        tuple(map(tuple, rows)),
-        (0, 1, 2),
-        tuple(quantized_summary.legend(findings.quantized)),
+    lines = []
+    for row in findings.quantized.rows:
+        fd_change = "-" if row.fd_change is None else f"{row.fd_change:+.3g}"
+        if row.fd_change_low is not None and row.fd_change_high is not None:
+            fd_change += f"\n[{row.fd_change_low:+.3g}, {row.fd_change_high:+.3g}]"
+        scheme = row.scheme + ("*" if row.simulated else "")
+        quality = (rounded(row.psnr_db, 1), rounded(row.pd, 4), fd_change)
+        ratios = ("-" if ratio is None else f"{ratio:.2f}x" for ratio in (row.smaller, row.faster))
+        lines.append((row.label, scheme, row.scope, str(row.seeds), *quality, percent(row.macs_share), *ratios))
+    heads = ("variant", "scheme", "scope", "seeds", "PSNR\ndB", "pd", "fd change", "MACs", "smaller", "faster")
+    legend = (
+        f"N = {findings.quantized.rows[0].n} samples, against those of the float32 graph from the same noise. "
+        "fd change: with its 95 % interval for other samples of the same model. *: simulated by rounding, so without "
+        "file size and time. Scope kpn: all but the drift network.",
+        "MACs: computed in the format. smaller, faster: bytes, and time at batch 1, of the float32 graph / of this one.",
+        *findings.quantized.most_sensitive,
+    )
+    return TextTable("Number formats", heads, tuple(lines), (0, 1, 2), legend, (3, 5, 7))
+
+
+def quality_table(findings: Findings, plus_minus: str, *, narrow: bool = False) -> TextTable:
+    """Return quality and costs: variant, axis, seeds, each metric with its difference, the costs.
+
+    Args:
+        findings: The findings.
+        plus_minus: Text between a mean and its standard deviation.
+        narrow: Whether to break names into lines.
+    """
+    names = [metric.name for metric in findings.metrics]
+    against = findings.compared.against or "baseline"
+    metrics = [f"{name}{suffix}" for name in names for suffix in ("", f"\nvs {against}")]
+    heads = ("variant", "axis", "seeds", *metrics, *(head.replace("train ", "train\n") for head in COST_HEADS.values()))
+    decimals = {name: decimals_of([row.values[name].mean for row in findings.rows]) for name in names}
+    lines = []
+    for row in findings.rows:
+        variant, axis = row.label, row.axis or "-"
+        if narrow:
+            variant, axis = variant.replace("+", "+\n"), axis.replace("+", "+\n").replace(" ", "\n")
+        line = [variant, axis, f"{len(row.seeds)}" if len(row.seeds) == row.runs else f"{len(row.seeds)}/{row.runs}"]
+        for name in names:
+            line.append(mean_sd(row.values[name], decimals[name], plus_minus))
+            differences = row.differences
+            line.append(
+                "" if differences is None else mean_sd(differences[name], decimals[name], plus_minus, sign=True)
+            )
+        lines.append((*line, *(quantity(name, row.costs[name]) for name in COST_HEADS)))
+    return TextTable(
+        "Quality and costs", heads, tuple(lines), (0, 1), tuple(_quality_legend(findings, plus_minus.strip()))
     )
 
 
-def legend(findings: Findings, sign: str) -> list[str]:
-    """Return what the table of quality and costs means."""
-    down = all(not metric.higher_is_better for metric in findings.metrics)
+def _quality_legend(findings: Findings, plus_minus: str) -> list[str]:
+    lower = "" if any(metric.higher_is_better for metric in findings.metrics) else "Lower is better. "
     against = findings.compared.against or "baseline"
-    lines = [f"Lower is better. Mean {sign} sd over seeds; vs {against}: the same of the differences seed by seed."]
-    if not down:
-        lines[0] = lines[0].replace("Lower is better. ", "")
+    lines = [f"{lower}Mean {plus_minus} sd over seeds. vs {against}: the same of the differences seed by seed."]
     for metric in findings.metrics:
         line = f"{metric.name}: {metric.about}"
         if metric.higher_is_better:
             line += ", higher is better"
         if metric.n is not None:
-            line += f", N = {count(metric.n)} samples against {count(metric.ref_n)} real pictures"
+            line += f", N = {count(metric.n)} samples against {count(metric.ref_n)} real images"
         if metric.floor is not None:
-            at = "" if metric.floor_n == metric.n else f" at N = {count(metric.floor_n)}"
-            line += f"; real against real{at}: {metric.floor:.4g}"
+            where = "" if metric.floor_n == metric.n else f" at N = {count(metric.floor_n)}"
+            line += f"; real against real{where}: {metric.floor:.4g}"
         if metric.warning is not None:
             line += f"; {metric.warning}"
         lines.append(line + ".")
     lines.append(f"Metrics: {findings.compared.why_headline}.")
-    lines.append("Costs: medians over seeds; MACs, ms/step: one network evaluation; ms/image: nfe evaluations.")
+    lines.append("Costs: medians over seeds. MACs, ms/step: one network evaluation. ms/image: nfe evaluations.")
     return lines
 
 
-def quality_cells(findings: Findings, sign: str) -> list[list[str]]:
-    """Return the table of quality and costs, heads first: variant, axis, seeds, each metric with its difference, the costs."""
-    names = [metric.name for metric in findings.metrics]
-    against = findings.compared.against or "baseline"
-    heads = [f"{name}{suffix}" for name in names for suffix in ("", f" vs {against}")]
-    lines = [["variant", "axis", "seeds", *heads, *COST_HEADS.values()]]
-    decimals = {name: decimals_of([row.values[name].mean for row in findings.rows]) for name in names}
-    for row in findings.rows:
-        done = f"{len(row.seeds)}" if len(row.seeds) == row.runs else f"{len(row.seeds)}/{row.runs}"
-        line = [row.label, row.axis or "-", done]
-        for name in names:
-            line.append(spread(row.values[name], decimals[name], sign, ""))
-            line.append("" if row.differences is None else spread(row.differences[name], decimals[name], sign, "+"))
-        lines.append([*line, *(quantity(name, row.costs[name]) for name in COST_HEADS)])
-    return lines
-
-
-def spread(value: Value, decimals: int, sign: str, plus: str) -> str:
-    """Return `mean +- sd`."""
-    if value.mean is None:
-        return "-"
-    mean = f"{round(value.mean, decimals) + 0.0:{plus},.{decimals}f}"  # + 0.0: no negative zero
-    return f"{mean}{sign}{'-' if value.sd is None else f'{value.sd:,.{decimals}f}'}"
-
-
-def signed(number: float | None, decimals: int) -> str:
-    """Return a number with its sign, or a dash."""
-    return "-" if number is None else f"{round(number, decimals) + 0.0:+,.{decimals}f}"
-
-
-def interval(low: float | None, high: float | None, decimals: int) -> str:
-    """Return `[low, high]`, or a dash."""
-    return "-" if low is None or high is None else f"[{signed(low, decimals)}, {signed(high, decimals)}]"
-
-
-def p_value(p: float | None) -> str:
-    """Return a p-value of two digits, or a dash."""
-    if p is None:
-        return "-"
-    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def decimals_of(values: Iterable[float | None]) -> int:
-    """Return the decimals of a column: four digits for its largest number, four decimals at most."""
-    largest = max((abs(value) for value in values if value is not None), default=0.0)
-    return 4 if largest < 1 else max(0, 3 - math.floor(math.log10(largest)))
-
-
-def quantity(name: str, value: float | None) -> str:
-    """Return a cost: counts with a unit, times with three digits."""
-    if value is None:
-        return "-"
-    if name in COUNTS:
-        for unit, size in UNITS:
-            if value >= size:
-                return _three_digits(value / size) + unit
-    return f"{value:,.0f}" if name in COUNTS or name == "nfe" else _three_digits(value)
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:,.{min(4, max(0, 2 - math.floor(math.log10(value))))}f}" if value > 0 else "0"
+def other_tables(findings: Findings) -> Sequence[TextTable]:
+    """Return the tables after quality and costs: budgets, factorial effects, trade-offs, number formats."""
+    tables = [budget_table(findings)]
+    tables += [factorial_table(findings, study) for study in findings.factorials]
+    tables += [front_table(front) for front in findings.fronts]
+    return [table for table in (*tables, format_table(findings)) if table is not None]

@@ -1,4 +1,4 @@
-"""What `ablate list` and `ablate show` print: variants, and one variant resolved."""
+"""Variants on a terminal: `ablate list`, `ablate show`, and the plan of `ablate run`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ablate.study.variants import Variant
 
 
 def render_list(variants: Sequence[Variant], presets: Sequence[str]) -> RenderableType:
-    """Return a table of variants: name, axis and what each changes."""
+    """Return a table of variants: name, axis, and what each changes."""
     table = Table("variant", "axis", "about", caption=f"presets: {', '.join(presets)}", caption_justify="left")
     for v in variants:
         table.add_row(v.name, v.axis, v.about)
@@ -30,16 +30,16 @@ def render_variant(
     macs: dict[str, int],
     decode_macs: int,
 ) -> RenderableType:
-    """Return a variant's page: what it is, its configuration with the differences marked, and its cost by module.
+    """Return one variant: its description, its configuration with the differences in bold, its costs.
 
     Args:
         variant: The variant.
-        preset: The preset that it is resolved at.
-        config: The resolved configuration.
+        preset: The preset of the configuration.
+        config: Its configuration.
         baseline: The baseline's at the same preset.
         params: Parameters by module group.
-        macs: Multiply-accumulates of one network evaluation of one picture, by module group.
-        decode_macs: Those of the group that only has parameters: the decoder's, once per picture.
+        macs: Multiply-accumulates (MACs) of one network evaluation of one image, by module group.
+        decode_macs: MACs of the decoder, which runs once per image.
     """
     head = Text(f"{variant.name}", style="bold")
     head.append(f"  (axis: {variant.axis}; preset {preset}; config {config.hash})\n{variant.about}\n", style="not bold")
@@ -59,21 +59,21 @@ def render_variant(
             )
         settings.add_section()
     costs = Table(
-        "module", "parameters", "MACs", "share of MACs", caption="MACs of one network evaluation of one picture"
+        "module", "parameters", "MACs", "share of MACs", caption="MACs of one network evaluation of one image"
     )
     for column in costs.columns[1:]:
         column.justify = "right"
     total = sum(macs.values())
     for group, count in params.items():
-        found, share = (macs[group], f"{macs[group] / total:.1%}") if group in macs else (decode_macs, "once a picture")
-        costs.add_row(group, f"{count:,}", f"{found:,}", share)
+        work, share = (macs[group], f"{macs[group] / total:.1%}") if group in macs else (decode_macs, "once per image")
+        costs.add_row(group, f"{count:,}", f"{work:,}", share)
     costs.add_section()
     costs.add_row("all", f"{sum(params.values()):,}", f"{total:,}", "")
     return Group(head, settings, costs)
 
 
 def render_plan(planned: Sequence[Planned]) -> RenderableType:
-    """Return a table of runs to be made: variant, seed, steps, whether it is done, and the estimated time."""
+    """Return a table of planned runs: variant, seed, steps, status and estimated time."""
     table = Table("variant", "seed", "steps", "status", "estimate", caption_justify="left")
     for column in (1, 2, 4):
         table.columns[column].justify = "right"
@@ -90,7 +90,7 @@ def render_plan(planned: Sequence[Planned]) -> RenderableType:
 
 
 def _duration(seconds: float | None) -> str:
-    """Return `unknown`, or a time to the second, the minute or the hour's tenth."""
+    """Return a time in seconds, minutes or hours, or `unknown`."""
     if seconds is None:
         return "unknown"
     if seconds < 100:

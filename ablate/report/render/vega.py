@@ -1,6 +1,7 @@
-"""What plots have in common: one Vega-Lite specification, by Altair, gives the drawing that stands without scripts and the one that moves.
+"""What all plots of the page share: a Vega-Lite specification becomes both an SVG and a live plot.
 
-Colours are CSS variables of the page, so that one drawing fits a light and a dark page; what colour tells, shapes or words tell too.
+Altair writes the specification. Its SVG is shown if scripts are off. Colours are CSS variables of
+the page, so one plot fits a light and a dark page. What a colour says, a shape or a word says too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from ablate.report.render.report_tables import Sheet
+from ablate.report.render.text_table import TextTable
 
-WIDTH = 640  # pixels of the drawing without scripts; with them a plot is as wide as its place
-ROW = 24  # pixels of a variant's row
-PANEL = 150  # pixels of one of many small panels, with its margin
-PANELS = 4  # beside each other, without scripts
-FONT = "Arial, Helvetica, sans-serif"  # its widths are known where the drawing is made
+WIDTH = 640  # pixels of the SVG; the live plot is as wide as its place on the page
+ROW = 24  # pixels of height per variant
+PANEL = 150  # pixels of width of a small panel, with its margin
+PANELS = 4  # side by side in the SVG
+FONT = "Arial, Helvetica, sans-serif"  # fonts whose widths are known where the SVG is drawn
 FG, MUTED, GRID, ACCENT, QUIET = (f"var(--{name})" for name in ("fg", "muted", "grid", "accent", "undecided"))
 AXIS = {
     "labelColor": FG,
@@ -39,43 +40,37 @@ CONFIG = {"axis": AXIS, "legend": LEGEND, "view": {"stroke": GRID}, "header": {"
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot with the words and numbers beside it."""
+    """A plot with its text and its table."""
 
-    name: str  # letters, digits and hyphens: the element's id
+    name: str  # id of the HTML element: letters, digits and hyphens
     title: str
-    how: str  # to read it
-    alt: str  # what one sees, for those who do not
+    caption: str  # how to read it
+    alt: str  # what it shows, for people who cannot see it
     svg: str
-    spec: str  # JSON without `<`: it may stand in a script element
-    sheet: Sheet  # the numbers
-    panel: int = 0  # width of one panel in pixels where there are many
-    stretches: bool = False  # whether panels may be of another width
+    spec: str  # JSON without `<`, so that it may stand in a script element
+    table: TextTable
+    panel: int = 0  # pixels of width of one of many panels; 0: it is one plot
+    stretches: bool = False  # whether panels may have another width
 
 
 def finish(
-    name: str, chart: Any, title: str, how: str, told: str, sheet: Sheet, *, panel: int = 0, stretches: bool = False
+    name: str,
+    chart: Any,
+    title: str,
+    caption: str,
+    description: str,
+    table: TextTable,
+    *,
+    panel: int = 0,
+    stretches: bool = False,
 ) -> Plot:
-    """Draw a chart, and keep its specification for the page's script.
-
-    Args:
-        name: The element's id.
-        chart: An Altair chart.
-        title: Of the plot.
-        how: To read it.
-        told: What one sees.
-        sheet: The numbers.
-        panel: Width of one panel, where there are many.
-        stretches: Whether panels may be of another width.
-    """
+    """Return a plot of an Altair chart; the other arguments are the fields of `Plot`."""
     spec: dict[str, Any] = chart.to_dict()
-    spec |= {
-        "background": None,
-        "description": told,
-        "config": CONFIG,
-        "padding": {"left": 12, "right": 12, "top": 5, "bottom": 5},
-    }
+    padding = {"left": 12, "right": 12, "top": 5, "bottom": 5}
+    spec |= {"background": None, "description": description, "config": CONFIG, "padding": padding}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=".".join(alt.SCHEMA_VERSION.split(".")[:2]))
-    return Plot(name, title, how, told, svg, json.dumps(spec).replace("<", "\\u003c"), sheet, panel, stretches)
+    text = json.dumps(spec).replace("<", "\\u003c")
+    return Plot(name, title, caption, description, svg, text, table, panel, stretches)
 
 
 def below(title: str | None = None) -> alt.Legend:
@@ -84,7 +79,7 @@ def below(title: str | None = None) -> alt.Legend:
 
 
 def panel_width(frame: pd.DataFrame) -> int:
-    """Return the width of one variant's panel in pixels: few are wider."""
+    """Return the width of one variant's panel in pixels: wider if there are few variants."""
     return max(PANEL, min(300, (WIDTH - 60) // frame["variant"].nunique()))
 
 
@@ -98,5 +93,5 @@ def panels(inner: Any, frame: pd.DataFrame, *, height: int) -> Any:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows, as dictionaries by column."""
+    """Return the rows as dictionaries by column."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -28,6 +28,7 @@ from ablate.report.render.html import to_html
 from ablate.report.render.page import cards_of
 from ablate.store import image_grids
 
+BOTH = ("first", "second")
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'\u202e{{7*7}}"
 
 
@@ -72,7 +73,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_it_says_what_was_found_without_scripts(html: str) -> None:
     text = " ".join(Reader(html).text.split())
-    assert "Of 3 changes to baseline, 1 makes the pictures worse" in text
+    assert "Of 3 changes to baseline, 1 makes the images worse" in text
     assert "1 makes them better; 1 cannot be told from chance" in text
     better, worse = text.index("Better than baseline 1"), text.index("Worse than baseline 1")
     undecided = text.index("Undecided 1")
@@ -81,21 +82,21 @@ def test_it_says_what_was_found_without_scripts(html: str) -> None:
 
 
 def test_what_is_open_says_how_many_seeds_would_tell(tmp_path: Path) -> None:
-    found = build(read(pages.make(tmp_path, seeds=range(4), pictures=False)))
+    found = build(read(pages.make(tmp_path, seeds=range(4), images=False)))
     cards = {card.label: card.why for _, _, some in cards_of(found) for card in some}
     needed = {one.label: one.seeds_needed for one in found.comparisons if one.metric == "fd"}
-    assert cards["no_drift"].endswith(f"; by the spread seen, {needed['no_drift']} seeds would tell")
-    single = build(read(pages.make(tmp_path / "single", seeds=range(1), pictures=False)))  # shows no spread
+    assert cards["no_drift"].endswith(f"; by the spread seen, that needs {needed['no_drift']} seeds")
+    single = build(read(pages.make(tmp_path / "single", seeds=range(1), images=False)))  # shows no spread
     whys = [card.why for _, _, some in cards_of(single) for card in some]
     assert len(whys) > 1
-    assert all(re.search(r"; so many comparisons need at least \d+$", why) for why in whys)
+    assert all(re.search(r"; this many comparisons need at least \d+ seeds$", why) for why in whys)
 
 
-def test_it_has_every_plot_with_its_table_and_every_picture_with_its_words(html: str) -> None:
+def test_it_has_every_plot_with_its_table_and_every_image_with_its_words(html: str) -> None:
     found = Reader(html)
     plots = [figure["id"] for figure in found.all("figure") if figure.get("class") == "plot"]
     assert plots == [
-        *("intervals-fd", "intervals-pd", "front-0", "front-1"),
+        *("differences-fd", "differences-pd", "front-0", "front-1"),
         *("denoising", "curves", "sensitivity", "latency"),
     ]
     assert html.count('<svg xmlns="http://www.w3.org/2000/svg"') == len(plots)
@@ -125,14 +126,14 @@ def test_it_needs_nothing_from_elsewhere(html: str) -> None:
     assert len(runnable) == 2
 
 
-def test_pictures_of_a_data_set_whose_licence_is_unknown_stay_out(tmp_path: Path) -> None:
+def test_images_of_a_data_set_whose_licence_is_unknown_stay_out(tmp_path: Path) -> None:
     for name, columns in (
         ("photos", {"data": "photos"}),
         ("other", {}),
     ):  # a folder that is called cats is not the embedded one
         text = page(pages.make(tmp_path / name, {"baseline": 0.0}, [0], **columns))
         found = Reader(text)
-        assert found.text.count("Left out: it shows pictures of the data set") == 2
+        assert found.text.count("Left out: it shows images of the data set") == 2
         assert sum("src" in image for image in found.all("img")) == 1 + 3
         assert "David Revoy" not in found.text
 
@@ -142,7 +143,7 @@ def test_text_from_tables_stays_text(tmp_path: Path) -> None:
         tmp_path,
         {"baseline": 0.0, HOSTILE: 5.0},
         [0],
-        pictures=False,
+        images=False,
         device=HOSTILE,
         data=HOSTILE,
         environment=json.dumps({HOSTILE: HOSTILE}),
@@ -174,14 +175,14 @@ def test_samples_are_of_the_seed_that_most_variants_have(tmp_path: Path) -> None
         shutil.copytree(path, path.with_name(path.name.replace("-s0-", "-s1-")), dirs_exist_ok=True)
     shutil.rmtree(folder / "artifacts" / "v_pred-quick-cats-s0-00000000")
     shown = gallery.make_gallery(build(read(folder)), folder / "artifacts")
-    assert shown.how.startswith("Seed 1. ")
+    assert shown.caption.startswith("Seed 1. ")
     assert [row.label for row in shown.rows] == ["baseline", "no_drift", "v_pred"]
 
 
 @pytest.mark.parametrize("truth", [{"no_drift": 0.0, "v_pred": 3.0}, {"baseline": 0.0}], ids=["no baseline", "alone"])
 def test_without_a_pair_nothing_is_called_a_difference(tmp_path: Path, truth: dict[str, float]) -> None:
-    text = Reader(page(pages.make(tmp_path / "results", truth, range(2), pictures=False))).text
-    assert "None" not in text.replace("None of its pictures", "")
+    text = Reader(page(pages.make(tmp_path / "results", truth, range(2), images=False))).text
+    assert "None" not in text.replace("None of its images", "")
     assert "minus" not in text
     assert "beside it" not in text
 
@@ -194,10 +195,10 @@ def test_no_runs_is_a_page_too(tmp_path: Path) -> None:
 
 def test_many_variants_fit_into_five_megabytes(tmp_path: Path) -> None:
     names = ["baseline", *(f"variant_{i}" for i in range(14))]
-    text = page(pages.make(tmp_path, dict.fromkeys(names, 0.0), range(6), pictures=False))
+    text = page(pages.make(tmp_path, dict.fromkeys(names, 0.0), range(6), images=False))
     budgets = (
         gallery.SAMPLES_BYTES,
-        gallery.SKETCHES_BYTES,
+        gallery.PREVIEWS_BYTES,
         gallery.STRIPS_BYTES,
         gallery.NEAREST_BYTES,
     )
@@ -205,9 +206,9 @@ def test_many_variants_fit_into_five_megabytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("budget", "height"), [(10**7, 512), (2 * 10**5, 64), (20_000, 64)])
-def test_pictures_keep_within_their_bytes(budget: int, height: int) -> None:
+def test_images_keep_within_their_bytes(budget: int, height: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)  # what compresses worst
-    packed = run_images.fit([noise] * 5, budget)
+    packed = run_images.pack([noise] * 5, budget)
     assert sum(map(len, packed)) <= budget
     assert len(packed) == (5 if budget > 10**5 else 1)
     with Image.open(io.BytesIO(base64.b64decode(packed[0].split(",")[1]))) as image:
@@ -216,7 +217,7 @@ def test_pictures_keep_within_their_bytes(budget: int, height: int) -> None:
 
 def test_the_command_writes_it_and_other_forms_stay_light(tmp_path: Path) -> None:
     folder, output = (
-        pages.make(tmp_path / "results", {"baseline": 0.0, "no_drift": 9.0}, [0], pictures=False),
+        pages.make(tmp_path / "results", {"baseline": 0.0, "no_drift": 9.0}, [0], images=False),
         tmp_path / "report.html",
     )
     made = CliRunner().invoke(cli.app, ["report", "--results", str(folder), "--format", "html", "-o", str(output)])
@@ -228,14 +229,14 @@ def test_a_packed_grid_is_read_as_the_enlarged_one_is(tmp_path: Path) -> None:
     grid = np.arange(512 * 512 * 3, dtype=np.uint8).reshape(512, 512, 3)
     Image.fromarray(grid.repeat(image_grids.ZOOM, 0).repeat(image_grids.ZOOM, 1)).save(tmp_path / "samples.png")
     Image.fromarray(grid).save(tmp_path / "samples.webp", lossless=True)
-    for path in (tmp_path / "samples.png", run_images.samples(tmp_path)):
+    for path in (tmp_path / "samples.png", run_images.sample_file(tmp_path)):
         found = run_images.read(path)
         assert found is not None
         assert np.array_equal(found, grid)
     assert path.suffix == ".webp"
 
 
-def test_a_damaged_picture_is_none(tmp_path: Path) -> None:
+def test_a_damaged_image_is_none(tmp_path: Path) -> None:
     path = tmp_path / "samples.png"
     assert run_images.read(path) is None
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
@@ -261,16 +262,16 @@ def test_single_calls_are_picked_evenly_and_the_newest_side_by_side_session_wins
         for run, session in (("a", "bench-1"), ("a", "bench-2"), ("b", "bench-2"))
     ]
     runs = {"a": ("first", 0), "b": ("second", 0)}
-    found, where = plot_data.latency(pd.DataFrame(rows[:1000]), runs)
+    found, where = plot_data.latency(pd.DataFrame(rows[:1000]), runs, BOTH)
     assert "timed itself" in where
     assert len(found) == plot_data.TICKS
     assert found["latency_ms"].is_monotonic_increasing
     assert found["latency_ms"].diff().dropna().between(20, 30).all()
     assert (found["latency_ms"].iloc[0], found["latency_ms"].iloc[-1]) == (0, 999)  # the fastest and the slowest of all
     for n in (1, 2, 40, 41, 42, 83, 500):
-        few, _ = plot_data.latency(pd.DataFrame(rows[:n]), runs)
+        few, _ = plot_data.latency(pd.DataFrame(rows[:n]), runs, BOTH)
         assert len(few) == min(n, plot_data.TICKS)
         assert few["latency_ms"].iloc[-1] == n - 1
-    found, where = plot_data.latency(pd.DataFrame(rows), runs)
+    found, where = plot_data.latency(pd.DataFrame(rows), runs, ())
     assert "ablate bench" in where
     assert found["name"].tolist() == ["first", "second"]

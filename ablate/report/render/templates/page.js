@@ -1,10 +1,10 @@
-// Makes the drawings move and the pictures comparable. Without it the page says the same.
+// Makes plots interactive and shows samples side by side. Without it the page shows the same content.
 (() => {
   "use strict";
 
   const drawn = new WeakMap();
 
-  // Draw a plot as wide as its place; the drawing that stood there stays where that fails.
+  // Draw a plot as wide as its place. If that fails, the SVG stays.
   async function draw(figure) {
     const place = figure.querySelector(".drawing");
     const width = place.parentElement.clientWidth;
@@ -12,7 +12,7 @@
     const spec = JSON.parse(figure.querySelector(".spec").textContent);
     const panel = Number(figure.dataset.panel || 0);
     if (panel) {
-      // Two panels at least where they may be narrower; as wide as fits.
+      // At least two panels per row if they may be narrower.
       const stretches = "stretches" in figure.dataset;
       const fitting = Math.floor((width - 80) / panel);
       spec.columns = Math.max(stretches && width > 250 ? 2 : 1, fitting);
@@ -27,12 +27,12 @@
     const target = document.createElement("div");
     place.parentElement.append(target);
     try {
-      const found = await window.vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true });
+      const embedded = await window.vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true });
       before?.view?.finalize();
       target.className = place.className;
       place.remove();
       figure.dataset.drawn = "yes";
-      drawn.set(figure, { width, view: found.view });
+      drawn.set(figure, { width, view: embedded.view });
     } catch (error) {
       target.remove();
       console.error(figure.id, error);
@@ -51,7 +51,7 @@
     waiting = setTimeout(() => figures.filter((figure) => figure.dataset.drawn).forEach(draw), 200);
   });
 
-  // Pictures of two variants beside each other: a slider over variants, and one over the steps of the training.
+  // Samples of two variants side by side: a slider over variants, and one over training steps.
   const explorer = document.querySelector(".explorer");
   const images = [...document.querySelectorAll("#samples img[data-label]")];
   const labels = [...new Set(images.map((image) => image.dataset.label))];
@@ -69,10 +69,10 @@
 
   function show(image, caption, label) {
     const wanted = String(steps[step.value]);
-    const found = images.find((one) => one.dataset.label === label && one.dataset.step === wanted);
-    by(caption).textContent = found ? label : `${label}: no pictures of this step`;
-    by(image).hidden = !found;
-    if (found) [by(image).src, by(image).alt] = [found.src, found.alt];
+    const match = images.find((one) => one.dataset.label === label && one.dataset.step === wanted);
+    by(caption).textContent = match ? label : `${label}: no images of this step`;
+    by(image).hidden = !match;
+    if (match) [by(image).src, by(image).alt] = [match.src, match.alt];
   }
 
   function update() {

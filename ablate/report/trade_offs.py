@@ -1,0 +1,103 @@
+"""Quality against cost: Pareto fronts of variants as trained, and of variants in number formats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ablate.report.findings import Front, Point
+from ablate.report.judged_metrics import higher_is_better
+from ablate.report.variant_rows import MACHINE, VariantRows
+from ablate.stats import pareto
+
+BYTES_PER_PARAMETER = 4  # float32
+FRONT_WITHOUT_TIME = "trade-offs use the multiply-accumulates per image instead of its time: the machines differ"
+
+
+def make_fronts(table: VariantRows, formats: pd.DataFrame, notes: list[str]) -> tuple[Front, ...]:
+    """Return the front of the variants as trained, and that of the variants in their number formats.
+
+    Args:
+        table: The rows and their values; the first metric is the quality.
+        formats: The rows of `quantized` of these runs, with their `label` and `seed`.
+        notes: Notes are appended.
+    """
+    fronts = [_trained(table, notes)]
+    if len(formats):
+        machines = table.done.loc[table.done["run_id"].isin(formats["run_id"]), [*MACHINE]]
+        fronts.append(_formats(formats, timed=len(machines.drop_duplicates()) == 1))
+    return tuple(front for front in fronts if front is not None)
+
+
+def _trained(table: VariantRows, notes: list[str]) -> Front | None:
+    metric = next(iter(table.values))
+    done = table.done[table.done[metric].notna()]
+    if not len(done):
+        return None
+    done = done.assign(bytes=done["params"].astype("Float64") * BYTES_PER_PARAMETER)
+    costs = ["latency_image_ms", "bytes"]
+    if len(done[[*MACHINE]].drop_duplicates()) > 1:
+        work = done[["macs", "nfe", "decode_macs"]].astype("Float64")
+        done = done.assign(macs_image=work["macs"] * work["nfe"] + work["decode_macs"].fillna(0))
+        costs = ["macs_image", "bytes"]
+        notes.append(FRONT_WITHOUT_TIME)
+    return _front("as trained", done.assign(point=done["label"], scheme=None), [metric, *costs])
+
+
+def _formats(formats: pd.DataFrame, *, timed: bool) -> Front | None:
+    """Return the front of variants in the number formats that an engine computes (not simulates).
+
+    Quality is the Frechet distance at the number of samples that the formats share.
+    """
+    real = ~formats["simulated"].fillna(True).astype(bool)
+    rows = formats[real & formats["scope"].isin(["kpn", "all"])]
+    metric = "fid" if len(rows) and rows["fid"].notna().all() else "fd"
+    rows = rows[rows[metric].notna()]
+    if rows["scheme"].nunique() < 2 or len(rows[["n", "fd_ref_n"]].drop_duplicates()) > 1:
+        return None
+    # If the whole network was measured in a scheme too, keep the default scope: all but the drift network.
+    rows = rows.sort_values("scope").drop_duplicates(["run_id", "scheme"], keep="last")
+    if "float_latency_step_ms" in rows:  # time of the float32 graph in the session of the format's time
+        beside = rows.dropna(subset="float_latency_step_ms").groupby("run_id")["float_latency_step_ms"].first()
+        of_float = rows["run_id"].map(beside).where(rows["scheme"] == "fp32").astype("float64")
+        rows = rows.assign(latency_step_ms=of_float.fillna(rows["latency_step_ms"].astype("float64")))
+    rows = rows.assign(point=rows["label"] + " " + rows["scheme"])
+    n = int(rows["n"].iloc[0]) if rows["n"].notna().any() else 0
+    costs = ["latency_step_ms", "file_bytes"] if timed else ["file_bytes"]
+    return _front(f"in number formats, N = {n:,}", rows, [metric, *costs])
+
+
+def _front(title: str, runs: pd.DataFrame, objectives: list[str]) -> Front | None:
+    """Return the front of the points (column `point`) over the seeds of their runs."""
+    runs = runs[runs[objectives].notna().all(axis=1)]
+    if not len(runs):
+        return None
+    up = tuple(higher_is_better(name) for name in objectives)
+    sign = np.where(up, -1.0, 1.0)
+    of_point, names = pd.factorize(runs["point"])
+    seeds, of_seed = np.unique(runs["seed"].to_numpy(np.int64), return_inverse=True)
+    values = np.full((len(names), len(seeds), len(objectives)), np.nan)
+    values[of_point, of_seed] = runs[objectives].astype("float64").to_numpy() * sign
+    means = np.nanmean(values, axis=1)
+    beaten = pareto.beaten(values)
+    frequencies, resamples = pareto.front_frequencies(values)
+    first = runs.drop_duplicates("point")
+    points = []
+    for i, (label, scheme) in enumerate(zip(first["label"], first["scheme"], strict=True)):
+        better = np.flatnonzero(beaten[i])
+        count = int((~np.isnan(values[i, :, 0])).sum())
+        points.append(
+            Point(
+                label=str(label),
+                scheme=None if pd.isna(scheme) else str(scheme),
+                seeds=count,
+                values=tuple((means[i] * sign).tolist()),
+                on_front=not len(better),
+                share=float(frequencies[i]) if count > 1 else None,
+                dominated_by=names[better[means[better, 0].argmin()]] if len(better) else None,
+            )
+        )
+    points.sort(key=lambda point: (not point.on_front, point.values[0] * sign[0]))
+    return Front(
+        title=title, objectives=tuple(objectives), higher_is_better=up, resamples=resamples, points=tuple(points)
+    )

@@ -20,7 +20,7 @@ from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
 from ablate.store import tables
-from ablate.store.atomic_files import written
+from ablate.store.atomic_files import output_file
 from ablate.store.output import check_output
 from ablate.study import variants
 
@@ -159,7 +159,7 @@ class Results:
         path = Path(output)
         check_output(path, (".html", ".htm"), force=force)
         text = to_html(self.findings(**choice), self.folder)
-        with written(path) as temporary:
+        with output_file(path) as temporary:
             temporary.write_text(text, "utf-8")
         return path
 

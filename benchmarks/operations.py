@@ -220,7 +220,7 @@ def _sampling(device: torch.device, folder: Path) -> Case:
 
 def _extraction(device: torch.device, folder: Path) -> Case:
     """Features of pictures, against the library's own network: batch normalisations apart, channels first."""
-    extractor = extractors.load(EMBEDDED, device)
+    extractor = extractors.load_extractor(EMBEDDED, device)
     network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval().to(device)
     pictures = torch.randint(0, 256, (extractors.BATCH, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
 

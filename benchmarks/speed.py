@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ablate.base import machine
 from ablate.base.progress import Progress
-from ablate.inference.latency import BYTES_PER_MB, Timed, time_calls
+from ablate.inference.latency import BYTES_PER_MB, TimedCall, time_calls
 from ablate.stats.quantiles import ratio
 from benchmarks.operations import CASES, Case, Row
 
@@ -131,7 +131,9 @@ def _row(case: Case, best: Ceilings, device: torch.device, precision: str, round
 
 
 def _times(calls: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[Row]]:
-    rows = time_calls([Timed({"name": n}, call) for n, call in calls.items()], rounds=rounds, warmup=1, device=device)
+    rows = time_calls(
+        [TimedCall({"name": n}, call) for n, call in calls.items()], rounds=rounds, warmup=1, device=device
+    )
     return {name: [row for row in rows if row["name"] == name] for name in calls}
 
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ablate.data.image_files import Pictures
+from ablate.data.image_files import ImageFiles
 from ablate.inference.latency import peak_memory_mb
-from ablate.metrics.extractors import BATCH, load
-from ablate.metrics.set_distances import collect
+from ablate.metrics.extractors import BATCH, load_extractor
+from ablate.metrics.set_distances import collect_features
 from ablate.study.metric_names import EMBEDDED
 
 N, ROUNDS = 8 * BATCH, 5
@@ -39,8 +39,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def test_stream_against_the_bare_extractor(folder: Path) -> None:
-    extractor = load(EMBEDDED)
-    with Pictures(folder) as pictures:
+    extractor = load_extractor(EMBEDDED)
+    with ImageFiles(folder) as pictures:
         ready = [torch.from_numpy(batch) for batch in pictures.batches(range(N), BATCH)]
 
         def bare() -> None:
@@ -49,7 +49,7 @@ def test_stream_against_the_bare_extractor(folder: Path) -> None:
                     extractor(batch)
 
         def stream() -> None:
-            collect(pictures.batches(range(N), BATCH), extractor, N)
+            collect_features(pictures.batches(range(N), BATCH), extractor, N)
 
         bare()
         pairs = [(seconds(bare), seconds(stream)) for _ in range(ROUNDS)]
@@ -60,10 +60,10 @@ def test_stream_against_the_bare_extractor(folder: Path) -> None:
 
 
 def test_memory_of_a_long_stream() -> None:
-    extractor = load(EMBEDDED)
+    extractor = load_extractor(EMBEDDED)
     picture = torch.zeros(BATCH, 3, 64, 64, dtype=torch.uint8)
     peaks = []
     for batches in (2, 40):
-        collect((picture for _ in range(batches)), extractor, batches * BATCH, keep=64)
+        collect_features((picture for _ in range(batches)), extractor, batches * BATCH, keep=64)
         peaks.append(peak_memory_mb(torch.device("cpu")))
     print(f"\npeak memory after {2 * BATCH} pictures {peaks[0]:.0f} MB, after {40 * BATCH} more {peaks[1]:.0f} MB")

@@ -10,8 +10,8 @@ def noise(count: int, size: int = 16, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def encode(picture: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def encode(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()

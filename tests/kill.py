@@ -39,7 +39,7 @@ from safetensors import safe_open
 from ablate.base.errors import ResultsError
 from ablate.launch.leases import Leases
 from ablate.store import tables
-from ablate.store.atomic_files import half_written
+from ablate.store.atomic_files import is_temporary
 from ablate.store.schema import RUN_TABLES
 
 VARIANT = (
@@ -262,7 +262,7 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
             count.unequal += sum(found.get(run_id) != wanted for run_id, wanted in reference.items())
             count.rows_lost += len(reference.keys() - finished)
             count.ends += 1
-            left = [p for p in (study / "artifacts").rglob("*") if p.name.endswith(".part") or half_written(p)]
+            left = [p for p in (study / "artifacts").rglob("*") if p.name.endswith(".part") or is_temporary(p)]
             count.problems += [f"{run_id} is still leased" for run_id in Leases(study).held()]
             count.problems += [f"{path.name} left behind" for path in left]
             shutil.rmtree(study)

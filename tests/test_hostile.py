@@ -28,7 +28,7 @@ from ablate.data import image_files
 from ablate.data.datasets import read_images
 from ablate.models.kpn.filters import KERNEL_WEIGHTS
 from ablate.store import tables
-from ablate.store.atomic_files import half_written
+from ablate.store.atomic_files import is_temporary
 from ablate.study import variants
 from ablate.study.config import SECTIONS, Config
 from ablate.study.plan import RunSpec, parse_seeds, plan
@@ -250,7 +250,7 @@ def linked(folder: Path) -> Path:
 
 
 def around(folder: Path) -> Path:
-    """A folder that contains itself, and a picture: the loop is not followed."""
+    """A folder that contains itself, and an image: the loop is not followed."""
     (folder / "again").symlink_to(folder)
     (folder / f"x{ESCAPE}.png").write_bytes(b"nonsense")
     return folder
@@ -262,7 +262,7 @@ DATA: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a size that lies high": (lambda p: lying_size(p / "a.zip", 2**31), r"a\.png: 2,147,483,648 bytes; allowed"),
     "a header that lies": (lambda p: header_bomb(p / "a.npz"), r"needs 100,000\.0 GB of memory, there are"),
     "a link to itself": (linked, r"loop\.png: not a regular file"),
-    "a folder in itself, a name with an escape": (around, r"x\\x1b\[2J\.png: not a picture"),
+    "a folder in itself, a name with an escape": (around, r"x\\x1b\[2J\.png: not an image"),
     "a name with an escape in a zip": (
         lambda p: zipped(p / "a.zip", {f"{ESCAPE}.png": b"x"}),
         r"\\x1b\[2J\.png: not a p",
@@ -272,12 +272,12 @@ DATA: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda p: zipped(p / "a.npz", {f"{ESCAPE}.npy": b"x"}),
         r"not an \.npz of plain",
     ),
-    "a zip in a zip": (lambda p: zipped(p / "a.zip", {"b.zip": b"PK"}), "no pictures found"),
+    "a zip in a zip": (lambda p: zipped(p / "a.zip", {"b.zip": b"PK"}), "no images found"),
 }
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_hostile_pictures_are_one_printable_line(tmp_path: Path, name: str) -> None:
+def test_hostile_images_are_one_printable_line(tmp_path: Path, name: str) -> None:
     arrange, message = DATA[name]
     source = arrange(tmp_path)
     with pytest.raises(DataError, match=message) as caught:
@@ -285,12 +285,12 @@ def test_hostile_pictures_are_one_printable_line(tmp_path: Path, name: str) -> N
     assert str(caught.value).isprintable()
 
 
-def test_more_pictures_than_memory_are_refused_before_they_are_read(
+def test_more_images_than_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = zipped(tmp_path / "a.zip", {f"{i}.png": b"not read" for i in range(100)})
     monkeypatch.setattr(image_files, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
-    refused(lambda: read_images(path, size=64), DataError, r"100 pictures of 64 x 64 needs 0\.0 GB of memory")
+    refused(lambda: read_images(path, size=64), DataError, r"100 images of 64 x 64 needs 0\.0 GB of memory")
 
 
 def test_what_steers_a_terminal_is_shown_as_its_code(
@@ -348,7 +348,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_ro
     for limit in (
         60_000,
         300_000,
-    ):  # bytes a file: the tables fit, a checkpoint does not; then a checkpoint does, a picture does not
+    ):  # bytes a file: the tables fit, a checkpoint does not; then a checkpoint does, an image does not
         fill = partial(full, limit)
         done = subprocess.run(words, capture_output=True, text=True, env=environment, preexec_fn=fill)
         assert done.returncode == 1, done.stderr
@@ -357,7 +357,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_ro
         assert "cannot be written" in error[0]
         assert "Traceback" not in done.stderr
         assert tables.read(Path("results"), "runs")["run_id"].tolist()[0] == "earlier"
-        assert [path for path in Path("results").rglob("*") if half_written(path)] == []
+        assert [path for path in Path("results").rglob("*") if is_temporary(path)] == []
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert sorted(tables.read(Path("results"), "runs")["status"]) == ["done", "done"]

@@ -61,23 +61,23 @@ def measure(
     asked = choose(metric or [])
     from ablate.base.machine import pick_device
     from ablate.base.progress import Progress
-    from ablate.data.image_files import Pictures
+    from ablate.data.image_files import ImageFiles
     from ablate.metrics.image_sets import default_metrics, measure_sets
-    from ablate.metrics.suite import assemble
+    from ablate.metrics.networks import load_networks
     from ablate.report.render import measure as measure_tables
 
     target = pick_device(device)
     with ExitStack() as opened:
         paths = {"real": real, "fake": fake, "baseline": baseline}
-        images = {k: opened.enter_context(Pictures(p, size=size)) for k, p in paths.items() if p is not None}
-        suite = assemble(asked, weights, target)
-        wanted = asked or default_metrics(suite)
+        images = {k: opened.enter_context(ImageFiles(p, size=size)) for k, p in paths.items() if p is not None}
+        metric_networks = load_networks(asked, weights, target)
+        wanted = asked or default_metrics(metric_networks)
         with Progress() as progress:
             values = measure_sets(
                 images["real"],
                 images.get("fake"),
                 wanted,
-                suite,
+                metric_networks,
                 n=n,
                 seed=seed,
                 baseline=images.get("baseline"),
@@ -88,7 +88,7 @@ def measure(
             what = "laid on white" if kind == "transparent" else "read as RGB"
             typer.echo(f"note: {some.where}: {kind} images {what}", err=True)
     if not asked:
-        for network, why in suite.missing.items():
+        for network, why in metric_networks.missing.items():
             tell_missing(network, why)
     if as_json:
         typer.echo(measure_tables.to_json(values))

@@ -57,21 +57,21 @@ def sample(
     from ablate.base.machine import pick_device, threads
     from ablate.base.progress import Progress
     from ablate.diffusion.sampling import sample_images, to_uint8
-    from ablate.inference.export import build, check_scheme
-    from ablate.runs.loading import load
+    from ablate.inference.export import build_graphs, check_scheme
+    from ablate.runs.loading import load_run
     from ablate.store.image_grids import save_array, save_grid
 
     check_scheme(scheme)
     if engine is Engine.torch and scheme != "fp32":
         raise AblateError(f"--scheme {scheme}: torch draws in the run's own precision; add --engine onnx")
-    done = load(folder, run_id, pick_device(device if engine is Engine.torch else "cpu"))
+    done = load_run(folder, run_id, pick_device(device if engine is Engine.torch else "cpu"))
     noise = done.row["seed"] if seed is None else seed
     with Progress() as progress, progress.task(f"{done.row['run_id']}: sample", n) as bar:
         if engine is Engine.onnx:
-            from ablate.inference.onnx import in_engine
+            from ablate.inference.onnx import onnx_network
 
-            _, graphs = build(done, scheme, done.config.quantize.calibration)
-            drawn = in_engine(graphs, threads()).draw(done.config, noise, range(n), on_batch=bar.advance)
+            _, graphs = build_graphs(done, scheme, done.config.quantize.calibration)
+            drawn = onnx_network(graphs, threads()).draw(done.config, noise, range(n), on_batch=bar.advance)
         else:
             precision, codec = done.row["precision"], done.codec
             drawn = sample_images(
@@ -99,13 +99,13 @@ def export(
     check_output(output, (".onnx",), force=force)
     from ablate.base.machine import pick_device
     from ablate.inference import export as exports
-    from ablate.runs.loading import load
+    from ablate.runs.loading import load_run
 
     exports.check_scheme(scheme)
-    run = load(folder, run_id, pick_device("cpu"), precision="fp32")
+    run = load_run(folder, run_id, pick_device("cpu"), precision="fp32")
     if run.codec.decoder is not None:
         check_output(exports.decoder_path(output), (".onnx",), force=force)
-    for path, said in exports.write(run, output, scheme):
+    for path, said in exports.write_onnx(run, output, scheme):
         typer.echo(f"{path}: {path.stat().st_size:,} bytes, {scheme}; {said}")
 
 
@@ -168,7 +168,7 @@ def bench(
     chosen = benches.parse_schemes(pick_precision(target) if schemes is None else schemes)
     try:
         with Progress() as progress:
-            found = benches.bench(
+            found = benches.time_runs(
                 folder,
                 runs,
                 batches=sizes,
@@ -251,7 +251,7 @@ def replay(
         typer.echo(f"note: {part} differs: {printable(then)} in the row, {printable(here)} here", err=True)
 
     with Progress() as progress:
-        outcome = replays.replay(
+        outcome = replays.replay_run(
             folder, run_id, data=data, device=device, threads=threads, progress=progress, on_difference=tell
         )
     if as_json:

@@ -150,9 +150,9 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None, f
     if output is None:
         typer.echo(text)
         return
-    from ablate.store.atomic_files import written
+    from ablate.store.atomic_files import output_file
 
-    with written(output) as temporary:
+    with output_file(output) as temporary:
         temporary.write_text(text, "utf-8")
     typer.echo(f"{printable(output)}: written", err=True)
 

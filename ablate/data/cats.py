@@ -1,8 +1,10 @@
-"""The embedded data set: cartoon cats composed from the layers of the `robohash` package (set 4) on plain backgrounds.
+"""The embedded data set: cartoon cats composed from the layers of the `robohash` package (set 4).
 
     x_i = background_i;  then for body, fur, eyes, mouth, accessory:  x_i <- (1 - alpha) x_i + alpha colour
-Each layer is shrunk once with premultiplied alpha and kept in the user's cache folder. 15 bodies, 9 furs (one of them
-none), 15 eyes, 10 mouths and 16 accessories (one of them none) make 324,000 cats. The art is by David Revoy, CC-BY-4.0.
+
+Each layer is shrunk once, with premultiplied alpha, and kept in the user's cache folder. 15 bodies,
+9 furs (one of them empty), 15 eyes, 10 mouths and 16 accessories (one of them empty) make 324,000
+cats. The art is by David Revoy, CC-BY-4.0.
 """
 
 from __future__ import annotations
@@ -21,29 +23,29 @@ from ablate.base.errors import DataError
 from ablate.store.atomic_files import replacing
 from ablate.store.cache import cache_folder
 
-NAME = "cats"  # of the data set, where a path may be given too
+NAME = "cats"  # of the data set; a path may be given instead
 CREDIT = "Cats: art by David Revoy, CC-BY-4.0, composed from the layers of the robohash package (set 4)"
-COUNT = 10_000  # pictures in the data set
+COUNT = 10_000  # images in the data set
 ART_SIZE = 1024  # pixels, width and height of a layer
-LIGHT = (160, 256)  # a background's channels lie in [160, 256)
-VERSION = 2  # of shrinking and composing: raise it when either changes, so that no old cache is read
+LIGHT = (160, 256)  # the range of a background's channels
+VERSION = 2  # of shrinking and composing: raised when either changes, to leave old caches unread
 LAYERS = ("000#00body", "001#01fur", "002#02eyes", "003#03mouth", "004#04accessories")
-_KEY = 0x63617473  # of the random streams; picture i takes block i of the stream
-_CHUNK = 64  # pictures composed at once: they stay in a processor's cache
+_KEY = 0x63617473  # of the random streams; image i uses block i of the stream
+_CHUNK = 64  # images composed at once: they fit into the CPU's cache
 
 
 def compose(count: int, *, size: int = 64, start: int = 0) -> np.ndarray:
-    """Compose pictures start .. start + count - 1; picture i depends on i and size alone.
+    """Compose images start .. start + count - 1. Image i depends on i and the size only.
 
-    The first 324,000 pictures show distinct cats; after them the cats return on other backgrounds.
+    The first 324,000 images show distinct cats. Later ones repeat them on other backgrounds.
 
     Args:
-        count: Number of pictures.
+        count: Number of images.
         size: Width and height, 1 to 1024 pixels.
-        start: Index of the first picture.
+        start: Index of the first image.
 
     Returns:
-        Pictures (count, 3, size, size), uint8, RGB.
+        Images (count, 3, size, size), uint8, RGB.
 
     Raises:
         DataError: `size` is out of range, or the installed robohash has no set 4.
@@ -55,33 +57,33 @@ def compose(count: int, *, size: int = 64, start: int = 0) -> np.ndarray:
     order = _order(math.prod(counts))
     picks = np.unravel_index(order[np.arange(start, start + count) % len(order)], counts)
     backgrounds = _backgrounds(count, start)
-    pictures = np.empty((count, 3, size, size), np.uint8)
+    images = np.empty((count, 3, size, size), np.uint8)
     for at in range(0, count, _CHUNK):
         part = slice(at, at + _CHUNK)
-        x = np.broadcast_to(backgrounds[part, :, None, None], pictures[part].shape).astype(np.float32)
+        x = np.broadcast_to(backgrounds[part, :, None, None], images[part].shape).astype(np.float32)
         for layer, pick in zip(layers, picks, strict=True):
             art = layer[pick[part]]
             x *= 1 - art[:, 3:] / 255
             x += art[:, :3]
-        pictures[part] = np.minimum(np.rint(x), 255)
-    return pictures
+        images[part] = np.minimum(np.rint(x), 255)
+    return images
 
 
 def _order(n: int) -> np.ndarray:
-    """Return the n combinations in a fixed random order, so that no cat is both trained on and held out."""
-    # Raw words and a stable sort: unlike numpy's distributions and shuffles, no version of numpy changes them.
+    """Return the n combinations in a fixed random order: no cat is both trained on and held out."""
+    # Raw words and a stable sort are the same in every version of numpy; its shuffles are not.
     return np.argsort(np.random.Philox(key=_KEY).random_raw(n), kind="stable")
 
 
 def _backgrounds(count: int, start: int) -> np.ndarray:
-    """Return light colours (count, 3), uint8; Philox makes four words per count, so row i is block start + i."""
+    """Return light colours (count, 3), uint8. A Philox block has four words: row i uses block start + i."""
     low, high = LIGHT
     words = np.random.Philox(key=_KEY + 1, counter=start).random_raw(4 * count).reshape(count, 4)[:, :3]
     return (low + words % np.uint64(high - low)).astype(np.uint8)
 
 
 def _layers(size: int) -> list[np.ndarray]:
-    """Return the layers bottom up, each (variants, 4, size, size), uint8, colours premultiplied by alpha."""
+    """Return the layers, bottom first, each (variants, 4, size, size) uint8 with premultiplied colours."""
     if not 1 <= size <= ART_SIZE:
         raise DataError(f"cats: size {size}; allowed: 1 to {ART_SIZE}, the size of the art")
     art = _art()
@@ -90,16 +92,15 @@ def _layers(size: int) -> list[np.ndarray]:
         for entry in entries:
             content.update(hashlib.sha256(entry).digest())
     path = cache_folder() / "cats" / f"{content.hexdigest()}.npz"
-    kept = _read(path)
-    if kept is not None:
-        return kept
-    made = [_shrink(entries, size) for entries in art]
-    _write(path, made)
-    return made
+    layers = _read(path)
+    if layers is None:
+        layers = [_shrink(entries, size) for entries in art]
+        _write(path, layers)
+    return layers
 
 
 def _art() -> list[list[bytes]]:
-    """Return the files of every layer, bottom up, in the order of their names."""
+    """Return the content of every layer's files, bottom layer first, sorted by name."""
     try:
         root = resources.files("robohash") / "sets" / "set4"
         art = [
@@ -108,36 +109,36 @@ def _art() -> list[list[bytes]]:
         ]
     except OSError as error:
         raise DataError(
-            f"cats: robohash lacks its set 4 ({error}); mend: pip install --force-reinstall robohash"
+            f"cats: robohash lacks its set 4 ({error}); fix: pip install --force-reinstall robohash"
         ) from error
     if not all(art):
-        raise DataError("cats: robohash has an empty layer in set 4; mend: pip install --force-reinstall robohash")
+        raise DataError("cats: robohash has an empty layer in set 4; fix: pip install --force-reinstall robohash")
     return art
 
 
 def _shrink(entries: list[bytes], size: int) -> np.ndarray:
-    """Return one layer's variants, shrunk; of empty ones (no fur, no accessory) the first alone is kept."""
+    """Return one layer's variants, shrunk. Of empty ones (no fur, no accessory) only the first is kept."""
     shrunk, has_empty = [], False
     for entry in entries:
         with Image.open(io.BytesIO(entry)) as image:
-            # "RGBa" is premultiplied: the colour of transparent pixels, which may be anything, stays out of the edges.
+            # "RGBa" is premultiplied: the arbitrary colour of transparent pixels stays out of the edges.
             rgba = image.convert("RGBA")
         if rgba.getbbox() is None:
             if has_empty:
                 continue
             has_empty = True
         small = np.asarray(rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
-        # Lanczos overshoots, and a premultiplied colour above its alpha would show as a light rim.
+        # Lanczos overshoots: a premultiplied colour above its alpha would show as a light rim.
         shrunk.append(np.minimum(small, small[3:]))
     return np.stack(shrunk)
 
 
 def _read(path: Path) -> list[np.ndarray] | None:
-    """Return the layers that a file of the cache holds, or None where it is missing or damaged."""
+    """Return the layers in a cache file, or None if it is missing or damaged."""
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
             layers, checksum = np.split(file["art"], np.cumsum(file["counts"])[:-1]), str(file["sha256"])
-    # A damaged zip raises whatever its bytes lead to: BadZipFile, zlib.error, KeyError, ValueError, EOFError...
+    # A damaged zip can raise anything: BadZipFile, zlib.error, KeyError, ValueError, EOFError...
     except Exception:
         return None
     return layers if checksum == _checksum(layers) else None
@@ -145,7 +146,7 @@ def _read(path: Path) -> list[np.ndarray] | None:
 
 def _write(path: Path, layers: list[np.ndarray]) -> None:
     counts = [len(layer) for layer in layers]
-    # A full or read-only disk: the layers are shrunk again next time.
+    # On a full or read-only disk the layers are shrunk again next time.
     with contextlib.suppress(OSError), replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, art=np.concatenate(layers), counts=counts, sha256=_checksum(layers))
 

@@ -1,7 +1,7 @@
-"""A data set: pictures of a user's own or the embedded cats, made distinct, split and named by their fingerprint.
+"""Data sets: the embedded cats or the user's own images, without duplicates, split, and identified by a digest.
 
-One distinct picture in ten is held out, those with the smallest SHA-256 of their pixels: the split depends on the
-pictures, not on their names or order.
+One distinct image in ten is held out: those with the smallest SHA-256 of their pixels. The split
+depends on the images, not on their names or order.
 """
 
 from __future__ import annotations
@@ -9,43 +9,43 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from ablate.base.errors import DataError
 from ablate.data import cats
-from ablate.data.image_files import Pictures, check_memory, show
+from ablate.data.image_files import ImageFiles, check_memory, one_line
 
-MIN_DISTINCT = 32  # pictures
-HELD_OUT_EVERY = 10  # one distinct picture in ten
+MIN_DISTINCT = 32  # images
+HELD_OUT_EVERY = 10  # images
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set, ready to train on and to measure against."""
+    """A data set, split for training and measuring."""
 
     name: str  # "cats", or the stem of the path
     train: np.ndarray  # uint8 (N, 3, S, S), RGB, in the source's order
-    held_out: np.ndarray  # uint8 (M, 3, S, S), RGB, by digest
-    digest: str  # SHA-256 (hexadecimal) of both shapes, train's and held_out's pixels
-    duplicates: int  # exact copies of an earlier picture's pixels, dropped
-    credit: str  # the author and licence; "" for a user's own pictures
+    held_out: np.ndarray  # uint8 (M, 3, S, S), RGB, sorted by digest
+    digest: str  # SHA-256 (hexadecimal) of both shapes and all pixels
+    duplicates: int  # exact copies of an earlier image's pixels, dropped
+    credit: str  # the author and licence; "" for a user's own images
 
 
-def load(source: str, *, size: int = 64) -> ImageSet:
+def load_dataset(source: str, *, size: int = 64) -> ImageSet:
     """Load a data set and split it.
 
     Args:
-        source: `cats`, or the path of a folder, a `.zip` or a `.npz` (a folder named cats is `./cats`).
-        size: Width and height of the pictures, in pixels.
+        source: `cats`, or the path of a folder, a `.zip` or a `.npz` (`./cats` for a folder named cats).
+        size: Width and height of the images, in pixels.
 
     Returns:
-        The distinct pictures, ceil(10 %) of them held out.
+        The distinct images, 10 % of them (rounded up) held out.
 
     Raises:
-        DataError: The source is missing, damaged, of another kind or holds fewer than 32 distinct pictures.
+        DataError: The source is missing, damaged or of another kind, or has fewer than 32 distinct images.
     """
     if source == cats.NAME:
         return _split(cats.NAME, cats.compose(cats.COUNT, size=size), cats.CREDIT)
@@ -54,61 +54,61 @@ def load(source: str, *, size: int = 64) -> ImageSet:
     path = Path(source)
     if not os.path.exists(path):
         raise DataError(
-            f"{show(path)}: no such file or folder; allowed: {cats.NAME}, or the path of a folder, a .zip or a .npz"
+            f"{one_line(path)}: no such file or folder; allowed: {cats.NAME}, or the path of a folder, a .zip or a .npz"
         )
-    return _split(show(path.resolve().stem), read_images(path, size=size), "", where=show(path))
+    return _split(one_line(path.resolve().stem), read_images(path, size=size), "", where=one_line(path))
 
 
 def is_embedded(name: str, digest: str | None) -> bool:
-    """Whether a run's data set is the embedded cats, by its name and fingerprint: a folder may be called cats too."""
+    """Return whether a run's data set is the embedded cats: a user's folder may have the same name, not the same digest."""
     return name == cats.NAME and digest == _embedded_digest()
 
 
-@cache
+@lru_cache(maxsize=1)
 def _embedded_digest() -> str:
-    return load(cats.NAME).digest
+    return load_dataset(cats.NAME).digest
 
 
 def read_images(path: Path, *, size: int) -> np.ndarray:
-    """Read every picture of a folder (and its subfolders), a zip or a `.npz` file, copies included.
+    """Read every image of a folder (and its subfolders), a zip or a `.npz` file, copies included.
 
     Args:
-        path: What `Pictures` takes.
-        size: Width and height of the pictures returned, in pixels.
+        path: As for `ImageFiles`.
+        size: Width and height of the images returned, in pixels.
 
     Returns:
-        Pictures (N, 3, size, size), uint8, RGB, N >= 1.
+        Images (N, 3, size, size), uint8, RGB, N >= 1.
 
     Raises:
-        DataError: The path or one of its pictures cannot be read; the message names the file.
+        DataError: The path or one of its images cannot be read; the message names the file.
     """
-    with Pictures(path, size=size) as pictures:
-        check_memory(pictures.where, f"{len(pictures):,} pictures of {size} x {size}", len(pictures) * 3 * size**2)
-        found = np.empty((len(pictures), 3, size, size), np.uint8)
-        for i, picture in enumerate(pictures.read(range(len(pictures)))):
-            found[i] = picture
-        return found
+    with ImageFiles(path, size=size) as images:
+        check_memory(images.where, f"{len(images):,} images of {size} x {size}", len(images) * 3 * size**2)
+        array = np.empty((len(images), 3, size, size), np.uint8)
+        for i, image in enumerate(images.read(range(len(images)))):
+            array[i] = image
+        return array
 
 
-def _split(name: str, pictures: np.ndarray, credit: str, *, where: str = cats.NAME) -> ImageSet:
-    """Drop copies, hold out one in ten and take the fingerprint."""
+def _split(name: str, images: np.ndarray, credit: str, *, where: str = cats.NAME) -> ImageSet:
+    """Drop copies, hold out one in ten and compute the digest."""
     first: dict[bytes, int] = {}
-    for i, picture in enumerate(pictures):
-        first.setdefault(hashlib.sha256(picture.tobytes()).digest(), i)
-    duplicates = len(pictures) - len(first)
+    for i, image in enumerate(images):
+        first.setdefault(hashlib.sha256(image.tobytes()).digest(), i)
+    duplicates = len(images) - len(first)
     if len(first) < MIN_DISTINCT:
         raise DataError(
-            f"{where}: {len(first)} distinct pictures, {duplicates} copies; allowed: at least {MIN_DISTINCT} distinct"
+            f"{where}: {len(first)} distinct images, {duplicates} copies; allowed: at least {MIN_DISTINCT} distinct"
         )
     held = [first[digest] for digest in sorted(first)[: -(-len(first) // HELD_OUT_EVERY)]]
-    train = pictures[sorted(set(first.values()) - set(held))]
-    held_out = pictures[held]
+    train = images[sorted(set(first.values()) - set(held))]
+    held_out = images[held]
     return ImageSet(name, train, held_out, fingerprint(train, held_out), duplicates, credit)
 
 
 def fingerprint(train: np.ndarray, held_out: np.ndarray) -> str:
-    """Return the digest of a data set: SHA-256 (hexadecimal) of both shapes and all pixels, uint8 (N, 3, S, S) each."""
+    """Return the SHA-256 (hexadecimal) of both arrays' shapes and pixels, uint8 (N, 3, S, S) each."""
     digest = hashlib.sha256(f"{train.shape} {held_out.shape}".encode())
-    for pictures in (train, held_out):
-        digest.update(np.ascontiguousarray(pictures).data)
+    for images in (train, held_out):
+        digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()

@@ -1,7 +1,8 @@
-"""Picture files: listed in a folder, a zip or an `.npz` file, and decoded one by one.
+"""Image files in a folder, a zip or an `.npz` file: listed, and decoded one by one.
 
-Any size and mode is read: a picture is turned upright by its EXIF data, laid on white where it is transparent, cropped
-to its central square and resized (Lanczos when shrinking, bicubic when enlarging).
+Any size and mode is read. An image is rotated as its EXIF data say and laid on white if it is
+transparent. If a size is asked for, it is cropped to its central square and resized (Lanczos to
+shrink, bicubic to enlarge).
 """
 
 from __future__ import annotations
@@ -24,230 +25,219 @@ from ablate.base.host import host_bytes
 from ablate.base.text import printable
 
 SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".pnm",
-    ".tga",
-    ".avif",
-)
-# Pictures too, which Pillow alone does not read: to leave them out without a word would change the data set.
-UNREAD = (".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw")
-# The decoders a file may reach, whatever its name says: others of Pillow's (EPS) start other programs.
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".avif",
+)  # fmt: skip
+# Image files that Pillow alone does not read. They are errors: to skip them silently would change the data set.
+UNREADABLE = (
+    ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx",
+    ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw",
+)  # fmt: skip
+# The decoders that a file may reach, whatever its name says. Others of Pillow's (EPS) start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
-MAX_PIXELS = 50_000_000  # of one picture
-MAX_BYTES = 256 * 2**20  # of one picture's file
+MAX_PIXELS = 50_000_000  # of one image
+MAX_BYTES = 256 * 2**20  # of one image's file
+
+_Source = tuple[str, Callable[[], bytes]]  # an image file's name in messages, and a function that reads it
+_Decoder = tuple[str, Callable[[], np.ndarray]]  # an image's name in messages, and a function that decodes it
 
 
-class Pictures:
-    """The pictures of a folder (and its subfolders), a zip or a `.npz` file, decoded one by one as they are asked for.
+class ImageFiles:
+    """The images of a folder (with its subfolders), a zip or an `.npz` file, decoded when they are read.
 
-    Image files are in the order of their names. A `.npz` is held in memory: its array "images", or else its first, is uint8 (N, H, W),
-    (N, H, W, C) or (N, C, H, W) with C = 1, 3 (RGB) or 4 (RGBA).
+    Image files are sorted by name. An `.npz` is held in memory. Its array "images", or else its first
+    array, is uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 (RGB) or 4 (RGBA).
 
     Attributes:
         where: The path, for messages.
-        size: Width and height to crop and resize to, in pixels; None: as they are, and all of one size.
-        converted: What was read that is not plain RGB: `greyscale`, `transparent`.
+        size: Width and height to crop and resize to, in pixels; None: unchanged, and all of one size.
+        converted: Kinds of images read that were not plain RGB: `greyscale`, `transparent`.
     """
 
     def __init__(self, path: Path, *, size: int | None = None) -> None:
-        """List the pictures.
+        """List the images.
 
         Raises:
-            DataError: The path cannot be read or holds no pictures.
+            DataError: The path cannot be read or holds no images.
         """
-        self.where, self.size = show(path), size
+        self.where, self.size = one_line(path), size
         self.converted: set[str] = set()
         self._open = ExitStack()
-        self._expected: tuple[str, tuple[int, ...]] | None = None  # the first picture's name and shape
+        self._first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first image read
         if size is not None and size < 1:
             raise DataError(f"{self.where}: size {size} asked for; allowed: at least 1 pixel")
         try:
-            self._sources = self._list(path)
+            self._decoders = self._list(path)
         except BaseException:
             self._open.close()
             raise
 
-    def __enter__(self) -> Pictures:
+    def __enter__(self) -> ImageFiles:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._open.close()
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._decoders)
 
     def read(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        """Yield pictures (3, H, W), uint8, RGB.
+        """Yield images (3, H, W), uint8, RGB.
 
         Raises:
-            DataError: A picture cannot be read, or is not of the size of the first; the message names it.
+            DataError: An image cannot be read, or differs in size from the first one read; the message names it.
         """
         for i in indices:
-            name, decode = self._sources[i]
+            name, decode = self._decoders[i]
             with warnings.catch_warnings():
-                # Pillow warns of odd metadata and of pictures far above MAX_PIXELS; what matters is an error here.
+                # Pillow warns about odd metadata and very large images; what matters is an error here.
                 warnings.simplefilter("ignore")
-                picture = decode()
-            first, shape = self._expected = self._expected or (name, picture.shape)
-            if picture.shape != shape:
-                found, wanted = (f"{width} x {height}" for _, height, width in (picture.shape, shape))
+                image = decode()
+            first, shape = self._first = self._first or (name, image.shape)
+            if image.shape != shape:
+                found, wanted = (f"{width} x {height}" for _, height, width in (image.shape, shape))
                 raise DataError(
-                    f"{name}: {found} pixels, where {first} has {wanted}; mend: --size crops and resizes all"
+                    f"{name}: {found} pixels, where {first} has {wanted}; fix: --size crops and resizes all"
                 )
-            yield picture
+            yield image
 
     def batches(self, indices: Sequence[int], batch: int) -> Iterator[np.ndarray]:
-        """Yield pictures (B, 3, H, W), uint8, RGB, in batches."""
+        """Yield images (B, 3, H, W), uint8, RGB, in batches."""
         for start in range(0, len(indices), batch):
             yield np.stack(list(self.read(indices[start : start + batch])))
 
-    def _list(self, path: Path) -> list[tuple[str, Callable[[], np.ndarray]]]:
+    def _list(self, path: Path) -> list[_Decoder]:
         if os.path.isdir(path):
-            return self._files(_folder(path))
+            return self._decoders_of(_files_in_folder(path))
         if not os.path.isfile(path):
             missing = "is not a file or folder" if os.path.exists(path) else "no such file or folder"
             raise DataError(f"{self.where}: {missing}; allowed: a folder, a .zip or a .npz")
         if path.suffix.lower() == ".npz":
-            array = _array(path, self.where)
-            return [(f"{self.where}: picture {i}", partial(self._row, array, i)) for i in range(len(array))]
+            array = _array_of(path, self.where)
+            return [(f"{self.where}: image {i}", partial(self._decode_row, array, i)) for i in range(len(array))]
         if path.suffix.lower() != ".zip":
             found = path.suffix or "nothing"
             raise DataError(f"{self.where}: found a file ending in {found}; allowed: a folder, a .zip or a .npz")
         try:
-            return self._files(_entries(self._open.enter_context(zipfile.ZipFile(path)), self.where))
+            return self._decoders_of(_files_in_zip(self._open.enter_context(zipfile.ZipFile(path)), self.where))
         except DataError:
             raise
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise DataError(
-                f"{self.where}: not a zip that can be read ({show(error)}); mend: pack or download it again"
+                f"{self.where}: not a readable zip ({one_line(error)}); fix: pack or download it again"
             ) from error
 
-    def _files(self, sources: list[_Source]) -> list[tuple[str, Callable[[], np.ndarray]]]:
+    def _decoders_of(self, sources: list[_Source]) -> list[_Decoder]:
         if not sources:
-            raise DataError(f"{self.where}: no pictures found; looked for files ending in {', '.join(SUFFIXES)}")
-        return [(name, partial(self._decode, name, read)) for name, read in sources]
+            raise DataError(f"{self.where}: no images found; looked for files ending in {', '.join(SUFFIXES)}")
+        return [(name, partial(self._decode_file, name, read)) for name, read in sources]
 
-    def _decode(self, name: str, read: Callable[[], bytes]) -> np.ndarray:
-        """Decode one image file."""
+    def _decode_file(self, name: str, read: Callable[[], bytes]) -> np.ndarray:
+        """Decode an image file."""
         try:
             with Image.open(io.BytesIO(read()), formats=FORMATS) as image:
                 _check_pixels(name, *image.size)
                 frames = getattr(image, "n_frames", 1)
-                # The further frames of an MPO, a phone's JPEG, are previews and depth maps of the first.
+                # The other frames of an MPO (a phone's JPEG) are previews and depth maps of the first.
                 if frames > 1 and image.format != "MPO":
-                    raise DataError(
-                        f"{name}: {frames} frames; allowed: still pictures; mend: save one frame or remove it"
-                    )
+                    raise DataError(f"{name}: {frames} frames; allowed: still images; fix: save one frame or remove it")
                 ImageOps.exif_transpose(image, in_place=True)
-                return self._fit(name, image)
+                return self._to_array(name, image)
         except DataError:
             raise
         except UnidentifiedImageError as error:
             raise DataError(
-                f"{name}: not a picture; allowed: {', '.join(FORMATS)}; mend: replace or remove it"
+                f"{name}: not an image; allowed: {', '.join(FORMATS)}; fix: replace or remove it"
             ) from error
         except Image.DecompressionBombError as error:
             raise DataError(
-                f"{name}: far too large; allowed: {MAX_PIXELS:,} pixels; mend: shrink or remove it"
+                f"{name}: far too large; allowed: {MAX_PIXELS:,} pixels; fix: shrink or remove it"
             ) from error
-        # Decoders meet damage with whatever its bytes lead to: OSError, SyntaxError, struct.error, KeyError...
+        # A damaged file can raise anything: OSError, SyntaxError, struct.error, KeyError...
         except Exception as error:
-            raise DataError(
-                f"{name}: cannot be read ({show(error) or type(error).__name__}); mend: replace or remove it"
-            ) from error
+            reason = one_line(error) or type(error).__name__
+            raise DataError(f"{name}: cannot be read ({reason}); fix: replace or remove it") from error
 
-    def _row(self, array: np.ndarray, i: int) -> np.ndarray:
-        """One picture of an array (N, H, W, C)."""
-        picture = array[i]
-        height, width, channels = picture.shape
+    def _decode_row(self, array: np.ndarray, i: int) -> np.ndarray:
+        """Convert image i of an array (N, H, W, C)."""
+        pixels = array[i]
+        height, width, channels = pixels.shape
         if channels == 3 and self.size in (None, height) and self.size in (None, width):
-            return np.ascontiguousarray(picture.transpose(2, 0, 1))
-        image = Image.fromarray(np.ascontiguousarray(picture[..., 0] if channels == 1 else picture))
-        return self._fit(f"{self.where}: picture {i}", image)
+            return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if channels == 1 else pixels))
+        return self._to_array(f"{self.where}: image {i}", image)
 
-    def _fit(self, name: str, image: Image.Image) -> np.ndarray:
+    def _to_array(self, name: str, image: Image.Image) -> np.ndarray:
+        """Return an image as uint8 RGB (3, H, W), at the size asked for."""
         if image.has_transparency_data:
             self.converted.add("transparent")
         elif image.mode[0] in "1LIF":
             self.converted.add("greyscale")
         rgb = _to_rgb(name, image)
-        return np.asarray(rgb).transpose(2, 0, 1) if self.size is None else _fit(rgb, self.size)
+        if self.size is not None:
+            rgb = _to_square(rgb, self.size)
+        return np.asarray(rgb).transpose(2, 0, 1)
 
 
-_Source = tuple[str, Callable[[], bytes]]  # a picture's name in messages, and how to read its file
-
-
-def _folder(root: Path) -> list[_Source]:
+def _files_in_folder(root: Path) -> list[_Source]:
     def fail(error: OSError) -> None:
-        raise DataError(f"{show(error.filename)}: cannot be listed ({error.strerror})") from error
+        raise DataError(f"{one_line(error.filename)}: cannot be listed ({error.strerror})") from error
 
-    found = []
+    paths = []
     for folder, folders, files in os.walk(root, onerror=fail):
-        folders[:] = [name for name in folders if _visible(name)]
-        found += [Path(folder, name) for name in files if _is_picture(PurePosixPath(name))]
-    return [
-        (show(path), partial(_read_file, path)) for path in sorted(found, key=lambda p: p.relative_to(root).as_posix())
-    ]
+        folders[:] = [name for name in folders if _is_visible(name)]
+        paths += [Path(folder, name) for name in files if _is_image(PurePosixPath(name))]
+    paths.sort(key=lambda path: path.relative_to(root).as_posix())
+    return [(one_line(path), partial(_read_file, path)) for path in paths]
 
 
 def _read_file(path: Path) -> bytes:
-    if not path.is_file():  # A broken link; or a pipe, which would wait for ever.
-        raise DataError(f"{show(path)}: not a regular file; mend: remove it or put the picture in its place")
-    _check_bytes(show(path), path.stat().st_size)
+    if not path.is_file():  # a broken link, or a pipe, which would block for ever
+        raise DataError(f"{one_line(path)}: not a regular file; fix: remove it, or replace it with the image")
+    _check_bytes(one_line(path), path.stat().st_size)
     return path.read_bytes()
 
 
-def _entries(archive: zipfile.ZipFile, where: str) -> list[_Source]:
+def _files_in_zip(archive: zipfile.ZipFile, where: str) -> list[_Source]:
     def read(entry: zipfile.ZipInfo) -> bytes:
-        _check_bytes(f"{where}: {show(entry.filename)}", entry.file_size)
+        _check_bytes(f"{where}: {one_line(entry.filename)}", entry.file_size)
         return archive.read(entry)
 
-    entries = [
-        e for e in archive.infolist() if not e.is_dir() and _is_picture(PurePosixPath(e.filename.replace("\\", "/")))
-    ]
+    names = ((entry, PurePosixPath(entry.filename.replace("\\", "/"))) for entry in archive.infolist())
+    entries = [entry for entry, name in names if not entry.is_dir() and _is_image(name)]
     entries.sort(key=lambda entry: entry.filename)
-    return [(f"{where}: {show(entry.filename)}", partial(read, entry)) for entry in entries]
+    return [(f"{where}: {one_line(entry.filename)}", partial(read, entry)) for entry in entries]
 
 
-def _visible(name: str) -> bool:
+def _is_visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _is_picture(path: PurePosixPath) -> bool:
-    if not all(_visible(part) or part == ".." for part in path.parts):
+def _is_image(path: PurePosixPath) -> bool:
+    if not all(_is_visible(part) or part == ".." for part in path.parts):
         return False
-    if path.suffix.lower() in UNREAD:
+    if path.suffix.lower() in UNREADABLE:
         raise DataError(
-            f"{show(path)}: a kind of picture that is not read; allowed: {', '.join(FORMATS)}; mend: convert or remove it"
+            f"{one_line(path)}: a kind of image that is not read; allowed: {', '.join(FORMATS)}; fix: convert or remove it"
         )
     return path.suffix.lower() in SUFFIXES
 
 
 def _check_bytes(name: str, found: int) -> None:
     if found > MAX_BYTES:
-        raise DataError(f"{name}: {found:,} bytes; allowed: {MAX_BYTES:,} for one picture")
+        raise DataError(f"{name}: {found:,} bytes; allowed: {MAX_BYTES:,} for one image; fix: shrink or remove it")
 
 
 def _check_pixels(name: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"{name}: {width} x {height} pixels; allowed: {MAX_PIXELS:,} pixels in all; mend: shrink or remove it"
+            f"{name}: {width} x {height} pixels; allowed: {MAX_PIXELS:,} pixels in all; fix: shrink or remove it"
         )
 
 
 def _to_rgb(name: str, image: Image.Image) -> Image.Image:
-    """Return the picture in 8-bit RGB, laid on white where it is transparent."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255.
+    """Return an image in 8-bit RGB, laid on white if it is transparent."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip at 255
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise DataError(f"{name}: values {values.min()} to {values.max()}; allowed: 8 or 16 bits a channel")
@@ -260,48 +250,50 @@ def _to_rgb(name: str, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, size: int) -> np.ndarray:
-    """Crop to the central square and resize to (3, size, size), uint8; a picture of that size is untouched."""
+def _to_square(image: Image.Image, size: int) -> Image.Image:
+    """Crop an image to its central square and resize it; an image of that size is unchanged."""
     side = min(image.size)
     if image.width != image.height:
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
     if side != size:
         image = image.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC)
-    return np.asarray(image).transpose(2, 0, 1)
+    return image
 
 
-def _array(path: Path, where: str) -> np.ndarray:
-    """Return the pictures of a `.npz` as (N, H, W, C)."""
+def _array_of(path: Path, where: str) -> np.ndarray:
+    """Return the images of an `.npz` as (N, H, W, C)."""
     try:
         with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
             names = list(file)
             name = "images" if "images" in names else (names or [""])[0]
-            check_memory(where, f"the array {show(name)}", _claimed_bytes(path, name))
+            check_memory(where, f"the array {one_line(name)}", _claimed_bytes(path, name))
             array: np.ndarray = file[name] if names else np.empty(0)
     except DataError:
         raise
-    except Exception as error:  # As in _decode: a damaged zip or header raises whatever its bytes lead to.
-        raise DataError(
-            f"{where}: not an .npz of plain arrays ({show(error) or type(error).__name__}); mend: save it again"
-        ) from error
-    allowed = "allowed: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4"
+    except Exception as error:  # as in _decode_file, a damaged zip or header can raise anything
+        reason = one_line(error) or type(error).__name__
+        raise DataError(f"{where}: not an .npz of plain arrays ({reason}); fix: save it again") from error
+    wrong = DataError(
+        f"{where}: found {array.dtype} {array.shape}; "
+        "allowed: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4"
+    )
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
-        raise DataError(f"{where}: found {array.dtype} {array.shape}; {allowed}")
+        raise wrong
     if array.ndim == 3:
         array = array.reshape(*array.shape, 1)
-    # Where both places could be the channels' (pictures 3 or 4 pixels wide), the reading as square pictures is taken.
+    # If both axes could be the channels (images 3 or 4 pixels wide), read the images as square.
     elif array.shape[1] in (1, 3, 4) and (array.shape[3] not in (1, 3, 4) or array.shape[2] == array.shape[3]):
         array = array.transpose(0, 2, 3, 1)
     _, height, width, channels = array.shape
     if channels not in (1, 3, 4):
-        raise DataError(f"{where}: found {array.dtype} {array.shape}; {allowed}")
+        raise wrong
     _check_pixels(where, width, height)
     return array
 
 
 def _claimed_bytes(path: Path, name: str) -> int:
-    """How many bytes an array of a `.npz` says it has: numpy allocates them before it reads any."""
+    """Return the size that an array of an `.npz` claims: numpy allocates it before it reads any data."""
     with zipfile.ZipFile(path) as archive:
         inside = set(archive.namelist()) & {name, f"{name}.npy"}
         if not inside:
@@ -314,22 +306,22 @@ def _claimed_bytes(path: Path, name: str) -> int:
 
 
 def check_memory(where: str, what: str, needed: int) -> None:
-    """Refuse what this machine has no memory for.
+    """Refuse to allocate more memory than this machine has.
 
     Args:
         where: The path, for the message.
-        what: What is asked for, for the message.
+        what: What is allocated, for the message.
         needed: Bytes.
 
     Raises:
-        DataError: That is more than the machine has in all.
+        DataError: More is needed than the machine has in all.
     """
     available = host_bytes()
     if available is not None and needed > available:
         found = f"{what} needs {needed / 1e9:,.1f} GB of memory, there are {available / 1e9:,.1f} GB in all"
-        raise DataError(f"{where}: {found}; mend: use fewer or smaller pictures")
+        raise DataError(f"{where}: {found}; fix: use fewer or smaller images")
 
 
-def show(text: object) -> str:
-    """Return a path or a message as one printable line, whatever bytes a file's name is made of."""
+def one_line(text: object) -> str:
+    """Return a path or a message as one printable line, whatever bytes it contains."""
     return printable(" ".join(str(text).split()))

@@ -22,9 +22,9 @@ from ablate.data.datasets import is_embedded
 from ablate.diffusion.objectives import interpolate
 from ablate.inference import onnx as edges
 from ablate.inference.number_formats import groups_of
-from ablate.inference.onnx import Edge, Graphs
+from ablate.inference.onnx import ExportableModel, Graphs
 from ablate.inference.onnx_runtime import Session
-from ablate.inference.trained import Finished
+from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.pair_distances import psnr_db
 from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.store.atomic_files import replacing
@@ -49,7 +49,7 @@ def check_scheme(scheme: str) -> None:
         raise AblateError(f"--scheme {scheme}: unknown{did_you_mean(scheme, SCHEMES)} Allowed: {', '.join(SCHEMES)}")
 
 
-def build(run: Finished, scheme: str, calibration: int) -> tuple[Edge, Graphs]:
+def build_graphs(run: TrainedRun, scheme: str, calibration: int) -> tuple[ExportableModel, Graphs]:
     """Return a finished run's graphs, float32 or int8.
 
     Args:
@@ -63,8 +63,8 @@ def build(run: Finished, scheme: str, calibration: int) -> tuple[Edge, Graphs]:
         _exported[key] = edges.export(model)
     graphs = _exported[key]
     if scheme == "int8":
-        network = edges.in_engine(graphs, machine.threads())
-        inputs = edges.calibrate(network, run.config, run.row["seed"], calibration)
+        network = edges.onnx_network(graphs, machine.threads())
+        inputs = edges.calibration_inputs(network, run.config, run.row["seed"], calibration)
         graphs = edges.to_int8(graphs, groups_of(SCOPE, model.groups), inputs)
     return model, graphs
 
@@ -74,7 +74,7 @@ def decoder_path(output: Path) -> Path:
     return output.with_suffix(".decoder.onnx")
 
 
-def write(run: Finished, output: Path, scheme: str) -> list[tuple[Path, str]]:
+def write_onnx(run: TrainedRun, output: Path, scheme: str) -> list[tuple[Path, str]]:
     """Export a finished run.
 
     Args:
@@ -88,7 +88,7 @@ def write(run: Finished, output: Path, scheme: str) -> list[tuple[Path, str]]:
     Raises:
         ResultsError: A file does not compute what torch does, or cannot be written. Nothing is left of it.
     """
-    model, graphs = build(run, scheme, run.config.quantize.calibration)
+    model, graphs = build_graphs(run, scheme, run.config.quantize.calibration)
     found = []
     pictures = torch.from_numpy(cats.compose(CHECKED)).float() / 127.5 - 1
     with torch.inference_mode():
@@ -137,7 +137,7 @@ def check(session: Session, reference: Callable[..., Tensor], latents: Tensor, s
     return said
 
 
-def metadata(run: Finished, scheme: str, graph: str) -> dict[str, str]:
+def metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:
     """Return what a file says of itself."""
     row, config = run.row, run.config
     channels, size, _ = DIFFUSION_SPACES[config.model.space]

@@ -24,7 +24,7 @@ BYTES_PER_MB = 10**6
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedCall:
     """One of the things that are compared: the columns that name it in the latency table, and what is called."""
 
     columns: Mapping[str, object]
@@ -32,7 +32,7 @@ class Timed:
 
 
 def time_calls(
-    things: Sequence[Timed],
+    things: Sequence[TimedCall],
     *,
     rounds: int,
     warmup: int,
@@ -48,7 +48,7 @@ def time_calls(
 
     Args:
         things: What is compared.
-        rounds: Timed calls of each, beside the first.
+        rounds: TimedCall calls of each, beside the first.
         warmup: Calls of each between the first and the rounds, not timed.
         device: Where they compute. A CUDA device is synchronised before and after each call.
         seed: Of the order within the rounds.

@@ -26,15 +26,15 @@ from ablate.diffusion.sampling import BATCH, to_uint8
 from ablate.diffusion.solvers import evaluations
 from ablate.inference import onnx as edges
 from ablate.inference import onnx_runtime, simulated_formats
-from ablate.inference.latency import Timed, time_calls
-from ablate.inference.onnx import Calibration, Edge, Graphs, Network
-from ablate.inference.trained import Finished
+from ablate.inference.latency import TimedCall, time_calls
+from ablate.inference.onnx import CalibrationInputs, ExportableModel, Graphs, ImageGenerator
+from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.efficientnet import full_precision
 from ablate.metrics.extractors import Extractor
+from ablate.metrics.networks import MetricNetworks
 from ablate.metrics.pair_distances import psnr_db
 from ablate.metrics.reference_cache import batches_of, reference_features
-from ablate.metrics.set_distances import Features, bootstrap_difference, collect, frechet_distance
-from ablate.metrics.suite import Suite
+from ablate.metrics.set_distances import Features, bootstrap_difference, collect_features, frechet_distance
 from ablate.models.cost import cost
 from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.store import tables as results
@@ -45,14 +45,14 @@ from ablate.study.plan import RunSpec
 Row = dict[str, Any]
 
 SCHEMES = tuple(simulated_formats.FORMATS)
-SCOPES = ("kpn", *onnx_runtime.PARTS, "all")
+SCOPES = ("kpn", *onnx_runtime.MODULE_GROUPS, "all")
 FLOAT = "fp32"  # the row that the others are compared to
 BATCHES = (1, 8)  # of the timed calls
 DISTANCES = {EMBEDDED: "fd", INCEPTION: "fid"}  # extractor -> column
 CPU = torch.device("cpu")  # where ONNX Runtime and the simulation compute
 
 
-def parse(schemes: str | None, scopes: str | None, default: QuantizeConfig) -> QuantizeConfig:
+def parse_formats(schemes: str | None, scopes: str | None, default: QuantizeConfig) -> QuantizeConfig:
     """Return what `--quantize` and `--scopes` ask for: lists with commas, `all`, `none`; None keeps the preset's.
 
     Raises:
@@ -79,7 +79,7 @@ def with_formats(specs: Sequence[RunSpec], schemes: str | None, scopes: str | No
     """
     if schemes is None and scopes is None:
         return list(specs), False
-    wanted = [parse(schemes, scopes, spec.config.quantize) for spec in specs]
+    wanted = [parse_formats(schemes, scopes, spec.config.quantize) for spec in specs]
     asked = any(one.schemes and one.scopes for one in wanted)
     return [
         dataclasses.replace(spec, config=spec.config.replaced(quantize=one))
@@ -111,11 +111,11 @@ def groups_of(scope: str, there: Collection[str]) -> list[str]:
 class _Work:
     """What the rows of one run share."""
 
-    run: Finished
-    model: Edge
+    run: TrainedRun
+    model: ExportableModel
     graphs: Graphs
     threads: int
-    calibration: Calibration
+    calibration: CalibrationInputs
     score: Callable[[Tensor], Row]
     float_pictures: Tensor
     amax: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -129,10 +129,10 @@ class _Work:
         return self.amax
 
 
-def measure(
-    run: Finished,
+def measure_formats(
+    run: TrainedRun,
     data: ImageSet,
-    suite: Suite,
+    networks: MetricNetworks,
     wanted: QuantizeConfig,
     *,
     session: str,
@@ -144,7 +144,7 @@ def measure(
     Args:
         run: The run.
         data: The pictures it was trained on.
-        suite: What pictures are measured with.
+        networks: What pictures are measured with.
         wanted: Schemes, scopes and how many pictures; a scope that the network does not have is left out.
         session: Names the timed calls in the latency table.
         progress: Bars to show.
@@ -165,15 +165,15 @@ def measure(
     name, seed, n = f"{run.row['variant']} s{run.row['seed']}", run.row["seed"], wanted.samples
     with progress.task(f"{name}: quantise", len(pairs) + 2) as bar:
         graphs, threads = edges.export(model), machine.threads()
-        network = edges.in_engine(graphs, threads)
+        network = edges.onnx_network(graphs, threads)
         bar.advance(1, "float32")
-        calibration = edges.calibrate(network, run.config, seed, wanted.calibration)
+        calibration = edges.calibration_inputs(network, run.config, seed, wanted.calibration)
         pictures = network.draw(run.config, seed, range(n))
-        score = _scorer(run, data, suite, pictures)
+        score = _scorer(run, data, networks, pictures)
         work = _Work(run, model, graphs, threads, calibration, score, pictures)
         bar.advance()
         rows = [] if (FLOAT, "all") in done else [_float_row(work)]
-        timed: dict[str, Network] = {FLOAT: network}
+        timed: dict[str, ImageGenerator] = {FLOAT: network}
         for scheme, scope in pairs:
             row, engine_network = _row(work, scheme, scope)
             rows.append(row)
@@ -195,11 +195,11 @@ def measure(
     return {"quantized": rows, "latency": [{"run_id": run.row["run_id"], **row} for row in latencies]}
 
 
-def add(
+def add_missing_formats(
     folder: Path,
-    run: Finished,
+    run: TrainedRun,
     data: ImageSet,
-    suite: Suite,
+    networks: MetricNetworks,
     wanted: QuantizeConfig,
     *,
     session: str,
@@ -213,7 +213,7 @@ def add(
     before = results.read(folder, "quantized")
     mine = before[before["run_id"] == run.row["run_id"]]
     done = set(zip(mine["scheme"], mine["scope"], strict=True))
-    tables = measure(run, data, suite, wanted, session=session, progress=progress, done=done)
+    tables = measure_formats(run, data, networks, wanted, session=session, progress=progress, done=done)
     if tables:
         results.append(folder, tables, replace=False)
     return len(tables.get("quantized", []))
@@ -233,7 +233,7 @@ def _float_row(work: _Work) -> Row:
     return row | kept | {"weight_bytes": _weight_bytes(work, FLOAT, ())}
 
 
-def _row(work: _Work, scheme: str, scope: str) -> tuple[Row, Network | None]:
+def _row(work: _Work, scheme: str, scope: str) -> tuple[Row, ImageGenerator | None]:
     """Measure one row; also return the network where an engine really runs it."""
     groups, form, seed = groups_of(scope, work.model.groups), simulated_formats.FORMATS[scheme], work.run.row["seed"]
     real = scheme == "int8" and groups != ["filters"]
@@ -244,7 +244,7 @@ def _row(work: _Work, scheme: str, scope: str) -> tuple[Row, Network | None]:
         row |= {"calibration_n": work.calibration.n, "calibration_digest": work.calibration.digest}
     if real:
         graphs = edges.to_int8(work.graphs, groups, work.calibration)
-        network = edges.in_engine(graphs, work.threads)
+        network = edges.onnx_network(graphs, work.threads)
         share = {name: onnx_runtime.int8_macs(graph, work.graphs[name]) for name, graph in graphs.items()}
         row |= {"engine": "onnxruntime", "file_bytes": sum(graph.ByteSize() for graph in graphs.values())}
     else:
@@ -258,7 +258,7 @@ def _row(work: _Work, scheme: str, scope: str) -> tuple[Row, Network | None]:
     return row, network if real else None
 
 
-def _simulated(work: _Work, scheme: str, groups: Collection[str]) -> Network:
+def _simulated(work: _Work, scheme: str, groups: Collection[str]) -> ImageGenerator:
     amax = work.magnitudes() if simulated_formats.FORMATS[scheme].scaled else {}
     model = work.model
     parts = [
@@ -266,7 +266,7 @@ def _simulated(work: _Work, scheme: str, groups: Collection[str]) -> Network:
         for name, part in (("step", model.step), ("decode", model.decode))
     ]
     assert parts[0] is not None
-    return edges.in_torch(parts[0], parts[1])
+    return edges.torch_network(parts[0], parts[1])
 
 
 def _weight_bytes(work: _Work, scheme: str, groups: Collection[str]) -> int:
@@ -279,34 +279,34 @@ def _weighted_macs(graph: Any, groups: Collection[str]) -> int:
     return sum(macs[name] for name in onnx_runtime.weighted(graph, groups))
 
 
-def _share(run: Finished, macs: Mapping[str, int]) -> float:
+def _share(run: TrainedRun, macs: Mapping[str, int]) -> float:
     """The share of a sampled picture's multiply-accumulates, of all its network evaluations and its decoding."""
     nfe, spent = evaluations(run.config.sample.solver, run.config.sample.num_steps), cost(run.config)
     whole = nfe * spent.total_macs + spent.decode_macs
     return (nfe * macs["step"] + macs.get("decode", 0)) / whole
 
 
-def _scorer(run: Finished, data: ImageSet, suite: Suite, pictures: Tensor) -> Callable[[Tensor], Row]:
+def _scorer(run: TrainedRun, data: ImageSet, networks: MetricNetworks, pictures: Tensor) -> Callable[[Tensor], Row]:
     """Return what compares pictures (N, 3, 64, 64) to the float32 ones, one by one and as sets."""
     reference = data.train[: run.config.measure.fd_reference]
     known: dict[str, tuple[Extractor, Features, Features]] = {}
-    for extractor in suite.extractors.values():
+    for extractor in networks.extractors.values():
         if extractor.name in DISTANCES:
-            own = collect(batches_of(to_uint8(pictures)), extractor, len(pictures))
+            own = collect_features(batches_of(to_uint8(pictures)), extractor, len(pictures))
             known[DISTANCES[extractor.name]] = (extractor, reference_features(reference, extractor), own)
 
     def score(found: Tensor) -> Row:
-        scores: dict[str, list[Tensor]] = {name: [] for name in ("psnr_db", *suite.distances)}
+        scores: dict[str, list[Tensor]] = {name: [] for name in ("psnr_db", *networks.distances)}
         with torch.inference_mode():
             for some, same in zip(found.clamp(-1, 1).split(BATCH), pictures.clamp(-1, 1).split(BATCH), strict=True):
                 scores["psnr_db"].append(psnr_db(some, same))
-                with full_precision(suite.device):
-                    for name, distance in suite.distances.items():
-                        scores[name].append(distance(some.to(suite.device), same.to(suite.device)).cpu())
+                with full_precision(networks.device):
+                    for name, distance in networks.distances.items():
+                        scores[name].append(distance(some.to(networks.device), same.to(networks.device)).cpu())
         row: Row = {name: float(torch.cat(values).mean()) for name, values in scores.items()}
         row |= {"n": len(found), "fd_ref_n": len(reference)}
         for name, (extractor, of_reference, of_float) in known.items():
-            features = collect(batches_of(to_uint8(found)), extractor, len(found))
+            features = collect_features(batches_of(to_uint8(found)), extractor, len(found))
             row[name] = frechet_distance(features.statistics, of_reference.statistics)
             change = bootstrap_difference(features.rows, of_float.rows, of_reference.statistics)
             row |= {
@@ -319,15 +319,15 @@ def _scorer(run: Finished, data: ImageSet, suite: Suite, pictures: Tensor) -> Ca
     return score
 
 
-def _time(networks: Mapping[str, Network], run: Finished, session: str, threads: int) -> list[Row]:
+def _time(networks: Mapping[str, ImageGenerator], run: TrainedRun, session: str, threads: int) -> list[Row]:
     """Time one step of every network that an engine runs, side by side."""
     channels, size, _ = DIFFUSION_SPACES[run.config.model.space]
     noise = rng.normal(run.row["seed"], "latency", range(max(BATCHES)), (channels, size, size))
 
-    def timed(scheme: str, network: Network, batch: int) -> Timed:
+    def timed(scheme: str, network: ImageGenerator, batch: int) -> TimedCall:
         z, t = noise[:batch], torch.full((batch,), 0.5)
         columns = {"batch": batch, "scope": "step", "scheme": scheme, "engine": "onnxruntime", "session": session}
-        return Timed(columns | machine.conditions(CPU) | {"threads": threads}, lambda: network.denoise(z, t))
+        return TimedCall(columns | machine.conditions(CPU) | {"threads": threads}, lambda: network.denoise(z, t))
 
     things = [timed(scheme, network, batch) for scheme, network in networks.items() for batch in BATCHES]
     return time_calls(things, rounds=run.config.measure.latency_samples, warmup=3, device=CPU, seed=run.row["seed"])

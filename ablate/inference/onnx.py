@@ -1,8 +1,9 @@
-"""A trained model as it leaves for other engines: its graphs, the inputs that calibrate them, and how pictures are drawn from either.
+"""A trained model outside of torch: its graphs, the inputs that calibrate them, and the sampling of images from either.
 
-A graph `step` maps (z, t) to x_hat; in latent space a second one, `decode`, maps latents to pictures. Both are exported in float32 and
-may be quantised by module groups. Calibration inputs are what the network meets on whole sampling trajectories, at all times, from noise
-of its own stream (`calibrate`), so that no picture that is compared has been seen.
+A graph `step` maps (z, t) to x_hat. In latent space a second graph, `decode`, maps latents to images.
+Both are exported in float32 and may be quantised by module groups. CalibrationInputs inputs are what the
+network reads on whole sampling trajectories, at all times. Their noise has its own stream
+(`calibrate`), so no image that is compared was used for calibration.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ablate.diffusion.sampling import sample_images_with
 from ablate.diffusion.solvers import Denoise
 from ablate.inference import onnx_runtime
 from ablate.inference.onnx_modules import Decode, Step
-from ablate.inference.onnx_runtime import PARTS
+from ablate.inference.onnx_runtime import MODULE_GROUPS
 from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
 from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import Denoiser
@@ -30,7 +31,7 @@ Graphs = dict[str, onnx.ModelProto]  # `step`, and `decode` in latent space
 
 
 @dataclass(frozen=True)
-class Edge:
+class ExportableModel:
     """A trained model in float32 on the CPU, in the form in which it is exported."""
 
     config: Config
@@ -42,11 +43,11 @@ class Edge:
         """The module groups that it has."""
         model = self.config.model
         has = {"filters": model.output == "kpn", "drift": model.drift, "decoder": self.decode is not None}
-        return [part for part in PARTS if has.get(part, True)]
+        return [part for part in MODULE_GROUPS if has.get(part, True)]
 
 
 @dataclass(frozen=True)
-class Network:
+class ImageGenerator:
     """How pictures are drawn: (z (B, C, S, S), t (B,)) -> x_hat, and what was diffused -> pictures, float32 on the CPU."""
 
     denoise: Denoise
@@ -68,7 +69,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationInputs:
     """The inputs of each graph on sampling trajectories: `step` -> [(z, t), ...], `decode` -> [(x,), ...], in batches."""
 
     inputs: dict[str, list[tuple[Tensor, ...]]]
@@ -76,15 +77,15 @@ class Calibration:
     digest: str  # SHA-256 of the inputs
 
 
-def edge(model: Denoiser, config: Config, codec: ImageCodec) -> Edge:
+def edge(model: Denoiser, config: Config, codec: ImageCodec) -> ExportableModel:
     """Return a trained model in the form in which it is exported."""
     decode = None
     if codec.decoder is not None and codec.shift is not None and codec.scale is not None:
         decode = Decode(codec.decoder, codec.shift, codec.scale)
-    return Edge(config, Step(model, config.diffusion), decode)
+    return ExportableModel(config, Step(model, config.diffusion), decode)
 
 
-def export(model: Edge) -> Graphs:
+def export(model: ExportableModel) -> Graphs:
     """Return the float32 graphs."""
     channels, size, _ = DIFFUSION_SPACES[model.config.model.space]
     z, t = rng.normal(0, "export", range(2), (channels, size, size)), torch.tensor([0.25, 0.75])
@@ -94,27 +95,29 @@ def export(model: Edge) -> Graphs:
     return graphs
 
 
-def in_engine(graphs: Graphs, threads: int) -> Network:
+def onnx_network(graphs: Graphs, threads: int) -> ImageGenerator:
     """Return the network as ONNX Runtime computes it.
 
     Raises:
         ResultsError: The engine cannot run a graph.
     """
     sessions = {name: onnx_runtime.Session(graph, threads) for name, graph in graphs.items()}
-    return Network(sessions["step"], sessions.get("decode", PIXEL_CODEC.decode))
+    return ImageGenerator(sessions["step"], sessions.get("decode", PIXEL_CODEC.decode))
 
 
-def in_torch(step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor], Tensor] | None) -> Network:
+def torch_network(
+    step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor], Tensor] | None
+) -> ImageGenerator:
     """Return the network as torch computes it, in float32 on the CPU."""
 
     def denoise(z: Tensor, t: Tensor) -> Tensor:
         with torch.inference_mode():
             return step(z, t)
 
-    return Network(denoise, decode or PIXEL_CODEC.decode)
+    return ImageGenerator(denoise, decode or PIXEL_CODEC.decode)
 
 
-def calibrate(network: Network, config: Config, seed: int, n: int) -> Calibration:
+def calibration_inputs(network: ImageGenerator, config: Config, seed: int, n: int) -> CalibrationInputs:
     """Return what a network reads while it samples `n` pictures from the stream `calibrate`."""
     inputs: dict[str, list[tuple[Tensor, ...]]] = {"step": [], "decode": []}
 
@@ -126,12 +129,12 @@ def calibrate(network: Network, config: Config, seed: int, n: int) -> Calibratio
         inputs["decode"].append((x.clone(),))
         return network.decode(x)
 
-    Network(denoise, decode).draw(config, seed, range(n), stream="calibrate")
+    ImageGenerator(denoise, decode).draw(config, seed, range(n), stream="calibrate")
     seen = {f"{i:06d}.{j}": x for i, given in enumerate(inputs["step"]) for j, x in enumerate(given)}
-    return Calibration(inputs, n, digest(seen))
+    return CalibrationInputs(inputs, n, digest(seen))
 
 
-def to_int8(graphs: Graphs, groups: Collection[str], calibration: Calibration) -> Graphs:
+def to_int8(graphs: Graphs, groups: Collection[str], calibration: CalibrationInputs) -> Graphs:
     """Return the graphs with some module groups in int8; a graph that has none of them stays as it is."""
     made = {}
     for name, graph in graphs.items():

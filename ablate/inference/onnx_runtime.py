@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ablate.base.errors import ResultsError
 from ablate.models.cost import GROUPS
 
-PARTS = (*GROUPS, "decoder")  # the module groups
+MODULE_GROUPS = (*GROUPS, "decoder")  # the module groups
 BATCH = "batch"  # the name of the first dimension of every input and output
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # operations whose weights are quantised
 INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger")
@@ -94,7 +94,7 @@ def _group(node: onnx.NodeProto) -> str:
     """The module group of a node by the names of the modules around it; `other` for what stands in none."""
     scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
     words = [word for scope in ast.literal_eval(scopes) for word in scope.split(".")]
-    return next((word for word in words if word in PARTS), "other")
+    return next((word for word in words if word in MODULE_GROUPS), "other")
 
 
 def products(model: onnx.ModelProto) -> dict[str, int]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ablate.inference.onnx_runtime import PARTS
+from ablate.inference.onnx_runtime import MODULE_GROUPS
 from ablate.models.kpn.pyramid import FilterPyramid
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -79,7 +79,7 @@ def sites(network: nn.Module) -> dict[str, nn.Module]:
 
 def part_of(name: str) -> str:
     """Return the module group of a module's name."""
-    return next(word for word in name.split(".") if word in PARTS)
+    return next(word for word in name.split(".") if word in MODULE_GROUPS)
 
 
 def magnitudes(network: nn.Module, inputs: Iterable[tuple[Tensor, ...]]) -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ def _embedded_weights() -> dict[str, Any]:
 
 def _weights(name: str, folder: Path | None) -> dict[str, Any]:
     try:
-        file = weights.find(name, weights.Search(folder))
+        file = weights.find_weights(name, weights.Search(folder))
     except WeightsError as error:
         return {"source": None, "digest": None, "problem": str(error)}
     return {"source": str(file.source), "digest": file.digest, "problem": None}

@@ -12,15 +12,15 @@ import pandas as pd
 from ablate.base.errors import ResultsError
 from ablate.base.machine import device_bytes, environment, pick_device, use_threads
 from ablate.base.progress import Progress
-from ablate.data.datasets import load
+from ablate.data.datasets import load_dataset
 from ablate.inference import number_formats
 from ablate.launch.queue import AS_FAILED, POLL_S, WorkQueue, sigterm_as_interrupt
-from ablate.metrics.suite import Suite, assemble
+from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
 from ablate.models.cost import cost
 from ablate.runs import loading as finished_runs
-from ablate.runs.job import Row
-from ablate.runs.pipeline import execute
+from ablate.runs.context import Row
+from ablate.runs.pipeline import execute_run
 from ablate.study.plan import Planned, RunSpec, estimate_wall_s
 from ablate.study.request import Rerun, StudyRequest
 
@@ -37,7 +37,7 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
     Raises:
         AblateError: The data or the device cannot be used.
     """
-    data, rerun = load(request.data), request.rerun
+    data, rerun = load_dataset(request.data), request.rerun
     status = dict(zip(past["run_id"], past["status"], strict=True))
     here = past[past["environment"] == environment(pick_device(request.device))]
     times = here if "done" in set(here["status"]) else past
@@ -84,14 +84,14 @@ def launch(
     """
     folder, target = request.results, pick_device(request.device)
     start = time.monotonic()
-    data = load(request.data)
+    data = load_dataset(request.data)
     load_wall_s = time.monotonic() - start
     for spec in specs:
         memory.check(spec.variant, spec.config, device_bytes(target))
 
     @cache  # assembled when the first run needs it
-    def suite() -> Suite:
-        assembled = assemble(request.asked_metrics, request.weights, target)
+    def metric_networks() -> MetricNetworks:
+        assembled = load_networks(request.asked_metrics, request.weights, target)
         for network, reason in assembled.missing.items():
             on_missing(network, reason)
         return assembled
@@ -119,21 +119,21 @@ def launch(
             with run:
                 if run.quantise:
                     try:
-                        finished = finished_runs.load(folder, run.run_id, target)
+                        finished = finished_runs.load_run(folder, run.run_id, target)
                     except ResultsError as error:  # go on with the other runs
                         problems.append(error)
                     else:
                         formats = run.spec.config.quantize
-                        added = number_formats.add(
-                            folder, finished, data, suite(), formats, session=queue.session, progress=progress
+                        added = number_formats.add_missing_formats(
+                            folder, finished, data, metric_networks(), formats, session=queue.session, progress=progress
                         )
                         on_row(run.row | {"rows": added}, "quantised")
                 else:
-                    row = execute(
+                    row = execute_run(
                         run.spec,
                         data,
                         folder,
-                        suite=suite(),
+                        networks=metric_networks(),
                         progress=progress,
                         load_wall_s=load_wall_s,
                         save_every_s=request.save_every_s,

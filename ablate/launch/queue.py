@@ -17,8 +17,8 @@ from typing import Any
 from ablate.base.signals import handled
 from ablate.data.datasets import ImageSet
 from ablate.launch.leases import Lease, Leases, Owner
-from ablate.runs.job import Row
-from ablate.runs.pipeline import clean, working_folder
+from ablate.runs.context import Row
+from ablate.runs.pipeline import clean_up_finished, working_folder
 from ablate.store import tables
 from ablate.study.plan import RunSpec
 from ablate.study.request import Rerun
@@ -124,7 +124,9 @@ class WorkQueue:
                 try:
                     # Another process may have finished it since the first look.
                     reason = self._reason_to_skip(run_id, spec)
-                    skip = reason is not None and not (clean(self._folder, run_id) and self._quantize_finished)
+                    skip = reason is not None and not (
+                        clean_up_finished(self._folder, run_id) and self._quantize_finished
+                    )
                 except BaseException:
                     lease.give_back()
                     raise

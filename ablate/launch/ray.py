@@ -25,7 +25,7 @@ from ablate.base.errors import AblateError
 from ablate.base.host import THREAD_VARIABLES
 from ablate.base.progress import Progress, Study, Task
 from ablate.base.text import printable
-from ablate.data.datasets import ImageSet, load
+from ablate.data.datasets import ImageSet, load_dataset
 from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
     check_installed,
@@ -36,9 +36,9 @@ from ablate.launch.ray_cluster import (
 )
 from ablate.launch.ray_messages import ProgressActor, Updates
 from ablate.launch.ray_worker import MODELS, Networks, Payload, RunResult, RunTask, resumable_files, run_task
-from ablate.metrics.suite import assemble, files_of
-from ablate.runs.job import Row
-from ablate.runs.pipeline import adopt, working_folder
+from ablate.metrics.networks import load_networks, weight_paths
+from ablate.runs.context import Row
+from ablate.runs.pipeline import record_remote_run, working_folder
 from ablate.store import tables
 from ablate.study.plan import RunSpec
 from ablate.study.request import StudyRequest
@@ -112,7 +112,7 @@ def launch(
             f"--device {device}: with --launcher ray the cluster chooses the GPU. Allowed: auto, cpu, cuda"
         )
     start = time.monotonic()
-    data = load(request.data)
+    data = load_dataset(request.data)
     load_wall_s = time.monotonic() - start
     with ExitStack() as stack:
         # ray.init installs its own handler for SIGTERM: hence the second one below.
@@ -134,12 +134,12 @@ def launch(
         if isinstance(first, QueuedRun):
             stack.callback(first.lease.give_back)
         metrics = request.asked_metrics
-        suite = assemble(metrics, weights, torch.device("cpu"))
-        for network, reason in suite.missing.items():
+        metric_networks = load_networks(metrics, weights, torch.device("cpu"))
+        for network, reason in metric_networks.missing.items():
             on_missing(network, reason)
-        contents = {path.name: path.read_bytes() for path in files_of(suite, weights)}
+        contents = {path.name: path.read_bytes() for path in weight_paths(metric_networks, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        asked = tuple(metric for metric in metrics if metric.network not in suite.missing)
+        asked = tuple(metric for metric in metrics if metric.network not in metric_networks.missing)
         stack.enter_context(connected(address, resources.local_cpus))
         stack.enter_context(sigterm_as_interrupt())
         stack.enter_context(ray_output_redirected(progress))
@@ -153,7 +153,7 @@ def launch(
             session=queue.session,
             device=launcher.device,
             threads=resources.threads,
-            networks=Networks(asked, tuple(suite.extractors), tuple(suite.distances), digests),
+            networks=Networks(asked, tuple(metric_networks.extractors), tuple(metric_networks.distances), digests),
             load_wall_s=load_wall_s,
             save_every_s=request.save_every_s,
             compile=request.compile,
@@ -291,7 +291,7 @@ class _Launcher:
                 one.bar.show(phase.name, phase.total, phase.done, f"{phase.host} {phase.note}".strip())
         for (run_id, name), content in updates.files.items():
             if (one := running.get(run_id)) is not None and one.run.lease.still_ours():
-                adopt(self._folder, run_id, {name: content}, {})
+                record_remote_run(self._folder, run_id, {name: content}, {})
 
     def _finish(self, ref: Any, *, stopping: bool = False) -> None:
         """Record the result of a task, or start it again if its machine was lost."""
@@ -333,7 +333,7 @@ class _Launcher:
             if new:
                 tables.append(self._folder, new, replace=False)
         elif payload is not None:
-            adopt(self._folder, run.run_id, payload.files, payload.rows)
+            record_remote_run(self._folder, run.run_id, payload.files, payload.rows)
         if result.how == "failed":
             self._failures.append(f"{run.run_id}: {result.error}")
             if not run.quantise:  # that run is finished, and stays so
@@ -374,5 +374,5 @@ def _earlier_work(folder: Path, run: QueuedRun) -> Payload | None:
     rows: dict[str, list[Row]] = {}
     if run.quantise:
         for table in ("runs", "quantized"):
-            rows[table] = [row for row in tables.records(tables.read(folder, table)) if row["run_id"] == run.run_id]
+            rows[table] = [row for row in tables.to_records(tables.read(folder, table)) if row["run_id"] == run.run_id]
     return Payload(files, rows) if files or rows else None

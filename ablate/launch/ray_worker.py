@@ -29,13 +29,13 @@ from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet, fingerprint
 from ablate.inference import number_formats
 from ablate.launch.ray_messages import RemoteProgress
-from ablate.metrics.suite import Suite, assemble, only
+from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
 from ablate.runs import loading
-from ablate.runs.job import Row
-from ablate.runs.pipeline import execute, working_folder
+from ablate.runs.context import Row
+from ablate.runs.pipeline import execute_run, working_folder
 from ablate.store import tables
-from ablate.store.atomic_files import half_written, replacing
+from ablate.store.atomic_files import is_temporary, replacing
 from ablate.store.cache import cache_folder
 from ablate.store.schema import RUN_TABLES
 from ablate.study.metric_names import Metric
@@ -45,7 +45,7 @@ SEND_EVERY_S = 0.5  # between two looks for a new checkpoint
 MODELS = ("model.safetensors", "autoencoder.safetensors")
 
 _checked: set[str] = set()  # digests of the data sets that this process has received
-_suites: dict[tuple[str, ...], Suite] = {}  # by what they were assembled from
+_suites: dict[tuple[str, ...], MetricNetworks] = {}  # by what they were assembled from
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ def run_task(task: RunTask, data: ImageSet, weights: Sequence[Any], earlier: Seq
         target = pick_device(task.device)
         memory.check(task.spec.variant, task.spec.config, device_bytes(target))
         _check(data)
-        suite = _suite(task.networks, weights, target)
+        metric_networks = _suite(task.networks, weights, target)
         with use_threads(task.threads):
             if task.marker is not None and (task.folder / task.marker).is_file():
-                return _run_in(task.folder, task, data, suite, progress)
+                return _run_in(task.folder, task, data, metric_networks, progress)
             with tempfile.TemporaryDirectory(prefix="ablate-node-") as scratch:
                 # Only the launcher sees the lease here. It asks before it records the run.
                 alone = replace(task, still_ours=lambda: True)
-                return _run_isolated(alone, data, Path(scratch), suite, progress, earlier, actor)
+                return _run_isolated(alone, data, Path(scratch), metric_networks, progress, earlier, actor)
     except AblateError as error:
         return RunResult("failed", error=str(error))
 
@@ -157,12 +157,13 @@ def _check(data: ImageSet) -> None:
     _checked.add(data.digest)
 
 
-def _suite(networks: Networks, weights: Sequence[Any], target: torch.device) -> Suite:
+def _suite(networks: Networks, weights: Sequence[Any], target: torch.device) -> MetricNetworks:
     """Assemble the launcher's networks from the launcher's weights."""
     key = (str(target), *networks.extractors, *networks.distances, *networks.files.values())
     if key not in _suites:
         folder = _store_weights(networks.files, weights) if networks.files else None
-        _suites[key] = only(assemble(networks.metrics, folder, target), networks.extractors, networks.distances)
+        loaded = load_networks(networks.metrics, folder, target)
+        _suites[key] = loaded.restricted_to(networks.extractors, networks.distances)
     return _suites[key]
 
 
@@ -179,19 +180,23 @@ def _store_weights(files: Mapping[str, str], weights: Sequence[Any]) -> Path:
     return folder
 
 
-def _run_in(folder: Path, task: RunTask, data: ImageSet, suite: Suite, progress: Progress) -> RunResult:
+def _run_in(
+    folder: Path, task: RunTask, data: ImageSet, metric_networks: MetricNetworks, progress: Progress
+) -> RunResult:
     """Make the run in a results folder."""
     try:
         if task.quantise:
-            run = loading.load(folder, task.run_id, suite.device)
+            run = loading.load_run(folder, task.run_id, metric_networks.device)
             formats = task.spec.config.quantize
-            added = number_formats.add(folder, run, data, suite, formats, session=task.session, progress=progress)
+            added = number_formats.add_missing_formats(
+                folder, run, data, metric_networks, formats, session=task.session, progress=progress
+            )
             return RunResult("quantised", {"rows": added})
-        row = execute(
+        row = execute_run(
             task.spec,
             data,
             folder,
-            suite=suite,
+            networks=metric_networks,
             progress=progress,
             load_wall_s=task.load_wall_s,
             save_every_s=task.save_every_s,
@@ -213,7 +218,7 @@ def _run_isolated(
     task: RunTask,
     data: ImageSet,
     scratch: Path,
-    suite: Suite,
+    metric_networks: MetricNetworks,
     progress: Progress,
     earlier: Sequence[Any],
     actor: Any,
@@ -231,8 +236,8 @@ def _run_isolated(
     if before.rows:
         tables.append(scratch, before.rows)
     with _sending_checkpoints(working, task.run_id, actor):
-        result = _run_in(scratch, task, data, suite, progress)
-    rows = {table: tables.records(tables.read(scratch, table)) for table in RUN_TABLES}
+        result = _run_in(scratch, task, data, metric_networks, progress)
+    rows = {table: tables.to_records(tables.read(scratch, table)) for table in RUN_TABLES}
     new = {table: [row for row in some if row not in before.rows.get(table, [])] for table, some in rows.items()}
     if task.quantise:
         return replace(result, payload=Payload({}, new))
@@ -243,7 +248,7 @@ def _run_isolated(
 def resumable_files(working: Path) -> list[Path]:
     """Return the files from which a run resumes: no older checkpoint, no half-written file."""
     paths = working.glob("*")
-    return sorted(path for path in paths if not path.name.startswith("previous_") and not half_written(path))
+    return sorted(path for path in paths if not path.name.startswith("previous_") and not is_temporary(path))
 
 
 @contextmanager

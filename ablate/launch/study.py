@@ -9,8 +9,8 @@ from ablate.base.progress import Progress
 from ablate.inference.number_formats import with_formats
 from ablate.launch import local
 from ablate.models.cost import match_training_macs
-from ablate.runs.job import Row
-from ablate.runs.trackers import open_trackers, record
+from ablate.runs.context import Row
+from ablate.runs.trackers import open_trackers, record_run
 from ablate.store import tables
 from ablate.study.plan import Planned, RunSpec
 
@@ -57,7 +57,7 @@ def run_study(
         on_row(row, how)
         # A run that was done before is recorded too: it may have been made without a tracker.
         if trackers and (row["status"] == "done" if how == "made" else how.startswith(("done", "quantised"))):
-            record(trackers, request.results, row["run_id"])
+            record_run(trackers, request.results, row["run_id"])
 
     launch: Callable[..., None] = local.launch
     if request.launcher == "ray":

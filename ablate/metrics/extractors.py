@@ -1,14 +1,15 @@
-"""The networks in whose features pictures are compared, and how a stream of pictures becomes features.
+"""The networks whose features are compared, and the extraction of features from a stream of images.
 
     name                  metrics                    input                              features
     efficientnet-lite0    fd kd                      224 px bicubic                     1280   in a Python package
-    inception-v3-compat   fid kid                    299 px bilinear (TensorFlow 1's)   2048   torch-fidelity's, see `weights`
+    inception-v3-compat   fid kid                    299 px bilinear (TensorFlow 1's)   2048   torch-fidelity, see `weights`
     dinov2-vit-*-14       fd_dinov2_* kd_dinov2_*    224 px bilinear (TensorFlow 1's)   384 to 1536   torch.hub
 
-All take uint8 RGB and are registered with torch-fidelity under these names. Features are float32, computed without TF32 or autocast.
+All take uint8 RGB and are registered with torch-fidelity under these names. Features are float32,
+computed without TF32 or autocast.
 
-Reference: Szegedy et al., arXiv 1512.00567 (Inception-v3); Oquab et al., arXiv 2304.07193 (DINOv2), for which Stein et al., arXiv
-2306.04675, argue as an extractor.
+Reference: Szegedy et al., arXiv 1512.00567 (Inception-v3); Oquab et al., arXiv 2304.07193 (DINOv2);
+Stein et al., arXiv 2306.04675 (DINOv2 as an extractor).
 """
 
 from __future__ import annotations
@@ -27,30 +28,29 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from ablate.base.errors import DataError, WeightsError
-from ablate.metrics import weights
 from ablate.metrics.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
-from ablate.metrics.weights import Search
+from ablate.metrics.weights import Search, fetch, find_weights, hub_folder
 from ablate.models.weight_files import digest
 from ablate.study.metric_names import EMBEDDED, INCEPTION
 
-BATCH = 32  # pictures
+BATCH = 32  # images
 MEGABYTES = {
     "dinov2_vits14": 85,
     "dinov2_vitb14": 331,
     "dinov2_vitl14": 1161,
     "dinov2_vitg14": 4336,
-}  # of weights, about
+}  # approximate size of the weights
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network that maps uint8 pictures (B, 3, H, W) to features (B, D) float32.
+    """A network that maps uint8 images (B, 3, H, W) to features (B, D) float32.
 
     Attributes:
         name: As registered with torch-fidelity.
         network: The network, frozen, in evaluation mode.
         digest: Names the weights.
-        transform: Names what is done to the pictures first.
+        transform: Names the preprocessing of the images.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Extractor:
     transform: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features (B, D) float32 of uint8 pictures (B, 3, H, W), on the device of the pictures."""
+        """Return the features (B, D) float32 of uint8 images (B, 3, H, W), on the images' device."""
         with full_precision(images.device):
-            found: Tensor | tuple[Tensor, ...] = self.network(images)
-        return (found[0] if isinstance(found, tuple) else found).float()
+            features: Tensor | tuple[Tensor, ...] = self.network(images)
+        return (features[0] if isinstance(features, tuple) else features).float()
 
     @property
     def device(self) -> torch.device:
@@ -70,18 +70,18 @@ class Extractor:
         return next(self.network.parameters()).device
 
 
-def load(name: str, device: torch.device | str = "cpu", search: Search | None = None) -> Extractor:
+def load_extractor(name: str, device: torch.device | str = "cpu", search: Search | None = None) -> Extractor:
     """Return an extractor.
 
     Args:
         name: A key of `EXTRACTORS`.
         device: Where it computes.
-        search: Where its weights may come from; None: this machine.
+        search: Where its weights may come from; None: this machine only.
 
     Raises:
-        WeightsError: Its weights cannot be had.
+        WeightsError: Its weights are not available.
     """
-    # Weights made in a caller's inference mode could never take part in a training loss later.
+    # Weights created in a caller's inference mode could not be used in a training loss later.
     with torch.inference_mode(False):
         return EXTRACTORS[name](torch.device(device), search or Search())
 
@@ -89,12 +89,12 @@ def load(name: str, device: torch.device | str = "cpu", search: Search | None = 
 def extract(
     batches: Iterable[np.ndarray | Tensor], extractor: Extractor, on_batch: Callable[[int], None] = lambda n: None
 ) -> Iterator[Tensor]:
-    """Yield the features of pictures, batch by batch: memory does not depend on how many there are.
+    """Yield the features of images, batch by batch. Memory does not depend on their number.
 
     Args:
         batches: (B, 3, H, W) uint8 each, B >= 1.
         extractor: The network.
-        on_batch: Called after each batch with the number of its pictures.
+        on_batch: Called after each batch with the number of its images.
 
     Yields:
         (B, D) float32 on the CPU.
@@ -104,14 +104,12 @@ def extract(
     """
     device = extractor.device
     for batch in batches:
-        pictures = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or not len(pictures):
-            found = f"{str(pictures.dtype).removeprefix('torch.')} {tuple(pictures.shape)}"
-            raise DataError(
-                f"pictures to extract features from: found {found}, expected uint8 (B, 3, H, W) with B >= 1"
-            )
+        images = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
+            found = f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            raise DataError(f"images to extract features from: found {found}, expected uint8 (B, 3, H, W) with B >= 1")
         with torch.inference_mode():
-            features = extractor(pictures.to(device)).cpu()
+            features = extractor(images.to(device)).cpu()
         yield features
         on_batch(len(features))
 
@@ -122,18 +120,18 @@ def _efficientnet(device: torch.device, search: Search) -> Extractor:
 
 
 def _inception(device: torch.device, search: Search) -> Extractor:
-    found = weights.find("inception_v3", search)
-    # torch-fidelity reads a file as a pickle; it gets one of the tensors that were read safely and checked.
+    weights = find_weights("inception_v3", search)
+    # torch-fidelity unpickles a file; it gets one written here from tensors that were read safely and checked.
     file = io.BytesIO()
-    torch.save(dict(found.tensors), file)
+    torch.save(dict(weights.tensors), file)
     file.seek(0)
     layer = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")
     network = FeatureExtractorInceptionV3(INCEPTION, [layer], feature_extractor_weights_path=file)
-    return Extractor(INCEPTION, network.to(device), found.digest, "bilinear299 tensorflow1 float32")
+    return Extractor(INCEPTION, network.to(device), weights.digest, "bilinear299 tensorflow1 float32")
 
 
 class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]
-    """torch-fidelity's extractor around a network that is here already: its own constructor always asks the network."""
+    """torch-fidelity's extractor around a loaded network; its own constructor always downloads one."""
 
     def __init__(self, name: str, model: nn.Module) -> None:
         FeatureExtractorBase.__init__(self, name, ["dinov2"])
@@ -143,19 +141,19 @@ class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]
 
 
 def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
-    """Load DINOv2 by torch.hub: code and weights of its authors, fetched when asked for; only their digest is recorded, none is pinned."""
-    hub, model = weights.hub_folder(), MODEL_METADATA[name]
+    """Load DINOv2 by torch.hub: its authors' code and weights. Their digest is recorded, not pinned."""
+    hub, model = hub_folder(), MODEL_METADATA[name]
     repository = next((path for path in sorted(hub.glob("facebookresearch_dinov2_*")) if path.is_dir()), None)
     if repository is not None and (file := hub / "checkpoints" / f"{model}_pretrain.pth").is_file():
         try:
             network = torch.hub.load(str(repository), model, source="local", verbose=False)
-        except Exception as error:  # a damaged file, or whatever that code raises
+        except Exception as error:  # a damaged file, or anything that the code raises
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise WeightsError(
-                f"{name}: {repository} with {file} cannot be loaded ({reason}); mend: remove both"
+                f"{name}: {repository} with {file} cannot be loaded ({reason}); fix: remove both"
             ) from error
     else:
-        network = weights.fetch(
+        network = fetch(
             name,
             f"no code or weights for {name} in {hub}",
             MEGABYTES[model],
@@ -179,7 +177,7 @@ class FidelityExtractor(FeatureExtractorBase):  # type: ignore[misc]
     """EfficientNet-Lite0 as a torch-fidelity feature extractor with one layer, `1280`."""
 
     def __init__(self, name: str, features_list: list[str], **kwargs: object) -> None:
-        """Take torch-fidelity's arguments; none of its other options apply."""
+        """Accept torch-fidelity's arguments; its other options have no effect."""
         super().__init__(name, features_list)
         self.network = EfficientNetLite0()
 
@@ -190,16 +188,16 @@ class FidelityExtractor(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """Return the layer for a metric: there is no classifier, so no inception score."""
+        """Return the layer for a metric; there is no classifier, so no inception score."""
         return {"fid": str(FEATURES), "kid": str(FEATURES), "prc": str(FEATURES)}[metric]
 
     @staticmethod
     def can_be_compiled() -> bool:
-        """Return False: an eager network needs no minutes of compilation."""
+        """Return False: compilation would take minutes."""
         return False
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the features of uint8 pictures (B, 3, H, W), as the one entry of a tuple."""
+        """Return the features of uint8 images (B, 3, H, W), as the only entry of a tuple."""
         return (self.network(images),)
 
 

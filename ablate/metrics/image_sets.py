@@ -1,4 +1,4 @@
-"""Any two sets of pictures, measured as a run's samples are: the work behind `ablate measure`."""
+"""Any two sets of images, measured as a run's samples are: the computation of `ablate measure`."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ import torch
 from ablate.base import rng
 from ablate.base.errors import DataError
 from ablate.base.progress import Progress
-from ablate.data.image_files import Pictures
-from ablate.metrics.efficientnet import full_precision
+from ablate.data.image_files import ImageFiles
 from ablate.metrics.extractors import BATCH, Extractor
-from ablate.metrics.neighbours import to_unit
-from ablate.metrics.pair_distances import psnr_db
+from ablate.metrics.neighbours import DIVERSITY_IMAGES, sample_metrics, to_float
+from ablate.metrics.networks import MetricNetworks
+from ablate.metrics.pair_distances import pair_scores
 from ablate.metrics.reference_cache import cached_features
-from ablate.metrics.set_distances import Estimate, Features, bootstrap_difference, collect, statistics
-from ablate.metrics.suite import DIVERSE, SMALLEST, Suite, between, look, rank_warning, used
+from ablate.metrics.set_distances import (
+    SMALLEST,
+    Estimate,
+    Features,
+    bootstrap_difference,
+    collect_features,
+    feature_statistics,
+    images_used,
+    rank_warning,
+    set_metrics,
+)
 from ablate.study.metric_names import METRICS, PAIRS, PERCEPTUAL, SAMPLES, SETS, Metric, name_of
 
-Entry = dict[str, Any]
+Measurement = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Side:
-    """Some of the pictures of a source."""
+class ImageSubset:
+    """Some of the images of a source."""
 
-    pictures: Pictures
+    images: ImageFiles
     indices: list[int]
 
     def __len__(self) -> int:
@@ -38,228 +47,255 @@ class Side:
 
     def batches(self) -> Iterator[np.ndarray]:
         """Start a stream of batches (B, 3, H, W) uint8."""
-        return self.pictures.batches(self.indices, BATCH)
+        return self.images.batches(self.indices, BATCH)
 
-    def some(self, n: int, seed: int) -> np.ndarray:
-        """Return at most n pictures (N, 3, H, W) uint8, chosen at random."""
+    def random_images(self, n: int, seed: int) -> np.ndarray:
+        """Return at most n images (N, 3, H, W) uint8, chosen at random."""
         places = rng.permutation(seed, "some", 0, len(self))[:n]
-        return np.stack(list(self.pictures.read(self.indices[i] for i in places.tolist())))
+        return np.stack(list(self.images.read(self.indices[i] for i in places.tolist())))
 
 
-def default_metrics(suite: Suite) -> list[Metric]:
-    """Return what is measured where nothing is asked for: all that the networks at hand can say of two sets."""
+def default_metrics(networks: MetricNetworks) -> list[Metric]:
+    """Return the metrics that are measured if none is asked for: all of two sets that the loaded networks allow."""
     return [
         metric
         for metric in METRICS.values()
-        if (metric.kind in SETS and metric.network in suite.extractors)
-        or (metric.kind in SAMPLES and metric.distance in suite.distances)
+        if (metric.kind in SETS and metric.network in networks.extractors)
+        or (metric.kind in SAMPLES and metric.distance in networks.distances)
     ]
 
 
-def choose_sides(real: Pictures, fake: Pictures | None, n: int | None, seed: int) -> tuple[Side, Side]:
-    """Choose what is compared: all real pictures with all fake ones, or n at random; or, without fake ones, random halves of the real.
+def choose_subsets(
+    real: ImageFiles, fake: ImageFiles | None, n: int | None, seed: int
+) -> tuple[ImageSubset, ImageSubset]:
+    """Choose the reference and the images that are judged.
+
+    With fake images: all real images, and all fake ones or n of them at random. Without: two random
+    halves of the real images.
 
     Raises:
-        DataError: There are not n pictures, too few for a distance, or the sources' pictures differ in size.
+        DataError: There are fewer than n images, too few for a distance, or the sources' sizes differ.
     """
     if fake is None and len(real) < 4:
-        found = f"{len(real)} picture{'' if len(real) == 1 else 's'}"
+        found = f"{len(real)} image{'' if len(real) == 1 else 's'}"
         raise DataError(f"{real.where}: found {found}; two halves need at least 4")
-    for pictures in (real, fake):
-        if pictures is not None and len(pictures) < 2:
-            raise DataError(f"{pictures.where}: found 1 picture; a distance between sets needs at least 2 in each")
+    for images in (real, fake):
+        if images is not None and len(images) < 2:
+            raise DataError(f"{images.where}: found 1 image; a distance between sets needs at least 2 in each")
     most = len(real) // 2 if fake is None else len(fake)
     if n is not None and not 2 <= n <= most:
         where, half = (real.where, " in each half") if fake is None else (fake.where, "")
-        raise DataError(f"--n {n}: {where} has {len(fake or real):,} pictures; allowed: 2 to {most:,}{half}")
+        raise DataError(f"--n {n}: {where} has {len(fake or real):,} images; allowed: 2 to {most:,}{half}")
     count = n or most
     if fake is None:
         order = rng.permutation(seed, "halves", 0, len(real)).tolist()
-        return Side(real, sorted(order[:count])), Side(real, sorted(order[count : 2 * count]))
-    _same_size(real, fake)
+        return ImageSubset(real, sorted(order[:count])), ImageSubset(real, sorted(order[count : 2 * count]))
+    _check_same_size(real, fake)
     order = rng.permutation(seed, "subset", 0, len(fake)).tolist()
-    return Side(real, list(range(len(real)))), Side(fake, sorted(order[:count]))
+    return ImageSubset(real, list(range(len(real)))), ImageSubset(fake, sorted(order[:count]))
 
 
-def _same_size(a: Pictures, b: Pictures) -> None:
-    shapes = [next(pictures.read([0])).shape for pictures in (a, b)]
+def _check_same_size(a: ImageFiles, b: ImageFiles) -> None:
+    shapes = [next(images.read([0])).shape for images in (a, b)]
     if shapes[0] != shapes[1]:
-        found = [f"{p.where} has pictures of {w} x {h} pixels" for p, (_, h, w) in zip((a, b), shapes, strict=True)]
-        raise DataError(f"{', '.join(found)}: the sizes differ; mend: --size crops and resizes both")
+        found = [f"{x.where} has images of {w} x {h} pixels" for x, (_, h, w) in zip((a, b), shapes, strict=True)]
+        raise DataError(f"{', '.join(found)}: the sizes differ; fix: --size crops and resizes both")
 
 
 def measure_sets(
-    real: Pictures,
-    fake: Pictures | None,
+    real: ImageFiles,
+    fake: ImageFiles | None,
     metrics: Collection[Metric],
-    suite: Suite,
+    networks: MetricNetworks,
     *,
     n: int | None = None,
     seed: int = 0,
-    baseline: Pictures | None = None,
+    baseline: ImageFiles | None = None,
     progress: Progress,
-) -> dict[str, Entry]:
-    """Measure one set of pictures against another.
+) -> dict[str, Measurement]:
+    """Measure one set of images against another.
 
     Args:
         real: The reference.
-        fake: What is judged; None: one random half of `real`, the other half being the reference.
+        fake: The images that are judged; None: one random half of `real`, against the other half.
         metrics: What to measure.
-        suite: What to measure with.
-        n: How many fake pictures to use, chosen at random; None: all.
-        seed: Of the halves, of the n pictures, of the parts of the extrapolation and of resampling.
-        baseline: Pictures that belong one by one to the fake ones; adds `<metric>_difference` for every Frechet distance.
+        networks: What to measure with.
+        n: Number of fake images to use, chosen at random; None: all.
+        seed: Chooses the halves, the n images, the subsets of the extrapolation and the resamples.
+        baseline: Images paired with the fake ones; adds `<metric>_difference` for every Frechet distance.
         progress: Bars to show.
 
     Returns:
-        Metric -> `value` (None where it cannot be had), `n`, `ref_n`; `error`, `low`, `high` where there are such; the same of real
-        against real as `floor`, `floor_n`, `floor_ref_n`; `extractor`, `weights_digest`; `note` says what to beware of.
+        Metric -> `value` (None if it cannot be measured), `n`, `ref_n`; `error`, `low`, `high` where
+        they exist; the same of real images against real ones as `floor`, `floor_n`, `floor_ref_n`;
+        `extractor`, `weights_digest`; `note` for a warning.
 
     Raises:
-        DataError: A picture cannot be read, the sizes differ, or there are too few.
+        DataError: An image cannot be read, the sizes differ, or there are too few images.
     """
-    reference, judged = choose_sides(real, fake, n, seed)
-    other = None
-    suite = _able(suite, real)
+    reference, judged = choose_subsets(real, fake, n, seed)
+    networks = _without_too_large(networks, real)
+    paired_with = None
     if baseline is not None:
         if not any(metric.kind == "frechet" for metric in metrics):
-            raise DataError("--baseline: a paired difference is of a Frechet distance; mend: add --metric fd")
-        _same_size(real, baseline)
+            raise DataError("--baseline: only a Frechet distance has a paired difference; fix: add --metric fd")
+        _check_same_size(real, baseline)
         if len(baseline) != len(fake or real):
             raise DataError(
-                f"{baseline.where}: {len(baseline):,} pictures, {(fake or real).where}: {len(fake or real):,}; "
-                "a paired difference needs pictures that belong together"
+                f"{baseline.where}: {len(baseline):,} images, {(fake or real).where}: {len(fake or real):,}; "
+                "a paired difference needs two sets of paired images"
             )
-        other = Side(baseline, judged.indices)
-    found: dict[str, Entry] = {}
+        paired_with = ImageSubset(baseline, judged.indices)
+    found: dict[str, Measurement] = {}
+    with_floor = fake is not None  # a half of the real images against the other half is the floor itself
     for network in dict.fromkeys(metric.network for metric in metrics if metric.kind in SETS):
         kinds = [metric.kind for metric in metrics if metric.network == network and metric.kind in SETS]
         assert network is not None
-        if network in suite.extractors:
-            found |= _between(reference, judged, other, suite.extractors[network], kinds, fake is None, seed, progress)
+        if network in networks.extractors:
+            extractor = networks.extractors[network]
+            found |= _set_metrics(reference, judged, paired_with, extractor, kinds, with_floor, seed, progress)
     for distance in dict.fromkeys(metric.distance for metric in metrics if metric.kind in SAMPLES):
-        if distance in suite.distances:
-            found |= _look(reference, judged, distance, suite, fake is None, seed, progress)
-    paired = [metric.name for metric in metrics if metric.kind == PAIRS]
-    if paired:
-        found |= _pairs(reference, judged, paired, suite, progress)
-    return {metric.name: found.get(metric.name) or _missing(metric, suite) for metric in metrics} | {
-        name: entry for name, entry in found.items() if name.endswith("_difference")
+        if distance in networks.distances:
+            found |= _sample_metrics(reference, judged, distance, networks, with_floor, seed, progress)
+    pair_names = [metric.name for metric in metrics if metric.kind == PAIRS]
+    if pair_names:
+        found |= _pair_metrics(reference, judged, pair_names, networks, progress)
+    return {metric.name: found.get(metric.name) or _missing(metric, networks) for metric in metrics} | {
+        name: measurement for name, measurement in found.items() if name.endswith("_difference")
     }
 
 
-def _able(suite: Suite, pictures: Pictures) -> Suite:
-    """Leave out the distances whose networks the pictures are too small for."""
-    _, height, width = next(pictures.read([0])).shape
-    small = {name: d.smallest for name, d in suite.distances.items() if min(height, width) < d.smallest}
+def _without_too_large(networks: MetricNetworks, images: ImageFiles) -> MetricNetworks:
+    """Leave out the distances whose networks need larger images."""
+    _, height, width = next(images.read([0])).shape
+    too_large = {name: d.smallest for name, d in networks.distances.items() if min(height, width) < d.smallest}
     why = {
-        PERCEPTUAL[
-            name
-        ]: f"pictures of {width} x {height} pixels; {PERCEPTUAL[name]} needs sides of at least {smallest}"
-        for name, smallest in small.items()
+        PERCEPTUAL[name]: f"images of {width} x {height} pixels; {PERCEPTUAL[name]} needs sides of at least {smallest}"
+        for name, smallest in too_large.items()
     }
-    able = {name: distance for name, distance in suite.distances.items() if name not in small}
-    return replace(suite, distances=able, missing=suite.missing | why)
+    kept = {name: distance for name, distance in networks.distances.items() if name not in too_large}
+    return replace(networks, distances=kept, missing=networks.missing | why)
 
 
-def _missing(metric: Metric, suite: Suite) -> Entry:
-    why = suite.missing.get(metric.network or "", "")
-    return {"value": None, "note": why or f"needs at least {SMALLEST.get(metric.kind, 2)} pictures in each set"}
+def _missing(metric: Metric, networks: MetricNetworks) -> Measurement:
+    why = networks.missing.get(metric.network or "", "")
+    return {"value": None, "note": why or f"needs at least {SMALLEST.get(metric.kind, 2)} images in each set"}
 
 
-def _entry(estimate: Estimate, n: int, ref_n: int) -> Entry:
+def _measurement(estimate: Estimate, n: int, ref_n: int) -> Measurement:
     parts = {"error": estimate.error, "low": estimate.low, "high": estimate.high}
     return {"value": estimate.value, "n": n, "ref_n": ref_n} | {k: v for k, v in parts.items() if v is not None}
 
 
-def _between(
-    reference: Side,
-    judged: Side,
-    other: Side | None,
+def _set_metrics(
+    reference: ImageSubset,
+    judged: ImageSubset,
+    paired_with: ImageSubset | None,
     extractor: Extractor,
     kinds: Collection[str],
-    floor_itself: bool,
+    with_floor: bool,
     seed: int,
     progress: Progress,
-) -> dict[str, Entry]:
+) -> dict[str, Measurement]:
+    """Compare two sets in the features of one extractor."""
     names = {kind: name_of(kind, extractor.name) for kind in kinds}
-    total = len(reference) + len(judged) * (1 if other is None else 2)
+    total = len(reference) + len(judged) * (1 if paired_with is None else 2)
     with progress.task(f"{extractor.name} features", total) as bar:
         real = cached_features(reference.batches, len(reference), extractor, on_batch=bar.advance)
-        fake = collect(judged.batches(), extractor, len(judged), on_batch=bar.advance)
-        third = None if other is None else collect(other.batches(), extractor, len(other), on_batch=bar.advance)
-    about = {"extractor": extractor.name, "weights_digest": extractor.digest}
-    warning = rank_warning(fake, real)
+        fake = collect_features(judged.batches(), extractor, len(judged), on_batch=bar.advance)
+        other = None
+        if paired_with is not None:
+            other = collect_features(paired_with.batches(), extractor, len(paired_with), on_batch=bar.advance)
+    source = {"extractor": extractor.name, "weights_digest": extractor.digest}
     found = {
-        names[kind]: _entry(e, used(kind, fake), used(kind, real)) | about
-        for kind, e in between(fake, real, kinds, seed).items()
+        names[kind]: _measurement(estimate, images_used(kind, fake), images_used(kind, real)) | source
+        for kind, estimate in set_metrics(fake, real, kinds, seed).items()
     }
-    if not floor_itself and len(real.rows) >= 4:
+    if with_floor and len(real.rows) >= 4:
         halves = _halves(real, len(judged), seed)
-        for kind, e in between(*halves, kinds, seed).items():
-            sizes = {"floor_n": halves[0].statistics.n, "floor_ref_n": halves[1].statistics.n}
-            found[names[kind]] |= {"floor": e.value, **sizes}
+        sizes = {"floor_n": halves[0].statistics.n, "floor_ref_n": halves[1].statistics.n}
+        for kind, estimate in set_metrics(*halves, kinds, seed).items():
+            found[names[kind]] |= {"floor": estimate.value, **sizes}
+    warning = rank_warning(fake, real)
     for kind in {"frechet", "infinity"} & set(kinds):
         if warning and names[kind] in found:
             found[names[kind]]["note"] = warning
-    if third is not None and "frechet" in kinds:
-        difference = bootstrap_difference(fake.rows, third.rows, real.statistics, seed=seed)
-        found[f"{names['frechet']}_difference"] = _entry(difference, len(fake.rows), len(reference)) | about
+    if other is not None and "frechet" in kinds:
+        difference = bootstrap_difference(fake.rows, other.rows, real.statistics, seed=seed)
+        found[f"{names['frechet']}_difference"] = _measurement(difference, len(fake.rows), len(reference)) | source
     return found
 
 
 def _halves(real: Features, n: int, seed: int) -> tuple[Features, Features]:
-    """Split the real pictures into n of them, or half where there are fewer than 2 n, and the rest."""
+    """Split the real images at random into n of them (at most half) and the rest."""
     order = rng.permutation(seed, "floor", 0, len(real.rows)).numpy()
     size = min(n, len(order) // 2)
     parts = real.rows[order[:size]], real.rows[order[size:]]
-    return Features(statistics(parts[0]), parts[0]), Features(statistics(parts[1]), parts[1])
+    return Features(feature_statistics(parts[0]), parts[0]), Features(feature_statistics(parts[1]), parts[1])
 
 
-def _look(
-    reference: Side, judged: Side, distance: str, suite: Suite, floor_itself: bool, seed: int, progress: Progress
-) -> dict[str, Entry]:
-    network = suite.distances[distance]
-    samples, real = judged.some(DIVERSE, seed), reference.some(DIVERSE, seed)
+def _sample_metrics(
+    reference: ImageSubset,
+    judged: ImageSubset,
+    distance: str,
+    networks: MetricNetworks,
+    with_floor: bool,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Measurement]:
+    """Measure diversity and neighbours by one perceptual distance."""
+    network = networks.distances[distance]
+    samples, real = (images.random_images(DIVERSITY_IMAGES, seed) for images in (judged, reference))
     with progress.task(f"{distance} neighbours", len(reference)) as bar:
-        # A real picture's neighbour is looked for among the others.
-        looks = look(samples, real, reference.batches, network, suite.device, within=True, on_batch=bar.advance)
-    found: dict[str, Entry] = {}
-    for kind, estimate in looks.samples.items():
-        entry = _entry(estimate, looks.counts[kind], len(reference)) | {"weights_digest": network.digest}
-        if kind in looks.real and not floor_itself:
-            entry |= {"floor": looks.real[kind].value, "floor_n": looks.real_counts[kind]}
-        found[f"{kind}_{distance}"] = entry
-    if looks.memorised:
-        found[f"memorised_{distance}"]["note"] = (
-            "more samples lie next to a real picture than real pictures do: copies?"
+        metrics = sample_metrics(
+            samples,
+            real,
+            reference.batches,
+            network,
+            networks.device,
+            real_are_candidates=True,
+            on_batch=bar.advance,
         )
+    found: dict[str, Measurement] = {}
+    for kind, estimate in metrics.samples.items():
+        measurement = _measurement(estimate, metrics.counts[kind], len(reference)) | {"weights_digest": network.digest}
+        if kind in metrics.real and with_floor:
+            measurement |= {"floor": metrics.real[kind].value, "floor_n": metrics.real_counts[kind]}
+        found[f"{kind}_{distance}"] = measurement
+    if metrics.memorised:
+        note = "more samples lie next to a real image than real images do: copies?"
+        found[f"memorised_{distance}"]["note"] = note
     return found
 
 
-def _pairs(reference: Side, judged: Side, names: Collection[str], suite: Suite, progress: Progress) -> dict[str, Entry]:
-    """Compare picture by picture, in the order of the files' names."""
-    if len(reference) != len(judged):
-        raise DataError(
-            f"--metric {', '.join(names)}: pictures are compared one by one; found {len(reference):,} and {len(judged):,}"
-        )
-    sums = dict.fromkeys(names, 0.0)
-    digests = {name: suite.distances[name].digest for name in names if name in suite.distances}
-    with progress.task("pairs", len(judged)) as bar, torch.inference_mode(), full_precision(suite.device):
-        for batch in zip(reference.batches(), judged.batches(), strict=True):
-            x, y = (to_unit(images, suite.device) for images in batch)
-            for name in names:
-                if name == "psnr_db":
-                    sums[name] += float(psnr_db(y, x).double().sum())
-                elif name in suite.distances:
-                    sums[name] += float(suite.distances[name](y, x).double().sum())
-            bar.advance(len(x))
+def _pair_metrics(
+    reference: ImageSubset,
+    judged: ImageSubset,
+    names: Collection[str],
+    networks: MetricNetworks,
+    progress: Progress,
+) -> dict[str, Measurement]:
+    """Compare image by image, in the order of the files' names."""
     count = len(judged)
-    able = [name for name in names if METRICS[name].network is None or name in suite.distances]
+    if len(reference) != count:
+        raise DataError(
+            f"--metric {', '.join(names)}: images are compared one by one; found {len(reference):,} and {count:,}; "
+            "fix: give as many in both"
+        )
+    distances = {name: networks.distances[name] for name in names if name in networks.distances}
+    sums = {name: 0.0 for name in names if METRICS[name].network is None or name in distances}
+    with progress.task("pairs", count) as bar, torch.inference_mode():
+        for batch in zip(reference.batches(), judged.batches(), strict=True):
+            target, x = (to_float(images, networks.device) for images in batch)
+            scores = pair_scores(x, target, distances, networks.device)
+            for name in sums:
+                sums[name] += float(scores[name].double().sum())
+            bar.advance(len(x))
     found = {}
-    for name in able:
-        found[name] = _entry(Estimate(sums[name] / count), count, count)
-        found[name] |= {"weights_digest": digests[name]} if name in digests else {}
-        if math.isinf(sums[name]):
-            found[name] |= {"value": None, "note": "some pictures are equal to their pair: their ratio is infinite"}
+    for name, total in sums.items():
+        found[name] = _measurement(Estimate(total / count), count, count)
+        if name in distances:
+            found[name]["weights_digest"] = distances[name].digest
+        if math.isinf(total):
+            found[name] |= {"value": None, "note": "some images are equal to their pair: their ratio is infinite"}
     return found

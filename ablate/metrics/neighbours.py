@@ -1,15 +1,16 @@
-"""How unlike each other samples are, and how near they come to training pictures.
+"""Diversity of samples, and their distance to the nearest training images.
 
-    diversity   mean of d(x_i, x_j) over all pairs i < j                                    0: all samples are one picture
-    nearest     median over samples of  min over training pictures of d                     small beside the held-out pictures': copies
-    memorised   share of samples nearer to a training picture than all but 1 % of held-out pictures are
+    diversity   mean of d(x_i, x_j) over all pairs i < j                     0: all samples are one image
+    nearest     median over samples of  min over training images of d        far below the held-out images' median: copies
+    memorised   share of samples with min d below the 1 % quantile of the held-out images' min d
 
-d is a perceptual distance (`ablate.metrics.pair_distances`). A generator that has learned the distribution makes as many near copies as
-held-out pictures are: a share of about 0.01. More of them than chance explains (p < 0.001) raise the flag. The test is exact for any
-number of held-out pictures: of N samples like M held-out pictures, the number below the k-th smallest of these is distributed as
-beta-binomial(N, k, M + 1 - k).
+d is a perceptual distance (`ablate.metrics.pair_distances`). A generator that has learned the
+distribution makes as many near copies as held-out images are: a share of about 0.01. The flag is
+raised when there are more than chance explains (p < 0.001). The test is exact for any number of
+held-out images: of N samples distributed like M held-out images, the number below the k-th smallest
+held-out distance is beta-binomial(N, k, M + 1 - k).
 
-Reference: the test against held-out neighbours follows Meehan et al., arXiv 2004.05675, in a simpler form.
+Reference: Meehan et al., arXiv 2004.05675 (the test against held-out neighbours, here in a simpler form).
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from ablate.base.errors import DataError
 from ablate.metrics.pair_distances import Distance
 from ablate.metrics.set_distances import LEVEL, Estimate
 
-QUANTILE = 0.01  # of the held-out pictures' distances
-ALARM = 0.001  # p-value
+QUANTILE = 0.01  # of the held-out images' distances
+P_VALUE = 0.001  # below it the memorisation flag is raised
+NEIGHBOUR_QUERIES = 256  # samples whose nearest training image is searched, and as many real images for comparison
+DIVERSITY_IMAGES = 512  # samples whose diversity is measured
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of each query its distance to the nearest candidate, (Q,) float32, and which one that is, (Q,) int64; on the CPU."""
+    """The nearest candidate of each query: `distance` (Q,) float32 and `index` (Q,) int64, on the CPU."""
 
     distance: Tensor
     index: Tensor
@@ -41,40 +44,104 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """The share of samples that lie as near to a training picture as 1 % of held-out pictures do, with its interval, and the flag."""
+    """The share of samples closer to a training image than 1 % of held-out images are, and whether it is too high."""
 
     share: Estimate
     flag: bool
 
 
-def to_unit(images: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
-    """Return uint8 pictures as float32 in [-1, 1] on a device."""
-    pictures = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
-    return pictures.to(device).float() / 127.5 - 1
+@dataclass(frozen=True)
+class SampleMetrics:
+    """Diversity, nearest neighbours and memorisation of samples, and of real images for comparison, by kind.
+
+    Attributes:
+        samples: Kind -> estimate for the samples.
+        real: Kind -> estimate for the real images.
+        counts: Kind -> number of samples used.
+        real_counts: Kind -> number of real images used.
+        memorised: The memorisation flag.
+        neighbours: The nearest training images of the samples.
+    """
+
+    samples: dict[str, Estimate]
+    real: dict[str, Estimate]
+    counts: dict[str, int]
+    real_counts: dict[str, int]
+    memorised: bool
+    neighbours: Neighbours
 
 
-def embed(images: np.ndarray, distance: Distance, device: torch.device | str, batch: int = 64) -> Tensor:
-    """Return the embeddings (N, E) float32, on the device, of pictures (N, 3, H, W) uint8."""
-    return torch.cat([distance.embed(to_unit(images[i : i + batch], device)) for i in range(0, len(images), batch)])
+def sample_metrics(
+    samples: np.ndarray,
+    real: np.ndarray,
+    candidates: Callable[[], Iterable[np.ndarray]],
+    distance: Distance,
+    device: torch.device,
+    *,
+    real_are_candidates: bool = False,
+    on_batch: Callable[[int], None] = lambda n: None,
+) -> SampleMetrics:
+    """Measure samples' diversity and their distance to training images.
+
+    Args:
+        samples: (N, 3, H, W) uint8; the first 512 are used for diversity, the first 256 for neighbours.
+        real: (M, 3, H, W) uint8 real images; the same numbers of them are used.
+        candidates: Starts a stream of the training images: (B, 3, H, W) uint8.
+        distance: A perceptual distance.
+        device: Where it computes.
+        real_are_candidates: The real images are among the candidates. A real image and its copies are then not its neighbours.
+        on_batch: Called with the number of candidates in each finished batch.
+    """
+    with torch.inference_mode():
+        embedded = [embed_images(x[:DIVERSITY_IMAGES], distance, device) for x in (samples, real)]
+        spread = [Estimate(diversity(e)) for e in embedded]
+        queries = torch.cat([e[:NEIGHBOUR_QUERIES] for e in embedded])
+        count = min(len(embedded[0]), NEIGHBOUR_QUERIES)
+        skip: dict[bytes, list[int]] = {}
+        for i, image in enumerate(real[:NEIGHBOUR_QUERIES] if real_are_candidates else ()):
+            skip.setdefault(image.tobytes(), []).append(count + i)
+        neighbours = nearest_images(queries, candidates(), distance, skip=skip, on_batch=on_batch)
+    of_samples, of_real = neighbours.distance[:count], neighbours.distance[count:]
+    memorised = memorisation(of_samples, of_real)
+    medians = [Estimate(float(x.median())) for x in (of_samples, of_real)]
+    return SampleMetrics(
+        samples={"diversity": spread[0], "nearest": medians[0], "memorised": memorised.share},
+        real={"diversity": spread[1], "nearest": medians[1]},
+        counts={"diversity": len(embedded[0]), "nearest": count, "memorised": count},
+        real_counts={"diversity": len(embedded[1]), "nearest": len(of_real)},
+        memorised=memorised.flag,
+        neighbours=Neighbours(of_samples, neighbours.index[:count]),
+    )
+
+
+def to_float(images: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
+    """Return uint8 images as float32 in [-1, 1] on a device."""
+    tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    return tensor.to(device).float() / 127.5 - 1
+
+
+def embed_images(images: np.ndarray, distance: Distance, device: torch.device | str, batch: int = 64) -> Tensor:
+    """Return the embeddings (N, E) float32, on the device, of images (N, 3, H, W) uint8."""
+    return torch.cat([distance.embed(to_float(images[i : i + batch], device)) for i in range(0, len(images), batch)])
 
 
 def diversity(embeddings: Tensor) -> float:
-    """Return the mean distance over all pairs, 2 N / (N - 1) (mean |e|^2 - |mean e|^2), without forming them.
+    """Return the mean distance over all pairs, as 2 N / (N - 1) (mean |e|^2 - |mean e|^2): no pair is computed.
 
     Args:
         embeddings: (N, E) float, N >= 2.
 
     Raises:
-        DataError: There is one picture only.
+        DataError: There is only one image.
     """
     n = len(embeddings)
     if n < 2:
-        raise DataError(f"diversity: found {n} picture; a pair needs 2")
+        raise DataError(f"diversity: found {n} image; it needs at least 2")
     centred = embeddings - embeddings.mean(0)
     return float(2 / (n - 1) * centred.square().sum(dtype=torch.float64))
 
 
-def nearest(
+def nearest_images(
     queries: Tensor,
     candidates: Iterable[np.ndarray],
     distance: Distance,
@@ -82,24 +149,23 @@ def nearest(
     skip: Mapping[bytes, Sequence[int]] = MappingProxyType({}),
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Neighbours:
-    """Return the nearest candidate of each query; candidates are read once, in batches.
+    """Return the nearest candidate of each query. Candidates are read once, in batches.
 
     Args:
         queries: (Q, E) embeddings.
         candidates: (B, 3, H, W) uint8 each.
-        distance: What the embeddings are of.
-        skip: A candidate's pixels -> the queries that are this picture and look for another one. A query that finds no other is at
-            distance 0.
-        on_batch: Called after each batch with the number of its pictures.
+        distance: The perceptual distance that made the embeddings.
+        skip: A candidate's pixels -> the queries that must not match it. A query left without candidates gets distance 0.
+        on_batch: Called after each batch with the number of its images.
     """
     best = queries.new_full((len(queries),), torch.inf)
     index = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
     squares, seen = queries.square().sum(1), 0
     for batch in candidates:
-        e = distance.embed(to_unit(batch, queries.device))
+        e = distance.embed(to_float(batch, queries.device))
         d = squares[:, None] + e.square().sum(1) - 2 * queries @ e.T
-        for column, picture in enumerate(batch if skip else ()):
-            for query in skip.get(picture.tobytes(), ()):
+        for column, image in enumerate(batch if skip else ()):
+            for query in skip.get(image.tobytes(), ()):
                 d[query, column] = torch.inf
         value, at = d.min(1)
         index = torch.where(value < best, at + seen, index)
@@ -110,20 +176,21 @@ def nearest(
 
 
 def memorisation(samples: Tensor, held_out: Tensor) -> Memorisation:
-    """Compare samples' distances to their nearest training pictures with held-out pictures'.
+    """Compare samples' distances to their nearest training images with those of held-out images.
 
     Args:
         samples: (N,) distances.
-        held_out: (M,) distances of real pictures that are not in the training set.
+        held_out: (M,) distances of real images that are not in the training set.
 
     Returns:
-        The share with its exact (Clopper-Pearson) interval of level 0.95, in which the threshold's own uncertainty is not: with M held-out
-        pictures the expected share is known to about 0.01 +- 0.1 / sqrt(M). The flag's test counts it in.
+        The share with its exact (Clopper-Pearson) 95 % interval. The interval leaves out the
+        uncertainty of the threshold: with M held-out images the expected share is known to about
+        0.01 +- 0.1 / sqrt(M). The flag's test includes it.
     """
     n, m = len(samples), len(held_out)
     near = int((samples.double() < torch.quantile(held_out.double(), QUANTILE)).sum())
     interval = scipy.stats.binomtest(near, n).proportion_ci(LEVEL, method="exact")
-    k = int(QUANTILE * (m - 1)) + 1  # the order statistic at the quantile, or below it where that lies between two
+    k = int(QUANTILE * (m - 1)) + 1  # the order statistic at the quantile, or the one below it
     below = int((samples.double() < held_out.double().kthvalue(k).values).sum())
-    flag = scipy.stats.betabinom.sf(below - 1, n, k, m + 1 - k) < ALARM
+    flag = scipy.stats.betabinom.sf(below - 1, n, k, m + 1 - k) < P_VALUE
     return Memorisation(Estimate(near / n, None, float(interval.low), float(interval.high)), bool(flag))

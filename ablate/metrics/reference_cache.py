@@ -1,8 +1,9 @@
-"""A cache of the features of real pictures, so that a reference is measured once, whatever is compared to it.
+"""A cache of the features of real images: a reference is measured once, whatever is compared with it.
 
-A file's name is the SHA-256 of all that its content depends on: the pictures' pixels and shape, the extractor's name, weights and
-transform, how many rows are kept, and the version of this format. So it can be absent, but never stale. It is written beside its place,
-flushed and renamed; two processes may fill the cache at once. A damaged file is measured again and replaced.
+A file's name is the SHA-256 of everything that its content depends on: the images' pixels and shape,
+the extractor's name, weights and transform, the number of rows kept, and the version of this format.
+So an entry can be absent, but never stale. Files are replaced atomically; two processes may fill the
+cache at once. A damaged file is measured again and replaced.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ablate.metrics.extractors import BATCH, Extractor
-from ablate.metrics.set_distances import KEPT, Features, Statistics, collect
+from ablate.metrics.set_distances import KEPT, Features, Statistics, collect_features
 from ablate.store.atomic_files import replacing
 from ablate.store.cache import cache_folder
 
 FORMAT = 2
-KIND = "statistics"  # the folder's name in the cache
+FOLDER = "statistics"  # in the cache
 
 
 def reference_features(
@@ -33,19 +34,19 @@ def reference_features(
     cache: Path | None = None,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Features:
-    """Return the features of pictures in memory, from the cache where it has them.
+    """Return the features of images in memory, from the cache if it has them.
 
     Args:
         images: (N, 3, H, W) uint8, N >= 2.
         extractor: The network.
         cache: The cache's folder; None: the user's.
-        on_batch: Called with the number of pictures done since the last call; once, with N, where the cache has them.
+        on_batch: Called with the number of images in each finished batch; once with N if they come from the cache.
     """
     return cached_features(lambda: batches_of(images), len(images), extractor, cache=cache, on_batch=on_batch)
 
 
 def batches_of(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield pictures (N, 3, H, W) in batches."""
+    """Yield images (N, 3, H, W) in batches."""
     return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 
@@ -57,32 +58,30 @@ def cached_features(
     cache: Path | None = None,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Features:
-    """Return the features of a stream of pictures, from the cache where it has them.
-
-    A cache that cannot be written is no error.
+    """Return the features of a stream of images, from the cache if it has them. A cache that cannot be written is no error.
 
     Args:
-        read: Starts the stream: batches (B, 3, H, W) uint8. It is read once for its digest, and again where the cache does not have it.
-        n: How many pictures there are.
+        read: Starts the stream: batches (B, 3, H, W) uint8. It is read once for its digest, and again if the cache lacks it.
+        n: Number of images.
         extractor: The network.
         cache: The cache's folder; None: the user's.
-        on_batch: Called with the number of pictures done since the last call; once, with n, where the cache has them.
+        on_batch: Called with the number of images in each finished batch; once with n if they come from the cache.
     """
-    folder, found = cache or cache_folder() / KIND, _Digest()
-    deque(found.watch(read()), maxlen=0)
-    kept = _read(folder / found.file_name(extractor), n)
-    if kept is not None:
+    folder, digest = cache or cache_folder() / FOLDER, _StreamDigest()
+    deque(digest.watch(read()), maxlen=0)
+    cached = _read(folder / digest.file_name(extractor), n)
+    if cached is not None:
         on_batch(n)
-        return kept
-    measured = _Digest()
-    made = collect(measured.watch(read()), extractor, n, on_batch=on_batch)
-    # Under the digest of this reading: the pictures may have changed since the other.
-    _write(folder / measured.file_name(extractor), made)
-    return made
+        return cached
+    measured_digest = _StreamDigest()
+    features = collect_features(measured_digest.watch(read()), extractor, n, on_batch=on_batch)
+    # Filed under the digest of the second reading: the images may have changed since the first.
+    _write(folder / measured_digest.file_name(extractor), features)
+    return features
 
 
-class _Digest:
-    """The pixels, number and shape of the pictures of a stream that passes by."""
+class _StreamDigest:
+    """The digest of a stream of images, updated as it is read: pixels, number and shape."""
 
     def __init__(self) -> None:
         self.pixels, self.n, self.shape = hashlib.sha256(), 0, ()
@@ -95,8 +94,8 @@ class _Digest:
 
     def file_name(self, extractor: Extractor) -> str:
         network = f"{extractor.name} {extractor.digest} {extractor.transform}"
-        pictures = f"{self.pixels.hexdigest()} {self.n} {self.shape}"
-        return hashlib.sha256(f"{FORMAT} {pictures} {network} {KEPT}".encode()).hexdigest() + ".safetensors"
+        images = f"{self.pixels.hexdigest()} {self.n} {self.shape}"
+        return hashlib.sha256(f"{FORMAT} {images} {network} {KEPT}".encode()).hexdigest() + ".safetensors"
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:
@@ -104,7 +103,7 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _read(path: Path, n: int) -> Features | None:
-    """Return what a file of the cache holds, or None where it is missing or damaged."""
+    """Return the features in a cache file, or None if it is missing or damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in ("mu", "sigma", "rows")}
@@ -116,8 +115,12 @@ def _read(path: Path, n: int) -> Features | None:
     return Features(Statistics(arrays["mu"], arrays["sigma"], n), arrays["rows"])
 
 
-def _write(path: Path, made: Features) -> None:
-    arrays: dict[str, np.ndarray] = {"mu": made.statistics.mu, "sigma": made.statistics.sigma, "rows": made.rows}
-    # A full or read-only disk: the features are extracted again next time.
+def _write(path: Path, features: Features) -> None:
+    arrays: dict[str, np.ndarray] = {
+        "mu": features.statistics.mu,
+        "sigma": features.statistics.sigma,
+        "rows": features.rows,
+    }
+    # On a full or read-only disk the features are extracted again next time.
     with suppress(OSError, SafetensorError), replacing(path) as temporary:
         save_file(arrays, temporary, metadata={"sha256": _checksum(arrays)})

@@ -1,21 +1,24 @@
-"""Distances between two sets of pictures, in the features of a network.
+"""Distances between two sets of images, in the features of a network.
 
-    Frechet   d = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))      `fd`, with Inception-v3 `fid`
-    at infinity   the intercept of d over 1/n, from parts of both sets               `fd_inf`, `fid_inf`
-    kernel    squared MMD of the kernel (x.y / D + 1)^3, mean over random parts      `kd`, with Inception-v3 `kid`
+    Frechet   d = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))      `fd`; with Inception-v3 `fid`
+    infinity  the intercept of d over 1/n, from subsets of both sets               `fd_inf`, `fid_inf`
+    kernel    squared MMD of the kernel (x.y / D + 1)^3, mean over random subsets  `kd`; with Inception-v3 `kid`
     precision, recall   share of one set within the k-nearest-neighbour balls (k = 3) of the other
 
-A Frechet distance of finite sets is biased: it falls as they grow, roughly with 1/n, so only equal sizes compare, and below D pictures a
-covariance has no full rank. It gets no bootstrap interval of its own, which would miss even the value (it adds the bias once more); a
-difference of two does (`bootstrap_difference`). Values are torch-fidelity's; where many are needed the trace comes from singular values.
+The Frechet distance of finite sets is biased: it falls roughly with 1/n as the sets grow. So compare
+equal sizes only. Below D images a covariance has no full rank. The distance has no bootstrap interval:
+resampling adds the bias a second time, and the interval would miss the value itself. A difference of
+two distances has one (`bootstrap_difference`). Values equal torch-fidelity's. Where many distances are
+needed, the trace is computed from singular values.
 
-Reference: Heusel et al., arXiv 1706.08500 (FID); Binkowski et al., arXiv 1801.01401 (KID); Kynkaanniemi et al., arXiv 1904.06991
-(precision, recall); Chong and Forsyth, arXiv 1911.07023 (extrapolation, there of the generated set alone).
+Reference: Heusel et al., arXiv 1706.08500 (FID); Binkowski et al., arXiv 1801.01401 (KID); Kynkaanniemi
+et al., arXiv 1904.06991 (precision, recall); Chong and Forsyth, arXiv 1911.07023 (extrapolation; there
+of the generated set alone).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +34,14 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 from ablate.base import rng
 from ablate.base.errors import DataError
 from ablate.metrics.extractors import Extractor, extract
+from ablate.study.metric_names import SETS
 
-KEPT = 20_000  # pictures of a set whose features are kept; a larger set enters the Frechet distance whole, the rest by a random part
+KEPT = 20_000  # feature rows kept of a set; of a larger set, the Frechet distance uses all and the rest a random subset
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 NEIGHBOURHOOD = 3
-POINTS = 10  # sizes of the extrapolation
-SMALLEST_PART = 0.25  # of the sets, in the extrapolation
+SMALLEST = {"frechet": 2, "infinity": 8, "kernel": 2, "precision": NEIGHBOURHOOD + 1, "recall": NEIGHBOURHOOD + 1}
+EXTRAPOLATION_SIZES = 10  # subset sizes in the extrapolation
+SMALLEST_SHARE = 0.25  # of the sets, in the extrapolation
 RESAMPLES = 400
 LEVEL = 0.95
 
@@ -54,7 +59,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Features:
-    """What is known of a set of pictures: statistics of all of them, and `rows` (K, D) float32, all or a random part of the features."""
+    """The features of a set of images: statistics of all, and `rows` (K, D) float32, all of them or a random subset."""
 
     statistics: Statistics
     rows: NDArray[np.float32]
@@ -62,11 +67,11 @@ class Features:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its uncertainty, as far as there is an honest one.
+    """A value, with its uncertainty where an honest one exists.
 
     Attributes:
         value: The estimate.
-        error: A standard deviation; what of is said where it is made.
+        error: A standard deviation; the function that returns the estimate says of what.
         low: Lower end of the interval.
         high: Upper end.
     """
@@ -77,7 +82,44 @@ class Estimate:
     high: float | None = None
 
 
-def collect(
+def set_metrics(fake: Features, real: Features, kinds: Collection[str] = SETS, seed: int = 0) -> dict[str, Estimate]:
+    """Return the distances between two sets, by kind. A kind that needs more images than there are is left out.
+
+    Args:
+        fake: The features of generated images.
+        real: The features of the reference.
+        kinds: Which of `SETS` to compute.
+        seed: Chooses the subsets of the extrapolation.
+    """
+    size = min(len(fake.rows), len(real.rows))
+    possible = [kind for kind in SETS if kind in kinds and size >= SMALLEST[kind]]
+    estimates: dict[str, Estimate] = {}
+    if "frechet" in possible:
+        estimates["frechet"] = Estimate(frechet_distance(fake.statistics, real.statistics))
+    if "infinity" in possible:
+        estimates["infinity"] = frechet_infinity(fake.rows, real.rows, seed)
+    if "kernel" in possible:
+        estimates["kernel"] = kernel_distance(fake.rows, real.rows)
+    if "precision" in possible or "recall" in possible:
+        pair = zip(("precision", "recall"), precision_recall(fake.rows, real.rows), strict=True)
+        estimates |= {kind: Estimate(value) for kind, value in pair if kind in possible}
+    return estimates
+
+
+def images_used(kind: str, features: Features) -> int:
+    """Return how many images of a set a kind uses: the Frechet distance all, the others only those with kept rows."""
+    return features.statistics.n if kind == "frechet" else len(features.rows)
+
+
+def rank_warning(fake: Features, real: Features) -> str | None:
+    """Return a warning if a set has no more images than features, so that its covariance has no full rank."""
+    d = len(real.statistics.mu)
+    sizes = {"N": fake.statistics.n, "reference N": real.statistics.n}
+    few = [f"{name} = {n:,}" for name, n in sizes.items() if n <= d]
+    return f"{' and '.join(few)} below the {d:,} features: covariance of no full rank" if few else None
+
+
+def collect_features(
     batches: Iterable[np.ndarray | Tensor],
     extractor: Extractor,
     n: int,
@@ -85,43 +127,44 @@ def collect(
     keep: int = KEPT,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Features:
-    """Extract features in a stream: the memory needed depends on `keep`, not on `n`.
+    """Extract the features of a stream of images. Memory depends on `keep`, not on `n`.
 
-    Mean and covariance are updated batch by batch in float64 (Chan et al.: the batch's own scatter, plus the shift of the mean).
+    Mean and covariance are updated batch by batch in float64 (Chan et al.: add the batch's own
+    scatter and the shift of the mean).
 
     Args:
-        batches: (B, 3, H, W) uint8 each, `n` pictures in all.
+        batches: (B, 3, H, W) uint8 each, `n` images in all.
         extractor: The network.
-        n: How many pictures there are, >= 2.
-        keep: How many rows of features to keep; a part is chosen at random, always the same of the same n.
-        on_batch: Called after each batch with the number of its pictures.
+        n: Number of images, >= 2.
+        keep: Number of feature rows to keep: a random subset, always the same for the same n.
+        on_batch: Called after each batch with the number of its images.
 
     Raises:
-        DataError: There are fewer than two pictures.
+        DataError: There are fewer than two images.
     """
     if n < 2:
-        raise DataError(f"found {n} picture{'' if n == 1 else 's'}; a distance between sets needs at least 2 in each")
+        raise DataError(f"found {n} image{'' if n == 1 else 's'}; a distance between sets needs at least 2 in each")
     chosen = np.zeros(n, bool)
-    chosen[_part(n, min(keep, n), 0)] = True
+    chosen[_random_subset(n, min(keep, n), 0)] = True
     rows: list[NDArray[np.float32]] = []
     mean, scatter, seen = np.zeros(0), np.zeros((0, 0)), 0
     for features in extract(batches, extractor, on_batch):
-        found: NDArray[np.float32] = features.numpy()
-        b, x = len(found), found.astype(np.float64)
+        batch_rows: NDArray[np.float32] = features.numpy()
+        b, x = len(batch_rows), batch_rows.astype(np.float64)
         if not seen:
             mean, scatter = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
         shift = x.mean(0) - mean
         centred = x - x.mean(0)
         scatter += centred.T @ centred + np.outer(shift, shift) * (seen * b / (seen + b))
         mean += shift * (b / (seen + b))
-        rows.append(found[chosen[seen : seen + b]])
+        rows.append(batch_rows[chosen[seen : seen + b]])
         seen += b
     assert seen == n
     return Features(Statistics(mean, scatter / (n - 1), n), np.concatenate(rows))
 
 
-def statistics(rows: np.ndarray | Tensor) -> Statistics:
-    """Return the statistics of features, computed in float64.
+def feature_statistics(rows: np.ndarray | Tensor) -> Statistics:
+    """Return the mean and covariance of features, computed in float64.
 
     Args:
         rows: (N, D) float, N >= 2; N may be smaller than D.
@@ -130,7 +173,7 @@ def statistics(rows: np.ndarray | Tensor) -> Statistics:
         DataError: There are fewer than two feature vectors.
     """
     if rows.ndim != 2 or len(rows) < 2:
-        raise DataError(f"features: found shape {tuple(rows.shape)}, a covariance needs at least 2 pictures")
+        raise DataError(f"features: found shape {tuple(rows.shape)}, a covariance needs at least 2 images")
     x = np.asarray(rows, np.float64)
     return Statistics(x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)), len(x))
 
@@ -144,43 +187,49 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 def frechet_infinity(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
     """Return the Frechet distance extrapolated to sets of infinite size.
 
-    Parts of both sets, of the same share s = 1/4 ... 1 evenly spaced, chosen at random, give distances d(s); their bias is
-    (alpha / n + beta / m) / s + O(1/s^2), so the intercept of a straight line of d over 1/s is free of its first order.
-    The points of a fit share pictures and s = 1 is not chosen at all, so `error`, the intercept's standard error, tells how well the line
-    fits: not how far another set of pictures would lie. With fewer pictures than features the bias is not of that order, and the
-    intercept means little.
+    Random subsets of both sets, each with the share s = 1/4 ... 1 (evenly spaced), give distances
+    d(s). Their bias is (alpha / n + beta / m) / s + O(1/s^2). So the intercept of a straight line of
+    d over 1/s has no first-order bias.
+
+    `error` is the standard error of the intercept. It says how well the line fits, not how far
+    another set of images would lie: the points share images. With fewer images than features the
+    bias is of another order, and the intercept means little.
 
     Args:
         a: (N, D) features, N >= 8.
         b: (M, D) features, M >= 8.
-        seed: Chooses the parts.
+        seed: Chooses the subsets.
 
     Raises:
-        DataError: There are fewer than 8 pictures in a set.
+        DataError: There are fewer than 8 images in a set.
     """
-    _at_least(8, a, b)
-    shares = np.linspace(SMALLEST_PART, 1, POINTS)
-    found = []
+    _check_sizes("infinity", a, b)
+    shares = np.linspace(SMALLEST_SHARE, 1, EXTRAPOLATION_SIZES)
+    distances = []
     for i, share in enumerate(shares):
-        parts = [x[_part(len(x), round(share * len(x)), seed, i, side)] for side, x in enumerate((a, b))]
-        found.append(_distance(_factor(parts[0]), _factor(parts[1])))
-    line = scipy.stats.linregress(1 / shares, found)
+        subsets = [x[_random_subset(len(x), round(share * len(x)), seed, i, j)] for j, x in enumerate((a, b))]
+        distances.append(_factored_distance(_factor(subsets[0]), _factor(subsets[1])))
+    line = scipy.stats.linregress(1 / shares, distances)
     error = float(line.intercept_stderr)
     return Estimate(float(line.intercept), None if np.isnan(error) else error)  # nan: all distances are equal
 
 
 def kernel_distance(fake: np.ndarray, real: np.ndarray) -> Estimate:
-    """Return the kernel distance (KID): unbiased, so it can be below 0; `error` is the standard deviation over the random parts.
+    """Return the kernel distance (KID). It is unbiased, so it can be below 0.
 
-    Where a part is all there is of both sets there is no `error`: a spread of 0 would look like certainty.
+    `error` is the standard deviation over the random subsets. It is None if a subset is all of both
+    sets: a spread of 0 would look like certainty.
 
     Args:
         fake: (N, D) float32 features.
-        real: (M, D) float32 features; parts have min(1000, N, M) pictures.
+        real: (M, D) float32 features; subsets have min(1000, N, M) images.
+
+    Raises:
+        DataError: There are fewer than 2 images in a set.
     """
-    _at_least(2, fake, real)
+    _check_sizes("kernel", fake, real)
     size = min(KID_SUBSET_SIZE, len(fake), len(real))
-    found = kid_features_to_metric(
+    metrics = kid_features_to_metric(
         torch.from_numpy(fake),
         torch.from_numpy(real),
         kid_subsets=KID_SUBSETS,
@@ -188,17 +237,21 @@ def kernel_distance(fake: np.ndarray, real: np.ndarray) -> Estimate:
         verbose=False,
     )
     whole = size == len(fake) == len(real)
-    return Estimate(found[KEY_METRIC_KID_MEAN], None if whole else found[KEY_METRIC_KID_STD])
+    return Estimate(metrics[KEY_METRIC_KID_MEAN], None if whole else metrics[KEY_METRIC_KID_STD])
 
 
 def precision_recall(fake: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """Return (precision, recall): the share of fake pictures near real ones, and of real ones near fake ones. Both depend on N and M.
+    """Return the share of fake images near real ones, and of real images near fake ones. Both depend on N and M.
+
+    Args:
+        fake: (N, D) float32 features.
+        real: (M, D) float32 features.
 
     Raises:
-        DataError: There are fewer than 4 pictures in a set.
+        DataError: There are fewer than 4 images in a set.
     """
-    _at_least(NEIGHBOURHOOD + 1, fake, real)
-    found = prc_features_to_metric(
+    _check_sizes("precision", fake, real)
+    metrics = prc_features_to_metric(
         torch.from_numpy(fake),
         torch.from_numpy(real),
         prc_neighborhood=NEIGHBOURHOOD,
@@ -206,7 +259,7 @@ def precision_recall(fake: np.ndarray, real: np.ndarray) -> tuple[float, float]:
         save_cpu_ram=True,
         verbose=False,
     )
-    return found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL]
+    return metrics[KEY_METRIC_PRECISION], metrics[KEY_METRIC_RECALL]
 
 
 def bootstrap_difference(
@@ -214,39 +267,40 @@ def bootstrap_difference(
 ) -> Estimate:
     """Return d(a, reference) - d(b, reference) with a bootstrap interval.
 
-    Picture i of `a` and of `b` belong together (one noise), so both sets are resampled with the same indices, and what they have in
-    common cancels. Resampling adds the bias of a finite set once more, so its quantiles are moved back by its mean's distance to the value:
-    the interval is that of the difference of two distances at this N, for other samples against the same real pictures.
+    Image i of `a` and image i of `b` are a pair (the same noise). Both sets are resampled with the
+    same indices, so what they share cancels. Resampling adds the bias of a finite set once more, so
+    the quantiles are moved back by the distance of their mean to the value. The interval covers the
+    difference at this N, for other samples against the same real images.
 
     Args:
         a: (N, D) features.
-        b: (N, D) features of the pictures that belong to those of `a`.
-        reference: What both are compared to.
+        b: (N, D) features of the images paired with those of `a`.
+        reference: What both are compared with.
         seed: Chooses the resamples.
-        resamples: How many.
+        resamples: Number of resamples.
 
     Returns:
-        The difference, `error` its bootstrap standard deviation, and the interval of level 0.95.
+        The difference, `error` its bootstrap standard deviation, and the 95 % interval.
 
     Raises:
-        DataError: The sets differ in size or have fewer than 2 pictures.
+        DataError: The sets differ in size or have fewer than 2 images.
     """
     if len(a) != len(b):
-        raise DataError(f"a paired difference needs pictures that belong together: found {len(a)} and {len(b)}")
-    _at_least(2, a, b)
+        raise DataError(f"a paired difference needs two sets of paired images: found {len(a)} and {len(b)}")
+    _check_sizes("frechet", a, b)
     values, vectors = np.linalg.eigh(reference.sigma)
     root = vectors * np.sqrt(values.clip(0))  # sigma = root root^T
     sets = [_Resampled(np.asarray(x, np.float64) - reference.mu, root) for x in (a, b)]
     everyone = np.ones(len(a))
     value = sets[0].distance(everyone) - sets[1].distance(everyone)
-    found = np.empty(resamples)
+    differences = np.empty(resamples)
     for i in range(resamples):
         indices = torch.randint(len(a), (len(a),), generator=rng.generator(seed, "bootstrap", i))
         counts = np.bincount(indices.numpy(), minlength=len(a)).astype(np.float64)
-        found[i] = sets[0].distance(counts) - sets[1].distance(counts)
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    shift = value - found.mean()
-    return Estimate(value, float(found.std(ddof=1)), float(low + shift), float(high + shift))
+        differences[i] = sets[0].distance(counts) - sets[1].distance(counts)
+    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    shift = value - differences.mean()
+    return Estimate(value, float(differences.std(ddof=1)), float(low + shift), float(high + shift))
 
 
 class _Resampled:
@@ -263,7 +317,7 @@ class _Resampled:
         variance = ((counts * self.squares).sum() - n * mean @ mean) / (n - 1)
         y = self.seen_by_reference[used]
         y = np.sqrt(weight / (n - 1)) * (y - (weight * y).sum(0) / n)
-        # The singular values of y are the roots of the eigenvalues of S_1 S_2; the smaller of the two products has them all.
+        # The squared singular values of y are the eigenvalues of S_1 S_2; the smaller of the two products has them all.
         gram = y @ y.T if len(y) < y.shape[1] else y.T @ y
         cross = np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum()
         return float(mean @ mean + variance + self.trace - 2 * cross)
@@ -277,7 +331,7 @@ def _factor(rows: np.ndarray) -> tuple[Array, Array]:
     return mean, triangle[: min(x.shape)]
 
 
-def _distance(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
+def _factored_distance(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
     """The Frechet distance from factors: tr((S_1 S_2)^(1/2)) is the sum of the singular values of R_1 R_2^T."""
     (mean_a, root_a), (mean_b, root_b) = a, b
     cross = scipy.linalg.svdvals(root_a @ root_b.T, check_finite=False).sum()
@@ -285,15 +339,15 @@ def _distance(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
     return float(shift @ shift + (root_a**2).sum() + (root_b**2).sum() - 2 * cross)
 
 
-def _part(n: int, size: int, seed: int, *key: int) -> NDArray[np.int64]:
-    """Return `size` of the numbers below n, chosen at random, in rising order."""
+def _random_subset(n: int, size: int, seed: int, *key: int) -> NDArray[np.int64]:
+    """Return `size` random indices below n, in rising order."""
     stream = "/".join(map(str, ("part", *key)))
     return np.sort(rng.permutation(seed, stream, 0, n)[:size].numpy())
 
 
-def _at_least(needed: int, *sets: np.ndarray) -> None:
+def _check_sizes(kind: str, *sets: np.ndarray) -> None:
     for rows in sets:
-        if len(rows) < needed:
+        if len(rows) < SMALLEST[kind]:
             raise DataError(
-                f"found {len(rows)} picture{'' if len(rows) == 1 else 's'} in a set; this metric needs {needed}"
+                f"found {len(rows)} image{'' if len(rows) == 1 else 's'} in a set; this metric needs {SMALLEST[kind]}"
             )

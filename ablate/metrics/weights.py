@@ -1,13 +1,14 @@
-"""Weights of networks that others trained: found on this machine, checked against a pinned digest, downloaded only when asked.
+"""Pretrained weights of published networks: found on this machine, checked against a pinned digest, downloaded only when asked.
 
-A backbone is looked for in this order; what is found must be the published file, or hold its tensors:
-1. `--weights DIR`, else the folder in `ABLATE_WEIGHTS`: `<name>.safetensors`, or the file that its publisher hands out;
+The places, in order. A file must be the published one or hold its tensors:
+
+1. `--weights DIR`, else the folder in `ABLATE_WEIGHTS`: `<name>.safetensors`, or the publisher's file;
 2. the libraries' own downloads (`torch.hub.get_dir()/checkpoints`);
-3. the publisher's address, where the caller allows a download and `ABLATE_OFFLINE` is not set. A download that failed is not tried again
-   for an hour (`ablate doctor --clear weights` forgets that).
+3. the publisher's address, if the caller allows a download and `ABLATE_OFFLINE` is not set. A failed
+   download is not repeated within an hour (`ablate doctor --clear weights` allows it at once).
 
-Reference: AlexNet and VGG16 of torchvision (ImageNet), without their classifiers, for LPIPS; the Inception-v3 of the original FID,
-converted from TensorFlow (Heusel et al., arXiv 1706.08500).
+Reference: AlexNet and VGG16 of torchvision (ImageNet), without their classifiers, for LPIPS; the
+Inception-v3 of the original FID, converted from TensorFlow (Heusel et al., arXiv 1706.08500).
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ from ablate.store.cache import cache_folder
 
 T = TypeVar("T")
 RETRY_S = 3600.0  # after a failed download
-TIMEOUT_S = 20.0  # without a byte from the network
+TIMEOUT_S = 20.0  # of a network read
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A published file of weights and what is taken from it."""
+    """A published weight file, and which of its tensors are used."""
 
     name: str
     url: str
-    files: tuple[str, ...]  # its names: the publisher's, and others under which the same bytes are handed out
-    prefix: str  # the tensors that are used; "" for all
-    file_sha256: str  # of the publisher's file; for torchvision's the first digits, which stand in the file's name
-    digest: str | None  # of the tensors used; None: not known, so only the publisher's file is accepted
-    megabytes: int  # of the download
+    files: tuple[str, ...]  # the publisher's name, then other names of the same file
+    prefix: str  # of the tensors that are used; "" for all
+    file_sha256: str  # of the publisher's file, or its first digits, which torchvision puts into the name
+    digest: str | None  # of the tensors used; None: unknown, so only the publisher's file is accepted
+    megabytes: int  # size of the download
 
 
 BACKBONES = {
@@ -86,7 +87,7 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors of a backbone, the digest that names them, and where they were found."""
+    """Tensors of a backbone, their digest, and the file that they come from."""
 
     tensors: Mapping[str, Tensor]
     digest: str
@@ -99,14 +100,14 @@ class Search:
 
     Attributes:
         folder: A folder of weights; None: the one in `ABLATE_WEIGHTS`, where that is set.
-        download: Whether the network may be asked; never where `ABLATE_OFFLINE` is set.
+        download: Whether a download is allowed. `ABLATE_OFFLINE` forbids it in any case.
     """
 
     folder: Path | None = None
     download: bool = False
 
     def __post_init__(self) -> None:
-        """Take the folder from the environment.
+        """Default the folder to the one in the environment.
 
         Raises:
             WeightsError: The folder does not exist.
@@ -115,7 +116,7 @@ class Search:
             object.__setattr__(self, "folder", Path(os.environ["ABLATE_WEIGHTS"]))
         if self.folder is not None and not self.folder.is_dir():
             raise WeightsError(
-                f"{self.folder}: no such folder of weights; give another one with --weights or ABLATE_WEIGHTS"
+                f"{self.folder}: no such folder of weights; fix: give another one with --weights or ABLATE_WEIGHTS"
             )
 
 
@@ -124,7 +125,7 @@ def offline() -> bool:
     return os.environ.get("ABLATE_OFFLINE", "") not in ("", "0")
 
 
-def find(name: str, search: Search) -> Weights:
+def find_weights(name: str, search: Search) -> Weights:
     """Return the weights of a backbone.
 
     Args:
@@ -132,17 +133,14 @@ def find(name: str, search: Search) -> Weights:
         search: Where they may come from.
 
     Raises:
-        WeightsError: They are not on this machine and may not or could not be downloaded; or a file has another digest.
+        WeightsError: They are not on this machine and were not downloaded, or a file has another digest.
     """
     backbone = BACKBONES[name]
-    path = at_hand(name, search)
-    if path is None:
-        path = _download(backbone, search)
-    return _read(backbone, path)
+    return _read(backbone, local_file(name, search) or _download(backbone, search))
 
 
-def at_hand(name: str, search: Search) -> Path | None:
-    """Return the file of a backbone on this machine, not checked yet, or None."""
+def local_file(name: str, search: Search) -> Path | None:
+    """Return the file of a backbone on this machine, unchecked, or None."""
     backbone = BACKBONES[name]
     places = [hub_folder() / "checkpoints" / file for file in backbone.files]
     if search.folder is not None:
@@ -151,65 +149,64 @@ def at_hand(name: str, search: Search) -> Path | None:
 
 
 def hub_folder() -> Path:
-    """Return where the libraries keep what they download: `TORCH_HOME`/hub, or the user's cache folder's."""
+    """Return the folder of torch.hub's downloads: `TORCH_HOME`/hub, or the one in the user's cache."""
     return Path(torch.hub.get_dir())
 
 
 def _read(backbone: Backbone, path: Path) -> Weights:
     """Read a file and check that it is the published one, or holds the same tensors."""
-    mend = f"expected {backbone.name}, as published at {backbone.url}; mend: replace or remove it"
+    fix = f"expected {backbone.name}, as published at {backbone.url}; fix: replace or remove it"
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {mend}") from error
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {fix}") from error
     published = hashlib.sha256(content).hexdigest().startswith(backbone.file_sha256)
     try:
         state = load(content) if path.suffix == ".safetensors" else _unpack(content)
         tensors = {key: value for key, value in state.items() if key.startswith(backbone.prefix)}
         found = digest(tensors)
-    # Readers meet damage with whatever its bytes lead to: SafetensorError, UnpicklingError, EOFError, AttributeError...
+    # A damaged file can raise anything: SafetensorError, UnpicklingError, EOFError, AttributeError...
     except Exception as error:
-        raise WeightsError(f"{path}: damaged, or not a file of weights ({type(error).__name__}); {mend}") from error
+        raise WeightsError(f"{path}: damaged, or not a weight file ({type(error).__name__}); {fix}") from error
     if not published and found != backbone.digest:
-        raise WeightsError(f"{path}: other weights (digest {found[:12]}...); {mend}")
+        raise WeightsError(f"{path}: other weights (digest {found[:12]}...); {fix}")
     return Weights(tensors, found, path)
 
 
 def _unpack(content: bytes) -> dict[str, Tensor]:
-    """Read PyTorch's own format without running code from it."""
+    """Read PyTorch's format without running code from it."""
     state: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
 
 
 def _download(backbone: Backbone, search: Search) -> Path:
-    """Fetch the publisher's file to where the libraries keep theirs."""
+    """Download the publisher's file into torch.hub's folder."""
     target = hub_folder() / "checkpoints" / backbone.files[0]
 
     def action() -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Checked before it takes its place: other programs look for it there too.
+        # torch.hub checks the digest before it renames the file: other programs read it there too.
         torch.hub.download_url_to_file(backbone.url, str(target), hash_prefix=backbone.file_sha256, progress=False)
         return target
 
-    missing = f"no weights for {backbone.name} here (put {backbone.name}.safetensors or {backbone.files[0]} into --weights DIR)"
-    if backbone.digest is None:
-        missing = f"no weights for {backbone.name} here (put {backbone.files[0]} into --weights DIR)"
+    names = f"{backbone.name}.safetensors or {backbone.files[0]}" if backbone.digest else backbone.files[0]
+    missing = f"no weights for {backbone.name} here (put {names} into --weights DIR)"
     return fetch(backbone.name, missing, backbone.megabytes, backbone.url, action, search)
 
 
 def fetch(name: str, missing: str, megabytes: int, address: str, action: Callable[[], T], search: Search) -> T:
-    """Do what needs the network, where that is allowed and has not just failed.
+    """Run a download if it is allowed and has not just failed.
 
     Args:
-        name: Names the marker of a failure.
-        missing: What is not on this machine; the head of every message.
-        megabytes: How much is downloaded.
-        address: From where.
+        name: Names the file that records a failure.
+        missing: What is not on this machine; the start of every message.
+        megabytes: Size of the download.
+        address: The source, for messages.
         action: The download.
-        search: Whether it is allowed.
+        search: Says whether a download is allowed.
 
     Raises:
-        WeightsError: It is not allowed, or it failed, now or within the last hour.
+        WeightsError: The download is not allowed, or it failed now or within the last hour.
     """
     if offline():
         raise WeightsError(f"{missing}; ABLATE_OFFLINE forbids a download")
@@ -228,7 +225,7 @@ def fetch(name: str, missing: str, megabytes: int, address: str, action: Callabl
     socket.setdefaulttimeout(TIMEOUT_S)
     try:
         return action()
-    except Exception as error:  # URLError, HTTPError, timeouts, a full disk: none of them may end a study
+    except Exception as error:  # URLError, HTTPError, a timeout, a full disk: none may end a study
         reason = " ".join(str(error).split()) or type(error).__name__
         with suppress(OSError), replacing(marker) as temporary:
             temporary.write_text(reason, encoding="utf-8")

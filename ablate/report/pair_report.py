@@ -117,7 +117,7 @@ def _check_finished(runs: pd.DataFrame, name: str) -> None:
 
 
 def _starting_with(runs: pd.DataFrame, name: str) -> pd.DataFrame:
-    return runs[runs["run_id"].isin(tables.named(runs["run_id"], name))]
+    return runs[runs["run_id"].isin(tables.match_run_ids(runs["run_id"], name))]
 
 
 def _two_runs(runs: pd.DataFrame, a: str, b: str) -> tuple[tuple[str, str], pd.DataFrame, list[str]]:

@@ -1,8 +1,9 @@
-"""One run: data -> (autoencoder ->) train -> sample -> measure -> rows.
+"""One run, from data to rows: (train the autoencoder,) train, sample, measure.
 
-A run works in `artifacts/<run_id>.part/`: its checkpoints are there, and what it has made so far. When all is made, the files move to
-`artifacts/<run_id>/`, the row is written, and the rest of the working folder is deleted. So a row with status `done` has its artifacts and
-its other tables, and a run that is made again leaves the finished one as it was until then.
+A run works in `artifacts/<run_id>.part/`, which holds its checkpoints and finished files. At the end
+the files move to `artifacts/<run_id>/`, the row is written, and the working folder is deleted. So a
+row with status `done` has its artifacts and its rows in the other tables. Until then, a run that is
+repeated leaves the finished one as it was.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.diffusion.solvers import evaluations
 from ablate.inference import number_formats
 from ablate.inference.latency import peak_memory_mb, reset_peak_memory
-from ablate.inference.trained import Finished
+from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.efficientnet import efficientnet_lite0
+from ablate.metrics.networks import MetricNetworks
 from ablate.metrics.pair_distances import PerceptualDistance
-from ablate.metrics.suite import Suite
 from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
 from ablate.models.cost import cost
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.weight_files import digest, save_tensors
 from ablate.runs import evaluation
-from ablate.runs.job import Job, Row, Tables
-from ablate.runs.previews import Sketches
+from ablate.runs.context import Row, RunContext, RunRows
+from ablate.runs.previews import Previews
 from ablate.stats.stability import first_jump
-from ablate.store import tables as results
-from ablate.store.atomic_files import half_written, sync_folder, written
+from ablate.store import tables
+from ablate.store.atomic_files import is_temporary, output_file, sync_folder
 from ablate.store.image_grids import save_grid
 from ablate.store.schema import RUN_SESSION
 from ablate.study.config import TrainConfig
@@ -47,15 +48,15 @@ from ablate.training import autoencoder
 from ablate.training.checkpoint import SAVE_EVERY_S, TrainingState
 from ablate.training.loop import train
 
-GRID = 64  # pictures
+GRID = 64  # images
 
 
-def execute(
+def execute_run(
     spec: RunSpec,
     data: ImageSet,
     folder: Path,
     *,
-    suite: Suite,
+    networks: MetricNetworks,
     progress: Progress,
     load_wall_s: float = 0.0,
     save_every_s: float = SAVE_EVERY_S,
@@ -67,102 +68,102 @@ def execute(
 
     Args:
         spec: What to run.
-        data: The pictures.
+        data: The images.
         folder: The results folder.
-        suite: What samples are measured with, on the device where everything is computed.
+        networks: What samples are measured with. Everything computes on their device.
         progress: Bars to show.
-        load_wall_s: What loading the data took, in seconds.
+        load_wall_s: Seconds that loading the data took.
         save_every_s: Seconds between checkpoints.
-        finished_before: The run has a finished row: only another finished one takes its place.
+        finished_before: The run has a finished row, which only another finished row replaces.
         compile: As in `machine.pick_compile`.
-        still_ours: Returns False once another process has taken the run over. It is asked at every step and before
-            rows and artifacts are written.
+        still_ours: Returns False once another process has taken the run over. It is asked at every step, and
+            before rows and artifacts are written.
 
     Returns:
-        The row of `runs.parquet`, with status `done` or `diverged`; the latter is not written where there is a finished one.
+        The row of `runs.parquet`, with status `done` or `diverged`. A diverged row is not written if there is a finished one.
 
     Raises:
-        KeyboardInterrupt: The run was interrupted; its checkpoint is written, and a row with status `interrupted` where there is none that
-            has finished.
-        LeaseLostError: Another process has taken the run over; nothing was written after that was seen.
-        AblateError: Something a user can mend went wrong.
+        KeyboardInterrupt: The run was interrupted. Its checkpoint is written, and a row with status
+            `interrupted` unless there is a finished one.
+        LeaseLostError: Another process has taken the run over. Nothing was written after that was seen.
+        AblateError: An error that the user can fix.
     """
     run_id = spec.run_id(data.name, data.digest)
     artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
-    device, precision = suite.device, machine.pick_precision(suite.device)
+    device, precision = networks.device, machine.pick_precision(networks.device)
     compiled = machine.pick_compile(compile, spec.config.train.steps, device)
-    tables = Tables(_first_columns(spec, data, device, precision, run_id))
-    tables.run |= {"compiled": compiled, "load_wall_s": load_wall_s}
-    job = Job(
+    rows = RunRows(_first_columns(spec, data, device, precision, run_id))
+    rows.run |= {"compiled": compiled, "load_wall_s": load_wall_s}
+    context = RunContext(
         spec,
         data,
-        tables,
+        rows,
         working,
-        suite,
+        networks,
         device,
         precision,
         compiled,
         progress,
         save_every_s,
-        sketches=True,
+        previews=True,
         still_ours=still_ours,
     )
-    _sweep(working)
+    _delete_temporary_files(working)
     reset_peak_memory(device)
 
     def finished() -> bool:
-        """Whether a finished row is there, also of a process that took this one for dead."""
+        """Whether there is a finished row, also from a process that took this run over."""
         return finished_before or is_done(folder, run_id)
 
     try:
-        model, codec, samples = produce(job)
-        with tables.timed("measure_wall_s"):
-            evaluation.measure_denoising(job, model, codec)
-            evaluation.measure_fidelity(job, samples, codec)
-            evaluation.measure_neighbours(job, samples)
-            tables.run["peak_memory_mb"] = peak_memory_mb(device)  # the timed calls count their own from zero
-            evaluation.measure_times(job, model, codec)
-        with tables.timed("quantize_wall_s"):
-            made = Finished(tables.run, spec.config, model, codec)
-            found = number_formats.measure(
-                made, data, suite, spec.config.quantize, session=RUN_SESSION, progress=progress
+        model, codec, samples = train_and_sample(context)
+        with rows.timed("measure_wall_s"):
+            evaluation.measure_denoising(context, model, codec)
+            evaluation.measure_fidelity(context, samples, codec)
+            evaluation.measure_neighbours(context, samples)
+            rows.run["peak_memory_mb"] = peak_memory_mb(device)  # before the timed calls, which reset it
+            evaluation.measure_latency(context, model, codec)
+        with rows.timed("quantize_wall_s"):
+            trained = TrainedRun(rows.run, spec.config, model, codec)
+            format_rows = number_formats.measure_formats(
+                trained, data, networks, spec.config.quantize, session=RUN_SESSION, progress=progress
             )
-            for table, rows in found.items():
-                tables.others[table] += rows
+            for table, added in format_rows.items():
+                rows.others[table] += added
         phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")
-        tables.run["wall_s"] = sum(tables.run[f"{phase}_wall_s"] for phase in phases)
-        job.check_lease()
-        _move(working, artifacts)
+        rows.run["wall_s"] = sum(rows.run[f"{phase}_wall_s"] for phase in phases)
+        context.check_lease()
+        _move_artifacts(working, artifacts)
     except DivergedError as error:
-        job.check_lease()
+        context.check_lease()
         if finished():
-            tables.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
+            rows.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
         else:
-            tables.write(folder, "diverged", str(error))
+            rows.write(folder, "diverged", str(error))
         shutil.rmtree(working, ignore_errors=True)  # its checkpoint would only diverge again
-        return tables.run
+        return rows.run
     except KeyboardInterrupt:
         if still_ours() and not finished():
-            tables.write(folder, "interrupted", "interrupted by a signal; the same command resumes it")
+            rows.write(folder, "interrupted", "interrupted by a signal; the same command resumes it")
         raise
     except Exception as error:
-        job.check_lease()  # its new owner may have moved the files that this process misses
+        context.check_lease()  # the new owner may have moved files that this process misses
         if not finished():
-            tables.write(folder, "failed", f"{type(error).__name__}: {error}")
+            rows.write(folder, "failed", f"{type(error).__name__}: {error}")
         raise
-    job.check_lease()
-    tables.write(folder, "done")
+    context.check_lease()
+    rows.write(folder, "done")
     shutil.rmtree(working, ignore_errors=True)
-    return tables.run
+    return rows.run
 
 
 def working_folder(folder: Path, run_id: str) -> Path:
-    """Return where a run that has not finished keeps its checkpoints and what it has made."""
+    """Return the folder of an unfinished run: its checkpoints and the files that are ready."""
     return folder / "artifacts" / f"{run_id}.part"
 
 
-def clean(folder: Path, run_id: str) -> bool:
-    """Delete the working folder of a finished run, whose process was killed before it did so; return whether the run is finished."""
+def clean_up_finished(folder: Path, run_id: str) -> bool:
+    """Delete the working folder if the run is finished: a killed process leaves it. Return whether the run is finished."""
     done = is_done(folder, run_id)
     if done:
         shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
@@ -170,71 +171,71 @@ def clean(folder: Path, run_id: str) -> bool:
 
 
 def is_done(folder: Path, run_id: str) -> bool:
-    """Whether a run has a finished row."""
-    runs = results.read(folder, "runs")
+    """Return whether a run has a finished row."""
+    runs = tables.read(folder, "runs")
     return bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
 
 
-def adopt(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[str, Sequence[Row]]) -> None:
-    """Record a run that was made elsewhere, as `execute` records its own: the files, then the rows.
+def record_remote_run(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[str, Sequence[Row]]) -> None:
+    """Record a run from another machine as `execute_run` records its own: the files, then the rows.
 
     Args:
         folder: The results folder.
         run_id: The run.
-        files: Name -> content, of its artifacts, or of its checkpoints where it has not finished.
-        rows: Table -> its rows, or nothing where only checkpoints came.
+        files: Name -> content: the artifacts of a finished run, or the checkpoints of an unfinished one.
+        rows: Table -> its rows; empty if only checkpoints arrived.
 
     Raises:
         ResultsError: A file or a table cannot be written.
     """
     artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
     for name, content in files.items():
-        with written(working / name) as temporary:
+        with output_file(working / name) as temporary:
             temporary.write_bytes(content)
     statuses = [row["status"] for row in rows.get("runs", ())]
     if "done" in statuses:
-        _move(working, artifacts)
+        _move_artifacts(working, artifacts)
     if "done" in statuses or (statuses and not is_done(folder, run_id)):
-        results.append(folder, rows)
+        tables.append(folder, rows)
     if {"done", "diverged"} & set(statuses):
         shutil.rmtree(working, ignore_errors=True)
 
 
-def produce(job: Job) -> tuple[Denoiser, ImageCodec, np.ndarray]:
-    """Train and sample: all that a run's digests depend on, with deterministic algorithms.
+def train_and_sample(context: RunContext) -> tuple[Denoiser, ImageCodec, np.ndarray]:
+    """Train and sample with deterministic algorithms: everything that a run's digests depend on.
 
     Returns:
-        The averaged weights, the way between pictures and latents, and the samples (N, 3, 64, 64) uint8.
+        The model with averaged weights, the codec between images and latents, and the samples (N, 3, 64, 64) uint8.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
-        KeyboardInterrupt: Interrupted; the training was saved first.
+        KeyboardInterrupt: The run was interrupted; its training is saved.
     """
-    with machine.deterministic() as names:
-        codec = _codec(job)
-        model = _train(job, codec)
-        samples = _sample(job, model, codec)
-    job.tables.run["nondeterministic_ops"] = " ".join(sorted(names))
+    with machine.deterministic() as nondeterministic_ops:
+        codec = _codec(context)
+        model = _train(context, codec)
+        samples = _sample(context, model, codec)
+    context.rows.run["nondeterministic_ops"] = " ".join(sorted(nondeterministic_ops))
     return model, codec, samples
 
 
-def _sweep(working: Path) -> None:
-    """Delete what a killed process was just writing."""
-    for left in working.glob("*"):
-        if half_written(left):
-            left.unlink(missing_ok=True)
+def _delete_temporary_files(working: Path) -> None:
+    """Delete the files that a killed process was writing."""
+    for path in working.glob("*"):
+        if is_temporary(path):
+            path.unlink(missing_ok=True)
 
 
-def _move(working: Path, artifacts: Path) -> None:
-    """Put what a run has made in place of what an earlier one may have left; its checkpoints stay until its row is written."""
-    made = [path for path in working.iterdir() if not path.name.endswith("checkpoint.safetensors")]
+def _move_artifacts(working: Path, artifacts: Path) -> None:
+    """Move a run's files over those of an earlier one. The checkpoints stay until the row is written."""
+    finished = [path for path in working.iterdir() if not path.name.endswith("checkpoint.safetensors")]
     try:
         artifacts.mkdir(exist_ok=True)
-        for path in made:
+        for path in finished:
             os.replace(path, artifacts / path.name)
         sync_folder(artifacts)
     except OSError as error:
-        raise ResultsError(f"{artifacts}: cannot be written ({error}); mend the folder and run again") from error
+        raise ResultsError(f"{artifacts}: cannot be written ({error}); fix the folder and run again") from error
 
 
 def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precision: str, run_id: str) -> Row:
@@ -272,96 +273,102 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
 
 
 def perceptual_loss(config: TrainConfig, device: torch.device) -> nn.Module | None:
-    """Return the frozen perceptual distance that a configuration trains with, or None."""
+    """Return the frozen perceptual distance in the training loss, or None."""
     if config.perceptual == "none":
         return None
     return PerceptualDistance(efficientnet_lite0(device), stages=config.perceptual_stages)
 
 
-def _codec(job: Job) -> ImageCodec:
-    """The way between pictures and what is diffused; in latent space an autoencoder, charged with its training time."""
-    job.tables.run["autoencoder_wall_s"] = 0.0
-    if job.spec.config.model.space == "pixel":
+def _codec(context: RunContext) -> ImageCodec:
+    """Return the codec: in latent space an autoencoder, whose training time is added to the run's."""
+    context.rows.run["autoencoder_wall_s"] = 0.0
+    if context.spec.config.model.space == "pixel":
         return PIXEL_CODEC
-    with job.task("autoencoder", job.spec.config.autoencoder.steps) as bar:
-        made = autoencoder.prepare(
-            job.spec.config,
-            torch.from_numpy(job.data.train).to(job.device),
-            job.data.digest,
-            job.spec.seed,
-            precision=job.precision,
-            checkpoint=job.artifacts / "autoencoder_checkpoint.safetensors",
-            cache=job.cache,
-            save_every_s=job.save_every_s,
-            on_step=_advance(job, bar),
+    with context.task("autoencoder", context.spec.config.autoencoder.steps) as bar:
+        latents = autoencoder.prepare(
+            context.spec.config,
+            torch.from_numpy(context.data.train).to(context.device),
+            context.data.digest,
+            context.spec.seed,
+            precision=context.precision,
+            checkpoint=context.artifacts / "autoencoder_checkpoint.safetensors",
+            cache=context.cache,
+            save_every_s=context.save_every_s,
+            on_step=_advance(context, bar),
         )
-    job.tables.run |= {"autoencoder_wall_s": made.wall_s, "autoencoder_digest": made.digest}
-    job.tables.run["mixed_arithmetic"] = made.mixed_arithmetic
-    save_tensors(job.artifacts / "autoencoder.safetensors", made.tensors, {"run_id": job.tables.run["run_id"]})
-    return made.codec
+    context.rows.run |= {"autoencoder_wall_s": latents.wall_s, "autoencoder_digest": latents.digest}
+    context.rows.run["mixed_arithmetic"] = latents.mixed_arithmetic
+    save_tensors(context.artifacts / "autoencoder.safetensors", latents.tensors, {"run_id": context.rows.run["run_id"]})
+    return latents.codec
 
 
-def _advance(job: Job, bar: Task) -> Callable[[TrainingState], None]:
+def _advance(context: RunContext, bar: Task) -> Callable[[TrainingState], None]:
     done = 0
 
     def on_step(state: TrainingState) -> None:
         nonlocal done
-        job.check_lease()  # a checkpoint may be saved next
+        context.check_lease()  # a checkpoint may be saved next
         while state.resume_warnings:
-            job.progress.say(f"note: {state.resume_warnings.pop(0)}")
+            context.progress.say(f"note: {state.resume_warnings.pop(0)}")
         bar.advance(state.step - done, f"loss {state.curve[-1]['loss']:.3f}" if state.curve else "")
         done = state.step
 
     return on_step
 
 
-def _train(job: Job, codec: ImageCodec) -> Denoiser:
-    config, tables = job.spec.config, job.tables
-    with job.task("train", config.train.steps) as bar:
-        advance, sketch = _advance(job, bar), Sketches(job, codec) if job.sketches else None
+def _train(context: RunContext, codec: ImageCodec) -> Denoiser:
+    config, rows = context.spec.config, context.rows
+    with context.task("train", config.train.steps) as bar:
+        advance, previews = _advance(context, bar), Previews(context, codec) if context.previews else None
 
         def on_step(state: TrainingState) -> None:
             advance(state)
-            if sketch is not None:
+            if previews is not None:
                 assert isinstance(state.ema, Denoiser)
-                sketch(state.step, state.ema)
-            tables.run |= {"steps": state.step, "images_seen": state.step * config.train.batch}
-            tables.others["curves"] = [{"run_id": tables.run["run_id"], **row} for row in state.curve]
+                previews(state.step, state.ema)
+            rows.run |= {"steps": state.step, "images_seen": state.step * config.train.batch}
+            rows.others["curves"] = [{"run_id": rows.run["run_id"], **row} for row in state.curve]
 
         state = train(
             config,
-            torch.from_numpy(job.data.train).to(job.device),
-            job.spec.seed,
-            perceptual=perceptual_loss(config.train, job.device),
-            precision=job.precision,
-            compiled=job.compiled,
-            checkpoint=job.artifacts / "checkpoint.safetensors",
+            torch.from_numpy(context.data.train).to(context.device),
+            context.spec.seed,
+            perceptual=perceptual_loss(config.train, context.device),
+            precision=context.precision,
+            compiled=context.compiled,
+            checkpoint=context.artifacts / "checkpoint.safetensors",
             codec=codec,
-            save_every_s=job.save_every_s,
+            save_every_s=context.save_every_s,
             on_step=on_step,
         )
     if state.mixed_arithmetic is not None:
-        tables.run["mixed_arithmetic"] = state.mixed_arithmetic
-    tables.run |= {"train_wall_s": state.wall_s, "images_per_s": tables.run["images_seen"] / state.wall_s}
+        rows.run["mixed_arithmetic"] = state.mixed_arithmetic
+    rows.run |= {"train_wall_s": state.wall_s, "images_per_s": rows.run["images_seen"] / state.wall_s}
     norms = {row["step"]: row["grad_norm"] for row in state.curve}
     jump = first_jump(list(norms), list(norms.values()), config.train.warmup)
-    tables.run["unstable"] = jump is not None
+    rows.run["unstable"] = jump is not None
     weights = {name: p.cpu() for name, p in state.ema.named_parameters()}
-    tables.run["weights_digest"] = digest(weights)
-    metadata = {"config": config.to_json(), "run_id": tables.run["run_id"]}
-    save_tensors(job.artifacts / "model.safetensors", weights, metadata)
+    rows.run["weights_digest"] = digest(weights)
+    metadata = {"config": config.to_json(), "run_id": rows.run["run_id"]}
+    save_tensors(context.artifacts / "model.safetensors", weights, metadata)
     assert isinstance(state.ema, Denoiser)
     return state.ema
 
 
-def _sample(job: Job, model: Denoiser, codec: ImageCodec) -> np.ndarray:
-    config, count = job.spec.config, job.spec.config.measure.fd_samples
-    with job.tables.timed("sample_wall_s"), job.task("sample", count) as bar:
+def _sample(context: RunContext, model: Denoiser, codec: ImageCodec) -> np.ndarray:
+    config, count = context.spec.config, context.spec.config.measure.fd_samples
+    with context.rows.timed("sample_wall_s"), context.task("sample", count) as bar:
         drawn = sample_images(
-            model, config, job.spec.seed, range(count), precision=job.precision, codec=codec, on_batch=bar.advance
+            model,
+            config,
+            context.spec.seed,
+            range(count),
+            precision=context.precision,
+            codec=codec,
+            on_batch=bar.advance,
         )
     samples = to_uint8(drawn)
-    job.check_lease()
-    job.tables.run["samples_digest"] = digest({"samples": torch.from_numpy(samples)})
-    save_grid(job.artifacts / "samples.png", samples[:GRID])
+    context.check_lease()
+    context.rows.run["samples_digest"] = digest({"samples": torch.from_numpy(samples)})
+    save_grid(context.artifacts / "samples.png", samples[:GRID])
     return samples

@@ -23,14 +23,14 @@ from ablate.base import machine
 from ablate.base.errors import DataError, ResultsError
 from ablate.base.progress import Progress
 from ablate.data import cats
-from ablate.data.datasets import is_embedded, load
+from ablate.data.datasets import is_embedded, load_dataset
 from ablate.diffusion.sampling import sample_images, to_uint8
-from ablate.inference.trained import Finished
-from ablate.metrics.suite import Suite
+from ablate.inference.trained_run import TrainedRun
+from ablate.metrics.networks import MetricNetworks
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.runs import loading
-from ablate.runs.job import Job, Tables
-from ablate.runs.pipeline import produce
+from ablate.runs.context import RunContext, RunRows
+from ablate.runs.pipeline import train_and_sample
 from ablate.study import variants
 from ablate.study.plan import RunSpec
 
@@ -57,7 +57,7 @@ class Replay:
         return json.dumps(asdict(self), indent=2, allow_nan=False)
 
 
-def replay(
+def replay_run(
     folder: Path,
     name: str,
     *,
@@ -83,7 +83,7 @@ def replay(
         DataError: The pictures are not those of the row.
         DivergedError: The training diverged this time.
     """
-    row = loading.find(folder, name)
+    row = loading.find_run(folder, name)
     config = variants.from_json(row["config"], row["preset"])
     if config.hash != row["config_hash"]:
         raise ResultsError(
@@ -94,7 +94,7 @@ def replay(
             f"run {row['run_id']}: made of {row['data']!r} ({str(row['data_digest'])[:12]}...), which is not embedded; "
             "say where it is: --data PATH"
         )
-    pictures = load(data or cats.NAME)
+    pictures = load_dataset(data or cats.NAME)
     if pictures.digest != row["data_digest"]:
         raise DataError(
             f"--data {data or cats.NAME}: fingerprint {pictures.digest[:12]}..., the run's row says {str(row['data_digest'])[:12]}...; "
@@ -109,14 +109,24 @@ def replay(
         differing = _environment(row, target)
         for part, (then, here) in differing.items():
             on_difference(part, then, here)
-        tables = Tables({"run_id": row["run_id"]})
-        # The suite measures, which a replay does not: it stands for the device alone.
-        suite, precision = Suite(target, {}, {}, {}), row["precision"]
+        tables = RunRows({"run_id": row["run_id"]})
+        # The networks measures, which a replay does not: it stands for the device alone.
+        networks, precision = MetricNetworks(target, {}, {}, {}), row["precision"]
         compiled = machine.pick_compile("on" if row["compiled"] else "off", config.train.steps, target)
-        job = Job(
-            spec, pictures, tables, Path(scratch), suite, target, precision, compiled, progress, math.inf, Path(scratch)
+        job = RunContext(
+            spec,
+            pictures,
+            tables,
+            Path(scratch),
+            networks,
+            target,
+            precision,
+            compiled,
+            progress,
+            math.inf,
+            Path(scratch),
         )
-        model, _, samples = produce(job)
+        model, _, samples = train_and_sample(job)
         made = tables.run
         weights_equal = made["weights_digest"] == row["weights_digest"]
         samples_equal = made["samples_digest"] == row["samples_digest"]
@@ -127,7 +137,7 @@ def replay(
             note = f"the run was interrupted and went on in another arithmetic ({row['mixed_arithmetic']}); a replay is made in one"
         if largest is None:
             try:
-                kept = loading.load(folder, row["run_id"], target)
+                kept = loading.load_run(folder, row["run_id"], target)
                 largest, psnr = _compare(kept, model, samples)
             except ResultsError as error:
                 note = "; ".join(filter(None, (note, str(error))))
@@ -137,7 +147,7 @@ def replay(
     return Replay(row["run_id"], verdict, weights_equal, samples_equal, largest, psnr, differing, ops, note)
 
 
-def _compare(kept: Finished, model: Denoiser, samples: np.ndarray) -> tuple[float, float | None]:
+def _compare(kept: TrainedRun, model: Denoiser, samples: np.ndarray) -> tuple[float, float | None]:
     """The largest difference of a weight, and the PSNR of samples (N, 3, H, W) uint8 to those of the kept weights, drawn here."""
     pairs = zip(model.parameters(), kept.model.parameters(), strict=True)
     largest = max(float((a - b).abs().max()) for a, b in pairs)

@@ -22,9 +22,9 @@ from ablate.base.progress import Progress
 from ablate.diffusion.sampling import denoise
 from ablate.diffusion.solvers import SOLVERS, Denoise
 from ablate.inference import export, onnx
-from ablate.inference.latency import Timed, time_calls
-from ablate.inference.trained import Finished
-from ablate.runs.loading import find_all, load
+from ablate.inference.latency import TimedCall, time_calls
+from ablate.inference.trained_run import TrainedRun
+from ablate.runs.loading import find_runs, load_run
 from ablate.stats.quantiles import NOISE_THRESHOLD, noise, quantiles, ratio
 from ablate.store import tables
 from ablate.store.schema import BENCH_SESSION
@@ -37,37 +37,37 @@ NAMES = ("run_id", "scheme", "engine")  # of a thing that is timed
 
 
 @dataclass(frozen=True)
-class Network:
+class TimedNetwork:
     """A finished run, and its network in one scheme on one engine: (z (B, C, S, S), t (B,)) -> x_hat, and what decodes it, float32."""
 
-    run: Finished
+    run: TrainedRun
     denoise: Denoise
     decode: Callable[[Tensor], Tensor]
 
 
-def _in_torch(precision: str) -> Callable[[Path, str, torch.device], Network]:
-    def open_(folder: Path, run_id: str, device: torch.device) -> Network:
-        run = load(folder, run_id, device, precision=precision)
-        return Network(run, lambda z, t: denoise(run.model, run.config, z, t, precision), run.codec.decode)
+def _in_torch(precision: str) -> Callable[[Path, str, torch.device], TimedNetwork]:
+    def open_(folder: Path, run_id: str, device: torch.device) -> TimedNetwork:
+        run = load_run(folder, run_id, device, precision=precision)
+        return TimedNetwork(run, lambda z, t: denoise(run.model, run.config, z, t, precision), run.codec.decode)
 
     return open_
 
 
-def _in_engine(scheme: str) -> Callable[[Path, str, torch.device], Network]:
-    def open_(folder: Path, run_id: str, device: torch.device) -> Network:
+def _in_engine(scheme: str) -> Callable[[Path, str, torch.device], TimedNetwork]:
+    def open_(folder: Path, run_id: str, device: torch.device) -> TimedNetwork:
         if device.type != "cpu":
             raise AblateError(f"--device {device}: onnxruntime computes on the processor here; use --device cpu")
-        run = load(folder, run_id, device)
-        _, parts = export.build(run, scheme, run.config.quantize.calibration)
-        network = onnx.in_engine(parts, machine.threads())
-        return Network(run, network.denoise, network.decode)
+        run = load_run(folder, run_id, device)
+        _, parts = export.build_graphs(run, scheme, run.config.quantize.calibration)
+        network = onnx.onnx_network(parts, machine.threads())
+        return TimedNetwork(run, network.denoise, network.decode)
 
     return open_
 
 
 # (scheme, engine) -> how to open a run in it, from (results folder, run's name, device). A scheme named without its engine is the first
 # entry of that scheme. An engine that sets its own number of threads takes `machine.threads()`.
-NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], Network]] = {
+NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], TimedNetwork]] = {
     ("fp32", "torch"): _in_torch("fp32"),
     ("bf16", "torch"): _in_torch("bf16"),
     ("int8", "onnxruntime"): _in_engine("int8"),
@@ -75,16 +75,16 @@ NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], Network]] = 
 }
 
 
-def _as_sampled(network: Network, z: Tensor) -> Denoise:
+def _as_sampled(network: TimedNetwork, z: Tensor) -> Denoise:
     return cuda_graphs.captured(network.denoise, cuda_graphs.CAPTURE_FROM_CALLS, z.device)
 
 
-def _step(network: Network, z: Tensor) -> Callable[[], object]:
+def _step(network: TimedNetwork, z: Tensor) -> Callable[[], object]:
     t, denoise = z.new_full((len(z),), 0.5), _as_sampled(network, z)
     return lambda: denoise(z, t)
 
 
-def _image(network: Network, z: Tensor) -> Callable[[], object]:
+def _image(network: TimedNetwork, z: Tensor) -> Callable[[], object]:
     settings, decode, denoise = network.run.config.sample, network.decode, _as_sampled(network, z)
 
     def call() -> Tensor:
@@ -96,7 +96,7 @@ def _image(network: Network, z: Tensor) -> Callable[[], object]:
 
 
 # What one call is: (network, noise z (B, C, S, S)) -> the call.
-SCOPES: dict[str, Callable[[Network, Tensor], Callable[[], object]]] = {"step": _step, "image": _image}
+SCOPES: dict[str, Callable[[TimedNetwork, Tensor], Callable[[], object]]] = {"step": _step, "image": _image}
 
 
 def parse_batches(text: str) -> list[int]:
@@ -135,7 +135,7 @@ def parse_schemes(text: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys(chosen))
 
 
-def bench(
+def time_runs(
     folder: Path,
     names: Sequence[str],
     *,
@@ -152,9 +152,9 @@ def bench(
 
     Args:
         folder: The results folder.
-        names: Of the runs, as `find_all` takes them; the first one in the first scheme is what the others are compared to.
+        names: Of the runs, as `find_runs` takes them; the first one in the first scheme is what the others are compared to.
         batches: Batch sizes; each is saved when it has been measured.
-        rounds: Timed calls of each thing.
+        rounds: TimedCall calls of each thing.
         schemes: Keys of `NETWORKS`.
         scope: A key of `SCOPES`.
         device: Where the networks compute.
@@ -169,7 +169,7 @@ def bench(
     Raises:
         AblateError: A run that is not there or has not finished, files that are damaged, or a folder that cannot be written.
     """
-    runs = find_all(folder, names)
+    runs = find_runs(folder, names)
     tables.check_folder(folder)
     before = tables.read(folder, "latency")
     started = datetime.now(UTC)
@@ -186,7 +186,7 @@ def bench(
             calls = len(networks) * (1 + WARMUP + rounds)
             with progress.task(f"batch {batch}", calls) as bar:
                 things = [
-                    Timed(
+                    TimedCall(
                         {**dict(zip(NAMES, key, strict=True)), "batch": batch, **columns},
                         SCOPES[scope](network, _noise(network, batch, seed, device)),
                     )
@@ -297,6 +297,6 @@ def agreement(groups: Sequence[Row], columns: Row, before: pd.DataFrame) -> Row 
     return None
 
 
-def _noise(network: Network, batch: int, seed: int, device: torch.device) -> Tensor:
+def _noise(network: TimedNetwork, batch: int, seed: int, device: torch.device) -> Tensor:
     channels, size, _ = network.run.model.space
     return rng.normal(seed, "latency", range(batch), (channels, size, size)).to(device)

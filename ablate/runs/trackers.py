@@ -1,4 +1,4 @@
-"""Finished runs in the files of other tools: TensorBoard and MLflow, by their own libraries, each an extra that nobody needs.
+"""TrainedRun runs in the files of other tools: TensorBoard and MLflow, by their own libraries, each an extra that nobody needs.
 
     tensorboard   <results>/tensorboard/<run_id>/     curves by step, headline metrics and costs at the last step, the samples
     mlflow        <results>/mlruns/                   the same as a run of the experiment `ablate`, with its configuration; a file store
@@ -136,7 +136,7 @@ def open_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
     return [TRACKERS[name](folder) for name in dict.fromkeys(names)]
 
 
-def record(trackers: Sequence[Tracker], folder: Path, run_id: str) -> None:
+def record_run(trackers: Sequence[Tracker], folder: Path, run_id: str) -> None:
     """Give a finished run to trackers.
 
     Args:

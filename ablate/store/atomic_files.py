@@ -45,7 +45,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def output_file(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, as `replacing` does.
 
     Raises:
@@ -60,7 +60,7 @@ def written(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def half_written(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Tell whether a file is one that a process is writing, or was when it was killed: `replacing`'s, or `.tmp...` of safetensors."""
     return path.suffix == ".tmp" or path.name.startswith(".tmp")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ablate.store.atomic_files import written
+from ablate.store.atomic_files import output_file
 
 GAP = 2  # pixels between the panels of a strip
 ZOOM = 2
@@ -37,12 +37,12 @@ def save_strip(path: Path, panels: list[np.ndarray]) -> None:
 
 def save_array(path: Path, pictures: np.ndarray) -> None:
     """Write pictures (N, 3, H, W) uint8 to a compressed `.npz` file, as the array `images` (N, H, W, 3)."""
-    with written(path) as temporary, temporary.open("wb") as file:
+    with output_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, images=pictures.transpose(0, 2, 3, 1))
 
 
 def _save(path: Path, sheet: np.ndarray) -> None:
     image = Image.fromarray(sheet)
     image = image.resize((image.width * ZOOM, image.height * ZOOM), Image.Resampling.NEAREST)
-    with written(path) as temporary:
+    with output_file(path) as temporary:
         image.save(temporary, "PNG")

@@ -220,7 +220,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def encode(schema: pa.Schema) -> pa.Schema:
+def dictionary_encoded(schema: pa.Schema) -> pa.Schema:
     """Return the schema with texts as numbers into a list of the different ones.
 
     Most repeat, so in this form a long table is added to fast.
@@ -230,7 +230,7 @@ def encode(schema: pa.Schema) -> pa.Schema:
     return pa.schema(fields, metadata=schema.metadata)
 
 
-def decode(schema: pa.Schema) -> pa.Schema:
+def plain_text(schema: pa.Schema) -> pa.Schema:
     """Return the schema with encoded texts as plain ones."""
     fields = [field.with_type(_TEXT) if pa.types.is_dictionary(field.type) else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)

@@ -71,7 +71,7 @@ def append(
                     kept = kept.filter(pc.invert(replaced))
                 # A fixed name: what a killed process left behind is overwritten by the next writer.
                 staged[path] = results / f".{table}.parquet.tmp"
-                _write(staged[path], pa.concat_tables([kept, added.cast(schema.encode(added.schema))]))
+                _write(staged[path], pa.concat_tables([kept, added.cast(schema.dictionary_encoded(added.schema))]))
             for path, written in staged.items():
                 os.replace(written, path)
             sync_folder(results)
@@ -124,13 +124,13 @@ def check_folder(results: Path) -> None:
         ) from error
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a results table as plain dictionaries, null as None."""
     found = table.astype(object).where(table.notna(), None).to_dict("records")
     return [{str(k): v for k, v in row.items()} for row in found]
 
 
-def named(run_ids: Iterable[str], name: str) -> set[str]:
+def match_run_ids(run_ids: Iterable[str], name: str) -> set[str]:
     """Return the runs of a name: the one that has it, else those that go on after it with a hyphen, else those that begin so.
 
     So `no_drift` names no run of `no_drift_matched`.
@@ -153,7 +153,7 @@ def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:
 
 def _load(path: Path, table: str, *, encoded: bool = False) -> pa.Table:
     """Read a table, with encoded texts where that is asked for."""
-    wanted = schema.encode(schema.SCHEMAS[table]) if encoded else schema.SCHEMAS[table]
+    wanted = schema.dictionary_encoded(schema.SCHEMAS[table]) if encoded else schema.SCHEMAS[table]
     mend = "restore it from a copy, or move it away to start an empty table"
     try:
         with path.open("rb") as file:
@@ -207,7 +207,7 @@ def _write(path: Path, table: pa.Table) -> None:
         options = {"compression": "lz4", "use_dictionary": texts, "write_statistics": False, "store_schema": False}
         with pq.ParquetWriter(file, table.schema, write_page_checksum=True, **options) as writer:
             # Readers shall see plain texts, not categories: so the schema that they go by is not that of the encoded form.
-            plain = schema.decode(table.schema)
+            plain = schema.plain_text(table.schema)
             arrow = base64.b64encode(plain.serialize().to_pybytes())
             writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": arrow})
             writer.write_table(table)

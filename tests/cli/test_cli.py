@@ -139,7 +139,7 @@ def test_a_finished_run_is_skipped_and_force_makes_the_same_again(study: Path) -
 def test_what_is_forced_and_does_not_finish_leaves_the_finished_rows(study: Path, error: BaseException) -> None:
     before = {path.name: path.read_bytes() for path in (study / "results").glob("*.parquet")}
     with (
-        mock.patch("ablate.runs.pipeline.produce", side_effect=error),
+        mock.patch("ablate.runs.pipeline.train_and_sample", side_effect=error),
         suppress(OSError),
     ):  # a full disk is no user's error
         forced = smoke("--variant", "no_drift", "--force", cwd=study)
@@ -305,7 +305,7 @@ def test_the_hint_at_the_end_leads_to_a_report_of_what_was_run(study: Path, tmp_
     assert "no_drift" in report.stdout
     alone = folder / "runs.parquet"
     runs = pd.read_parquet(alone)
-    tables.append(tmp_path / "alone", {"runs": tables.records(runs[runs["variant"] == "baseline"])})
+    tables.append(tmp_path / "alone", {"runs": tables.to_records(runs[runs["variant"] == "baseline"])})
     done = smoke("--results", str(tmp_path / "alone"), cwd=study)
     assert "next: the same command with --variant no_drift" in done.stderr
 

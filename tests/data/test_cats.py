@@ -31,7 +31,7 @@ def quick(made: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_picture_depends_on_its_number_alone() -> None:
+def test_an_image_depends_on_its_number_alone() -> None:
     together = cats.compose(150, size=16)
     assert together.shape == (150, 3, 16, 16)
     assert together.dtype == np.uint8
@@ -55,14 +55,14 @@ def test_the_first_combinations_show_every_part_about_equally(made: list[np.ndar
 
 
 def test_backgrounds_and_order_are_pinned() -> None:
-    # A change here changes every picture: raise cats.VERSION with it.
+    # A change here changes every image: raise cats.VERSION with it.
     drawn = cats._order(324_000)[:100].astype("<i8").tobytes() + cats._backgrounds(100, 0).tobytes()
     assert hashlib.sha256(drawn).hexdigest()[:16] == "0c26c839fe4ed66f"
     assert cats._backgrounds(10_000, 0).min() == cats.LIGHT[0]
     assert cats._backgrounds(10_000, 0).max() == cats.LIGHT[1] - 1
 
 
-def test_a_picture_agrees_with_one_composed_by_pillow_at_full_size_and_then_shrunk() -> None:
+def test_an_image_agrees_with_one_composed_by_pillow_at_full_size_and_then_shrunk() -> None:
     art = cats._art()
     del art[1][6]  # the second empty fur
     picks = np.unravel_index(cats._order(324_000)[0], [len(entries) for entries in art])
@@ -98,7 +98,7 @@ def test_the_cache_is_read_and_a_damaged_one_is_made_again(
     assert [entry.name for entry in cache.iterdir()] == [path.name]  # no temporary file is left
 
 
-def test_no_damage_to_the_cache_is_an_error_or_another_picture(tmp_path: Path, made: list[np.ndarray]) -> None:
+def test_no_damage_to_the_cache_is_an_error_or_another_image(tmp_path: Path, made: list[np.ndarray]) -> None:
     path = tmp_path / "a.npz"
     cats._write(path, made)
     good, draw = path.read_bytes(), random.Random(0)

@@ -14,38 +14,38 @@ from PIL import Image
 
 from ablate.base.errors import DataError
 from ablate.data import cats
-from ablate.data.datasets import load, read_images
+from ablate.data.datasets import load_dataset, read_images
 
 REAL_CATS = Path(__file__).parents[3] / "shared" / "data" / "cats64.zip"
 Arrange = Callable[[Path], Path]
 
 
-def test_folder_zip_and_npz_of_the_same_pictures_are_the_same_set(tmp_path: Path) -> None:
-    pictures = noise(40)
+def test_folder_zip_and_npz_of_the_same_images_are_the_same_set(tmp_path: Path) -> None:
+    images = noise(40)
     folder = tmp_path / "set"
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
-        for i, picture in enumerate(pictures):
+        for i, image in enumerate(images):
             path = folder / ("a" if i < 20 else "b/c") / f"{i:03}.{'PNG' if i % 2 else 'bmp'}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encode(picture))
+            path.write_bytes(encode(image))
             archive.write(path, path.relative_to(folder))
         for junk in ("__MACOSX/a/._000.png", "a/.hidden.png", ".git/x.png", "notes.txt", "__MACOSX\\b.png"):
             archive.writestr(junk, b"junk")
     (folder / ".hidden.png").write_bytes(b"junk")
     (folder / "notes.txt").write_bytes(b"junk")
-    np.savez(tmp_path / "set.npz", labels=np.arange(40), images=pictures)
-    sets = [load(str(tmp_path / name), size=16) for name in ("set", "set.zip", "set.npz")]
+    np.savez(tmp_path / "set.npz", labels=np.arange(40), images=images)
+    sets = [load_dataset(str(tmp_path / name), size=16) for name in ("set", "set.zip", "set.npz")]
     assert {found.name for found in sets} == {"set"}
     assert {found.credit for found in sets} == {""}
     assert len({found.digest for found in sets}) == 1
-    assert np.array_equal(read_images(folder, size=16), pictures.transpose(0, 3, 1, 2))
+    assert np.array_equal(read_images(folder, size=16), images.transpose(0, 3, 1, 2))
 
 
-def test_the_split_follows_the_pictures_not_their_order(tmp_path: Path) -> None:
-    pictures = noise(41)
-    np.savez(tmp_path / "a.npz", pictures)
-    np.savez(tmp_path / "b.npz", np.concatenate([pictures[::-1], pictures[:7]]))
-    a, b = load(str(tmp_path / "a.npz"), size=16), load(str(tmp_path / "b.npz"), size=16)
+def test_the_split_follows_the_images_not_their_order(tmp_path: Path) -> None:
+    images = noise(41)
+    np.savez(tmp_path / "a.npz", images)
+    np.savez(tmp_path / "b.npz", np.concatenate([images[::-1], images[:7]]))
+    a, b = load_dataset(str(tmp_path / "a.npz"), size=16), load_dataset(str(tmp_path / "b.npz"), size=16)
     assert (len(a.held_out), len(a.train), a.duplicates) == (5, 36, 0)
     assert (len(b.held_out), len(b.train), b.duplicates) == (5, 36, 7)
     assert np.array_equal(a.held_out, b.held_out)
@@ -101,7 +101,7 @@ def torn_zip(tmp_path: Path) -> Path:
     return tmp_path / "a.zip"
 
 
-def torn_picture_in_zip(tmp_path: Path) -> Path:
+def torn_image_in_zip(tmp_path: Path) -> Path:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("cats/ok.png", encode(noise(1)[0]))
         archive.writestr("cats/torn.jpg", b"\xff\xd8\xff\xe0 torn")
@@ -133,25 +133,25 @@ FILM = encode(Image.new("L", (8, 8)), "GIF", save_all=True, append_images=[Image
             r"absent: no such file or folder; allowed: cats, or the path of a folder",
         ),
         (lambda tmp_path: tmp_path / ("x" * 5000), r"x: no such file or folder"),
-        (lambda tmp_path: tmp_path, r": no pictures found; looked for files ending in \.png"),
+        (lambda tmp_path: tmp_path, r": no images found; looked for files ending in \.png"),
         (text, r"a\.txt: found a file ending in \.txt; allowed: a folder"),
-        (few, r"few\.npz: 31 distinct pictures, 31 copies; allowed: at least 32"),
+        (few, r"few\.npz: 31 distinct images, 31 copies; allowed: at least 32"),
         (broken_link, r"gone\.png: not a regular file"),
         (lone_pipe, r"pipe\.png: not a regular file"),
         (file("cut.png", encode(noise(1, 64)[0])[:2000]), r"cut\.png: cannot be read \("),
-        (file("text.png", b"hello"), r"text\.png: not a picture; allowed: PNG, JPEG"),
-        (file("eps.png", EPS), r"eps\.png: not a picture"),  # Pillow would start Ghostscript for it
-        (file("film.gif", FILM), r"film\.gif: 2 frames; allowed: still pictures"),
+        (file("text.png", b"hello"), r"text\.png: not an image; allowed: PNG, JPEG"),
+        (file("eps.png", EPS), r"eps\.png: not an image"),  # Pillow would start Ghostscript for it
+        (file("film.gif", FILM), r"film\.gif: 2 frames; allowed: still images"),
         (file("huge.png", encode(Image.new("1", (9000, 9000)))), r"huge\.png: 9000 x 9000 pixels; allowed: 50,000,000"),
         (file("bomb.png", huge_header()), r"bomb\.png: far too large; allowed: 50,000,000 pixels"),
         (
             file("f.tif", encode(Image.new("F", (9, 9)), "TIFF")),
             r"f\.tif: floating-point pixels; allowed: 8 or 16 bits",
         ),
-        (file("a\nb.png", b"hello"), r"a b\.png: not a picture"),
-        (torn_zip, r"a\.zip: not a zip that can be read"),
-        (torn_picture_in_zip, r"a\.zip: cats/torn\.jpg: "),
-        (file("a.npz", b""), r"no pictures found"),
+        (file("a\nb.png", b"hello"), r"a b\.png: not an image"),
+        (torn_zip, r"a\.zip: not a readable zip"),
+        (torn_image_in_zip, r"a\.zip: cats/torn\.jpg: "),
+        (file("a.npz", b""), r"no images found"),
         (bare_array, r"a\.npz: not an \.npz of plain arrays"),
         (array(noise(40) / 255), r"a\.npz: found float64 \(40, 16, 16, 3\); allowed: uint8 \(N, H, W\)"),
         (array(noise(40)[:0]), r"a\.npz: found uint8 \(0, 16, 16, 3\)"),
@@ -161,19 +161,19 @@ FILM = encode(Image.new("L", (8, 8)), "GIF", save_all=True, append_images=[Image
 )
 def test_bad_data_is_one_line_that_names_the_file(tmp_path: Path, arrange: Arrange, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
-        load(str(arrange(tmp_path)), size=16)
+        load_dataset(str(arrange(tmp_path)), size=16)
     assert "\n" not in str(caught.value)
     assert "0x" not in str(caught.value)
 
 
 def test_an_empty_name_is_not_the_current_folder() -> None:
     with pytest.raises(DataError, match="no name given; allowed: cats"):
-        load("")
+        load_dataset("")
 
 
 def test_the_cats_are_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cats, "compose", lambda count, *, size: noise(count // 100, size).transpose(0, 3, 1, 2))
-    found = load("cats", size=16)
+    found = load_dataset("cats", size=16)
     assert (found.name, len(found.train), len(found.held_out)) == ("cats", 90, 10)
     assert "David Revoy" in found.credit
     assert "CC-BY-4.0" in found.credit
@@ -181,6 +181,6 @@ def test_the_cats_are_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not REAL_CATS.is_file(), reason="shared/data/cats64.zip is not beside this checkout")
 def test_the_real_cats_load() -> None:
-    found = load(str(REAL_CATS))
+    found = load_dataset(str(REAL_CATS))
     assert (found.name, found.train.shape, found.held_out.shape) == ("cats64", (6642, 3, 64, 64), (739, 3, 64, 64))
     assert found.duplicates == 0

@@ -45,7 +45,7 @@ def test_every_layout_of_an_array_is_read(tmp_path: Path, array: np.ndarray, val
         (Image.new("L", (16, 16), 128), (128, 128, 128)),
         (Image.new("1", (16, 16), 1), (255, 255, 255)),
         (Image.fromarray(np.full((16, 16), 40_000, np.uint16)), (156, 156, 156)),
-        (Image.fromarray(np.full((16, 16), 200, np.uint16)), (1, 1, 1)),  # a dark 16-bit picture stays dark
+        (Image.fromarray(np.full((16, 16), 200, np.uint16)), (1, 1, 1)),  # a dark 16-bit image stays dark
         (Image.new("LA", (16, 16), (0, 0)), (255, 255, 255)),
         (Image.new("RGBA", (16, 16), (255, 0, 0, 51)), (255, 204, 204)),
         (Image.new("RGB", (16, 16), (1, 2, 3)).quantize(4), (1, 2, 3)),
@@ -56,19 +56,19 @@ def test_every_mode_is_read(tmp_path: Path, image: Image.Image, rgb: tuple[int, 
     assert (found == np.array(rgb)[:, None, None]).all()
 
 
-def test_cmyk_and_the_first_picture_of_a_phones_mpo_are_read(tmp_path: Path) -> None:
+def test_cmyk_and_the_first_image_of_a_phones_mpo_are_read(tmp_path: Path) -> None:
     assert one(tmp_path, encode(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")).min() >= 254
     pair = {"save_all": True, "append_images": [Image.new("RGB", (16, 16), "black")]}
     assert one(tmp_path, encode(Image.new("RGB", (16, 16), "white"), "MPO", **pair)).min() >= 254
 
 
-def test_the_central_square_is_taken_and_a_picture_of_the_size_is_untouched(tmp_path: Path) -> None:
+def test_the_central_square_is_taken_and_an_image_of_the_size_is_untouched(tmp_path: Path) -> None:
     wide = np.zeros((80, 200, 3), np.uint8)
     wide[:, 60:140] = 255
     assert (one(tmp_path, encode(wide)) == 255).all()
     assert (one(tmp_path, encode(wide.transpose(1, 0, 2).copy())) == 255).all()
-    picture = noise(1)[0]
-    assert np.array_equal(one(tmp_path, encode(picture)), picture.transpose(2, 0, 1))
+    image = noise(1)[0]
+    assert np.array_equal(one(tmp_path, encode(image)), image.transpose(2, 0, 1))
     assert one(tmp_path, encode(noise(1, 64)[0])).std() < 35  # antialiased: taking the nearest pixels would leave 74
 
 
@@ -86,22 +86,22 @@ def test_a_file_whose_name_is_not_text_is_named_printably(tmp_path: Path) -> Non
     (tmp_path / os.fsdecode(b"bad\xff.png")).write_bytes(b"hello")
     with pytest.raises(DataError) as caught:
         read_images(tmp_path, size=16)
-    assert r"bad\udcff.png: not a picture" in str(caught.value)
+    assert r"bad\udcff.png: not an image" in str(caught.value)
     str(caught.value).encode()
 
 
-def test_a_picture_of_a_kind_that_is_not_read_is_not_left_out_silently(tmp_path: Path) -> None:
+def test_an_image_of_a_kind_that_is_not_read_is_not_left_out_silently(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encode(noise(1)[0]))
     (tmp_path / "b.HEIC").write_bytes(b"x")
     with pytest.raises(
-        DataError, match=r"b\.HEIC: a kind of picture that is not read; allowed: PNG, .*convert or remove it"
+        DataError, match=r"b\.HEIC: a kind of image that is not read; allowed: PNG, .*convert or remove it"
     ):
         read_images(tmp_path, size=16)
     (tmp_path / "b.HEIC").rename(tmp_path / "notes.txt")
     assert len(read_images(tmp_path, size=16)) == 1
 
 
-def test_an_encoded_picture_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoded_image_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "MAX_BYTES", 100)
     with pytest.raises(DataError, match=r"a\.png: [0-9]+ bytes; allowed: 100"):
         one(tmp_path, encode(noise(1)[0]))

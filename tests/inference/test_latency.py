@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ablate.inference.latency import Timed, peak_memory_mb, reset_peak_memory, time_calls
+from ablate.inference.latency import TimedCall, peak_memory_mb, reset_peak_memory, time_calls
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -26,12 +26,12 @@ class Bench:
     def clock(self) -> float:
         return self.now_s
 
-    def thing(self, name: str, durations_ms: Iterator[float]) -> Timed:
+    def thing(self, name: str, durations_ms: Iterator[float]) -> TimedCall:
         def call() -> None:
             self.log += name
             self.now_s += next(durations_ms) / 1e3
 
-        return Timed({"run_id": name, "batch": 1}, call)
+        return TimedCall({"run_id": name, "batch": 1}, call)
 
 
 def constant(value: float) -> Iterator[float]:
@@ -116,17 +116,17 @@ def test_the_garbage_collector_rests_during_the_rounds_and_comes_back() -> None:
         if len(seen) == 3:
             raise RuntimeError("broken")
 
-    time_calls([Timed({}, lambda: seen.append(gc.isenabled()))], rounds=2, warmup=0, device=CPU)
+    time_calls([TimedCall({}, lambda: seen.append(gc.isenabled()))], rounds=2, warmup=0, device=CPU)
     assert seen == [True, False, False]
     assert gc.isenabled()
     seen.clear()
     with pytest.raises(RuntimeError, match="broken"):
-        time_calls([Timed({}, fail)], rounds=2, warmup=0, device=CPU)
+        time_calls([TimedCall({}, fail)], rounds=2, warmup=0, device=CPU)
     assert gc.isenabled()
 
 
 def test_the_real_clock_moves_forward() -> None:
-    rows = time_calls([Timed({}, lambda: sum(range(1000)))], rounds=3, warmup=0, device=CPU)
+    rows = time_calls([TimedCall({}, lambda: sum(range(1000)))], rounds=3, warmup=0, device=CPU)
     assert all(float(str(row["latency_ms"])) > 0 for row in rows)
 
 
@@ -157,7 +157,7 @@ def test_waits_for_the_gpu_and_reads_its_own_clock() -> None:
     device = torch.device("cuda")
     a = torch.randn(8192, 8192, device=device)
     held = torch.cuda.memory_allocated(device) / 1e6
-    big, small = Timed({"run_id": "big"}, lambda: a @ a), Timed({"run_id": "small"}, lambda: a[:8] + 1)
+    big, small = TimedCall({"run_id": "big"}, lambda: a @ a), TimedCall({"run_id": "small"}, lambda: a[:8] + 1)
     rows = time_calls([big, small], rounds=3, warmup=2, device=device)
     for row in rows:
         assert 0 < float(str(row["device_ms"])) <= float(str(row["latency_ms"])) * 1.05

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ablate.inference.number_formats import SCOPES, groups_of, parse, with_formats
-from ablate.inference.onnx import Edge, Network, calibrate
+from ablate.inference.number_formats import SCOPES, groups_of, parse_formats, with_formats
+from ablate.inference.onnx import ExportableModel, ImageGenerator, calibration_inputs
 from ablate.inference.onnx_modules import Step
 from ablate.models.kpn.denoiser import build
 from ablate.study import variants
@@ -178,17 +178,17 @@ def test_scopes_are_module_groups() -> None:
     assert groups_of("all", there) == there
     assert groups_of("heads", there) == ["heads"]
     assert groups_of("decoder", there) == []
-    edge = Edge(CONFIG, Step(build(CONFIG.model, 0, torch.device("cpu")), CONFIG.diffusion), None)
+    edge = ExportableModel(CONFIG, Step(build(CONFIG.model, 0, torch.device("cpu")), CONFIG.diffusion), None)
     assert edge.groups == there
 
 
 def test_the_option_takes_lists_each_and_none() -> None:
     default = CONFIG.quantize
-    assert parse(None, None, default) == default
-    assert parse("all", "each", default).scopes == SCOPES
-    assert parse("none", None, default).schemes == ()
-    assert parse("int4, int8,int4", "all", default).schemes == ("int4", "int8")
-    assert parse("int8", "all", default).scopes == ("all",)
+    assert parse_formats(None, None, default) == default
+    assert parse_formats("all", "each", default).scopes == SCOPES
+    assert parse_formats("none", None, default).schemes == ()
+    assert parse_formats("int4, int8,int4", "all", default).schemes == ("int4", "int8")
+    assert parse_formats("int8", "all", default).scopes == ("all",)
 
 
 def test_each_run_keeps_what_was_not_asked_for() -> None:
@@ -218,12 +218,16 @@ def test_finished_runs_without_weights_are_skipped_or_told_at_the_end(study: Pat
 
 
 def test_calibration_sees_all_times_of_noise_that_no_sample_starts_from() -> None:
-    network = Network(lambda z, t: z * 0.5)
-    found = calibrate(network, CONFIG, 0, 3)
+    network = ImageGenerator(lambda z, t: z * 0.5)
+    found = calibration_inputs(network, CONFIG, 0, 3)
     times = [float(t[0]) for _, t in found.inputs["step"]]
     assert times == [i / CONFIG.sample.num_steps for i in range(CONFIG.sample.num_steps)]
     first = found.inputs["step"][0][0]
     seen: list[torch.Tensor] = []
-    Network(lambda z, t: seen.append(z) or z).draw(CONFIG, 0, range(3))
+    ImageGenerator(lambda z, t: seen.append(z) or z).draw(CONFIG, 0, range(3))
     assert not torch.isclose(first, seen[0]).flatten(1).all(1).any()
-    assert calibrate(network, CONFIG, 0, 3).digest == found.digest != calibrate(network, CONFIG, 1, 3).digest
+    assert (
+        calibration_inputs(network, CONFIG, 0, 3).digest
+        == found.digest
+        != calibration_inputs(network, CONFIG, 1, 3).digest
+    )

@@ -57,7 +57,7 @@ def test_a_transposed_convolution_is_a_convolution_and_a_shuffle() -> None:
 
 
 def test_multiply_accumulates_of_the_graph_are_those_of_the_model(graph: onnx.ModelProto) -> None:
-    found = dict.fromkeys(onnx_runtime.PARTS, 0)
+    found = dict.fromkeys(onnx_runtime.MODULE_GROUPS, 0)
     for name, macs in onnx_runtime.products(graph).items():
         found[name.split("/")[0]] += macs
     counted = cost(CONFIG).macs

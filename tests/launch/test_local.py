@@ -25,7 +25,7 @@ from ablate.data.datasets import ImageSet
 from ablate.launch import local, queue
 from ablate.launch.leases import Lease, Leases
 from ablate.launch.local import launch
-from ablate.metrics.suite import Suite
+from ablate.metrics.networks import MetricNetworks
 from ablate.runs import pipeline as executing
 from ablate.store import tables
 from ablate.study.plan import RunSpec, plan
@@ -44,9 +44,9 @@ class Fake:
         self.ends: dict[str, str] = {}
         self.moment = datetime.now(UTC)
         self.wait_s = wait_s
-        monkeypatch.setattr(local, "load", lambda source: DATA)
-        monkeypatch.setattr(local, "assemble", lambda *_: SimpleNamespace(missing={}))
-        monkeypatch.setattr(local, "execute", self)
+        monkeypatch.setattr(local, "load_dataset", lambda source: DATA)
+        monkeypatch.setattr(local, "load_networks", lambda *_: SimpleNamespace(missing={}))
+        monkeypatch.setattr(local, "execute_run", self)
 
     def __call__(self, spec: RunSpec, data: Any, folder: Path, **_: object) -> dict[str, Any]:
         run_id = spec.run_id("set", "d")
@@ -188,19 +188,19 @@ def test_a_maker_that_was_taken_for_dead_leaves_the_finished_row(
     data = ImageSet("set", pictures[0], pictures[1][:4], "d", 0, "")
     run_id = spec.run_id("set", "d")
 
-    def produce(job: Any) -> None:
+    def train_and_sample(job: Any) -> None:
         row = {"run_id": run_id, "variant": "direct", "preset": "smoke", "seed": 0, "status": "done", "fd": 1.0}
         tables.append(tmp_path, {"runs": [row], "curves": [{"run_id": run_id, "step": 10, "loss": 1.0}]})
         raise error("stopped")
 
-    monkeypatch.setattr(executing, "produce", produce)
-    suite = Suite(torch.device("cpu"), {}, {}, {})
+    monkeypatch.setattr(executing, "train_and_sample", train_and_sample)
+    metric_networks = MetricNetworks(torch.device("cpu"), {}, {}, {})
     with suppress(KeyboardInterrupt, RuntimeError), Progress() as progress:
-        executing.execute(spec, data, tmp_path, suite=suite, progress=progress, load_wall_s=0.0)
+        executing.execute_run(spec, data, tmp_path, networks=metric_networks, progress=progress, load_wall_s=0.0)
     assert tables.read(tmp_path, "runs")[["status", "fd"]].to_numpy().tolist() == [["done", 1.0]]
     assert len(tables.read(tmp_path, "curves")) == 1
     adopted = {"run_id": run_id, "variant": "direct", "preset": "smoke", "seed": 0, "status": "interrupted"}
-    executing.adopt(tmp_path, run_id, {}, {"runs": [adopted]})
+    executing.record_remote_run(tmp_path, run_id, {}, {"runs": [adopted]})
     assert tables.read(tmp_path, "runs")["status"].tolist() == ["done"]
 
 
@@ -246,7 +246,7 @@ def test_a_failure_gives_the_lease_back(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> None:
         raise ResultsError("full")
 
-    monkeypatch.setattr(local, "execute", fail)
+    monkeypatch.setattr(local, "execute_run", fail)
     with pytest.raises(ResultsError, match="full"):
         go(tmp_path)
     assert leases(tmp_path) == []
@@ -260,7 +260,7 @@ def test_sigterm_interrupts_and_gives_the_lease_back(tmp_path: Path, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
 
-    monkeypatch.setattr(local, "execute", terminated)
+    monkeypatch.setattr(local, "execute_run", terminated)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path)
     assert leases(tmp_path) == []
@@ -268,7 +268,7 @@ def test_sigterm_interrupts_and_gives_the_lease_back(tmp_path: Path, monkeypatch
 
 
 def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "load", lambda source: DATA)
+    monkeypatch.setattr(local, "load_dataset", lambda source: DATA)
     here = local.environment(torch.device("cpu"))
     row = {"preset": "smoke", "config_hash": SPECS[0].config.hash, "train_macs": 1, "seed": 9, "status": "done"}
     rows = [

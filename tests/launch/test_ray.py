@@ -29,7 +29,7 @@ from ablate.launch.queue import QueuedRun
 from ablate.launch.ray_messages import ProgressActor, RemoteProgress
 from ablate.launch.ray_worker import Payload, RunResult
 from ablate.models.kpn.denoiser import build
-from ablate.runs.pipeline import adopt, working_folder
+from ablate.runs.pipeline import record_remote_run, working_folder
 from ablate.store import tables
 from ablate.store.schema import KEYS, RUN_TABLES
 from ablate.study.plan import RunSpec, plan
@@ -242,7 +242,7 @@ def test_a_run_that_no_machine_survives_is_a_failed_row(tmp_path: Path) -> None:
     run = QueuedRun("run-1", SPECS[0], False, False, LEASE)
     result = launcher._give_up(SimpleNamespace(run=run), "the worker died")  # type: ignore[arg-type]
     assert result.payload is not None
-    adopt(tmp_path, "run-1", result.payload.files, result.payload.rows)
+    record_remote_run(tmp_path, "run-1", result.payload.files, result.payload.rows)
     (row,) = tables.read(tmp_path, "runs").to_dict("records")
     assert (row["status"], row["error"], row["seed"]) == ("failed", "the worker died", 0)
     kept = launcher._give_up(SimpleNamespace(run=replace(run, finished_before=True)), "died")  # type: ignore[arg-type]

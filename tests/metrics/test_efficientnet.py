@@ -21,8 +21,8 @@ from ablate.metrics.efficientnet import EfficientNetLite0, StridedConv, efficien
 CPU = torch.device("cpu")
 
 
-def pictures(n: int, size: int = 64, seed: int = 0) -> Tensor:
-    """Smooth random pictures (n, 3, size, size) uint8."""
+def smooth_images(n: int, size: int = 64, seed: int = 0) -> Tensor:
+    """Smooth random images (n, 3, size, size) uint8."""
     noise = torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     return (F.interpolate(noise, size=size, mode="bicubic").clamp(0, 1) * 255).round().byte()
 
@@ -56,19 +56,19 @@ def test_stages_equal_the_published_network(published: Any, height: int, width: 
 
 
 @pytest.mark.parametrize("size", [64, 300])
-def test_features_equal_the_published_network_on_resized_pictures(published: Any, size: int) -> None:
+def test_features_equal_the_published_network_on_resized_images(published: Any, size: int) -> None:
     def features(v: Tensor) -> Tensor:
         with torch.inference_mode():
             found = published.forward_head(published.forward_features((v - 127) / 128), pre_logits=True)
         assert isinstance(found, Tensor)
         return found
 
-    images = pictures(2, size)
+    images = smooth_images(2, size)
     with torch.inference_mode():
         found = efficientnet_lite0(CPU)(images)
     v = F.interpolate(images.float(), size=(224, 224), mode="bicubic", antialias=size > 224)
     assert relative(found, features(v.clamp(0, 255))) < 1e-4
-    # Pillow rounds to whole grey levels, which the network notices in pictures as smooth as these.
+    # Pillow rounds to whole grey levels, which the network notices in images as smooth as these.
     resized = [Image.fromarray(p.permute(1, 2, 0).numpy()).resize((224, 224), Image.Resampling.BICUBIC) for p in images]
     by_pillow = features(torch.stack([torch.from_numpy(np.array(p)).permute(2, 0, 1) for p in resized]).float())
     assert (F.cosine_similarity(found, by_pillow) > 0.95).all()
@@ -96,13 +96,13 @@ def test_strided_convolution_pads_as_tensorflow_does(kernel: int, height: int, w
 def test_gradient_in_bfloat16_follows_float32() -> None:
     gradients, noise = [], 0.1 * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     for enabled in (False, True):
-        x = (pictures(2).float() / 127.5 - 1 + noise).requires_grad_()
+        x = (smooth_images(2).float() / 127.5 - 1 + noise).requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             maps = efficientnet_lite0(CPU).stages(x, 3)
         assert all(m.dtype == (torch.bfloat16 if enabled else torch.float32) for m in maps)
         loss = torch.stack([m.float().square().mean() for m in maps]).sum()
         gradients.append(torch.autograd.grad(loss, x)[0].flatten())
-    # Rounding moves activations across the kinks of ReLU6: in smooth pictures the cosine falls to 0.8.
+    # Rounding moves activations across the kinks of ReLU6: in smooth images the cosine falls to 0.8.
     assert F.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.95
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.base.errors import DataError, WeightsError
-from ablate.metrics.extractors import EXTRACTORS, FidelityExtractor, extract, load
+from ablate.metrics.extractors import EXTRACTORS, FidelityExtractor, extract, load_extractor
 from ablate.metrics.weights import Search
 from ablate.study.metric_names import EMBEDDED, METRICS, SETS
 
@@ -29,18 +29,18 @@ def dinov2_vits14(**kwargs):
 """
 
 
-def pictures(n: int) -> Tensor:
-    """Smooth random pictures (n, 3, 64, 64) uint8."""
+def smooth_images(n: int) -> Tensor:
+    """Smooth random images (n, 3, 64, 64) uint8."""
     noise = torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     return (F.interpolate(noise, size=64, mode="bicubic").clamp(0, 1) * 255).round().byte()
 
 
 def test_features_do_not_depend_on_batch_size_or_autocast() -> None:
-    images = pictures(5)
+    images = smooth_images(5)
     done: list[int] = []
-    (whole,) = extract([images.numpy()], load(EMBEDDED), on_batch=done.append)
+    (whole,) = extract([images.numpy()], load_extractor(EMBEDDED), on_batch=done.append)
     with torch.autocast("cpu", torch.bfloat16):
-        parts = torch.cat(list(extract(images.split(2), load(EMBEDDED), on_batch=done.append)))
+        parts = torch.cat(list(extract(images.split(2), load_extractor(EMBEDDED), on_batch=done.append)))
     assert whole.shape == (5, 1280)
     assert whole.dtype == torch.float32
     assert done == [5, 2, 2, 1]
@@ -58,7 +58,7 @@ def test_features_do_not_depend_on_batch_size_or_autocast() -> None:
 )
 def test_other_dtypes_and_shapes_are_refused(images: Tensor) -> None:
     with pytest.raises(DataError, match=r"expected uint8 \(B, 3, H, W\)"):
-        next(extract([images], load(EMBEDDED)))
+        next(extract([images], load_extractor(EMBEDDED)))
 
 
 def test_torch_fidelity_knows_the_extractor() -> None:
@@ -66,8 +66,8 @@ def test_torch_fidelity_knows_the_extractor() -> None:
 
     made = create_feature_extractor(EMBEDDED, ["1280"], cuda=False, verbose=False)
     assert isinstance(made, FidelityExtractor)
-    images = pictures(2)
-    assert torch.equal(made(images)[0], next(extract([images], load(EMBEDDED))))
+    images = smooth_images(2)
+    assert torch.equal(made(images)[0], next(extract([images], load_extractor(EMBEDDED))))
     assert {FidelityExtractor.get_default_feature_layer_for_metric(m) for m in ("fid", "kid", "prc")} == {"1280"}
 
 
@@ -81,23 +81,23 @@ def test_dinov2_comes_from_the_hub_only_when_it_may(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("ABLATE_OFFLINE", raising=False)
     name = "dinov2-vit-s-14"
     with pytest.raises(WeightsError, match=r"no code or weights for dinov2-vit-s-14.*asked for by name"):
-        load(name)
+        load_extractor(name)
     monkeypatch.setenv("ABLATE_OFFLINE", "1")
     with pytest.raises(WeightsError, match="ABLATE_OFFLINE forbids a download"):
-        load(name, search=Search(download=True))
+        load_extractor(name, search=Search(download=True))
     # What an earlier download left is used without asking anybody.
     (tmp_path / "facebookresearch_dinov2_main").mkdir()
     (tmp_path / "facebookresearch_dinov2_main" / "hubconf.py").write_text(HUB)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "dinov2_vits14_pretrain.pth").touch()
-    extractor = load(name)
-    (found,) = extract([pictures(3)], extractor)
+    extractor = load_extractor(name)
+    (found,) = extract([smooth_images(3)], extractor)
     assert found.shape == (3, 3)
     (tmp_path / "facebookresearch_dinov2_main" / "hubconf.py").write_text("damaged = ")
-    with pytest.raises(WeightsError, match=r"dinov2-vit-s-14: .* cannot be loaded \(SyntaxError.*mend: remove"):
-        load(name)
+    with pytest.raises(WeightsError, match=r"dinov2-vit-s-14: .* cannot be loaded \(SyntaxError.*fix: remove"):
+        load_extractor(name)
     (tmp_path / "facebookresearch_dinov2_main" / "hubconf.py").write_text(HUB)
     assert len(extractor.digest) == 64
-    v = F.interpolate(pictures(3).float(), size=224, mode="bilinear").mean((2, 3)) / 255
+    v = F.interpolate(smooth_images(3).float(), size=224, mode="bilinear").mean((2, 3)) / 255
     expected = 2 * (v - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)

@@ -71,19 +71,19 @@ def measure(ablate: Run) -> Measure:
 
 
 def blobs(n: int, seed: int) -> np.ndarray:
-    """Pictures (n, 64, 64, 3) of a few colours; those of seed 1 are darker."""
+    """Images (n, 64, 64, 3) of a few colours; those of seed 1 are darker."""
     colours = np.random.default_rng(seed).integers(0, 256, (n, 4, 4, 3), np.uint8) // (2 if seed == 1 else 1)
     return colours.repeat(16, 1).repeat(16, 2)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with sets of pictures, its own cache, no weights and no network."""
+    """A working folder with sets of images, its own cache, no weights and no network."""
     path = tmp_path_factory.mktemp("sets")
     for name, n, seed in (("real", 40, 0), ("fake", 24, 1)):
         (path / name).mkdir()
-        for i, picture in enumerate(blobs(n, seed)):
-            Image.fromarray(picture).save(path / name / f"{i:03}.png")
+        for i, image in enumerate(blobs(n, seed)):
+            Image.fromarray(image).save(path / name / f"{i:03}.png")
     np.savez(path / "fake.npz", images=blobs(24, 1))
     np.savez(path / "better.npz", images=blobs(24, 2))
     os.environ.update(ABLATE_CACHE=str(path / "cache"), TORCH_HOME=str(path / "torch"), ABLATE_OFFLINE="1")
@@ -105,7 +105,7 @@ def test_two_sets(folder: Path, ablate: Run, measure: Measure) -> None:
     assert found["fd_inf"]["error"] > 0
     assert found["memorised_pd"]["low"] == 0
     assert 0 < found["nearest_pd"]["value"] < found["diversity_pd"]["value"]
-    # The same pictures in another form, and the second time from the cache.
+    # The same images in another form, and the second time from the cache.
     again = measure("real", "fake.npz", cwd=folder)
     assert again["fd"]["value"] == pytest.approx(found["fd"]["value"], rel=1e-6)
     shown = ablate("measure", "real", "fake", "--metric", "fd", cwd=folder)
@@ -117,7 +117,7 @@ def test_one_set_is_its_own_floor(folder: Path, measure: Measure) -> None:
     assert list(found) == ["fd", "kd"]
     assert (found["fd"]["n"], found["fd"]["ref_n"]) == (20, 20)
     assert "floor" not in found["fd"]
-    assert found["fd"]["value"] > 1  # the halves have no picture in common
+    assert found["fd"]["value"] > 1  # the halves have no image in common
     other = measure("real", "--metric", "fd", "--seed", "4", cwd=folder)
     assert other["fd"]["value"] != found["fd"]["value"]
     assert measure("real", "--metric", "fd", "--n", "8", cwd=folder)["fd"]["n"] == 8
@@ -134,7 +134,7 @@ def test_a_part_and_a_paired_difference(folder: Path, measure: Measure) -> None:
 def test_pairs(folder: Path, measure: Measure) -> None:
     found = measure("fake", "fake.npz", "--metric", "psnr_db", "--metric", "pd", cwd=folder)
     assert found["pd"]["value"] == pytest.approx(0, abs=1e-6)
-    assert found["psnr_db"]["value"] is None  # equal pictures: not a number that JSON has
+    assert found["psnr_db"]["value"] is None  # equal images: not a number that JSON has
     assert "equal" in found["psnr_db"]["note"]
     found = measure("fake.npz", "better.npz", "--metric", "psnr_db", cwd=folder)
     a, b = (np.load(folder / f"{name}.npz")["images"].astype(float) for name in ("fake", "better"))
@@ -174,7 +174,7 @@ def test_weights_at_hand_are_used_unasked(folder: Path, measure: Measure) -> Non
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real AlexNet weights in {SHARED}")
 @pytest.mark.parametrize("size", ["30", "31"])
-def test_lpips_of_pictures_too_small_for_its_network_is_null(folder: Path, measure: Measure, size: str) -> None:
+def test_lpips_of_images_too_small_for_its_network_is_null(folder: Path, measure: Measure, size: str) -> None:
     names = ("lpips", "diversity_lpips", "kd")
     asked = [word for name in names for word in ("--metric", name)]
     words = ("fake", "fake.npz", "--size", size, "--weights", str(SHARED / "weights"))
@@ -185,17 +185,17 @@ def test_lpips_of_pictures_too_small_for_its_network_is_null(folder: Path, measu
             assert found[name]["value"] is not None
         else:
             assert found[name]["value"] is None
-            assert "pictures of 30 x 30 pixels; lpips-alex needs sides of at least 31" in found[name]["note"]
+            assert "images of 30 x 30 pixels; lpips-alex needs sides of at least 31" in found[name]["note"]
 
 
-def test_pictures_of_one_colour_are_numbers_all_the_same(folder: Path, measure: Measure, tmp_path: Path) -> None:
+def test_images_of_one_colour_are_numbers_all_the_same(folder: Path, measure: Measure, tmp_path: Path) -> None:
     np.savez(tmp_path / "flat.npz", np.full((12, 64, 64, 3), 200, np.uint8))
     found = measure(str(tmp_path / "flat.npz"), str(tmp_path / "flat.npz"), cwd=folder)
     assert found["fd_inf"]["value"] == pytest.approx(0, abs=1e-6)
     assert "error" not in found["fd_inf"]
 
 
-def test_copies_are_found_among_real_pictures_with_copies_of_their_own(
+def test_copies_are_found_among_real_images_with_copies_of_their_own(
     folder: Path, measure: Measure, tmp_path: Path
 ) -> None:
     real = blobs(40, 0)
@@ -218,12 +218,12 @@ def bad(folder: Path, tmp_path: Path) -> Path:
     """A folder with what users get wrong."""
     for name in ("one", "few", "sizes", "modes", "weights", "vgg"):
         (tmp_path / name).mkdir()
-    picture = Image.fromarray(blobs(1, 0)[0])
-    picture.save(tmp_path / "one" / "a.png")
+    image = Image.fromarray(blobs(1, 0)[0])
+    image.save(tmp_path / "one" / "a.png")
     for i in range(3):
-        picture.save(tmp_path / "few" / f"{i}.png")
-    picture.save(tmp_path / "sizes" / "a.png")
-    picture.resize((32, 48)).save(tmp_path / "sizes" / "b.png")
+        image.save(tmp_path / "few" / f"{i}.png")
+    image.save(tmp_path / "sizes" / "a.png")
+    image.resize((32, 48)).save(tmp_path / "sizes" / "b.png")
     for i, mode in enumerate(("L", "LA", "RGBA", "RGB")):
         Image.fromarray(blobs(4, 5)[i]).convert(mode).save(tmp_path / "modes" / f"{i}.png")
     np.savez(tmp_path / "small.npz", blobs(24, 0)[:, ::2, ::2])
@@ -237,34 +237,34 @@ def bad(folder: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["real", "one"], "one: found 1 picture; a distance between sets needs at least 2 in each"),
-        (["one"], "one: found 1 picture; two halves need at least 4"),
-        (["few"], "few: found 3 pictures; two halves need at least 4"),
+        (["real", "one"], "one: found 1 image; a distance between sets needs at least 2 in each"),
+        (["one"], "one: found 1 image; two halves need at least 4"),
+        (["few"], "few: found 3 images; two halves need at least 4"),
         (
             ["real", "fake", "--baseline", "fake", "-m", "kd"],
-            "--baseline: a paired difference is of a Frechet distance",
+            "--baseline: only a Frechet distance has a paired difference",
         ),
         (
             ["sizes", "real"],
-            "sizes/b.png: 32 x 48 pixels, where sizes/a.png has 64 x 64; mend: --size crops and resizes all",
+            "sizes/b.png: 32 x 48 pixels, where sizes/a.png has 64 x 64; fix: --size crops and resizes all",
         ),
         (
             ["real", "small.npz"],
-            "real has pictures of 64 x 64 pixels, small.npz has pictures of 32 x 32 pixels: the sizes differ",
+            "real has images of 64 x 64 pixels, small.npz has images of 32 x 32 pixels: the sizes differ",
         ),
-        (["real", "fake", "--n", "25"], "--n 25: fake has 24 pictures; allowed: 2 to 24"),
-        (["real", "--n", "21"], "--n 21: real has 40 pictures; allowed: 2 to 20 in each half"),
-        (["real", "fake", "--n", "1"], "--n 1: fake has 24 pictures; allowed: 2 to 24"),
+        (["real", "fake", "--n", "25"], "--n 25: fake has 24 images; allowed: 2 to 24"),
+        (["real", "--n", "21"], "--n 21: real has 40 images; allowed: 2 to 20 in each half"),
+        (["real", "fake", "--n", "1"], "--n 1: fake has 24 images; allowed: 2 to 24"),
         (["real", "absent"], "absent: no such file or folder"),
         (["real", "fake", "--size", "0"], "real: size 0 asked for"),
         (["real", "fake", "--metric", "fdi"], "--metric fdi: no such metric; did you mean fd? Allowed: fd, "),
-        (["real", "fake", "--metric", "pd"], "--metric pd: pictures are compared one by one; found 40 and 24"),
+        (["real", "fake", "--metric", "pd"], "--metric pd: images are compared one by one; found 40 and 24"),
         (
             ["real", "fake", "--baseline", "real"],
-            "real: 40 pictures, fake: 24; a paired difference needs pictures that belong",
+            "real: 40 images, fake: 24; a paired difference needs two sets of paired images",
         ),
         (["real", "fake", "--weights", "absent"], "absent: no such folder of weights"),
-        (["real", "fake", "--weights", "weights"], "alexnet_features.safetensors: damaged, or not a file of weights"),
+        (["real", "fake", "--weights", "weights"], "alexnet_features.safetensors: damaged, or not a weight file"),
         (["real", "real", "-m", "lpips_vgg", "--weights", "vgg"], "vgg16_features.safetensors: damaged, or not a file"),
         (["real", "fake", "--device", "tpu"], "--device tpu: unknown device"),
     ],
@@ -277,7 +277,7 @@ def test_bad_input_is_one_clear_line(bad: Path, words: list[str], message: str, 
     assert message in line
 
 
-def test_greyscale_and_transparent_pictures_are_read_and_said(bad: Path, ablate: Run) -> None:
+def test_greyscale_and_transparent_images_are_read_and_said(bad: Path, ablate: Run) -> None:
     done = ablate("measure", "real", "modes", "--metric", "fd", "--json", cwd=bad)
     assert done.returncode == 0, done.stderr
     assert "note: modes: greyscale images read as RGB" in done.stderr

@@ -1,4 +1,4 @@
-"""Diversity, nearest training pictures and the memorisation flag, against brute force."""
+"""Diversity, nearest training images and the memorisation flag, against brute force."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.base.errors import DataError
-from ablate.metrics.neighbours import diversity, embed, memorisation, nearest, to_unit
-from ablate.metrics.suite import look
+from ablate.metrics.neighbours import diversity, embed_images, memorisation, nearest_images, sample_metrics, to_float
 
 CPU = torch.device("cpu")
 
@@ -27,7 +26,7 @@ class Colours(nn.Module):
         return (self.embed(x) - self.embed(target)).square().sum(1)
 
 
-def pictures(n: int, seed: int) -> np.ndarray:
+def smooth_images(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, 3, 2, 2), np.uint8).repeat(4, 2).repeat(4, 3)
 
 
@@ -36,35 +35,35 @@ def batches(images: np.ndarray) -> list[np.ndarray]:
 
 
 def test_diversity_is_the_mean_over_all_pairs() -> None:
-    images, distance = pictures(9, 0), Colours()
-    x = to_unit(images, CPU)
+    images, distance = smooth_images(9, 0), Colours()
+    x = to_float(images, CPU)
     pairs = [float(distance(x[i : i + 1], x[j : j + 1])) for i in range(9) for j in range(i)]
-    assert diversity(embed(images, distance, CPU, batch=4)) == pytest.approx(np.mean(pairs), rel=1e-5)
+    assert diversity(embed_images(images, distance, CPU, batch=4)) == pytest.approx(np.mean(pairs), rel=1e-5)
     assert diversity(torch.ones(5, 3)) == 0
-    with pytest.raises(DataError, match="a pair needs 2"):
+    with pytest.raises(DataError, match="needs at least 2"):
         diversity(torch.ones(1, 3))
 
 
-def test_nearest_is_the_least_distance_and_may_skip_the_picture_itself() -> None:
-    train, queries, distance = pictures(30, 1), pictures(5, 2), Colours()
-    q, t = to_unit(queries, CPU), to_unit(train, CPU)
+def test_nearest_is_the_least_distance_and_may_skip_the_image_itself() -> None:
+    train, queries, distance = smooth_images(30, 1), smooth_images(5, 2), Colours()
+    q, t = to_float(queries, CPU), to_float(train, CPU)
     table = torch.stack([distance(x.expand_as(t), t) for x in q])
     done: list[int] = []
-    found = nearest(distance.embed(q), batches(train), distance, on_batch=done.append)
+    found = nearest_images(distance.embed(q), batches(train), distance, on_batch=done.append)
     torch.testing.assert_close(found.distance, table.min(1).values, rtol=1e-4, atol=1e-5)
     assert torch.equal(found.index, table.argmin(1))
     assert done == [7, 7, 7, 7, 2]
-    own, skip = torch.arange(30), {picture.tobytes(): [i] for i, picture in enumerate(train)}
-    itself = nearest(distance.embed(t), batches(train), distance)
+    own, skip = torch.arange(30), {image.tobytes(): [i] for i, image in enumerate(train)}
+    itself = nearest_images(distance.embed(t), batches(train), distance)
     assert torch.equal(itself.index, own)
-    other = nearest(distance.embed(t), batches(train), distance, skip=skip)
+    other = nearest_images(distance.embed(t), batches(train), distance, skip=skip)
     assert (other.index != own).all()
     assert (other.distance > 1e-4).all()
 
 
-def test_copies_are_flagged_and_unseen_pictures_are_not() -> None:
-    train, held_out, unseen = pictures(400, 0), pictures(200, 1), pictures(200, 2)
-    fresh = look(unseen, held_out, lambda: batches(train), Colours(), CPU)
+def test_copies_are_flagged_and_unseen_images_are_not() -> None:
+    train, held_out, unseen = smooth_images(400, 0), smooth_images(200, 1), smooth_images(200, 2)
+    fresh = sample_metrics(unseen, held_out, lambda: batches(train), Colours(), CPU)
     assert not fresh.memorised
     share = fresh.samples["memorised"]
     assert share.low is not None
@@ -73,7 +72,7 @@ def test_copies_are_flagged_and_unseen_pictures_are_not() -> None:
     assert fresh.samples["nearest"].value == pytest.approx(fresh.real["nearest"].value, rel=0.2)
     noisy = np.clip(train[:60].astype(int) + np.random.default_rng(3).integers(-4, 5, train[:60].shape), 0, 255)
     mixed = np.concatenate([unseen[:140], noisy.astype(np.uint8)])
-    copies = look(mixed, held_out, lambda: batches(train), Colours(), CPU)
+    copies = sample_metrics(mixed, held_out, lambda: batches(train), Colours(), CPU)
     assert copies.memorised
     assert copies.samples["memorised"].value == pytest.approx(0.3, abs=0.05)
     assert torch.equal(copies.neighbours.index[140:], torch.arange(60))
@@ -81,7 +80,7 @@ def test_copies_are_flagged_and_unseen_pictures_are_not() -> None:
 
 @pytest.mark.parametrize("real", [4, 20, 64, 256])
 def test_the_flag_is_seldom_raised_by_chance(real: int) -> None:
-    """Samples like the held-out pictures: at most one alarm in a thousand, whatever their number; and copies are found."""
+    """Samples like the held-out images: at most one alarm in a thousand, whatever their number; and copies are found."""
     random = torch.Generator().manual_seed(real)
     alarms = sum(
         memorisation(torch.rand(256, generator=random), torch.rand(real, generator=random)).flag for _ in range(2000)

@@ -41,7 +41,7 @@ def test_is_the_formula(distance: PerceptualDistance, x: Tensor) -> None:
     torch.testing.assert_close(distance(x, y).double(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_is_zero_for_equal_pictures_symmetric_and_per_picture(distance: PerceptualDistance, x: Tensor) -> None:
+def test_is_zero_for_equal_images_symmetric_and_per_image(distance: PerceptualDistance, x: Tensor) -> None:
     y = x.roll(1, 0)
     assert torch.equal(distance(x, x), torch.zeros(4))
     torch.testing.assert_close(distance(x, y), distance(y, x))
@@ -68,7 +68,7 @@ def test_fewer_stages_run_fewer_blocks(distance: PerceptualDistance, x: Tensor) 
         PerceptualDistance(distance.extractor, stages=6)
 
 
-def test_gradient_reaches_the_picture_alone(distance: PerceptualDistance, x: Tensor) -> None:
+def test_gradient_reaches_the_image_alone(distance: PerceptualDistance, x: Tensor) -> None:
     outside = (1.3 * x).requires_grad_()  # beyond [-1, 1] it must flow too
     target = x.roll(1, 0).requires_grad_()
     distance(outside, target).sum().backward()
@@ -102,7 +102,7 @@ def test_gradient_is_the_published_networks(distance: PerceptualDistance, x: Ten
     assert found.double().norm().item() == pytest.approx(expected.norm().item(), rel=1e-3)
 
 
-def test_is_finite_for_flat_pictures_and_in_bfloat16(distance: PerceptualDistance, x: Tensor) -> None:
+def test_is_finite_for_flat_images_and_in_bfloat16(distance: PerceptualDistance, x: Tensor) -> None:
     flat = torch.zeros(4, 3, 64, 64, requires_grad=True)
     distance(flat, x).sum().backward()
     assert flat.grad is not None
@@ -125,7 +125,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "weights"
 
 
 def pattern(kind: str) -> Tensor:
-    """Pictures made by code, (1, 3, 64, 64) float64 in [-1, 1]: waves, squares, a ring."""
+    """Images made by code, (1, 3, 64, 64) float64 in [-1, 1]: waves, squares, a ring."""
     y, x = torch.meshgrid(*(torch.arange(64, dtype=torch.float64) for _ in range(2)), indexing="ij")
     made = {
         "waves": [torch.sin(x / 5), torch.cos(y / 7), torch.sin((x + y) / 9)],

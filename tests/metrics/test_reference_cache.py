@@ -23,7 +23,7 @@ def blobs(n: int, seed: int) -> np.ndarray:
 
 
 class Means(nn.Module):
-    """A network that is quick and counts what it is shown: a picture's mean colour and its square."""
+    """A network that is quick and counts what it is shown: a image's mean colour and its square."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ def test_statistics_are_measured_once_for_the_same_pixels_and_network(tmp_path: 
     images, (counter, extractor) = blobs(6, 0), means()
     done: list[int] = []
 
-    def measure(pictures: np.ndarray, network: Extractor | None = None) -> Features:
-        return reference_features(pictures, network or extractor, cache=tmp_path, on_batch=done.append)
+    def measure(images: np.ndarray, network: Extractor | None = None) -> Features:
+        return reference_features(images, network or extractor, cache=tmp_path, on_batch=done.append)
 
     first = measure(images)
     assert same(measure(images.copy()), first)
@@ -72,7 +72,7 @@ def test_statistics_are_measured_once_for_the_same_pixels_and_network(tmp_path: 
     assert len(list(tmp_path.iterdir())) == 6  # and no temporary file is left
 
 
-def test_pictures_that_change_between_two_readings_are_kept_under_what_they_were(tmp_path: Path) -> None:
+def test_images_that_change_between_two_readings_are_kept_under_what_they_were(tmp_path: Path) -> None:
     before, after, (_, extractor) = blobs(6, 0), blobs(6, 1), means()
     readings = iter([before, after])  # of a folder that another program fills
     cached_features(lambda: [next(readings)], 6, extractor, cache=tmp_path)

@@ -24,17 +24,17 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from ablate.base.errors import DataError
 from ablate.metrics import weights
 from ablate.metrics.efficientnet import efficientnet_lite0
-from ablate.metrics.extractors import Extractor, load
+from ablate.metrics.extractors import Extractor, load_extractor
 from ablate.metrics.set_distances import (
     Features,
     Statistics,
     bootstrap_difference,
-    collect,
+    collect_features,
+    feature_statistics,
     frechet_distance,
     frechet_infinity,
     kernel_distance,
     precision_recall,
-    statistics,
 )
 from ablate.metrics.weights import Search
 from ablate.study.metric_names import EMBEDDED, INCEPTION
@@ -43,7 +43,7 @@ CPU = torch.device("cpu")
 
 
 def blobs(n: int, seed: int) -> Tensor:
-    """Smooth random pictures (n, 3, 64, 64) uint8, with edges."""
+    """Smooth random images (n, 3, 64, 64) uint8, with edges."""
     noise = torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     smooth = F.interpolate(noise, size=64, mode="bicubic").clamp(0, 1)
     return ((smooth + 0.3 * (smooth > 0.5)).clamp(0, 1) * 255).round().byte()
@@ -74,17 +74,17 @@ def test_gaussians_with_covariances_that_do_not_commute() -> None:
 
 
 def test_statistics_are_the_mean_and_the_unbiased_covariance_in_float64() -> None:
-    found = statistics(torch.tensor([[1.0, 0.0], [3.0, 0.0], [5.0, 3.0]]) + 2**20)
+    found = feature_statistics(torch.tensor([[1.0, 0.0], [3.0, 0.0], [5.0, 3.0]]) + 2**20)
     np.testing.assert_allclose(found.mu, [2**20 + 3, 2**20 + 1], rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.sigma, [[4, 3], [3, 3]], rtol=1e-9)
     assert {found.mu.dtype, found.sigma.dtype} == {np.dtype("float64")}
     assert found.n == 3
     with pytest.raises(DataError, match="at least 2"):
-        statistics(torch.zeros(1, 4))
+        feature_statistics(torch.zeros(1, 4))
 
 
-def test_identity_with_fewer_pictures_than_dimensions() -> None:
-    same = statistics(torch.randn(10, 64, generator=torch.Generator().manual_seed(0)))
+def test_identity_with_fewer_images_than_dimensions() -> None:
+    same = feature_statistics(torch.randn(10, 64, generator=torch.Generator().manual_seed(0)))
     assert abs(frechet_distance(same, same)) < 1e-5 * np.trace(same.sigma)
 
 
@@ -93,12 +93,12 @@ def test_bias_of_a_finite_sample() -> None:
     d, n = 64, 1000
     exact = Statistics(np.zeros(d), np.eye(d), n)
     generator = torch.Generator().manual_seed(0)
-    found = [frechet_distance(statistics(torch.randn(n, d, generator=generator)), exact) for _ in range(20)]
+    found = [frechet_distance(feature_statistics(torch.randn(n, d, generator=generator)), exact) for _ in range(20)]
     assert np.mean(found) == pytest.approx(d / n * (1 + (d + 1) / 4), rel=0.05)
 
 
-class Pictures(Dataset[Tensor]):
-    """The form in which torch-fidelity takes pictures in memory."""
+class Images(Dataset[Tensor]):
+    """The form in which torch-fidelity takes images in memory."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -111,7 +111,7 @@ class Pictures(Dataset[Tensor]):
 
 
 def of(images: Tensor, extractor: Extractor | None = None, batch: int = 16) -> Features:
-    return collect(images.split(batch), extractor or load(EMBEDDED), len(images))
+    return collect_features(images.split(batch), extractor or load_extractor(EMBEDDED), len(images))
 
 
 def fd(a: Tensor, b: Tensor, batch: int = 16) -> float:
@@ -120,8 +120,8 @@ def fd(a: Tensor, b: Tensor, batch: int = 16) -> float:
 
 def by_torch_fidelity(a: Tensor, b: Tensor, name: str, **options: object) -> dict[str, float]:
     found: dict[str, float] = torch_fidelity.calculate_metrics(
-        input1=Pictures(a),
-        input2=Pictures(b),
+        input1=Images(a),
+        input2=Images(b),
         fid=True,
         kid=True,
         prc=True,
@@ -160,7 +160,7 @@ def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", [EMBEDDED, INCEPTION])
 def test_equals_torch_fidelity_and_says_nothing(name: str, inception: Path, capfd: pytest.CaptureFixture[str]) -> None:
     a, b = blobs(12, 0), blobs(14, 1)
-    extractor = load(name, search=Search(inception.parent))
+    extractor = load_extractor(name, search=Search(inception.parent))
     fake, real = of(a, extractor), of(b, extractor)
     found = [frechet_distance(fake.statistics, real.statistics), *precision_recall(fake.rows, real.rows)]
     kernel = kernel_distance(fake.rows, real.rows)
@@ -182,7 +182,7 @@ def test_wrong_variants_show() -> None:
     one, two = (of(x).rows.astype(np.float64) for x in (a, b))
     biased = [Statistics(x.mean(0), np.cov(x, rowvar=False, bias=True), len(x)) for x in (one, two)]
     assert abs(frechet_distance(*biased) / expected - 1) > 1e-3
-    assert frechet_distance(statistics(one), statistics(two)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(feature_statistics(one), feature_statistics(two)) == pytest.approx(expected, rel=1e-6)
     network = efficientnet_lite0(CPU)
 
     def resized(mode: str) -> float:
@@ -191,7 +191,7 @@ def test_wrong_variants_show() -> None:
             v = F.interpolate(x.float(), size=224, mode=mode).clamp(0, 255)
             with torch.inference_mode():
                 found.append(network.head(network.blocks(network.stem((v - 127) / 128))).mean((2, 3)))
-        return frechet_distance(statistics(found[0]), statistics(found[1]))
+        return frechet_distance(feature_statistics(found[0]), feature_statistics(found[1]))
 
     assert resized("bicubic") == pytest.approx(expected, rel=1e-6)
     assert abs(resized("bilinear") / expected - 1) > 0.01
@@ -214,7 +214,7 @@ def test_grows_with_blur_noise_and_mode_collapse() -> None:
 
     def distances(changed: list[Tensor]) -> list[float]:
         found = [of(x.round().clamp(0, 255).byte()).rows[:, :64] for x in changed]
-        return [frechet_distance(statistics(rows), statistics(reference)) for rows in found]
+        return [frechet_distance(feature_statistics(rows), feature_statistics(reference)) for rows in found]
 
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
     noisy = distances([clean + sigma * noise for sigma in (8, 32)])
@@ -240,20 +240,20 @@ def test_infinity_recovers_what_a_finite_sample_misses() -> None:
     plain, found = [], []
     for seed in range(8):
         x, y = gaussian(n, d, seed), 1.2 * gaussian(n, d, 100 + seed) + np.eye(d)[0]
-        plain.append(frechet_distance(statistics(x), statistics(y)))
+        plain.append(frechet_distance(feature_statistics(x), feature_statistics(y)))
         found.append(frechet_infinity(x, y, seed))
     assert np.mean(plain) > 1.5 * known
     assert np.mean([e.value for e in found]) == pytest.approx(known, rel=0.06)
     assert all(e.error is not None and 0 < e.error < 0.4 for e in found)
     assert frechet_infinity(x, y, seed) == found[-1]
     assert frechet_infinity(x, y, seed + 1) != found[-1]
-    with pytest.raises(DataError, match="found 7 pictures in a set; this metric needs 8"):
+    with pytest.raises(DataError, match="found 7 images in a set; this metric needs 8"):
         frechet_infinity(x[:7], y)
 
 
 def test_infinity_of_one_distribution_is_near_zero() -> None:
     pairs = [(gaussian(2000, 32, 2 * i), gaussian(2000, 32, 2 * i + 1)) for i in range(6)]
-    plain = np.mean([frechet_distance(statistics(a), statistics(b)) for a, b in pairs])
+    plain = np.mean([frechet_distance(feature_statistics(a), feature_statistics(b)) for a, b in pairs])
     assert abs(np.mean([frechet_infinity(a, b).value for a, b in pairs])) < 0.1 * plain
 
 
@@ -263,7 +263,7 @@ def paired(n: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return 1.15 * (0.8 * common + 0.6 * one) + 0.1, 1.05 * (0.8 * common + 0.6 * two)
 
 
-@pytest.mark.parametrize(("n", "d"), [(300, 16), (60, 96)])  # more pictures than features, and fewer
+@pytest.mark.parametrize(("n", "d"), [(300, 16), (60, 96)])  # more images than features, and fewer
 def test_the_paired_interval_covers(n: int, d: int) -> None:
     reference = Statistics(np.zeros(d), np.eye(d), 10**9)
     found = [bootstrap_difference(*paired(n, d, seed), reference, seed=seed, resamples=100) for seed in range(60)]
@@ -274,10 +274,11 @@ def test_the_paired_interval_covers(n: int, d: int) -> None:
 
 def test_the_paired_interval_is_of_the_difference_and_uses_common_indices() -> None:
     a, b = paired(200, 16, 0)
-    reference = statistics(gaussian(500, 16, 99))
+    reference = feature_statistics(gaussian(500, 16, 99))
     found = bootstrap_difference(a, b, reference, resamples=50)
     assert found.value == pytest.approx(
-        frechet_distance(statistics(a), reference) - frechet_distance(statistics(b), reference), rel=1e-6
+        frechet_distance(feature_statistics(a), reference) - frechet_distance(feature_statistics(b), reference),
+        rel=1e-6,
     )
     assert found.error is not None
     apart = bootstrap_difference(a, np.random.default_rng(0).permutation(b), reference, resamples=50)
@@ -290,7 +291,7 @@ def test_the_paired_interval_is_of_the_difference_and_uses_common_indices() -> N
 
 
 class Means(nn.Module):
-    """A network that is quick: a picture's mean colour and its square."""
+    """A network that is quick: a image's mean colour and its square."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -315,20 +316,20 @@ def test_a_stream_needs_no_more_memory_than_what_is_kept() -> None:
             gc.collect() if i % 100 == 0 else None
             most = max(most, sum(ref() is not None for ref in alive))
 
-    found = collect(batches(), extractor, 20_000, keep=100)
+    found = collect_features(batches(), extractor, 20_000, keep=100)
     assert most <= 2
     assert found.rows.shape == (100, 6)
     everything = torch.cat([extractor(batch) for batch in batches()])
-    expected = statistics(everything)
+    expected = feature_statistics(everything)
     np.testing.assert_allclose(found.statistics.mu, expected.mu, rtol=1e-12)
     np.testing.assert_allclose(found.statistics.sigma, expected.sigma, rtol=1e-9)
     assert np.isin(found.rows[:, 0], everything[:, 0].numpy()).all()
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_a_covariance_needs_two_pictures(n: int) -> None:
-    with pytest.raises(DataError, match=rf"found {n} picture"):
-        collect(iter(()), load(EMBEDDED), n)
+def test_a_covariance_needs_two_images(n: int) -> None:
+    with pytest.raises(DataError, match=rf"found {n} image"):
+        collect_features(iter(()), load_extractor(EMBEDDED), n)
     few: list[Callable[[], object]] = [
         lambda: kernel_distance(np.zeros((n, 4), np.float32), np.zeros((9, 4), np.float32)),
         lambda: precision_recall(np.zeros((3, 4), np.float32), np.zeros((9, 4), np.float32)),

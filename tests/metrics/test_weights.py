@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from ablate.base.errors import WeightsError
 from ablate.metrics import weights
-from ablate.metrics.weights import BACKBONES, Search, find
+from ablate.metrics.weights import BACKBONES, Search, find_weights
 from ablate.models.weight_files import digest as tensors_digest
 
 TENSORS = {"features.0.weight": torch.ones(2, 3), "features.0.bias": torch.zeros(2), "classifier.weight": torch.ones(4)}
@@ -42,7 +42,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_publishers_file_and_a_safetensors_file_are_the_same_weights(tmp_path: Path, elsewhere: Path) -> None:
     save_file(USED, tmp_path / "alexnet_features.safetensors")
-    found = [find("alexnet_features", Search(folder)) for folder in (elsewhere, tmp_path)]
+    found = [find_weights("alexnet_features", Search(folder)) for folder in (elsewhere, tmp_path)]
     assert [f.source.suffix for f in found] == [".pth", ".safetensors"]
     for f in found:
         assert f.digest == tensors_digest(USED)
@@ -51,7 +51,7 @@ def test_the_publishers_file_and_a_safetensors_file_are_the_same_weights(tmp_pat
 
 def test_the_environment_names_the_folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ABLATE_WEIGHTS", str(elsewhere))
-    assert find("alexnet_features", Search()).source.parent == elsewhere
+    assert find_weights("alexnet_features", Search()).source.parent == elsewhere
     monkeypatch.setenv("ABLATE_WEIGHTS", str(tmp_path / "absent"))
     with pytest.raises(WeightsError, match="absent: no such folder of weights"):
         Search()
@@ -59,25 +59,25 @@ def test_the_environment_names_the_folder(elsewhere: Path, monkeypatch: pytest.M
 
 def test_a_download_happens_once_and_only_when_asked(elsewhere: Path) -> None:
     with pytest.raises(WeightsError, match=r"no weights for alexnet_features here.*asked for by name downloads them"):
-        find("alexnet_features", Search())
-    first = find("alexnet_features", Search(download=True))
+        find_weights("alexnet_features", Search())
+    first = find_weights("alexnet_features", Search(download=True))
     (elsewhere / first.source.name).unlink()
-    assert find("alexnet_features", Search()).source == first.source
+    assert find_weights("alexnet_features", Search()).source == first.source
 
 
 def test_a_download_of_something_else_is_not_kept(elsewhere: Path, tmp_path: Path) -> None:
     (elsewhere / BACKBONES["alexnet_features"].files[0]).write_text("<html>Sign in to this network</html>")
     with pytest.raises(WeightsError, match="failed: invalid hash value"):
-        find("alexnet_features", Search(download=True))
+        find_weights("alexnet_features", Search(download=True))
     assert not list((tmp_path / "torch").rglob("*.pth"))
 
 
 def test_offline_never_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABLATE_OFFLINE", "1")
     with pytest.raises(WeightsError, match="ABLATE_OFFLINE forbids a download"):
-        find("alexnet_features", Search(download=True))
+        find_weights("alexnet_features", Search(download=True))
     monkeypatch.setenv("ABLATE_OFFLINE", "0")
-    find("alexnet_features", Search(download=True))
+    find_weights("alexnet_features", Search(download=True))
 
 
 def test_a_failed_download_is_one_line_and_not_tried_again(
@@ -92,18 +92,18 @@ def test_a_failed_download_is_one_line_and_not_tried_again(
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     ask = Search(download=True)
     with pytest.raises(WeightsError, match="failed: network unreachable") as error:
-        find("alexnet_features", ask)
+        find_weights("alexnet_features", ask)
     assert "\n" not in str(error.value)
     with pytest.raises(WeightsError, match=r"failed 0 min ago \(network unreachable\) and is not tried again"):
-        find("alexnet_features", ask)
+        find_weights("alexnet_features", ask)
     assert len(tried) == 1
     (marker,) = (tmp_path / "cache" / "weights").iterdir()
     an_hour_ago = time.time() - weights.RETRY_S - 1
     os.utime(marker, (an_hour_ago, an_hour_ago))
     with pytest.raises(WeightsError):
-        find("alexnet_features", ask)
+        find_weights("alexnet_features", ask)
     assert len(tried) == 2
-    assert find("alexnet_features", Search(elsewhere, download=True)).digest  # what is at hand needs no network
+    assert find_weights("alexnet_features", Search(elsewhere, download=True)).digest  # what is at hand needs no network
 
 
 Damage = Callable[[Path], object]
@@ -124,8 +124,8 @@ def test_other_weights_are_refused(tmp_path: Path, damage: Damage) -> None:
     path = tmp_path / "alexnet_features.safetensors"
     save_file(USED, path)
     damage(path)
-    with pytest.raises(WeightsError, match=r"alexnet_features\.safetensors: (damaged|other weights).*mend: replace"):
-        find("alexnet_features", Search(tmp_path))
+    with pytest.raises(WeightsError, match=r"alexnet_features\.safetensors: (damaged|other weights).*fix: replace"):
+        find_weights("alexnet_features", Search(tmp_path))
 
 
 def test_a_file_that_runs_code_is_refused(tmp_path: Path) -> None:
@@ -134,16 +134,16 @@ def test_a_file_that_runs_code_is_refused(tmp_path: Path) -> None:
             return (os.mkdir, (str(tmp_path / "ran"),))
 
     torch.save({"features.0.weight": Call()}, tmp_path / BACKBONES["vgg16_features"].files[0])
-    with pytest.raises(WeightsError, match=r"damaged, or not a file of weights \(UnpicklingError\)"):
-        find("vgg16_features", Search(tmp_path))
+    with pytest.raises(WeightsError, match=r"damaged, or not a weight file \(UnpicklingError\)"):
+        find_weights("vgg16_features", Search(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 
 def test_inception_is_the_published_file_and_nothing_else(tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / BACKBONES["inception_v3"].files[0])
     with pytest.raises(WeightsError, match="other weights"):
-        find("inception_v3", Search(tmp_path))
+        find_weights("inception_v3", Search(tmp_path))
     (tmp_path / BACKBONES["inception_v3"].files[0]).unlink()
     save_file(TENSORS, tmp_path / "inception_v3.safetensors")
     with pytest.raises(WeightsError, match="other weights"):
-        find("inception_v3", Search(tmp_path))
+        find_weights("inception_v3", Search(tmp_path))

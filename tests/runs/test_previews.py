@@ -22,21 +22,21 @@ VARIANT = 'about = "Small."\nsource = "test"\naxis = "test"\n' + command.CHEAP.r
 
 
 def test_moments_are_halves_and_few_where_they_would_cost_much() -> None:
-    assert previews.moments(4500, train_macs=10**9, grid_macs=10**4) == [70, 140, 281, 562, 1125, 2250]
-    assert previews.moments(1500, train_macs=300, grid_macs=1) == [93, 187, 375, 750]
-    assert previews.moments(12, train_macs=1, grid_macs=10**9) == [3, 6]
-    assert previews.moments(1, train_macs=1, grid_macs=1) == []
+    assert previews.preview_steps(4500, train_macs=10**9, grid_macs=10**4) == [70, 140, 281, 562, 1125, 2250]
+    assert previews.preview_steps(1500, train_macs=300, grid_macs=1) == [93, 187, 375, 750]
+    assert previews.preview_steps(12, train_macs=1, grid_macs=10**9) == [3, 6]
+    assert previews.preview_steps(1, train_macs=1, grid_macs=1) == []
 
 
 @pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
 def test_grids_cost_at_most_one_and_a_half_percent_of_training(preset: str) -> None:
     config = variants.resolve(variants.load("baseline"), preset)
     spent = cost(config)
-    grid = previews.PICTURES * evaluations(config.sample.solver, config.sample.num_steps) * spent.total_macs
+    grid = previews.IMAGES * evaluations(config.sample.solver, config.sample.num_steps) * spent.total_macs
     train = spent.train_macs(config.train.steps)
-    drawn = previews.moments(config.train.steps, train, grid)
+    drawn = previews.preview_steps(config.train.steps, train, grid)
     assert len(drawn) >= previews.LEAST
-    assert len(drawn) * grid <= previews.SHARE * train
+    assert len(drawn) * grid <= previews.MACS_SHARE * train
 
 
 def test_a_run_keeps_its_grids_and_a_replay_without_them_has_the_same_bits(

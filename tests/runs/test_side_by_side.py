@@ -21,7 +21,7 @@ from ablate.models.kpn.denoiser import build
 from ablate.models.weight_files import digest, save_tensors
 from ablate.report.render.bench import render, to_json
 from ablate.runs import side_by_side
-from ablate.runs.loading import find_all, load
+from ablate.runs.loading import find_runs, load_run
 from ablate.store import tables
 from ablate.study import variants
 
@@ -70,15 +70,15 @@ class Fake:
             side_by_side, "NETWORKS", {(name, "fake"): partial(self._open, value) for name, value in ms.items()}
         )
 
-    def _open(self, ms: float, folder: Path, run_id: str, device: torch.device) -> side_by_side.Network:
-        run = load(folder, run_id, device)
+    def _open(self, ms: float, folder: Path, run_id: str, device: torch.device) -> side_by_side.TimedNetwork:
+        run = load_run(folder, run_id, device)
 
         def call(z: Tensor, t: Tensor) -> Tensor:
             self.calls += 1
             self.now_s += ms * len(z) * (1 if run.config.model.drift else 0.5) / 1e3
             return z
 
-        return side_by_side.Network(run, call, run.codec.decode)
+        return side_by_side.TimedNetwork(run, call, run.codec.decode)
 
 
 def test_figures_of_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_an_interrupted_session_keeps_the_batch_sizes_that_were_finished(
 ) -> None:
     Fake(monkeypatch, fp32=10.0)
 
-    def noise(network: side_by_side.Network, batch: int, *_: object) -> Tensor:
+    def noise(network: side_by_side.TimedNetwork, batch: int, *_: object) -> Tensor:
         if batch == 4:
             raise KeyboardInterrupt
         return torch.zeros(batch, 3, 64, 64)
@@ -156,7 +156,7 @@ def test_threads_are_set_for_the_session_and_recorded(folder: Path, monkeypatch:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_scheme_is_what_samples_are_drawn_in(folder: Path, precision: str) -> None:
-    run = load(folder, "baseline", CPU)
+    run = load_run(folder, "baseline", CPU)
     z, t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.8])
     network = side_by_side.NETWORKS[precision, "torch"](folder, run.row["run_id"], CPU)
     assert torch.equal(network.denoise(z, t), denoise(run.model, run.config, z, t, precision))
@@ -168,17 +168,17 @@ def test_runs_are_named_once_each_and_the_first_is_the_reference(folder: Path) -
     make(folder, "baseline", 1)
     make(folder, "direct", status="diverged", error="loss nan")
     names = ["no_drift-smoke-cats-s0-0", "baseline-smoke-cats-s0-0", "baseline-smoke-cats-s1-0"]
-    assert [row["run_id"] for row in find_all(folder, ["no_drift", "all", "no_drift"])] == names
+    assert [row["run_id"] for row in find_runs(folder, ["no_drift", "all", "no_drift"])] == names
     for wrong, message in {"baseline": "2 finished runs begin so", "direct": "diverged", "x": "not in"}.items():
         with pytest.raises(AblateError, match=message):
-            find_all(folder, ["no_drift", wrong])
+            find_runs(folder, ["no_drift", wrong])
     make(folder, "no_drift_matched")
-    assert [row["run_id"] for row in find_all(folder, ["no_drift"])] == names[:1]
+    assert [row["run_id"] for row in find_runs(folder, ["no_drift"])] == names[:1]
     with pytest.raises(AblateError, match="2 finished runs begin so"):
-        find_all(folder, ["no_dr"])
+        find_runs(folder, ["no_dr"])
     tables.append(folder / "new", {"runs": []})
     with pytest.raises(AblateError, match="no finished runs"):
-        find_all(folder / "new", ["all"])
+        find_runs(folder / "new", ["all"])
 
 
 def test_lists_of_batch_sizes_and_schemes() -> None:
@@ -217,14 +217,14 @@ def uneven(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     fake = Fake(monkeypatch, fp32=1.0, int8=1.0)
     steady = side_by_side.NETWORKS["int8", "fake"]
 
-    def restless(folder: Path, run_id: str, device: torch.device) -> side_by_side.Network:
+    def restless(folder: Path, run_id: str, device: torch.device) -> side_by_side.TimedNetwork:
         network, count = steady(folder, run_id, device), iter(range(1000))
 
         def call(z: Tensor, t: Tensor) -> Tensor:
             fake.now_s += next(count) % 3 / 1e3
             return network.denoise(z, t)
 
-        return side_by_side.Network(network.run, call, network.decode)
+        return side_by_side.TimedNetwork(network.run, call, network.decode)
 
     monkeypatch.setitem(side_by_side.NETWORKS, ("int8", "fake"), restless)
     return start(folder, "all", schemes=side_by_side.parse_schemes("fp32,int8"), batches=[1], rounds=30)

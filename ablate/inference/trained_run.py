@@ -1,4 +1,4 @@
-"""A trained model with the row that describes it."""
+"""A trained model with its configuration and its row of `runs.parquet`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ablate.study.config import Config
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A finished run: its row of `runs.parquet`, and what it trained."""
+class TrainedRun:
+    """A run after its training: the row (complete once the run is finished), and the frozen networks."""
 
     row: dict[str, Any]
     config: Config

@@ -1,0 +1,1 @@
+"""Benchmarks of `ablate` against the published formulation; `ablate bench --ops` runs them."""

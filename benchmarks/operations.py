@@ -1,4 +1,7 @@
-"""What `ablate bench --ops` times: the parts of a run, each with its reference in the published formulation (`benchmarks.published`)."""
+"""The cases of `ablate bench --ops`: parts of a run.
+
+Where the published formulation (`benchmarks.published`) has the same part, it is the reference.
+"""
 
 from __future__ import annotations
 
@@ -36,63 +39,62 @@ from ablate.training.loop import Batches, learning_rate, loss_terms, make_backwa
 from benchmarks import published
 
 Row = dict[str, Any]
-SIDE, BATCH = 64, 16  # of the filters' pictures
-GPU_BATCH = 2048  # what 16 of them take is nothing beside a call of a GPU
-RUNS = 10_000  # of the study that is reported and added to
+SIDE = 64  # pixels of an image
+FILTER_BATCH = {"cpu": 16, "cuda": 2048}  # a GPU filters 16 images faster than the CPU launches a kernel
+RUNS = 10_000  # runs of the study that is reported and appended to
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that is timed.
+    """A part of a run that is timed.
 
     Attributes:
-        batch: Pictures at a time; 0 where there are none.
-        ours: What is timed.
-        reference: What it is compared with; None: nothing.
-        flops: Of one call.
-        moved: Bytes that one call has to read and write.
+        batch: Images per call; 0 if the part has no images.
+        ours: The call to time.
+        reference: The call to compare with, or None.
+        flops: Floating-point operations of a call.
+        bytes_moved: Bytes that a call has to read and write at least.
     """
 
     batch: int
     ours: Callable[[], object]
     reference: Callable[[], object] | None = None
     flops: float = 0.0
-    moved: float = 0.0
+    bytes_moved: float = 0.0
 
 
-Make = Callable[[torch.device, Path], Case]
+MakeCase = Callable[[torch.device, Path], Case]  # (device, empty folder) -> case
 
 
-def _filter(backward: bool) -> Make:
+def _filter(backward: bool) -> MakeCase:
     def make(device: torch.device, folder: Path) -> Case:
-        batch = _batch(device)
-        image, numbers = (
+        batch = FILTER_BATCH[device.type]
+        image, params = (
             torch.randn(batch, n, SIDE, SIDE, device=device, requires_grad=backward) for n in (3, filters.TAPS)
         )
         calls = [
-            lambda: filters.filter_pixels(image, numbers, apply_tanh=True),
-            lambda: published.filter_pixels(image, numbers.tanh()),
+            lambda: filters.filter_pixels(image, params, apply_tanh=True),
+            lambda: published.filter_pixels(image, params.tanh()),
         ]
-        # Forward: numbers and picture in, picture out. Backward: these and a gradient in, two gradients out.
-        moved = 4.0 * batch * SIDE**2 * ((filters.TAPS + 6) + (2 * filters.TAPS + 9 if backward else 0))
-        return _op(calls, [image, numbers], backward, moved)
+        # Forward: reads parameters and image, writes an image.
+        # Backward: reads these and a gradient, writes two gradients.
+        elements = filters.TAPS + 6 + (2 * filters.TAPS + 9 if backward else 0)
+        return _operation(calls, [image, params], backward, 4.0 * batch * SIDE**2 * elements)
 
     return make
 
 
-def _batch(device: torch.device) -> int:
-    return GPU_BATCH if device.type == "cuda" else BATCH
-
-
 def _upsampling(device: torch.device, folder: Path) -> Case:
-    batch = _batch(device)
+    batch = FILTER_BATCH[device.type]
     image = torch.randn(batch, 3, SIDE // 2, SIDE // 2, device=device, requires_grad=True)
-    numbers = torch.randn(batch, 3, SIDE, SIDE, device=device, requires_grad=True)
-    calls = [lambda: filters.upsample_gaussian(image, numbers), lambda: published.upsample_gaussian(image, numbers)]
-    return _op(calls, [image, numbers], True, 4.0 * batch * SIDE**2 * 3 * (2.25 + 3.5))
+    params = torch.randn(batch, 3, SIDE, SIDE, device=device, requires_grad=True)
+    calls = [lambda: filters.upsample_gaussian(image, params), lambda: published.upsample_gaussian(image, params)]
+    return _operation(calls, [image, params], True, 4.0 * batch * SIDE**2 * 3 * (2.25 + 3.5))
 
 
-def _op(calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backward: bool, moved: float) -> Case:
+def _operation(
+    calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backward: bool, bytes_moved: float
+) -> Case:
     grad = torch.randn_like(calls[0]())
 
     def timed(call: Callable[[], Tensor]) -> Callable[[], object]:
@@ -101,17 +103,17 @@ def _op(calls: Sequence[Callable[[], Tensor]], leaves: Sequence[Tensor], backwar
         return lambda: torch.autograd.grad(call(), leaves, grad)
 
     ours, reference = map(timed, calls)
-    recorded = cuda_graphs.captured(ours, cuda_graphs.CAPTURE_FROM_CALLS, leaves[0].device)  # as in a training step
-    return Case(len(leaves[0]), recorded, reference, moved=moved)
+    captured = cuda_graphs.captured(ours, cuda_graphs.CAPTURE_FROM_CALLS, leaves[0].device)  # as in a training step
+    return Case(len(leaves[0]), captured, reference, bytes_moved=bytes_moved)
 
 
-def _configured(preset: str, batch: int | None = None) -> Config:
+def _baseline(preset: str, batch: int | None = None) -> Config:
     config = variants.resolve(variants.load(variants.BASELINE), preset)
     return config if batch is None else config.replaced(train={"batch": batch})
 
 
 def _forward(device: torch.device, folder: Path) -> Case:
-    config, batch = _configured("quick"), 32
+    config, batch = _baseline("quick"), 32
     model, precision = build(config.model, 0, device), machine.pick_precision(device)
     z, t = torch.randn(batch, 3, SIDE, SIDE, device=device), torch.rand(batch, device=device)
 
@@ -124,15 +126,15 @@ def _forward(device: torch.device, folder: Path) -> Case:
         with torch.no_grad():
             published.denoise(plain, z, t)
 
-    plain, ours = _plain(config, device), cuda_graphs.captured(forward, cuda_graphs.CAPTURE_FROM_CALLS, device)
+    plain, ours = _channels_first(config, device), cuda_graphs.captured(forward, cuda_graphs.CAPTURE_FROM_CALLS, device)
     return Case(batch, lambda: ours(z, t), reference, flops=2.0 * batch * cost(config).total_macs)
 
 
-def _training(preset: str, batch: int, perceptual: bool) -> Make:
-    """A step as `ablate run` takes it, against the same step as the post takes it."""
+def _training(preset: str, batch: int, perceptual: bool) -> MakeCase:
+    """A training step of `ablate run` against that of the published formulation."""
 
     def make(device: torch.device, folder: Path) -> Case:
-        config = _configured(preset, batch)
+        config = _baseline(preset, batch)
         network = perceptual_loss(config.train, device) if perceptual else None
         images = torch.randint(0, 256, (4 * batch, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
         batches, model = Batches(images, config.train, 0), build(config.model, 0, device)
@@ -160,24 +162,25 @@ def published_step(
     device: torch.device,
     on_loss: Callable[[float], None] = lambda loss: None,
 ) -> Callable[[], object]:
-    """Return a training step without what this project adds: float32, eager, a loop over parameters for optimiser and averages.
+    """Return a training step in plain PyTorch: float32, eager, one parameter at a time.
 
     Args:
         config: What to train.
-        batches: The pictures of each step.
+        batches: The images of each step.
         perceptual: The frozen perceptual distance, or None.
         device: Where it trains.
         on_loss: Called with each step's loss.
     """
-    model, averaged = _plain(config, device), _plain(config, device).requires_grad_(False)
+    model, averaged = _channels_first(config, device), _channels_first(config, device).requires_grad_(False)
     parameters, train = list(model.parameters()), config.train
     optimizer = torch.optim.AdamW(parameters, train.lr, weight_decay=train.weight_decay, foreach=False)
     step = 0
 
     def call() -> None:
         nonlocal step
-        x, numbers = batches(step), batches.positions(step)
-        z = interpolate(x, rng.normal(0, "noise", numbers, tuple(x.shape[1:])).to(device), t := _t(numbers, device))
+        x, positions = batches(step), batches.positions(step)
+        t = rng.uniform(0, "time", positions).to(device)
+        z = interpolate(x, rng.normal(0, "noise", positions, tuple(x.shape[1:])).to(device), t)
         loss = loss_terms(config, perceptual, published.denoise(model, z, t), x, z, t)[0]
         loss.backward()
         on_loss(loss.item())
@@ -192,18 +195,18 @@ def published_step(
     return call
 
 
-def _t(numbers: range, device: torch.device) -> Tensor:
-    return rng.uniform(0, "time", numbers).to(device)
-
-
-def _plain(config: Config, device: torch.device) -> Denoiser:
-    """The baseline's weights, channels first."""
+def _channels_first(config: Config, device: torch.device) -> Denoiser:
+    """A denoiser whose convolutions are channels first in memory."""
     return build(config.model, 0, device).to(memory_format=torch.contiguous_format)
 
 
 def _sampling(device: torch.device, folder: Path) -> Case:
-    config, count = _configured("quick"), 64
-    model, plain, precision = build(config.model, 0, device), _plain(config, device), machine.pick_precision(device)
+    config, count = _baseline("quick"), 64
+    model, plain, precision = (
+        build(config.model, 0, device),
+        _channels_first(config, device),
+        machine.pick_precision(device),
+    )
 
     def reference() -> None:
         with torch.no_grad():
@@ -219,36 +222,36 @@ def _sampling(device: torch.device, folder: Path) -> Case:
 
 
 def _extraction(device: torch.device, folder: Path) -> Case:
-    """Features of pictures, against the library's own network: batch normalisations apart, channels first."""
+    """Features of images, against timm's network, which computes its batch normalisations apart."""
     extractor = extractors.load_extractor(EMBEDDED, device)
     network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval().to(device)
-    pictures = torch.randint(0, 256, (extractors.BATCH, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (extractors.BATCH, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
 
     def reference() -> None:
         with torch.inference_mode():
-            x = nn.functional.interpolate(pictures.float(), size=(224, 224), mode="bicubic", align_corners=False)
+            x = nn.functional.interpolate(images.float(), size=(224, 224), mode="bicubic", align_corners=False)
             network((x - 127) / 128)
 
     def ours() -> None:
         with torch.inference_mode():
-            extractor(pictures)
+            extractor(images)
 
     return Case(extractors.BATCH, ours, reference)
 
 
 def _append(device: torch.device, folder: Path) -> Case:
     _make_study(folder, RUNS)
-    count = 0
+    appended = 0
 
     def ours() -> None:
-        nonlocal count
-        tables.append(folder, _rows(RUNS + count))
-        count += 1
+        nonlocal appended
+        tables.append(folder, _rows(RUNS + appended))
+        appended += 1
 
     return Case(0, ours)
 
 
-def _command(*words: str, study: bool = False) -> Make:
+def _command(*words: str, study: bool = False) -> MakeCase:
     def make(device: torch.device, folder: Path) -> Case:
         where = ["--results", str(folder)] if study else []
         if study:
@@ -259,8 +262,7 @@ def _command(*words: str, study: bool = False) -> Make:
     return make
 
 
-# Name -> what makes the case for a device; what it has to write goes into an empty folder.
-CASES: dict[str, Make] = {
+CASES: dict[str, MakeCase] = {
     "filter op, forward": _filter(False),
     "filter op": _filter(True),
     "upsampling": _upsampling,
@@ -277,10 +279,10 @@ CASES: dict[str, Make] = {
 
 
 def choose(names: Sequence[str]) -> list[str]:
-    """Return the cases whose names begin with one of these, in order; all of them where there are none.
+    """Return the names of the cases that start with one of the given names; of all cases for none.
 
     Raises:
-        AblateError: No case begins so.
+        AblateError: No case starts with one of them.
     """
     for name in names:
         if not any(case.startswith(name) for case in CASES):
@@ -289,20 +291,14 @@ def choose(names: Sequence[str]) -> list[str]:
 
 
 def _rows(number: int) -> dict[str, list[Row]]:
-    """Rows of a run at `quick`, made up."""
+    """Invented rows of the `number`-th run at `quick`, in all tables."""
     names = variants.names()
     run_id = f"{names[number % len(names)]}-quick-synthetic-s{number // len(names)}-{number:08x}"
     now, value = datetime.now(UTC), 90 + (number * 7919 % 1000) / 100
     run: Row = {"run_id": run_id, "variant": names[number % len(names)], "axis": "none", "preset": "quick"}
     run |= {"seed": number // len(names), "status": "done", "data": "synthetic", "data_digest": "0" * 64}
-    run |= {
-        "budget": "steps",
-        "config": "{}",
-        "config_hash": f"{number % len(names):016x}",
-        "fd": value,
-        "fd_n": 512,
-        "pd": 0.3,
-    }
+    run |= {"budget": "steps", "config": "{}", "config_hash": f"{number % len(names):016x}"}
+    run |= {"fd": value, "fd_n": 512, "pd": 0.3}
     run |= {"fd_ref_n": 2048, "fd_floor": 8.8, "psnr_db": 21.0, "wall_s": 250.0, "started_at": now, "finished_at": now}
     key = {"run_id": run_id}
     latency = {"scope": "step", "scheme": "fp32", "engine": "torch", "session": "run", "position": 0}
@@ -320,14 +316,14 @@ def _rows(number: int) -> dict[str, list[Row]]:
 
 
 def _make_study(folder: Path, runs: int) -> None:
-    """Fill an empty results folder with so many runs at `quick`, all tables, made up."""
+    """Fill an empty results folder with invented runs, in chunks: rows in Python are large."""
+    chunks: dict[str, list[pa.Table]] = {}
     for first in range(0, runs, 500):
-        part: dict[str, list[Row]] = {}
-        for number in range(first, first + min(500, runs - first)):
+        chunk: dict[str, list[Row]] = {}
+        for number in range(first, min(first + 500, runs)):
             for table, rows in _rows(number).items():
-                part.setdefault(table, []).extend(rows)
-        for table, rows in part.items():
-            arrow = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
-            path = folder / f"{table}.parquet"
-            kept = [pq.read_table(path)] if path.is_file() else []
-            pq.write_table(pa.concat_tables([*kept, arrow]), path)
+                chunk.setdefault(table, []).extend(rows)
+        for table, rows in chunk.items():
+            chunks.setdefault(table, []).append(pa.Table.from_pylist(rows, schema=SCHEMAS[table]))
+    for table, tables_of_chunks in chunks.items():
+        pq.write_table(pa.concat_tables(tables_of_chunks), folder / f"{table}.parquet")

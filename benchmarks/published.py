@@ -1,8 +1,9 @@
-"""The network as the post writes it: what speed is measured against, and what tests compare with.
+"""The denoiser as the post computes it: the reference of benchmarks and tests.
 
-Tokens are pixels of an 8x8 picture and their layers 1x1 convolutions, attention is an explicit softmax, a filter unfolds all 25
-shifted pictures, the upsampling calls `grid_sample` 25 times; eager, channels first. The formulas are this project's (the precision
-matrix, RoPE on q and k, adaLN), so that a `Denoiser` of the same weights gives the same numbers: only the way to compute them differs.
+Tokens are pixels of an 8x8 feature map and their layers 1x1 convolutions. Attention is an explicit
+softmax, a filter unfolds all 25 shifted images, and the upsampling calls `grid_sample` 25 times;
+eager, channels first. The formulas are those of `ablate.models.kpn`, so a `Denoiser` with the same
+weights gives the same results.
 
 Reference: A. Schreiner, "Generating Cats with KPN Filtering", 2025.
 """
@@ -21,45 +22,45 @@ from ablate.models.kpn.rotary import rotate
 
 
 def denoise(model: Denoiser, z: Tensor, t: Tensor) -> Tensor:
-    """Return what `model(z, t)` returns, for the baseline's parts: tanh kernels, Gaussian upsampling, lerp.
+    """Return the output (B, C, S, S) of a denoiser with the baseline's filter operations.
 
     Args:
-        model: The weights.
-        z: (B, C, S, S).
-        t: (B,).
+        model: The denoiser whose weights are used.
+        z: Noisy samples (B, C, S, S).
+        t: Times (B,) in [0, 1].
     """
     x, features = _backbone(model.backbone, z, t), []
     for stage in model.upscaler.stages:
         assert isinstance(stage, UpscalerStage)
         x = F.conv_transpose2d(x + stage.residual(x), stage.up.weight, stage.up.bias, stride=2)
         features.append(x)
-    numbers = [head(f) for head, f in zip(model.heads.values(), features, strict=True)]
-    picture, filtered = z, []
-    for n in reversed(numbers):
-        filtered.append(filter_pixels(picture, n[:, :TAPS].tanh()))
-        picture = F.avg_pool2d(filtered[-1], 2)
-    for n, fine in zip(numbers, reversed(filtered), strict=True):
-        picture = torch.lerp(upsample_gaussian(picture, n[:, TAPS:-1]), fine, n[:, -1:].sigmoid())
-    return picture if model.drift is None else picture + model.drift(z)
+    params = [head(f) for head, f in zip(model.heads.values(), features, strict=True)]
+    image, filtered = z, []
+    for p in reversed(params):
+        filtered.append(filter_pixels(image, p[:, :TAPS].tanh()))
+        image = F.avg_pool2d(filtered[-1], 2)
+    for p, fine in zip(params, reversed(filtered), strict=True):
+        image = torch.lerp(upsample_gaussian(image, p[:, TAPS:-1]), fine, p[:, -1:].sigmoid())
+    return image if model.drift is None else image + model.drift(z)
 
 
 def filter_pixels(image: Tensor, weights: Tensor) -> Tensor:
-    """Filter a picture (B, C, H, W) by one 5x5 kernel per pixel, (B, 25, H, W)."""
+    """Filter an image (B, C, H, W) with one 5x5 kernel per pixel (B, 25, H, W)."""
     patches = (
         F.unfold(image, KERNEL_SIZE, padding=RADIUS).unflatten(1, (image.shape[1], TAPS)).unflatten(3, image.shape[2:])
     )
     return (patches * weights[:, None]).sum(2)
 
 
-def upsample_gaussian(image: Tensor, parameters: Tensor) -> Tensor:
-    """Upsample a picture (B, C, h, w) by two with a Gaussian for each new pixel, parameters (B, 3, 2h, 2w): 25 samples of the picture."""
+def upsample_gaussian(image: Tensor, params: Tensor) -> Tensor:
+    """Upsample an image (B, C, h, w) by two with Gaussians of parameters (B, 3, 2h, 2w)."""
     b, _, h, w = image.shape
-    kx, ky, rho = 4 * parameters[:, 0].sigmoid(), 4 * parameters[:, 1].sigmoid(), parameters[:, 2].tanh()
-    # Each new pixel's centre on the low-resolution grid, and the pixel it lies in.
+    kx, ky, rho = 4 * params[:, 0].sigmoid(), 4 * params[:, 1].sigmoid(), params[:, 2].tanh()
+    # The centre of each new pixel on the low-resolution grid, and the pixel that contains it.
     steps = [torch.arange(2 * n, dtype=image.dtype, device=image.device) for n in (h, w)]
     y, x = ((step + 0.5) / 2 - 0.5 for step in steps)
     near_y, near_x = (step.div(2, rounding_mode="floor") for step in steps)
-    total, norm = torch.zeros_like(parameters[:, :1]), torch.zeros_like(parameters[:, :1])
+    total, norm = torch.zeros_like(params[:, :1]), torch.zeros_like(params[:, :1])
     for i in range(-RADIUS, RADIUS + 1):
         for j in range(-RADIUS, RADIUS + 1):
             dy, dx = (near_y + i - y)[:, None], (near_x + j - x)[None, :]
@@ -98,5 +99,5 @@ def _block(block: Block, x: Tensor, time: Tensor, cos: Tensor, sin: Tensor) -> T
 
 
 def _normalise(x: Tensor) -> Tensor:
-    """Layer normalisation of each pixel's channels."""
+    """Normalise the channels of each pixel."""
     return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)

@@ -1,12 +1,12 @@
-"""`ablate bench --ops`: the parts of a run against the published formulation, side by side in one process.
+"""`ablate bench --ops`: parts of a run against the published formulation, in one process.
 
-Each case of `benchmarks.operations` is called in turns with its reference (float32, eager), so that what disturbs the
-machine meets both, and the ratio is that of medians. The floor is the time that the machine needs at least for the
-arithmetic or for the bytes,
+Each case of `benchmarks.operations` and its reference (float32, eager) are called in turns, so that
+disturbances of the machine affect both. The ratio is that of the medians.
 
-    floor = max(2 MACs / peak, bytes / bandwidth),
+    floor = max(2 MACs / peak, bytes / bandwidth)
 
-by a matrix product's rate and a copy's, measured here too; its share of our time says what could still be won.
+is the least time for the arithmetic or the memory traffic. Peak and bandwidth are those of a matrix
+product and a copy, measured in the same process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.operations import CASES, Case, Row
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the machine reaches at best, measured: float32 and bfloat16 matrix products in FLOP/s, a copy in bytes/s."""
+    """Measured rates of matrix products in FLOP/s, and of a copy in bytes/s."""
 
     fp32: float
     bf16: float
@@ -39,23 +39,23 @@ class Ceilings:
 
 
 def ceilings(device: torch.device, precision: str) -> Ceilings:
-    """Measure what matrix products of 2,048 and a copy of 64 MB reach; without bfloat16 its rate is float32's.
+    """Measure matrix products of size 2,048 and a copy of 64 MB; on a GPU of 8,192 and 1 GB.
 
-    A GPU, which takes no longer for these than a call takes to reach it, gets products of 8,192 and 1 GB, and is asked for its own time.
+    Without bfloat16 its rate is float32's. A GPU's own clock is used, where there is one.
     """
 
     def best_s(call: Callable[[], object], rounds: int = 7) -> float:
         rows = _times({"": call}, rounds, device)[""]
         return min(row["latency_ms"] if row["device_ms"] is None else row["device_ms"] for row in rows) / 1e3
 
-    n, numbers = (8192, 2**28) if device.type == "cuda" else (2048, 2**24)
-    block = torch.empty(numbers, device=device)
+    n, elements = (8192, 2**28) if device.type == "cuda" else (2048, 2**24)
+    source = torch.empty(elements, device=device)
     rates = []
     for dtype in (torch.float32, torch.bfloat16 if precision == "bf16" else torch.float32):
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         rates.append(2 * n**3 / best_s(lambda a=a, b=b: a @ b))  # type: ignore[misc]
-    target = torch.empty_like(block)
-    return Ceilings(rates[0], rates[1], 2 * block.nbytes / best_s(lambda: target.copy_(block)))
+    target = torch.empty_like(source)
+    return Ceilings(rates[0], rates[1], 2 * source.nbytes / best_s(lambda: target.copy_(source)))
 
 
 def measure(
@@ -70,17 +70,20 @@ def measure(
 
     Args:
         names: Keys of `CASES`.
-        device: Where they compute.
-        rounds: Calls of each, after a first one that is not timed; a case takes at most about a minute.
-        threads: torch's; None: as they are.
-        progress: Bars to show.
+        device: Where the cases compute.
+        rounds: Timed calls of each, after an untimed one; fewer if a case would take over a minute.
+        threads: Number of torch's threads; None: unchanged.
+        progress: Progress bars.
 
     Returns:
-        A row for each case: `name`; `batch`; `reference_ms` and `ours_ms`, medians; `ratio` of them, with `ratio_low` and `ratio_high`
-        (95 %, whole rounds resampled); `ceiling_ms`, the floor, and `ceiling_share`, floor / ours; `reference_peak_mb` and `ours_peak_mb`
-        (10^6 bytes), what the tensors of one call took at most, beside those that were there before (on a GPU of the first call too, so
-        with the optimizer's state); `rounds`, `threads`, `device`.
-        What does not apply is None.
+        A row per case; values that do not apply are None.
+        `name`, `batch`, `rounds`, `threads`, `device`;
+        `reference_ms`, `ours_ms`: medians;
+        `ratio`, `ratio_low`, `ratio_high`: reference / ours, 95 % interval by resampling rounds;
+        `ceiling_ms`, `ceiling_share`: the floor, and floor / ours;
+        `reference_peak_mb`, `ours_peak_mb`: peak memory of the tensors of one call, in 10^6 bytes,
+        above what was allocated before. On a GPU the first call counts too, and with it the
+        optimiser's state.
     """
     rows = []
     precision = machine.pick_precision(device)
@@ -98,20 +101,20 @@ def measure(
 def _row(case: Case, best: Ceilings, device: torch.device, precision: str, rounds: int) -> Row:
     calls = {"ours": case.ours} | ({"reference": case.reference} if case.reference is not None else {})
     start = time.perf_counter()
-    peaks = {name: _peak_mb(call, device) for name, call in calls.items()}  # the first calls: compilation, memory
+    peaks = {name: _peak_mb(call, device) for name, call in calls.items()}  # these calls compile and capture
     if case.batch:
         start = time.perf_counter()
         again = {name: _peak_mb(call, device) for name, call in calls.items()}
-        if device.type == "cuda":  # it takes the memory of what it replays when that is recorded, in the first call
+        if device.type == "cuda":  # a graph's memory is allocated at its capture, in the first call
             again = {name: max(peaks[name] or 0.0, peak or 0.0) for name, peak in again.items()}
         peaks = again
     else:
         peaks = dict.fromkeys(peaks)
     each_s = time.perf_counter() - start
-    found = _times(calls, max(5, min(rounds, int(60 / max(each_s, 1e-3)))), device)
-    times = {name: [row["latency_ms"] for row in some] for name, some in found.items()}
+    latencies = _times(calls, max(5, min(rounds, int(60 / max(each_s, 1e-3)))), device)
+    times = {name: [row["latency_ms"] for row in rows] for name, rows in latencies.items()}
     against = ratio(times["reference"], times["ours"]) if "reference" in times else None
-    floor_ms = 1e3 * max(case.flops / (best.bf16 if precision == "bf16" else best.fp32), case.moved / best.copy)
+    floor_ms = 1e3 * max(case.flops / (best.bf16 if precision == "bf16" else best.fp32), case.bytes_moved / best.copy)
     ours_ms = median(times["ours"])
     return {
         "batch": case.batch or None,
@@ -138,7 +141,7 @@ def _times(calls: dict[str, Callable[[], object]], rounds: int, device: torch.de
 
 
 def _peak_mb(call: Callable[[], object], device: torch.device) -> float | None:
-    """What the tensors made during a call took at most, in 10^6 bytes."""
+    """Peak memory of the tensors that a call allocates, in 10^6 bytes."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""What `ablate bench --ops` found, as a terminal's table and as JSON."""
+"""The results of `ablate bench --ops` as a table for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ HEADS = ("batch", "ref. ms", "ours ms", "ratio", "interval", "floor", "ref. MB",
 
 
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return one strict JSON document: the list of rows."""
+    """Return the rows as one strict JSON document."""
     return json.dumps(rows, indent=2, allow_nan=False)
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return the table and what its columns mean.
-
-    Args:
-        rows: Of `benchmarks.speed.measure`.
-    """
+    """Return the table and a legend, for rows of `benchmarks.speed.measure`."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     for head in HEADS:
@@ -48,8 +44,8 @@ def render(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     threads = rows[0]["threads"]
     title = Text(f"{rows[0]['device']}, {threads} thread{'' if threads == 1 else 's'}; medians")
     legend = (
-        "ref.: the published formulation, float32, eager. ratio: ref. / ours, with its 95 %.",
-        "floor: what the arithmetic or the bytes take at the rates of a matrix product",
-        "and a copy measured here, as a share of ours. MB: tensors of one call at most.",
+        "ref.: the published formulation, float32, eager. ratio: ref. / ours; interval: 95 %.",
+        "floor: least time for arithmetic and memory traffic, at the rates of a matrix",
+        "product and a copy measured here, as a share of ours. MB: peak of one call.",
     )
     return Group(title, Text(""), table, Text(""), *(Text(words, style="dim") for words in legend))

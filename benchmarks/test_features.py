@@ -1,7 +1,7 @@
-"""Throughput of the feature stream against the bare extractor on pictures that lie ready in memory, and the memory it adds.
+"""Throughput and memory of streamed features against the bare extractor on images in memory.
 
     pytest benchmarks/test_features.py -s
-The two take turns in one process; the ratio of the medians is printed. Nothing here is a pass or fail by time.
+The two take turns in one process; the ratio of the medians is printed. No test fails by time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ N, ROUNDS = 8 * BATCH, 5
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for i, picture in enumerate(np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), np.uint8)):
-        Image.fromarray(picture).save(tmp_path / f"{i:04}.jpg")
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 256, (N, 64, 64, 3), np.uint8)):
+        Image.fromarray(image).save(tmp_path / f"{i:04}.jpg")
     return tmp_path
 
 
@@ -40,8 +40,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def test_stream_against_the_bare_extractor(folder: Path) -> None:
     extractor = load_extractor(EMBEDDED)
-    with ImageFiles(folder) as pictures:
-        ready = [torch.from_numpy(batch) for batch in pictures.batches(range(N), BATCH)]
+    with ImageFiles(folder) as images:
+        ready = [torch.from_numpy(batch) for batch in images.batches(range(N), BATCH)]
 
         def bare() -> None:
             with torch.inference_mode():
@@ -49,21 +49,20 @@ def test_stream_against_the_bare_extractor(folder: Path) -> None:
                     extractor(batch)
 
         def stream() -> None:
-            collect_features(pictures.batches(range(N), BATCH), extractor, N)
+            collect_features(images.batches(range(N), BATCH), extractor, N)
 
         bare()
         pairs = [(seconds(bare), seconds(stream)) for _ in range(ROUNDS)]
     alone, streamed = (statistics.median(side) for side in zip(*pairs, strict=True))
-    print(
-        f"\nbare {N / alone:.1f} images/s, stream with decoding and statistics {N / streamed:.1f}: ratio {alone / streamed:.3f}"
-    )
+    rates = f"bare {N / alone:.1f} images/s, stream with decoding and statistics {N / streamed:.1f}"
+    print(f"\n{rates}: ratio {alone / streamed:.3f}")
 
 
 def test_memory_of_a_long_stream() -> None:
     extractor = load_extractor(EMBEDDED)
-    picture = torch.zeros(BATCH, 3, 64, 64, dtype=torch.uint8)
+    image = torch.zeros(BATCH, 3, 64, 64, dtype=torch.uint8)
     peaks = []
     for batches in (2, 40):
-        collect_features((picture for _ in range(batches)), extractor, batches * BATCH, keep=64)
+        collect_features((image for _ in range(batches)), extractor, batches * BATCH, keep=64)
         peaks.append(peak_memory_mb(torch.device("cpu")))
-    print(f"\npeak memory after {2 * BATCH} pictures {peaks[0]:.0f} MB, after {40 * BATCH} more {peaks[1]:.0f} MB")
+    print(f"\npeak memory after {2 * BATCH} images {peaks[0]:.0f} MB, after {40 * BATCH} more {peaks[1]:.0f} MB")

@@ -1,7 +1,7 @@
-"""The parts of a run and their references, by pytest-benchmark; `ablate bench --ops` makes one table of the same cases.
+"""The cases of `ablate bench --ops` and their references, by pytest-benchmark.
 
     pytest benchmarks/test_ops.py --benchmark-group-by=param:name
-Nothing here is a pass or fail by time.
+No test fails by time.
 """
 
 from __future__ import annotations

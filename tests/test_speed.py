@@ -1,4 +1,4 @@
-"""`ablate bench --ops`: what is timed side by side is the same work, and the table is complete."""
+"""`ablate bench --ops`: a case and its reference do the same work, and the table is complete."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["filter op, forward", "filter op", "upsampling"])
-def test_an_operation_and_its_reference_give_the_same(name: str) -> None:
+def test_an_operation_equals_its_reference(name: str) -> None:
     torch.manual_seed(0)
     case = operations.CASES[name](CPU, Path())
     assert case.reference is not None
     torch.testing.assert_close(case.ours(), case.reference(), rtol=1e-3, atol=1e-3)
 
 
-def test_the_published_step_is_the_same_training() -> None:
-    """With float32 on both sides a few steps end at the same weights, but for the decay of the averages."""
-    config = operations._configured("smoke", 4)
+def test_the_published_step_trains_the_same() -> None:
+    """Both have the same losses for some steps in float32."""
+    config = operations._baseline("smoke", 4)
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
     batches, model = operations.Batches(images, config.train, 0), operations.build(config.model, 0, CPU)
     state = operations.TrainingState(model, operations.build(config.model, 0, CPU), config.train, 4)
@@ -56,7 +56,7 @@ def test_rows_are_complete_and_strict_json() -> None:
     assert row["threads"] == 1
 
 
-def test_peak_memory_is_that_of_the_tensors_alive_together() -> None:
+def test_peak_memory_counts_the_tensors_alive_together() -> None:
     def call() -> torch.Tensor:
         a = torch.empty(10**6)  # 4 MB
         a = a + 1  # two of them
@@ -65,21 +65,21 @@ def test_peak_memory_is_that_of_the_tensors_alive_together() -> None:
     assert speed._peak_mb(call, CPU) == pytest.approx(8, rel=0.01)
 
 
-def test_cases_are_chosen_by_the_beginning_of_their_names() -> None:
+def test_cases_are_chosen_by_a_prefix_of_their_names() -> None:
     assert operations.choose([]) == list(operations.CASES)
     assert operations.choose(["upsampling", "filter"]) == ["filter op, forward", "filter op", "upsampling"]
     with pytest.raises(AblateError, match="unknown case 'upsamplin g'; did you mean upsampling"):
         operations.choose(["upsamplin g"])
 
 
-def test_a_study_made_up_is_read_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_invented_study_can_be_read_and_appended_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "RUNS", 20)
     operations.CASES["append a run to 10,000"](CPU, tmp_path).ours()
     assert len(operations.tables.read(tmp_path, "runs")) == 21
     assert len(operations.tables.read(tmp_path, "curves")) == 21 * 150
 
 
-def test_bench_without_runs_says_what_to_do() -> None:
+def test_bench_without_runs_names_the_option() -> None:
     done = CliRunner().invoke(cli.app, ["bench"])
     assert done.exit_code == 2
     assert "--ops" in done.output

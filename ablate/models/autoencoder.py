@@ -1,11 +1,13 @@
-"""The KL autoencoder of the latent space: a picture of 3 x 64 x 64 numbers becomes 4 x 16 x 16.
+"""The KL autoencoder of the latent space: images (3, 64, 64) <-> latents (4, 16, 16).
 
     q(z | x) = N(mean(x), diag(exp(logvar(x)))),   x_hat = decoder(mean + exp(logvar / 2) eps)
-    KL(q | N(0, 1)) = (mean^2 + exp(logvar) - 1 - logvar) / 2                     per latent number
-The diffused latents are the means, shifted and scaled by each channel's mean and standard deviation over the training pictures,
-so that they are of the size of the noise.
+    KL(q | N(0, 1)) = (mean^2 + exp(logvar) - 1 - logvar) / 2       per element of the latent
 
-Reference: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, arXiv 2112.10752.
+Diffusion runs on the means. They are normalised by each channel's mean and standard deviation over
+the training images, so that they have the variance of the noise.
+
+Reference: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, arXiv
+2112.10752.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ from ablate.models.kpn.backbone import DIFFUSION_SPACES, Upsample2x
 from ablate.study.config import AutoencoderConfig
 
 GROUPS = 8  # of a group normalisation
-LOGVAR = (-30.0, 20.0)  # bounds: exp stays finite
+LOGVAR = (-30.0, 20.0)  # bounds that keep exp finite
 
 
 class ResidualBlock(nn.Module):
-    """x + convolutions of the normalised x: (B, C, S, S) -> the same shape."""
+    """x (B, C, S, S) plus two convolutions of the normalised x."""
 
     def __init__(self, channels: int) -> None:
-        """Build normalisation -> SiLU -> 3x3, twice."""
+        """Build twice normalisation -> SiLU -> 3x3."""
         super().__init__()
         self.layers = nn.Sequential(
             nn.GroupNorm(GROUPS, channels),
@@ -46,10 +48,10 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """Pictures (B, 3, 64, 64) -> mean and log variance, (B, 2 x 4, 16, 16)."""
+    """Images (B, 3, 64, 64) -> mean and log variance, (B, 2 x 4, 16, 16)."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
-        """Build it with channels at 64, 32 and 16 pixels."""
+        """Build it with the given channels at 64, 32 and 16 pixels."""
         layers: list[nn.Module] = [nn.Conv2d(DIFFUSION_SPACES["pixel"].channels, channels[0], 3, padding=1)]
         for a, b in pairwise(channels):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), ResidualBlock(b)]
@@ -57,10 +59,10 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """Latents (B, 4, 16, 16) -> pictures (B, 3, 64, 64), unbounded."""
+    """Latents (B, 4, 16, 16) -> images (B, 3, 64, 64), unbounded."""
 
     def __init__(self, channels: tuple[int, ...]) -> None:
-        """Build it with channels at 64, 32 and 16 pixels."""
+        """Build it with the given channels at 64, 32 and 16 pixels."""
         layers: list[nn.Module] = [nn.Conv2d(DIFFUSION_SPACES["latent"].channels, channels[-1], 3, padding=1)]
         layers += [ResidualBlock(channels[-1])]
         for a, b in pairwise(reversed(channels)):
@@ -73,7 +75,7 @@ def _head(channels: int, out_channels: int) -> list[nn.Module]:
 
 
 class Autoencoder(nn.Module):
-    """Pictures x (B, 3, 64, 64) in [-1, 1] <-> latents (B, 4, 16, 16)."""
+    """Images (B, 3, 64, 64) in [-1, 1] <-> latents (B, 4, 16, 16)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         """Build encoder and decoder."""
@@ -81,19 +83,19 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = Encoder(config.channels), Decoder(config.channels)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance of the latents of x, each (B, 4, 16, 16) float32."""
+        """Return mean and log variance of the latents of x, (B, 4, 16, 16) float32 each."""
         mean, logvar = self.encoder(x.contiguous(memory_format=torch.channels_last)).float().chunk(2, dim=1)
         return mean, logvar.clamp(*LOGVAR)
 
     def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction of x from a draw of its posterior, and the KL divergence per latent number.
+        """Return a reconstruction from a sample of the posterior, and the KL divergence.
 
         Args:
-            x: (B, 3, 64, 64) float32.
-            eps: (B, 4, 16, 16), standard normal noise.
+            x: Images (B, 3, 64, 64), float32 in [-1, 1].
+            eps: Standard normal noise (B, 4, 16, 16).
 
         Returns:
-            (B, 3, 64, 64) float32, unbounded, and a scalar.
+            Images (B, 3, 64, 64), float32, unbounded; the mean divergence per element.
         """
         mean, logvar = self.posterior(x)
         kl = (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
@@ -101,9 +103,14 @@ class Autoencoder(nn.Module):
 
 
 class ImageCodec(NamedTuple):
-    """The way from pictures (B, 3, 64, 64) to what is diffused, (B, C, S, S) float32, and back.
+    """Maps images (B, 3, 64, 64) to samples of the diffusion space (B, C, S, S) float32, and back.
 
-    In latent space `decoder` is what decodes latents times `scale` (4, 1, 1) plus `shift` (4, 1, 1).
+    Attributes:
+        encode: Images -> samples, without gradients.
+        decode: Samples -> images, with gradients.
+        decoder: In latent space, the module that decodes `samples * scale + shift`.
+        shift: (4, 1, 1), in latent space.
+        scale: (4, 1, 1), in latent space.
     """
 
     encode: Callable[[Tensor], Tensor]
@@ -113,7 +120,7 @@ class ImageCodec(NamedTuple):
     scale: Tensor | None = None
 
 
-PIXEL_CODEC = ImageCodec(lambda x: x, lambda z: z)
+PIXEL_CODEC = ImageCodec(lambda x: x, lambda z: z)  # in pixel space the images are the samples
 
 
 def latent_codec(model: Autoencoder, shift: Tensor, scale: Tensor, precision: str) -> ImageCodec:
@@ -121,8 +128,8 @@ def latent_codec(model: Autoencoder, shift: Tensor, scale: Tensor, precision: st
 
     Args:
         model: The frozen autoencoder.
-        shift: (4,), each channel's mean over the training pictures' latents.
-        scale: (4,), each channel's standard deviation.
+        shift: Mean of each latent channel over the training images, (4,).
+        scale: Standard deviation of each latent channel, (4,).
         precision: `fp32`, or `bf16` for autocast.
     """
     shift, scale = shift.view(-1, 1, 1), scale.view(-1, 1, 1)
@@ -135,7 +142,6 @@ def latent_codec(model: Autoencoder, shift: Tensor, scale: Tensor, precision: st
             return (model.posterior(x)[0] - shift) / scale
 
     def decode(z: Tensor) -> Tensor:
-        """Differentiable: a loss on pictures reaches the latents."""
         with autocast(z):
             out: Tensor = model.decoder((z * scale + shift).contiguous(memory_format=torch.channels_last))
             return out.float()

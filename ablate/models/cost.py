@@ -1,8 +1,8 @@
-"""Parameters and multiply-accumulates (MACs) of a variant, counted on the CPU.
+"""Parameters and multiply-accumulates (MACs) of a configuration, counted on the CPU.
 
-Convolutions and matrix products are counted by torch's FlopCounterMode (two operations each), the filters by their taps. In training a
-backward pass costs two forward passes, or one where only its input needs a gradient; the perceptual network is the loss's, not the
-model's, and is not counted.
+Convolutions and matrix products are counted by torch's FlopCounterMode (two operations per MAC),
+the filters by their taps. A backward pass costs two forward passes, or one if only its input needs
+a gradient. The perceptual network belongs to the loss and is not counted.
 """
 
 from __future__ import annotations
@@ -29,60 +29,68 @@ GROUPS = ("backbone", "upscaler", "heads", "filters", "drift")
 
 @dataclass(frozen=True)
 class Cost:
-    """What a configuration spends."""
+    """Parameters and MACs of a configuration.
 
-    params: dict[str, int]  # by module group; in latent space with the `decoder`, which sampling needs
-    macs: dict[str, int]  # of one network evaluation of one picture, by module group
-    decode_macs: int  # once per picture that is sampled; 0 in pixel space
-    train_step_macs: int  # of one training step, the whole batch
-    autoencoder_macs: int  # of the autoencoder's training; 0 in pixel space
+    Attributes:
+        params: Parameters by module group; in latent space with the `decoder`.
+        macs: MACs of one network evaluation of one image, by module group.
+        decode_macs: MACs per sampled image after the last evaluation; 0 in pixel space.
+        train_step_macs: MACs of one training step with its whole batch.
+        autoencoder_macs: MACs of the autoencoder's training; 0 in pixel space.
+    """
+
+    params: dict[str, int]
+    macs: dict[str, int]
+    decode_macs: int
+    train_step_macs: int
+    autoencoder_macs: int
 
     @property
     def total_params(self) -> int:
-        """All parameters."""
+        """Sum of the parameters."""
         return sum(self.params.values())
 
     @property
     def total_macs(self) -> int:
-        """All multiply-accumulates of one network evaluation of one picture."""
+        """MACs of one network evaluation of one image."""
         return sum(self.macs.values())
 
     def train_macs(self, steps: int) -> int:
-        """All multiply-accumulates of a training of that many steps, the autoencoder's with them."""
+        """MACs of a training of that many steps, with the autoencoder's."""
         return steps * self.train_step_macs + self.autoencoder_macs
 
 
 def cost(config: Config) -> Cost:
-    """Count what a configuration spends, by running one picture through an untrained network.
+    """Count a configuration's parameters and MACs by running an untrained network on one image.
 
     Raises:
-        VariantError: That network does not fit into this machine's memory.
+        VariantError: The network does not fit into this machine's memory.
     """
     check_weights("the configuration", config, host_bytes())
     params, macs = _denoiser(config.model)
-    step, decode, once = 3 * sum(macs.values()) * config.train.batch, 0, 0
+    step, decode, training = 3 * sum(macs.values()) * config.train.batch, 0, 0
     if config.model.space == "latent":
         params["decoder"], encode, decode = _autoencoder(config.autoencoder)
-        shown = (
-            0 if config.train.perceptual == "none" else math.ceil(config.train.perceptual_share * config.train.batch)
-        )
-        step += encode * config.train.batch + 2 * decode * shown
-        once = 3 * (encode + decode) * config.autoencoder.steps * config.autoencoder.batch
-    return Cost(params=params, macs=macs, decode_macs=decode, train_step_macs=step, autoencoder_macs=once)
+        decoded = math.ceil(config.train.perceptual_share * config.train.batch)
+        step += encode * config.train.batch
+        step += 0 if config.train.perceptual == "none" else 2 * decode * decoded
+        training = 3 * (encode + decode) * config.autoencoder.steps * config.autoencoder.batch
+    return Cost(params=params, macs=macs, decode_macs=decode, train_step_macs=step, autoencoder_macs=training)
 
 
 def match_training_macs(config: Config, reference: Config) -> Config:
-    """Return the configuration with as many training steps as the reference's training MACs pay for.
+    """Return the configuration with the number of steps whose MACs come closest to the reference's.
 
     Raises:
-        VariantError: They do not pay for one step.
+        VariantError: That number is zero.
     """
     budget, spent = cost(reference).train_macs(reference.train.steps), cost(config)
     steps = round((budget - spent.autoencoder_macs) / spent.train_step_macs)
     if steps < 1:
         raise VariantError(
-            f"--budget macs: the baseline trains with {budget:.3g} MACs, the autoencoder alone with {spent.autoencoder_macs:.3g}; "
-            "nothing is left to train with; lower autoencoder.steps or use --budget steps"
+            f"--budget macs: the baseline's training takes {budget:.3g} MACs, the autoencoder's alone "
+            f"{spent.autoencoder_macs:.3g}; nothing is left for the denoiser; "
+            "lower autoencoder.steps or use --budget steps"
         )
     return config.replaced(train={"steps": steps})
 
@@ -95,17 +103,17 @@ def _denoiser(model: ModelConfig) -> tuple[dict[str, int], dict[str, int]]:
     params = dict.fromkeys(GROUPS, 0)
     for name, parameter in denoiser.named_parameters():
         params[name.split(".")[0]] += parameter.numel()
-    # The heads are a dictionary, which is never called itself: its entries are.
+    # Only called modules are counted: the heads' entries, not the dictionary that holds them.
     called = {group: {group} for group in GROUPS} | {"heads": {f"heads.{scale}" for scale in denoiser.heads}}
     macs = {group: sum(n for name, n in flops.items() if name in called[group]) // 2 for group in GROUPS}
     if model.output == "kpn":
-        parts = {"kernel": model.kernel, "upsampling": model.upsampling, "skip": model.skip}
-        macs["filters"] = pyramid_macs(channels, size, len(denoiser.heads), **parts)
+        operations = {"kernel": model.kernel, "upsampling": model.upsampling, "skip": model.skip}
+        macs["filters"] = pyramid_macs(channels, size, len(denoiser.heads), **operations)
     return params, macs
 
 
 def _autoencoder(config: AutoencoderConfig) -> tuple[int, int, int]:
-    """The decoder's parameters, and the multiply-accumulates of encoding and of decoding one picture."""
+    """The decoder's parameters, and the MACs of encoding and of decoding one image."""
     with torch.random.fork_rng(devices=[]):
         autoencoder = Autoencoder(config)
 
@@ -118,7 +126,7 @@ def _autoencoder(config: AutoencoderConfig) -> tuple[int, int, int]:
 
 
 def _flops(call: Callable[[], Tensor]) -> dict[str, int]:
-    """Count the floating-point operations of a call by module, the outermost module's name left out; `Global` is their sum."""
+    """Floating-point operations of a call, by path below the called module; `Global` is all."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
     return {name.split(".", 1)[-1]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}

@@ -1,11 +1,12 @@
-"""What a configuration needs of memory, estimated from its numbers alone: absurd sizes are refused before anything is allocated.
+"""Memory that a configuration needs, estimated so that absurd sizes are refused before allocation.
 
-    weights       P parameters x 4 bytes, five times in training: weights, gradients, AdamW's two moments, averaged weights
-    activations   what the backward pass keeps of one picture x the batch, in float32
-    samples       pictures drawn, in float32 twice (batches, and joined) and once in uint8
+    weights       4 bytes per parameter; five copies in training: weights, gradients, AdamW's two
+                  moments, averaged weights
+    activations   what the backward pass keeps of an image, in float32, times the batch
+    samples       sampled images, twice in float32 (as batches, and joined) and once in uint8
 
-P counts the transformer's and the convolutions' products alone, and the perceptual network is left out: a lower bound that is within a
-factor of two of what torch keeps (`tests/model/test_memory.py`).
+Only matrix products and convolutions are counted, without the perceptual network. The estimate is a
+lower bound, within a factor of two of what torch keeps (`tests/models/test_memory.py`).
 """
 
 from __future__ import annotations
@@ -17,30 +18,38 @@ from ablate.models.kpn.drift import drift_macs
 from ablate.study.config import AutoencoderConfig, Config
 
 TOKENS = 64
-PICTURE = 3 * 64 * 64  # numbers
+IMAGE = 3 * 64 * 64  # elements
 FLOAT = 4  # bytes
-KERNEL = 29  # numbers that a filter head gives per pixel
-TRAINING_COPIES = 5
+FILTER_PARAMS = 29  # per pixel, in the baseline
+TRAINING_COPIES = 5  # of the weights
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Estimated bytes."""
+    """An estimate.
 
-    params: int  # a count, not bytes
-    activations: int  # of one picture
+    Attributes:
+        params: Number of the denoiser's parameters.
+        activations: Bytes per image that the backward pass keeps.
+        training: Bytes.
+        sampling: Bytes.
+        autoencoder_params: Number of the autoencoder's parameters; 0 in pixel space.
+    """
+
+    params: int
+    activations: int
     training: int
     sampling: int
-    autoencoder: int  # its parameters, a count; 0 in pixel space
+    autoencoder_params: int
 
     @property
     def peak(self) -> int:
-        """The larger of what training and what sampling needs."""
+        """Bytes of training or of sampling, whichever needs more."""
         return max(self.training, self.sampling)
 
 
 def estimate(config: Config) -> Memory:
-    """Estimate what a configuration needs, in bytes; plain arithmetic, whatever the sizes."""
+    """Estimate the memory of a configuration by arithmetic alone."""
     model = config.model
     inputs = (model.width, *model.upscaler_channels[:-1])
     scales = 3 if model.space == "pixel" else 1  # doublings from 8 to 64 pixels, or to the 16 of latents
@@ -52,33 +61,33 @@ def estimate(config: Config) -> Memory:
     if model.output == "kpn":
         heads = list(zip((16, 32, 64), model.upscaler_channels, model.head_channels, strict=True))
         for size, c, hidden in heads[:scales]:
-            params += 9 * c * hidden + (hidden or c) * KERNEL
-            kept += size**2 * (3 * hidden + 3 * KERNEL)
+            params += 9 * c * hidden + (hidden or c) * FILTER_PARAMS
+            kept += size**2 * (3 * hidden + 3 * FILTER_PARAMS)
     if model.drift_macs_to_backbone:
-        given = drift_macs(model.drift_channels, 3 if model.space == "pixel" else 4, size_out)
-        params += given // TOKENS  # a hidden channel's three products of the width are made at every token
-        kept += 3 * given // (3 * model.width)
+        macs = drift_macs(model.drift_channels, 3 if model.space == "pixel" else 4, size_out)
+        params += macs // TOKENS  # a weight of a linear layer is used once per token
+        kept += 3 * macs // (3 * model.width)
     if model.drift:
         params += 45 * model.drift_channels**2
         kept += 8 * size_out**2 * model.drift_channels
-    autoencoder = _autoencoder(config.autoencoder) if model.space == "latent" else (0, 0)
+    ae_params, ae_kept = _autoencoder(config.autoencoder) if model.space == "latent" else (0, 0)
     weights, measure = params * FLOAT, config.measure
-    samples = max(measure.fd_samples, measure.fd_reference) * PICTURE * (2 * FLOAT + 1)
-    at_once = max(*measure.latency_batches, measure.denoise_images) * PICTURE * FLOAT
+    samples = max(measure.fd_samples, measure.fd_reference) * IMAGE * (2 * FLOAT + 1)
+    at_once = max(*measure.latency_batches, measure.denoise_images) * IMAGE * FLOAT
     return Memory(
         params,
         kept * FLOAT,
         max(
             TRAINING_COPIES * weights + config.train.batch * kept * FLOAT,
-            TRAINING_COPIES * autoencoder[0] * FLOAT + config.autoencoder.batch * autoencoder[1] * FLOAT,
+            (TRAINING_COPIES * ae_params + config.autoencoder.batch * ae_kept) * FLOAT,
         ),
         2 * weights + samples + at_once,
-        autoencoder[0],
+        ae_params,
     )
 
 
 def _autoencoder(config: AutoencoderConfig) -> tuple[int, int]:
-    """Parameters of the autoencoder, and what its training keeps of one picture, in numbers."""
+    """Number of the autoencoder's parameters, and of values that its training keeps per image."""
     pairs = list(zip(config.channels, config.channels[1:], strict=False))
     down = sum(9 * a * b + 18 * b * b for a, b in pairs)
     up = 18 * config.channels[-1] ** 2 + sum(13 * b * b + 4 * b * a + 18 * a * a for a, b in pairs)
@@ -86,44 +95,43 @@ def _autoencoder(config: AutoencoderConfig) -> tuple[int, int]:
 
 
 def check(what: str, config: Config, available: int | None) -> None:
-    """Refuse a configuration that cannot fit.
+    """Refuse a configuration that does not fit into memory.
 
     Args:
-        what: The variant, for the message.
+        what: The variant's name, for the message.
         config: The configuration.
-        available: Bytes that the device has in all; None: unknown, and everything is allowed.
+        available: The device's memory in bytes; None: unknown, every configuration is allowed.
 
     Raises:
-        VariantError: Training or sampling needs more; the message has the figures.
+        VariantError: Training or sampling needs more; the message says how much.
     """
     need = estimate(config)
     if available is None or need.peak <= available:
         return
     if need.training >= need.sampling:
-        count, batch = max((need.params, config.train.batch), (need.autoencoder, config.autoencoder.batch))
+        count, batch = max((need.params, config.train.batch), (need.autoencoder_params, config.autoencoder.batch))
         weights = TRAINING_COPIES * FLOAT * count
-        rest = f"{_gb(max(0, need.training - weights))} for a batch of {batch}"
-        parts = f"{_gb(weights)} for {count:.3g} parameters and their optimiser, {rest}"
-        mend = "model.width, model.depth, the channels or train.batch"
+        activations = f"{_gb(max(0, need.training - weights))} for a batch of {batch}"
+        parts = f"{_gb(weights)} for {count:.3g} parameters and their optimiser, {activations}"
+        settings = "model.width, model.depth, the channels or train.batch"
     else:
-        parts, mend = f"{_gb(need.sampling)} for sampling and measuring", "the numbers of pictures in [measure]"
-    raise VariantError(
-        f"{what}: needs at least {_gb(need.peak)} of memory ({parts}); there are {_gb(available)} in all; lower {mend}"
-    )
+        parts, settings = f"{_gb(need.sampling)} for sampling and measuring", "the numbers of images in [measure]"
+    needed, total = f"needs at least {_gb(need.peak)} of memory ({parts})", f"this device has {_gb(available)}"
+    raise VariantError(f"{what}: {needed}; {total}; lower {settings}")
 
 
 def check_weights(what: str, config: Config, available: int | None) -> None:
-    """Refuse a configuration whose weights alone do not fit, as `check` does for all of it.
+    """Refuse a configuration whose weights and one image's activations do not fit, as `check` does.
 
     Raises:
-        VariantError: They do not.
+        VariantError: They need more; the message says how much.
     """
     need = estimate(config)
-    count = need.params + need.autoencoder
+    count = need.params + need.autoencoder_params
     size = count * FLOAT + need.activations
     if available is not None and size > available:
         raise VariantError(
-            f"{what}: {count:.3g} parameters need at least {_gb(size)} of memory; there are {_gb(available)} in all; "
+            f"{what}: {count:.3g} parameters need at least {_gb(size)} of memory; this device has {_gb(available)}; "
             "lower model.width, model.depth or the channels"
         )
 

@@ -1,4 +1,4 @@
-"""The autoencoder against closed forms, and the latent picture's shape."""
+"""The autoencoder against closed forms, its codec, and the shape of latent denoisers."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def model() -> Autoencoder:
     return Autoencoder(LATENT.autoencoder)
 
 
-def test_the_divergence_is_that_of_two_normals(model: Autoencoder) -> None:
+def test_the_kl_divergence_is_that_of_two_normals(model: Autoencoder) -> None:
     x, eps = torch.rand(3, 3, 64, 64) * 2 - 1, torch.randn(3, 4, 16, 16)
     mean, logvar = model.posterior(x)
     assert mean.shape == logvar.shape == eps.shape
@@ -28,24 +28,24 @@ def test_the_divergence_is_that_of_two_normals(model: Autoencoder) -> None:
     torch.testing.assert_close(x_hat, model.decoder(mean + (logvar / 2).exp() * eps))
 
 
-def test_a_wild_encoder_stays_finite(model: Autoencoder) -> None:
+def test_an_exploding_encoder_stays_finite(model: Autoencoder) -> None:
     torch.nn.init.constant_(model.encoder[-1].bias, 1e4)
     x_hat, kl = model(torch.zeros(1, 3, 64, 64), torch.randn(1, 4, 16, 16))
     assert torch.isfinite(kl)
     assert torch.isfinite(x_hat).all()
 
 
-def test_codec_scales_and_only_decoding_carries_gradients(model: Autoencoder) -> None:
+def test_the_codec_normalises_and_only_decoding_has_gradients(model: Autoencoder) -> None:
     shift, scale = torch.tensor([1.0, -1.0, 0.0, 2.0]), torch.tensor([0.5, 1.0, 2.0, 4.0])
-    pair = latent_codec(model, shift, scale, "fp32")
+    codec = latent_codec(model, shift, scale, "fp32")
     x = (torch.rand(2, 3, 64, 64) * 2 - 1).requires_grad_()
-    z = pair.encode(x)
+    z = codec.encode(x)
     assert not z.requires_grad
     mean = model.posterior(x)[0]
     torch.testing.assert_close(z * scale.view(4, 1, 1) + shift.view(4, 1, 1), mean)
-    torch.testing.assert_close(pair.decode(z), model.decoder(mean))
+    torch.testing.assert_close(codec.decode(z), model.decoder(mean))
     z.requires_grad_()
-    pair.decode(z).sum().backward()
+    codec.decode(z).sum().backward()
     assert z.grad is not None
     assert z.grad.abs().sum() > 0
 

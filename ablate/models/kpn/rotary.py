@@ -74,7 +74,7 @@ def _store(x: Any, like: Any) -> Any:
 
 @overload(_store, strict=False)
 def _store_overload(x: Any, like: Any) -> Callable[[Any, Any], Any]:
-    """x in the dtype of `like`; as bits of bfloat16, ties to even as in torch, if that is uint16."""
+    """x in the dtype of `like`: for uint16 the bits of bfloat16, rounded to even as torch does."""
     if like != types.uint16:
         return lambda x, like: x
 

@@ -1,26 +1,64 @@
-"""The application: what all commands share. A user's error is one line on stderr and exit code 1."""
+"""The application and what its commands share: options, shell completion, errors in one line."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import StrEnum
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.models import CommandFunctionType
 
 from ablate import __version__
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # exit code
 
-app = typer.Typer(
+
+class _PlainTypes:
+    """Help that shows an option's type as `<int>`: no `<bool>` beside a flag, no `<int range>`, no `<list[str]>`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+            elif hasattr(param, "display_type"):  # not in older versions, which write TEXT and INTEGER
+                plain = re.sub(r"^<(?:list\[(.*)\]|(.*) range)>$", r"<\1\2>", param.display_type(ctx))
+                param.display_type = partial(_constant, plain)
+        return params
+
+
+def _constant(text: str, ctx: Any) -> str:
+    return text
+
+
+class _Command(_PlainTypes, TyperCommand):
+    pass
+
+
+class _Group(_PlainTypes, TyperGroup):
+    pass
+
+
+class _App(typer.Typer):
+    """An application whose commands all show plain types."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[CommandFunctionType], CommandFunctionType]:
+        return super().command(name, **{"cls": _Command, **options})
+
+
+app = _App(
+    cls=_Group,
     name="ablate",
-    help="Which parts of a small image generator earn their place? Train variants under fixed seeds, measure, compare.",
+    help="Which parts of an image generator earn their place? Train variants under fixed seeds, measure, compare.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,7 +66,7 @@ app = typer.Typer(
 
 
 def _offering(names: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """Let a shell offer these names, or nothing where a user's file cannot be read: the command itself will say so."""
+    """Let a shell offer these names, or none if a file cannot be read: the command itself reports it."""
 
     @wraps(names)
     def offered(*values: Any, **named: Any) -> list[str]:
@@ -41,16 +79,16 @@ def _offering(names: Callable[..., list[str]]) -> Callable[..., list[str]]:
 
 @_offering
 def variant_names(incomplete: str) -> list[str]:
-    """What a shell offers for a variant, and for the next part of `a+b`."""
+    """Return what a shell offers for a variant, and for the next part of `a+b` or `a,b`."""
     from ablate.study import variants
 
-    before, plus, _ = incomplete.rpartition("+")
-    return [before + plus + name for name in variants.names()]
+    before = re.sub(r"[^+,]*$", "", incomplete)
+    return [before + name for name in variants.names()]
 
 
 @_offering
 def preset_names() -> list[str]:
-    """What a shell offers for a preset."""
+    """Return what a shell offers for a preset."""
     from ablate.study import variants
 
     return variants.presets()
@@ -58,21 +96,24 @@ def preset_names() -> list[str]:
 
 @_offering
 def run_ids(context: typer.Context) -> list[str]:
-    """What a shell offers for a run: the finished ones of the results folder that the command line names."""
+    """Return what a shell offers for a run: the finished ones of the results folder."""
     from ablate.store import tables
 
     runs = tables.read(Path(context.params.get("folder") or "results"), "runs")
     return sorted(runs[runs["status"] == "done"]["run_id"])
 
 
-ResultsOption = Annotated[Path, typer.Option("--results", help="The results folder: tables and artifacts.")]
+ResultsOption = Annotated[Path, typer.Option("--results", help="The results folder.")]
 PresetOption = Annotated[
-    str, typer.Option("--preset", help="The budget: smoke, quick, standard or paper.", autocompletion=preset_names)
+    str, typer.Option("--preset", help="The preset: smoke, quick, standard or paper.", autocompletion=preset_names)
 ]
 RunArgument = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="A finished run's name, or a beginning of it.", show_default=False, autocompletion=run_ids
+        metavar="RUN",
+        help="A finished run's name, or the first letters of it.",
+        show_default=False,
+        autocompletion=run_ids,
     ),
 ]
 WeightsOption = Annotated[
@@ -87,7 +128,7 @@ def split_names(values: Iterable[str] | None) -> list[str]:
 
 
 class Budget(StrEnum):
-    """What the variants have in common with the baseline."""
+    """What each variant has in common with the baseline."""
 
     steps = "steps"
     macs = "macs"
@@ -102,7 +143,7 @@ def main() -> NoReturn:
         typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(1)
     except OSError as error:
-        if error.filename is not None:  # of a file, which is ours to explain where it is opened
+        if error.filename is not None:  # a file's error: code that opens files must explain it
             raise
         typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
         sys.exit(1)

@@ -35,19 +35,19 @@ def sample(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A .png (a grid) or an .npz (an array).", show_default=False)
     ],
-    n: Annotated[int, typer.Option("-n", help="How many pictures.", min=1)] = 64,
+    n: Annotated[int, typer.Option("-n", help="How many images.", min=1)] = 64,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the noise. Default: the run's own.", show_default=False)
+        int | None, typer.Option("--seed", help="The seed of the noise. Default: the run's own.", show_default=False)
     ] = None,
-    engine: Annotated[
-        Engine, typer.Option("--engine", help="What computes: torch, or ONNX Runtime on the processor.")
-    ] = Engine.torch,
+    engine: Annotated[Engine, typer.Option("--engine", help="torch, or onnx: ONNX Runtime on the CPU.")] = Engine.torch,
     scheme: Annotated[str, typer.Option("--scheme", help="With --engine onnx: fp32 or int8.")] = "fp32",
     folder: ResultsOption = Path("results"),
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
-    """Draw pictures from a finished run. Picture i depends on (seed, i) alone: the run's seed draws the run's own samples again.
+    """Sample images from a finished run.
+
+    Image i depends only on the seed and on i: with the run's own seed these are the run's own samples.
 
     Example: ablate sample no_drift-quick-cats-s0 -n 64 -o cats.png
     """
@@ -63,7 +63,7 @@ def sample(
 
     check_scheme(scheme)
     if engine is Engine.torch and scheme != "fp32":
-        raise AblateError(f"--scheme {scheme}: torch draws in the run's own precision; add --engine onnx")
+        raise AblateError(f"--scheme {scheme}: torch samples in the run's own precision; add --engine onnx")
     done = load_run(folder, run_id, pick_device(device if engine is Engine.torch else "cpu"))
     noise = done.row["seed"] if seed is None else seed
     with Progress() as progress, progress.task(f"{done.row['run_id']}: sample", n) as bar:
@@ -77,9 +77,9 @@ def sample(
             drawn = sample_images(
                 done.model, done.config, noise, range(n), precision=precision, codec=codec, on_batch=bar.advance
             )
-    pictures = to_uint8(drawn)
-    (save_grid if output.suffix.lower() == ".png" else save_array)(output, pictures)
-    typer.echo(f"{output}: {n} pictures of {done.row['run_id']}", err=True)
+    images = to_uint8(drawn)
+    (save_grid if output.suffix.lower() == ".png" else save_array)(output, images)
+    typer.echo(f"{printable(output)}: {n} images of {done.row['run_id']}", err=True)
 
 
 @app.command()
@@ -90,7 +90,9 @@ def export(
     folder: ResultsOption = Path("results"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
-    """Write a finished run as an ONNX file for phones, browsers and servers, checked against PyTorch before it is kept.
+    """Write a finished run as an ONNX file for phones, browsers and servers.
+
+    The file is checked against PyTorch before it is kept.
 
     Example: ablate export no_drift-quick-cats-s0 --scheme int8 -o cats.onnx
     """
@@ -106,7 +108,7 @@ def export(
     if run.codec.decoder is not None:
         check_output(exports.decoder_path(output), (".onnx",), force=force)
     for path, said in exports.write_onnx(run, output, scheme):
-        typer.echo(f"{path}: {path.stat().st_size:,} bytes, {scheme}; {said}")
+        typer.echo(f"{printable(path)}: {path.stat().st_size:,} bytes, {scheme}; {said}")
 
 
 @app.command()
@@ -115,40 +117,48 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="RUN...",
-            help="Finished runs' names, or beginnings of them; all: every one. The first is what others are compared to. "
-            "With --ops: names of cases; without any, all cases.",
+            help="Names of finished runs, or their first letters; all: every one. The others are compared with the first. "
+            "With --ops: names of cases. Default: all cases.",
             show_default=False,
             autocompletion=run_ids,
         ),
     ] = None,
     ops: Annotated[
         bool,
-        typer.Option("--ops", help="Time the parts of a run against the published formulation instead. No run needed."),
+        typer.Option("--ops", help="Time the operations of a run against their published formulation. Needs no run."),
     ] = False,
     batch: Annotated[str, typer.Option("--batch", help="Batch sizes, as in 1,8,64.")] = "1,8,64",
     rounds: Annotated[
-        int, typer.Option("--rounds", help="Timed calls of each. p90 needs 20, p99 needs 200.", min=5, max=100_000)
+        int,
+        typer.Option(
+            "--rounds", help="Timed calls of each. The quantile p90 needs 20, p99 needs 200.", min=5, max=100_000
+        ),
     ] = 30,
     schemes: Annotated[
         str | None,
         typer.Option(
             "--schemes",
-            help="Number formats, as in fp32,bf16 or fp32/torch. Default: what the device computes runs in.",
+            help="Number formats, as in fp32,bf16 or fp32/torch. Default: the precision that runs have on the device.",
             show_default=False,
         ),
     ] = None,
     scope: Annotated[
-        Scope, typer.Option("--scope", help="Time one network evaluation, or the drawing of whole images.")
+        Scope, typer.Option("--scope", help="Time one network evaluation, or the sampling of whole images.")
     ] = Scope.step,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Default: as torch chooses.", min=1, max=1024, show_default=False)
+        int | None,
+        typer.Option("--threads", help="Threads. Default: torch's choice.", min=1, max=1024, show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the order of calls and the intervals.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="The seed of the order of calls and of the intervals.", min=0)
+    ] = 0,
     folder: ResultsOption = Path("results"),
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Time finished runs again, side by side, interleaved in rounds; raw times are added to latency.parquet.
+    """Time finished runs side by side, in interleaved rounds.
+
+    The raw times are added to latency.parquet.
 
     Example: ablate bench baseline-quick-cats-s0 no_drift-quick-cats-s0 --batch 1,8 --rounds 50
     """
@@ -156,9 +166,7 @@ def bench(
         _bench_ops(runs or [], device, rounds=rounds, threads=threads, as_json=as_json)
         return
     if not runs:
-        raise typer.BadParameter(
-            "which runs? Name some, or all; or time the parts of a run: --ops", param_hint="RUN..."
-        )
+        raise typer.BadParameter("name some runs, or all; or time the operations of a run: --ops", param_hint="RUN...")
     from ablate.base.machine import pick_device, pick_precision
     from ablate.base.progress import Progress
     from ablate.report.render import bench as pages
@@ -192,15 +200,13 @@ def bench(
 
 
 def _bench_ops(names: list[str], device: str, *, rounds: int, threads: int | None, as_json: bool) -> None:
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "99"
-    )  # torch's profiler, which counts memory, tells of its starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler logs its starts and stops
 
     import ablate
 
     checkout = Path(ablate.__file__).resolve().parents[1]
     if not (checkout / "benchmarks" / "operations.py").is_file():
-        raise AblateError("--ops: what it times lies in benchmarks/, which is in a checkout of the repository alone")
+        raise AblateError("--ops: the benchmarks are in a checkout of the repository, not in an installed package")
     sys.path.insert(0, str(checkout))
     from ablate.base.machine import pick_device
     from ablate.base.progress import Progress
@@ -227,32 +233,34 @@ def replay(
     run_id: RunArgument,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="The run's pictures, where they are not the embedded cats.", show_default=False),
+        typer.Option("--data", help="The run's images, unless it used the embedded cats.", show_default=False),
     ] = None,
     folder: ResultsOption = Path("results"),
     device: Annotated[
-        str | None, typer.Option("--device", help="Default: the kind that the row names.", show_default=False)
+        str | None, typer.Option("--device", help="Device. Default: the kind recorded in the row.", show_default=False)
     ] = None,
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Default: as many as the row says.", min=1, show_default=False)
+        int | None,
+        typer.Option("--threads", help="Threads. Default: the number recorded in the row.", min=1, show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Train a run again from its row alone, and say whether the outcome is the same.
+    """Train a run again from its row alone, and compare the results.
 
-    Exits with 0 where it is bit-exact, with 1 where it is equal within tolerance, differs by an environment mismatch, or is not reproduced.
+    Exit code 0: bit-exact. Exit code 1: equal within tolerance, different on another environment, or not reproduced.
 
     Example: ablate replay no_drift-quick-cats-s0 --results results
     """
     from ablate.base.progress import Progress
     from ablate.runs import replay as replays
 
-    def tell(part: str, then: object, here: object) -> None:
-        typer.echo(f"note: {part} differs: {printable(then)} in the row, {printable(here)} here", err=True)
-
     with Progress() as progress:
+
+        def note(part: str, then: object, here: object) -> None:
+            progress.say(f"note: {part} differs: {printable(then)} in the row, {printable(here)} here")
+
         outcome = replays.replay_run(
-            folder, run_id, data=data, device=device, threads=threads, progress=progress, on_difference=tell
+            folder, run_id, data=data, device=device, threads=threads, progress=progress, on_difference=note
         )
     if as_json:
         typer.echo(outcome.to_json())

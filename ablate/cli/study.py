@@ -72,7 +72,7 @@ def show(
     preset: PresetOption = variants.DEFAULT_PRESET,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Show a variant: the resolved configuration, what differs from the baseline, parameters and MACs by module.
+    """Show a variant: its configuration, its parameters and its MACs by module.
 
     Example: ablate show no_drift --preset standard
     """
@@ -114,16 +114,22 @@ def run(
         typer.Option(
             "--variant",
             "-v",
-            help="A variant; a+b combines; a,b: both; all: every one. Repeatable. Default: baseline.",
+            help="A variant, several as in a,b, a combination as in a+b, or all. Repeatable. Default: baseline.",
+            show_default=False,
             autocompletion=variant_names,
         ),
     ] = None,
     factors: Annotated[
-        str | None, typer.Option("--factors", help="Axes, as in drift,prediction: every combination of their variants.")
+        str | None,
+        typer.Option("--factors", help="Axes, as in drift,prediction: run every combination of their variants."),
     ] = None,
     baseline: Annotated[
         bool,
-        typer.Option("--baseline/--no-baseline", help="Also run the baseline at the same seeds, to compare with."),
+        typer.Option(
+            "--baseline/--no-baseline",
+            help="Also run the baseline at the same seeds, to compare with. The default.",
+            show_default=False,
+        ),
     ] = True,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, as in 0, 0-4 or 0,3,7-9.")] = "0",
     preset: PresetOption = variants.DEFAULT_PRESET,
@@ -213,9 +219,10 @@ def run(
         bool, typer.Option("--dry-run", help="List the runs and estimate their time from past runs. Run nothing.")
     ] = False,
 ) -> None:
-    """Train, sample, measure and record variants and their baseline. Finished runs are skipped, interrupted ones resume.
+    """Train, sample and measure variants and their baseline, and record the results.
 
-    Several of these commands can work on one results folder at once: each makes some of the runs.
+    Finished runs are skipped, interrupted ones resume. Several of these commands can work on one results folder at
+    once: each makes some of the runs.
 
     Example: ablate run --variant no_drift --seeds 0-2
     """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -92,6 +95,49 @@ def test_a_bar_goes_when_its_work_fails() -> None:
     assert progress._bars is not None
     assert progress._bars.tasks == []
     assert not progress._bars.live.is_started
+
+
+ON_A_TERMINAL = """
+import time
+from ablate.base.progress import Progress
+
+progress = Progress()
+with progress, progress.task("train", 20) as task:
+    for step in range(20):
+        task.advance()
+        time.sleep(0.05)
+        if step % 5 == 4:
+            progress.result(f"run-{step}-" + "x" * 100 + ": done")
+            progress.say(f"note {step} of " + "y" * 100)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
+def test_lines_come_out_whole_above_the_bars_of_a_terminal() -> None:
+    import pty
+
+    here, there = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", ON_A_TERMINAL], stdin=there, stdout=there, stderr=there)
+    os.close(there)
+    shown = b""
+    with suppress(OSError):  # raised when the process has closed the terminal
+        while content := os.read(here, 65536):
+            shown += content
+    assert process.wait() == 0
+    lines = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode().replace("\r", "\n").splitlines()
+    assert any("train" in line for line in lines)
+    assert [line for line in lines if "xx" in line] == [f"run-{step}-{'x' * 100}: done" for step in (4, 9, 14, 19)]
+    assert [line for line in lines if "yy" in line] == [f"note {step} of {'y' * 100}" for step in (4, 9, 14, 19)]
+
+
+def test_results_go_to_stdout_and_notes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    for enabled in (False, True):
+        with Progress(enabled=enabled) as progress:
+            progress.result("[a] result")
+            progress.say("[a] note")
+        shown = capsys.readouterr()
+        assert shown.out == "[a] result\n"
+        assert "[a] note\n" in shown.err
 
 
 def test_importing_imports_neither_torch_nor_rich() -> None:

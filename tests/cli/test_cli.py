@@ -384,6 +384,7 @@ def test_every_command_has_help_with_an_example(folder: Path, name: str) -> None
     shown = command.ablate(name, "--help", cwd=folder)
     assert shown.returncode == 0
     assert f"Example: ablate {name}" in " ".join(shown.stdout.split())
+    assert not {"<bool>", "range", "list["} & set(re.findall(r"<bool>|range|list\[", shown.stdout))
 
 
 def test_list_and_show(folder: Path) -> None:
@@ -495,6 +496,7 @@ def test_a_damaged_or_newer_table_is_one_clear_line_and_stays_as_it_was(study: P
     [
         ("run --variant no_d", "no_drift no_drift_matched"),
         ("run --variant no_drift+v_", "no_drift+v_pred"),
+        ("run --variant no_drift,v_", "no_drift,v_pred"),
         ("report --preset s", "smoke standard"),
         ("replay --results {}/results no_", "no_drift-smoke-set-s0"),
         ("replay --results absent no_", ""),

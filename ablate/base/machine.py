@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from ablate.base.errors import AblateError
 from ablate.base.host import host_bytes
 from ablate.base.text import printable
 
+PACKAGE = Path(__file__).resolve().parents[1]
 # Their versions are part of a row.
 LIBRARIES = (
     "lpips", "numba", "numpy", "onnxruntime", "pillow", "robohash", "safetensors",
@@ -163,7 +165,7 @@ def deterministic() -> Iterator[set[str]]:
 
 def git_state() -> tuple[str | None, bool | None]:
     """Return (commit, dirty) of the checkout this package runs from; (None, None) outside one."""
-    folder = Path(__file__).parent.parent
+    folder = PACKAGE.parent
     if not (folder / ".git").exists():
         return None, None
 
@@ -177,6 +179,19 @@ def git_state() -> tuple[str | None, bool | None]:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None, None
+
+
+@cache
+def code_version() -> str:
+    """Return which code runs, as JSON: git commit, whether it has changes, and a digest of the package's sources.
+
+    Equal digests mean equal code, in a checkout and in an installed package alike.
+    """
+    commit, dirty = git_state()
+    total = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        total.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes())
+    return json.dumps({"commit": commit, "dirty": dirty, "source": total.hexdigest()[:16]}, sort_keys=True)
 
 
 def threads() -> int:

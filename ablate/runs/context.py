@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,6 +44,11 @@ class RunRows:
         """
         self.run |= {"status": status, "error": error, "finished_at": datetime.now(UTC)}
         tables.append(folder, {**self.others, "runs": [self.run]})
+
+    def add_code(self, versions: Iterable[str]) -> None:
+        """Add versions of the code, as `machine.code_version` gives them, to those that computed this run."""
+        known = [json.dumps(version, sort_keys=True) for version in json.loads(self.run.get("code", "[]"))]
+        self.run["code"] = f"[{', '.join(dict.fromkeys([*known, *versions]))}]"
 
     @contextmanager
     def timed(self, column: str) -> Iterator[None]:

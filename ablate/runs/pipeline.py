@@ -268,6 +268,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "environment": machine.environment(device),
         "git_commit": commit,
         "git_dirty": dirty,
+        "code": f"[{machine.code_version()}]",
         "started_at": datetime.now(UTC),
     }
 
@@ -298,6 +299,7 @@ def _codec(context: RunContext) -> ImageCodec:
         )
     context.rows.run |= {"autoencoder_wall_s": latents.wall_s, "autoencoder_digest": latents.digest}
     context.rows.run["mixed_arithmetic"] = latents.mixed_arithmetic
+    context.rows.add_code(latents.code)
     save_tensors(context.artifacts / "autoencoder.safetensors", latents.tensors, {"run_id": context.rows.run["run_id"]})
     return latents.codec
 
@@ -341,6 +343,7 @@ def _train(context: RunContext, codec: ImageCodec) -> Denoiser:
             save_every_s=context.save_every_s,
             on_step=on_step,
         )
+    rows.add_code(state.code)
     if state.mixed_arithmetic is not None:
         rows.run["mixed_arithmetic"] = state.mixed_arithmetic
     rows.run |= {"train_wall_s": state.wall_s, "images_per_s": rows.run["images_seen"] / state.wall_s}

@@ -47,6 +47,7 @@ class TrainedAutoencoder:
         tensors: Its weights, and `shift` and `scale` of the latents, on the CPU.
         digest: SHA-256 digest of the tensors.
         wall_s: Seconds of the training, now or when the cache was filled.
+        code: As in `TrainingState`.
         mixed_arithmetic: As in `TrainingState`. Such an autoencoder is not cached.
     """
 
@@ -54,6 +55,7 @@ class TrainedAutoencoder:
     tensors: Mapping[str, Tensor]
     digest: str
     wall_s: float
+    code: tuple[str, ...]
     mixed_arithmetic: str | None = None
 
 
@@ -89,7 +91,7 @@ def prepare(
     train_config = _train_config(config)
     key = _key(config, train_config, data_digest, seed, arithmetic(images.device, precision))
     path = (cache or cache_folder()) / "autoencoders" / f"{key}.safetensors"
-    tensors, wall_s = _read_cached(path) or ({}, 0.0)
+    tensors, wall_s, code = _read_cached(path) or ({}, 0.0, [])
     mixed = None
     if not tensors:
         state = _train(config, train_config, images, seed, precision, checkpoint, on_step, save_every_s)
@@ -97,14 +99,15 @@ def prepare(
         shift, scale = _latent_moments(state.ema, images, precision)
         tensors = {name: p.detach().cpu() for name, p in state.ema.named_parameters()}
         tensors |= {"shift": shift.cpu(), "scale": scale.cpu()}
-        wall_s, mixed = state.wall_s, state.mixed_arithmetic
+        wall_s, code, mixed = state.wall_s, state.code, state.mixed_arithmetic
         if mixed is None:
             with suppress(ResultsError):  # the cache is full or read-only: the checkpoints stay
-                save_tensors(path, tensors, {"sha256": digest(tensors), "wall_s": json.dumps(wall_s)})
+                metadata = {"sha256": digest(tensors), "wall_s": json.dumps(wall_s), "code": json.dumps(code)}
+                save_tensors(path, tensors, metadata)
                 for file in (checkpoint, previous_of(checkpoint)):
                     file.unlink(missing_ok=True)
     codec = codec_from_tensors(config, tensors, images.device, precision)
-    return TrainedAutoencoder(codec, tensors, digest(tensors), wall_s, mixed)
+    return TrainedAutoencoder(codec, tensors, digest(tensors), wall_s, tuple(code), mixed)
 
 
 def codec_from_tensors(config: Config, tensors: dict[str, Tensor], device: torch.device, precision: str) -> ImageCodec:
@@ -181,11 +184,11 @@ def _latent_moments(model: Autoencoder, images: Tensor, precision: str) -> tuple
     return z.mean((0, 2, 3)).float(), z.std((0, 2, 3)).clamp(min=1e-6).float()
 
 
-def _read_cached(path: Path) -> tuple[dict[str, Tensor], float] | None:
-    """The tensors and training seconds of a cache file; None if it is missing or damaged."""
+def _read_cached(path: Path) -> tuple[dict[str, Tensor], float, list[str]] | None:
+    """The tensors, training seconds and code of a cache file; None if it is missing or damaged."""
     try:
         tensors, metadata = read_tensors(path)
-        wall_s = float(metadata["wall_s"])
+        wall_s, code = float(metadata["wall_s"]), json.loads(metadata.get("code", "[]"))
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return (tensors, wall_s) if metadata.get("sha256") == digest(tensors) else None
+    return (tensors, wall_s, code) if metadata.get("sha256") == digest(tensors) else None

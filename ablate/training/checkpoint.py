@@ -44,6 +44,7 @@ class TrainingState:
         resume_warnings: Why a checkpoint was not used, or that the arithmetic changed; a line each.
         arithmetic_by_step: [first step, arithmetic] pairs; more than one if a resumed training
             computes differently from before.
+        code: What `machine.code_version` said in each process that trained, in order.
     """
 
     def __init__(self, model: nn.Module, ema: nn.Module, config: TrainConfig, num_sums: int) -> None:
@@ -58,6 +59,7 @@ class TrainingState:
         self.curve: list[dict[str, Any]] = []
         self.resume_warnings: list[str] = []
         self.arithmetic_by_step: list[list[Any]] = []
+        self.code: list[str] = []
 
     @property
     def mixed_arithmetic(self) -> str | None:
@@ -73,6 +75,13 @@ class TrainingState:
             self.arithmetic_by_step.append([self.step, arithmetic])
             if mixed := self.mixed_arithmetic:
                 self.resume_warnings.append(f"resumed in another arithmetic, so no replay will be bit-exact ({mixed})")
+
+    def record_code(self, version: str) -> None:
+        """Record the code that computes the steps from here on, as `machine.code_version` says."""
+        if self.code and self.code[-1] != version:
+            self.resume_warnings.append("resumed by another version of the code; the run's row names both")
+        if version not in self.code:
+            self.code.append(version)
 
     @torch.no_grad()
     def update(self, lr: float, grad_clip: float, ema: float) -> Tensor:
@@ -98,7 +107,7 @@ class TrainingState:
             tensors[f"model.{name}"] = p
             if p in self.optimizer.state:
                 tensors |= {f"{moment}.{name}": self.optimizer.state[p][moment] for moment in MOMENTS}
-        values = {name: getattr(self, name) for name in ("step", "logged_step", "wall_s", "curve")}
+        values = {name: getattr(self, name) for name in ("step", "logged_step", "wall_s", "curve", "code")}
         scalars = json.dumps(values | {"computed": self.arithmetic_by_step})
         # A damaged newest file must not replace the valid one before it.
         previous = previous_of(path) if self.newest_is_valid else None
@@ -149,6 +158,7 @@ class TrainingState:
         self.step, self.logged_step = int(scalars["step"]), int(scalars["logged_step"])
         self.wall_s, self.curve = scalars["wall_s"], scalars["curve"]
         self.arithmetic_by_step = scalars.get("computed", [])  # older checkpoints lack it
+        self.code = scalars.get("code", [])  # likewise
 
 
 def previous_of(path: Path) -> Path:

@@ -275,6 +275,7 @@ def run_loop(
     """
     state.load(checkpoint)
     state.record_arithmetic(arithmetic)
+    state.record_code(machine.code_version())
     start_s = time.monotonic() - state.wall_s
     logged_s, timed_step = time.monotonic(), state.step  # the start of the interval whose speed is logged
     saved_s = -math.inf  # the first step saves, so that a full disk shows at once

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +40,16 @@ def test_operations_without_a_deterministic_algorithm_are_named_every_time() -> 
 def test_other_warnings_are_not_swallowed() -> None:
     with pytest.warns(UserWarning, match="mind the step"), deterministic():
         warnings.warn("mind the step", UserWarning, stacklevel=1)
+
+
+def test_the_code_is_named_by_commit_and_by_its_sources() -> None:
+    version = json.loads(machine.code_version())
+    assert set(version) == {"commit", "dirty", "source"}
+    assert re.fullmatch("[0-9a-f]{16}", version["source"])
+    root = Path(ablate.__file__).parents[1]
+    if (root / ".git").exists():
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        assert version["commit"] == done.stdout.strip()
 
 
 def test_the_environment_names_the_version_of_ablate_whatever_its_distribution_is_called() -> None:

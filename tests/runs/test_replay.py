@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from ablate import cli
+from ablate.base import machine
 from ablate.base.errors import AblateError
 from ablate.models.weight_files import digest
 from ablate.store import tables
@@ -55,6 +56,13 @@ def copy(study: Path, tmp_path: Path, **values: object) -> Path:
     row = {k: (int(v) if isinstance(v, np.integer) else v) for k, v in row.items() if not pd.isna(v)} | values
     tables.append(tmp_path / "results", {"runs": [row]})
     return tmp_path / "results"
+
+
+def test_the_row_names_its_code_and_that_it_was_stable(study: Path) -> None:
+    row = tables.read(study / "results", "runs").iloc[0]
+    assert json.loads(row["code"]) == [json.loads(machine.code_version())]
+    assert row["git_commit"] == json.loads(row["code"])[0]["commit"]
+    assert row["unstable"] is False or not row["unstable"]
 
 
 def test_the_row_is_enough_for_the_same_bits(study: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ablate.base import machine
 from ablate.base.errors import DivergedError, ResultsError
 from ablate.diffusion.sampling import sample_images
 from ablate.models.autoencoder import PIXEL_CODEC
@@ -95,6 +96,23 @@ def test_an_interrupted_run_resumes_bit_for_bit(images: torch.Tensor, tmp_path: 
     assert [{k: v for k, v in row.items() if k not in drop} for row in resumed.curve] == [
         {k: v for k, v in row.items() if k not in drop} for row in whole.curve
     ]
+
+
+def test_a_resumed_training_names_all_code_that_computed_it(
+    images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(state: checkpoint.TrainingState) -> None:
+        if state.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    first = machine.code_version()
+    with pytest.raises(KeyboardInterrupt):
+        run(SMOKE, images, tmp_path, on_step=stop)
+    monkeypatch.setattr(machine, "code_version", lambda: '{"source": "other"}')
+    warnings: list[str] = []
+    state = run(SMOKE, images, tmp_path, on_step=lambda state: warnings.extend(state.resume_warnings[:1]))
+    assert state.code == [first, '{"source": "other"}']
+    assert "another version of the code" in warnings[0]
 
 
 def test_a_damaged_checkpoint_is_named(images: torch.Tensor, tmp_path: Path) -> None:

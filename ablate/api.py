@@ -131,7 +131,9 @@ class Results:
         Raises:
             AblateError: As `findings`.
         """
-        return pd.DataFrame([one.model_dump() for one in self.findings(**choice).claims])
+        frame = pd.DataFrame([one.model_dump() for one in self.findings(**choice).claims])
+        first = [name for name in ("label", "metric", "expect", "verdict") if name in frame]
+        return frame[[*first, *frame.columns.difference(first, sort=False)]]
 
     def artifacts(self, run_id: str) -> Path:
         """Return the folder of a run's weights and pictures.

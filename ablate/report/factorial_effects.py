@@ -9,7 +9,7 @@ import numpy as np
 from ablate.report.findings import Effect, Factorial, VariantRow
 from ablate.report.judged_metrics import higher_is_better
 from ablate.report.variant_rows import SeedGrid, VariantRows
-from ablate.report.verdicts import unjudged
+from ablate.report.verdicts import tested, unjudged
 from ablate.stats import factorial, paired
 from ablate.study.variants import BASELINE
 
@@ -62,21 +62,8 @@ def _factorial(
     effects = []
     for (levels, axes, _), summary, p_holm in zip(contrasts, summaries, corrected, strict=True):
         verdict = paired.compare(summary, p_holm, len(summaries), higher_is_better=higher_is_better(metric))
-        effects.append(
-            Effect(
-                levels=levels,
-                axes=axes,
-                metric=metric,
-                n=summary.n,
-                mean=summary.mean,
-                low=summary.low,
-                high=summary.high,
-                p=summary.p,
-                p_holm=None if summary.p is None else p_holm,
-                verdict=verdict.word,
-                why=verdict.why,
-            )
-        )
+        numbers = tested(metric, summary, None if summary.p is None else p_holm)
+        effects.append(Effect(levels=levels, axes=axes, **numbers, verdict=verdict.word, why=verdict.why))
     return Factorial(
         axes=design.axes,
         levels=tuple((BASELINE, *levels) for levels in design.levels),

@@ -107,51 +107,51 @@ class VariantRow(Record):
     costs: dict[str, float | None]  # medians over its seeds; times only of runs on the machine of the row compared with
 
 
-class Comparison(Record):
-    """The paired difference of one variant in one metric, and its verdict."""
+class Difference(Record):
+    """A paired difference in one metric, and its test."""
+
+    metric: str
+    n: int  # pairs
+    mean: float | None  # None for no pair
+    low: float | None  # None, as `high`, for fewer than two pairs
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    why: str  # reason of the verdict, in a sentence
+
+
+class Comparison(Difference):
+    """The difference of one variant in one metric, and its verdict."""
 
     label: str
     variant: str
     axis: str | None
-    metric: str
-    n: int  # pairs
     seeds: tuple[int, ...]
     differences: tuple[float, ...]  # in the order of `seeds`
-    mean: float | None  # None for no pair
-    sd: float | None  # None, as `low` and `high`, for fewer than two pairs
-    low: float | None
-    high: float | None
+    sd: float | None  # None for fewer than two pairs
     relative: float | None  # mean / mean of the other over the same seeds
-    p: float | None
-    p_holm: float | None
-    detectable: float | None  # smallest true difference found with probability `power` at this n and sd
+    detectable: float | None  # smallest true difference that is detected with probability `power` at this n and sd
     seeds_needed: int | None  # in all, for the difference and spread seen; None: more than `stats.paired.MOST_SEEDS`
     verdict: VerdictWord
-    why: str  # in a sentence
 
 
-class Claim(Record):
-    """A claim from a variant's file, stated before it was measured, and its verdict."""
+class Claim(Difference):
+    """A claim from a variant's file, stated before it was measured, and its verdict.
+
+    Its metric may have a number format in front: int8_psnr_db.
+    """
 
     label: str
     variant: str
-    metric: str  # a metric, or one with a number format in front: int8_psnr_db
     expect: str  # better, worse or same
     because: str
     margin: str | None  # of `same`, as in the file: `5%` of the other's mean, or a number in the metric's unit
-    n: int
-    mean: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None
     seeds_needed: int | None
     verdict: ClaimWord
-    why: str
 
 
-class Effect(Record):
-    """One effect of a factorial study.
+class Effect(Difference):
+    """One effect of a factorial study, corrected over the effects of that study and metric.
 
     One level: a main effect, averaged over the levels of the other axes. Several levels: their
     interaction, which is what they do together beyond the sum of what each does alone.
@@ -159,15 +159,7 @@ class Effect(Record):
 
     levels: tuple[str, ...]  # names of variants
     axes: tuple[str, ...]
-    metric: str
-    n: int
-    mean: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None  # over the effects of this factorial study and metric
     verdict: VerdictWord
-    why: str
 
 
 class Factorial(Record):

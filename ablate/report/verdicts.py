@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,22 +184,22 @@ def _comparison(
         label=row.label,
         variant=row.variant,
         axis=row.axis,
-        metric=metric,
-        n=summary.n,
+        **tested(metric, summary, corrected.get(key)),
         seeds=pair.seeds,
         differences=tuple(pair.values.tolist()),
-        mean=summary.mean,
         sd=summary.sd,
-        low=summary.low,
-        high=summary.high,
         relative=summary.mean / pair.theirs if summary.mean is not None and pair.theirs else None,
-        p=summary.p,
-        p_holm=corrected.get(key),
         detectable=paired.detectable(summary.sd, summary.n, paired.ALPHA / max(1, size)),
         seeds_needed=_needed(pair, verdict.word, max(size, study_tests)),
         verdict=verdict.word,
         why=verdict.why + more,
     )
+
+
+def tested(metric: str, summary: paired.Paired, p_holm: float | None) -> dict[str, Any]:
+    """Return the fields of `Difference`, without the reason of its verdict."""
+    numbers = {name: getattr(summary, name) for name in ("n", "mean", "low", "high", "p")}
+    return {"metric": metric, **numbers, "p_holm": p_holm}
 
 
 def _needed(pair: _Differences, verdict: str, tests: int, margin: float | None = None) -> int | None:
@@ -293,16 +294,10 @@ def _claim(one: _ClaimInput, corrected: Mapping[tuple[str, ...], float], family:
     return Claim(
         label=one.row.label,
         variant=one.row.variant,
-        metric=claim.metric,
+        **tested(claim.metric, summary, corrected.get(key)),
         expect=claim.expect,
         because=claim.because,
         margin=claim.margin,
-        n=summary.n,
-        mean=summary.mean,
-        low=summary.low,
-        high=summary.high,
-        p=summary.p,
-        p_holm=corrected.get(key),
         seeds_needed=_needed(pair, verdict.word, max(size, study_tests), one.margin),
         verdict=verdict.word,
         why=verdict.why,

@@ -76,8 +76,8 @@ STRIP = ImageSection(
 NEAREST = ImageSection(
     "nearest",
     "Next to the training images",
-    "The samples that lie nearest to a training image: each sample (left) beside that image (right), the nearest first. "
-    "A model that copies shows equal pairs.",
+    "The samples that lie nearest to a training image: each sample (left) beside that image (right), the nearest "
+    "first. A model that copies shows equal pairs.",
     "Pairs of a sample and the training image nearest to it:",
     (),
 )

@@ -19,7 +19,7 @@ from ablate import __version__
 from ablate.base.text import printable
 from ablate.report.findings import CLAIM_VERDICTS, VERDICTS, Findings
 from ablate.report.render import report_tables
-from ablate.report.render.page import gather, lead
+from ablate.report.render.page import contents, lead
 
 WORDS = {*VERDICTS, *CLAIM_VERDICTS}  # tables show these as badges
 
@@ -34,8 +34,8 @@ def to_html(findings: Findings, folder: Path) -> str:
     Raises:
         ResultsError: A table cannot be read.
     """
-    page, js = gather(findings, folder), _read("page.js")
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if page.has_plots else ""
+    page, js = contents(findings, folder), _read("page.js")
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if page["has_plots"] else ""
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in (bundle, js) if script)
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; "
@@ -43,7 +43,7 @@ def to_html(findings: Findings, folder: Path) -> str:
     )
     template = _environment().get_template("page.html")
     return template.render(
-        page=page, policy=policy, css=_read("page.css"), js=js, bundle=bundle, words=WORDS, version=__version__
+        page, policy=policy, css=_read("page.css"), js=js, bundle=bundle, words=WORDS, version=__version__
     )
 
 

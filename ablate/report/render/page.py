@@ -18,15 +18,28 @@ from ablate.report import plot_data
 from ablate.report.findings import Claim, Comparison, Findings
 from ablate.report.judged_metrics import COSTS
 from ablate.report.render import report_tables, run_plots, verdict_plots
-from ablate.report.render.gallery import Gallery, ImageSection, data_images, is_embedded, make_gallery
+from ablate.report.render.gallery import data_images, is_embedded, make_gallery
 from ablate.report.render.number_text import interval, signed
 from ablate.report.render.text_table import TextTable
-from ablate.report.render.vega import Plot, records
+from ablate.report.render.vega import records
 from ablate.store import tables as results
 from ablate.study import variants
 
 TITLES = {"helps": "Better than {}", "hurts": "Worse than {}", "undecided": "Undecided"}
 RAW = ("runs", "curves", "denoising", "latency")
+SECTIONS = {  # element id -> name in the navigation
+    "verdicts": "Findings",
+    "samples": "Samples",
+    "differences": "Differences",
+    "claims": "Claims",
+    "trade_offs": "Cost",
+    "training": "Training",
+    "formats": "Number formats",
+    "speed": "Latency",
+    "data_images": "Inside",
+    "quality": "Numbers",
+    "methods": "Methods",
+}
 
 
 @dataclass(frozen=True)
@@ -48,57 +61,8 @@ class ClaimText:
     why: str
 
 
-@dataclass(frozen=True)
-class Page:
-    """All that the template shows."""
-
-    findings: Findings
-    title: str
-    subtitle: str
-    lead: str
-    explanation: str
-    cards: list[tuple[str, str, list[VariantCard]]]  # verdict, title, variants
-    claims: list[ClaimText]
-    differences: list[Plot]
-    budgets: TextTable | None
-    factorials: list[TextTable]
-    gallery: Gallery
-    trade_offs: list[Plot]
-    over_time: list[Plot]
-    formats: Plot | None
-    latency: Plot | None
-    data_images: list[ImageSection]
-    quality: TextTable
-    methods: list[tuple[str, str]]
-    environment: TextTable
-    credits: list[str]
-
-    @property
-    def has_plots(self) -> bool:
-        """Whether the plots' library is needed."""
-        return bool(self.differences or self.trade_offs or self.over_time or self.formats or self.latency)
-
-    @property
-    def sections(self) -> list[tuple[str, str]]:
-        """The sections of this page: id and name."""
-        listed = [
-            ("verdicts", "Findings", True),
-            ("samples", "Samples", bool(self.gallery.rows)),
-            ("differences", "Differences", bool(self.differences)),
-            ("claims", "Claims", bool(self.claims)),
-            ("trade", "Cost", bool(self.trade_offs)),
-            ("training", "Training", bool(self.over_time)),
-            ("formats", "Number formats", self.formats is not None),
-            ("speed", "Latency", self.latency is not None),
-            ("inside", "Inside", bool(self.data_images)),
-            ("table", "Numbers", bool(self.findings.rows)),
-            ("methods", "Methods", True),
-        ]
-        return [(name, title) for name, title, exists in listed if exists]
-
-
-def gather(findings: Findings, folder: Path) -> Page:
-    """Collect the contents of a page.
+def contents(findings: Findings, folder: Path) -> dict[str, Any]:
+    """Return the contents of a page: the names that the template uses.
 
     Args:
         findings: The findings.
@@ -113,34 +77,38 @@ def gather(findings: Findings, folder: Path) -> Page:
     mine = tables["runs"][tables["runs"]["run_id"].isin(list(runs))]
     gallery = make_gallery(findings, artifacts)
     timed = [row.label for row in findings.rows if row.costs["latency_step_ms"] is not None]
-    over_time = (
-        run_plots.denoising(tables["denoising"], runs, compared.against),
-        run_plots.curves(tables["curves"], runs, compared.against),
-    )
-    trade_offs = (verdict_plots.trade_off(front, i) for i, front in enumerate(findings.fronts))
-    differences = (verdict_plots.differences(findings, metric) for metric in findings.metrics)
-    return Page(
-        findings=findings,
-        title=f"Ablation study of {_plural(compared.variants, 'variant')}",
-        subtitle=_subtitle(findings, mine),
-        lead=lead(findings),
-        explanation=" ".join(report_tables.explanation(findings)) if findings.comparisons else "",
-        cards=cards_of(findings) if findings.comparisons else [],
-        claims=[_claim_text(claim, findings) for claim in findings.claims],
-        differences=[plot for plot in differences if plot],
-        budgets=report_tables.budget_table(findings),
-        factorials=[report_tables.factorial_table(findings, study) for study in findings.factorials],
-        gallery=gallery,
-        trade_offs=[plot for plot in trade_offs if plot],
-        over_time=[plot for plot in over_time if plot],
-        formats=verdict_plots.sensitivity(findings),
-        latency=run_plots.latency(tables["latency"], runs, timed),
-        data_images=data_images(findings, artifacts, gallery) if findings.rows else [],
-        quality=report_tables.quality_table(findings, " ± "),
-        methods=_methods(findings, mine),
-        environment=_environment(mine),
-        credits=_credits(findings),
-    )
+    plots = {
+        "differences": [verdict_plots.differences(findings, metric) for metric in findings.metrics],
+        "trade_offs": [verdict_plots.trade_off(front, i) for i, front in enumerate(findings.fronts)],
+        "training": [
+            run_plots.denoising(tables["denoising"], runs, compared.against),
+            run_plots.curves(tables["curves"], runs, compared.against),
+        ],
+        "formats": [verdict_plots.sensitivity(findings)],
+        "speed": [run_plots.latency(tables["latency"], runs, timed)],
+    }
+    shown = {name: [plot for plot in some if plot is not None] for name, some in plots.items()}
+    page = {
+        "findings": findings,
+        "title": f"Ablation study of {_plural(compared.variants, 'variant')}",
+        "subtitle": _subtitle(findings, mine),
+        "lead": lead(findings),
+        "explanation": " ".join(report_tables.explanation(findings)) if findings.comparisons else "",
+        "cards": cards_of(findings) if findings.comparisons else [],
+        "claims": [_claim_text(claim, findings) for claim in findings.claims],
+        "budgets": report_tables.budget_table(findings),
+        "factorials": [report_tables.factorial_table(findings, study) for study in findings.factorials],
+        "gallery": gallery,
+        **shown,
+        "has_plots": any(shown.values()),
+        "data_images": data_images(findings, artifacts, gallery) if findings.rows else [],
+        "quality": report_tables.quality_table(findings, " ± ") if findings.rows else None,
+        "methods": _methods(findings, mine),
+        "environment": _environment(mine),
+        "credits": _credits(findings),
+    }
+    there = {"verdicts": True, "samples": gallery.rows, "methods": True}
+    return page | {"sections": [(name, title) for name, title in SECTIONS.items() if there.get(name, page.get(name))]}
 
 
 def _clean(frame: pd.DataFrame) -> pd.DataFrame:
@@ -240,8 +208,8 @@ def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
         ("Question", "Which parts of a small image generator earn their place? Each variant changes one thing of it."),
         (
             "Pairing",
-            "Variants at one seed share the initial weights of common parts, the order of images, the training noise, and "
-            "the noise that samples start from. Differences are compared seed by seed.",
+            "Variants at one seed share the initial weights of common parts, the order of images, the training noise, "
+            "and the noise that samples start from. Differences are compared seed by seed.",
         ),
         ("Data", f"{compared.data}, fingerprint {str(compared.data_digest)[:16]}{_sizes(runs)}"),
         (

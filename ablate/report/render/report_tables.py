@@ -228,7 +228,8 @@ def format_table(findings: Findings) -> TextTable | None:
         f"N = {findings.quantized.rows[0].n} samples, against those of the float32 graph from the same noise. "
         "fd change: with its 95 % interval for other samples of the same model. *: simulated by rounding, so without "
         "file size and time. Scope kpn: all but the drift network.",
-        "MACs: computed in the format. smaller, faster: bytes, and time at batch 1, of the float32 graph / of this one.",
+        "MACs: computed in the format. "
+        "smaller, faster: bytes, and time at batch 1, of the float32 graph / of this one.",
         *findings.quantized.most_sensitive,
     )
     return TextTable("Number formats", heads, tuple(lines), (0, 1, 2), legend, (3, 5, 7))

@@ -49,8 +49,9 @@ def denoising(frame: pd.DataFrame, runs: plot_data.Runs, against: str | None) ->
         .add_params(pick)
         .transform_filter("datum.measure === measure"),
         "Denoising in one step, by noise level",
-        f"First shown: {measures[0]}. Each panel is one variant {minus}, on the same held-out images with the same noise: "
-        "a thin line per seed, a thick one for their mean. psnr_db: higher is better. pd and lpips: lower is better. "
+        f"First shown: {measures[0]}. Each panel is one variant {minus}, on the same held-out images with the same "
+        "noise: a thin line per seed, a thick one for their mean. psnr_db: higher is better. pd and lpips: lower is "
+        "better. "
         "Variants in latent space add noise to latents instead of pixels.",
         "One small panel per variant: one-step denoising at t = 0.1 to 0.9. The table has the numbers.",
         TextTable("Denoising", heads, tuple(lines), (0, 1)),

@@ -1,11 +1,12 @@
-"""ablate: which parts of a small image generator earn their place?
+"""ablate: which parts of an image generator earn their place?
 
     import ablate
-    results = ablate.run(variant=["baseline", "no_drift"], seeds="0-2", preset="quick")
+    results = ablate.run("no_drift", seeds="0-2", preset="quick")
     results = ablate.load_results("results")
     results.verdicts()
 
-`run`, `load_results` and `Results` are imported when they are first asked for: a command that needs no torch does not wait for it.
+`run`, `load_results` and `Results` are imported at their first use: `ablate --help` imports none of
+their libraries.
 """
 
 import importlib
@@ -15,10 +16,10 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["Results", "__version__", "load_results", "run"]
 
-# ONNX Runtime reports every process to its makers over the network, unless it is told not to before it is imported.
+# ONNX Runtime sends telemetry unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# torch asks for large tensors' memory anew each time: in huge pages that is a few faults instead of thousands (docs/log.md). Read once, at
-# the first tensor; elsewhere than on Linux, or where the kernel is set to `never`, it does nothing.
+# Let torch use huge pages for large tensors: a few page faults instead of thousands (docs/log.md).
+# Read at the first tensor. No effect except on Linux with huge pages enabled.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 

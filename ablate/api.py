@@ -1,7 +1,7 @@
-"""ablate in a script or a notebook: make runs, open a results folder, ask what was found.
+"""The Python API: run a study, open a results folder, read its tables and its findings.
 
-The statistics are those of `ablate report`: `findings` is what its JSON holds, computed by the same code. Nothing here imports torch before
-`run` is called.
+`findings` is the content of `ablate report --json`, computed by the same code. Nothing here imports
+torch before `run` is called.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
+from ablate.base.text import split_names
 from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
@@ -25,11 +26,23 @@ from ablate.store.output import check_output
 from ablate.study import variants
 
 Budget = Literal["steps", "macs"]
-SHOWN = ("run_id", "variant", "preset", "seed", "status", "fd", "pd", "psnr_db", "wall_s")  # of a run, in a notebook
+SHOWN = (
+    "run_id",
+    "variant",
+    "preset",
+    "seed",
+    "status",
+    "fd",
+    "pd",
+    "psnr_db",
+    "wall_s",
+)  # what a notebook shows of runs
 
 
 class Results:
-    """A results folder: its tables as data frames, and what they say. A table is read when it is first asked for, and then kept.
+    """A results folder: its tables as data frames, and its findings.
+
+    A table is read at its first use and kept; `refresh` reads again.
 
     Attributes:
         folder: The results folder.
@@ -72,7 +85,7 @@ class Results:
         return self.table("quantized")
 
     def table(self, name: str) -> pd.DataFrame:
-        """Read one table anew.
+        """Read one table from its file.
 
         Raises:
             ResultsError: An unknown table, or a file that is damaged.
@@ -80,24 +93,27 @@ class Results:
         return tables.read(self.folder, name)
 
     def refresh(self) -> Results:
-        """Return the same folder with its tables as they are now."""
+        """Return the same folder, with tables that are read again."""
         return Results(self.folder)
 
     def findings(self, **choice: Any) -> Findings:
-        """Return every number and verdict of one comparison.
+        """Return the findings of `ablate report`: differences, intervals, verdicts, costs.
 
         Args:
-            choice: What is to be compared, as `ablate report` has it: `preset`, `data`, `budget` ("steps" or "macs"), `against` (a
-                variant), `metrics`, `samples`, `extractor`, `variants`.
+            choice: Which runs to compare, with the names of the report's options: `preset`, `data`,
+                `budget` ("steps" or "macs"), `against` (a variant), `metrics`, `variants`,
+                `samples`, `extractor`.
 
         Raises:
-            ResultsError: The runs differ in preset, data set or measure, and `choice` does not say which.
-            AblateError: An unknown word in `choice`.
+            ResultsError: The runs differ in preset, data set or metric, and `choice` names none.
+            AblateError: An unknown option in `choice`.
         """
         return build(read(self.folder), _choice(choice))
 
     def verdicts(self, **choice: Any) -> pd.DataFrame:
-        """Return the comparisons as a data frame: one row per variant and metric, with difference, interval, p-values and verdict.
+        """Return the comparisons as a data frame, one row per variant and metric.
+
+        The columns are verdict, mean difference, interval, p-values and seeds.
 
         Args:
             choice: As for `findings`.
@@ -105,8 +121,7 @@ class Results:
         Raises:
             AblateError: As `findings`.
         """
-        rows = [one.model_dump() for one in self.findings(**choice).comparisons]
-        columns = (
+        columns = [
             "label",
             "metric",
             "verdict",
@@ -119,8 +134,9 @@ class Results:
             "detectable",
             "seeds_needed",
             "why",
-        )
-        return pd.DataFrame(rows, columns=columns) if not rows else pd.DataFrame(rows)[list(columns)]
+        ]
+        rows = [one.model_dump() for one in self.findings(**choice).comparisons]
+        return pd.DataFrame(rows, columns=columns)
 
     def claims(self, **choice: Any) -> pd.DataFrame:
         """Return the claims of the variants' files with their verdicts, one row each.
@@ -136,7 +152,7 @@ class Results:
         return frame[[*first, *frame.columns.difference(first, sort=False)]]
 
     def artifacts(self, run_id: str) -> Path:
-        """Return the folder of a run's weights and pictures.
+        """Return the folder of a run's weights and images.
 
         Raises:
             ResultsError: There is no such run.
@@ -170,7 +186,7 @@ class Results:
         return f"<Results {str(self.folder)!r}: {counts or 'no runs'}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: verdicts, or the runs where they are of several comparisons."""
+        """Return what a notebook shows: verdicts, or the runs if they are not comparable."""
         from ablate.report.render.html import to_fragment
 
         try:
@@ -190,12 +206,10 @@ def _choice(words: dict[str, Any]) -> Choice:
     for word in words:
         if word not in known:
             raise AblateError(
-                f"findings({word}=...): unknown word{did_you_mean(word, known)} Allowed: {', '.join(known)}"
+                f"findings({word}=...): unknown option{did_you_mean(word, known)} Allowed: {', '.join(known)}"
             )
-    given = {word: value for word, value in words.items() if value is not None}  # None: as if it were not there
-    for name in ("metrics", "variants"):
-        if name in given:
-            given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
+    given = {word: value for word, value in words.items() if value is not None}  # None means the default
+    given |= {name: split_names(given[name]) for name in ("metrics", "variants") if name in given}
     if given.get("budget", "steps") not in ("steps", "macs"):
         raise AblateError(f"findings(budget={given['budget']!r}): unknown; allowed: steps, macs")
     given |= {name: str(given[name]) for name in ("preset", "data", "against", "samples", "extractor") if name in given}

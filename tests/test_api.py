@@ -73,7 +73,7 @@ def test_errors_say_what_is_allowed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AblateError, match="no such folder; make a run first"):
         ablate.load_results(tmp_path / "missing")
     results = ablate.load_results(folder)
-    with pytest.raises(AblateError, match=r"findings\(prest=...\): unknown word.*did you mean preset\?"):
+    with pytest.raises(AblateError, match=r"findings\(prest=...\): unknown option.*did you mean preset\?"):
         results.findings(prest="quick")
     with pytest.raises(AblateError, match=r"findings\(budget='time'\): unknown; allowed: steps, macs"):
         results.findings(budget="time")

@@ -1,4 +1,4 @@
-"""One live table on stderr: the study, and of each running piece of work its name, how far, how fast, how long still, and a note."""
+"""Progress bars on stderr, for the study and for each task: rate, time left and a note."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ STUDY = "study"  # the name of its bar
 
 
 class Task:
-    """One bar; does nothing where there are no bars."""
+    """One bar. Without bars it does nothing."""
 
     def __init__(self, bars: rich.progress.Progress | None, name: str, total: int) -> None:
         self._bars = bars
         self._id = None if bars is None else bars.add_task(name, total=total, note="", left="")
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Count `n` more as done; an empty `note` leaves the last one standing."""
+        """Count `n` more units as done; an empty `note` keeps the last one."""
         if self._bars is not None and self._id is not None:
             self._bars.advance(self._id, n)
             if note:
                 self._bars.update(self._id, note=note)
 
     def show(self, name: str, total: int, done: int, note: str) -> None:
-        """Show how work stands that is done elsewhere; another name starts the bar anew."""
+        """Show the state of work in another process; a new name resets the bar."""
         if self._bars is not None and self._id is not None:
             if name != self._bars.tasks[self._bars.task_ids.index(self._id)].description:
                 self._bars.reset(self._id, total=total, description=name)
             self._bars.update(self._id, total=total, completed=done, note=note)
 
     def remove(self) -> None:
-        """Take the bar off the screen, so that a long study does not pile them up."""
+        """Remove the bar from the screen."""
         if self._bars is not None and self._id is not None:
             self._bars.remove_task(self._id)
 
 
 class Study(Task):
-    """The bar of a whole study: how many of its runs are settled, how many under way, and about how long it takes still."""
+    """The bar of a study: runs that have ended, runs that are being made, and the time left."""
 
     def __init__(self, bars: rich.progress.Progress | None, total: int) -> None:
         super().__init__(bars, STUDY, total)
         self._total, self._made, self._skipped, self._start = total, 0, 0, time.monotonic()
 
     def left_to(self, skipped: int, under_way: int) -> None:
-        """Tell how many runs were skipped so far, and how many are under way."""
+        """Show how many runs were skipped so far, and how many are being made."""
         self._skipped = skipped
         if self._bars is not None and self._id is not None and self._made:
             left = self._total - self._made - self._skipped
@@ -60,16 +60,16 @@ class Study(Task):
         self.show(STUDY, self._total, self._made + self._skipped, f"{under_way} under way")
 
     def made_one(self, under_way: int = 0) -> None:
-        """Count a run as made."""
+        """Count one more run as made."""
         self._made += 1
         self.left_to(self._skipped, under_way)
 
 
 class Progress:
-    """Shows the bars of running tasks between `__enter__` and `__exit__`.
+    """Shows bars inside its `with` block.
 
     Args:
-        enabled: Draw bars at all; None: only where stderr is a terminal.
+        enabled: Draw bars; None: only if stderr is a terminal.
     """
 
     def __init__(self, *, enabled: bool | None = None) -> None:
@@ -85,7 +85,7 @@ class Progress:
             self._bars.stop()
 
     def say(self, text: str) -> None:
-        """Write a line to stderr, above the bars where there are some."""
+        """Write a line to stderr, above the bars."""
         if self._bars is None:
             print(text, file=sys.stderr, flush=True)
         else:
@@ -99,13 +99,13 @@ class Progress:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        """Write a line above the bars; anything else that writes to the terminal would mix with them."""
+        """Write a line above the bars. Any other way to write would mix with them."""
         assert self._bars is not None
         self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def study(self, total: int) -> Iterator[Study]:
-        """Show a bar for a study of `total` runs above theirs; none for a single run."""
+        """Show a bar for a study of `total` runs; none for a single run."""
         study = Study(self._bars if total > 1 else None, total)
         try:
             yield study
@@ -114,7 +114,7 @@ class Progress:
 
     @contextmanager
     def task(self, name: str, total: int) -> Iterator[Task]:
-        """Show a bar for `total` units of work; it goes when the block ends."""
+        """Show a bar for `total` units of work until the block ends."""
         task = Task(self._bars, name, total)
         try:
             yield task
@@ -129,7 +129,7 @@ def _bars() -> rich.progress.Progress:
 
     class Rate(rp.ProgressColumn):
         def render(self, task: rp.Task) -> Text:
-            speed = (task.speed or 0.0) if task.description != STUDY else 0.0  # a study's runs are too few for one
+            speed = (task.speed or 0.0) if task.description != STUDY else 0.0  # a study has too few runs
             return Text(f"{speed:,.0f}/s" if speed >= 100 else f"{speed:.3g}/s" if speed else "", style="cyan")
 
     class Left(rp.TimeRemainingColumn):
@@ -137,7 +137,7 @@ def _bars() -> rich.progress.Progress:
             return Text(task.fields["left"], style="cyan") if task.description == STUDY else super().render(task)
 
     class Cut(rp.ProgressColumn):
-        """A text that leaves room for the numbers on a narrow screen."""
+        """A text that is cut to leave room for the other columns."""
 
         def __init__(self, read: Callable[[rp.Task], str], most: int, style: str = "") -> None:
             super().__init__()
@@ -148,7 +148,7 @@ def _bars() -> rich.progress.Progress:
             text.truncate(self.most, overflow="ellipsis")
             return text
 
-    # stdout carries the result: it may pass through the bars' console only where both are the same screen.
+    # stdout carries results: print() may go through the console only if both are a terminal.
     console = Console(stderr=True, force_terminal=True)
     narrow = console.width < 110
     name = Cut(lambda task: task.description, 28 if narrow else 60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial, wraps
@@ -23,7 +23,7 @@ INTERRUPTED = 130  # exit code
 
 
 class _PlainTypes:
-    """Help that shows an option's type as `<int>`: no `<bool>` beside a flag, no `<int range>`, no `<list[str]>`."""
+    """Help with plain types: no `<bool>` beside a flag, no `<int range>`, no `<list[str]>`."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
@@ -66,7 +66,7 @@ app = _App(
 
 
 def _offering(names: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """Let a shell offer these names, or none if a file cannot be read: the command itself reports it."""
+    """Let a shell offer these names, or none if a file cannot be read: the command reports that."""
 
     @wraps(names)
     def offered(*values: Any, **named: Any) -> list[str]:
@@ -122,11 +122,6 @@ WeightsOption = Annotated[
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
-def split_names(values: Iterable[str] | None) -> list[str]:
-    """Return the names of a repeatable option: `-v a -v b` and `-v a,b` mean the same."""
-    return [name.strip() for value in values or () for name in value.split(",") if name.strip()]
-
-
 class Budget(StrEnum):
     """What each variant has in common with the baseline."""
 
@@ -166,11 +161,11 @@ def _root(
 
 
 def missing_note(network: str, why: str) -> str:
-    """Return one line that says which metrics stay empty, and why."""
+    """Return one line that says which metrics are not measured, and why."""
     from ablate.study.metric_names import METRICS
 
     first = next(name for name, metric in METRICS.items() if metric.network == network)
-    return f"note: no {first} and what else needs {network}: {why}"
+    return f"note: {first} and the other metrics of {network} are not measured: {why}"
 
 
 def tell_missing(network: str, why: str) -> None:

@@ -47,7 +47,7 @@ def sample(
 ) -> None:
     """Sample images from a finished run.
 
-    Image i depends only on the seed and on i: with the run's own seed these are the run's own samples.
+    Image i depends only on the seed and i. The run's own seed gives the run's own samples.
 
     Example: ablate sample no_drift-quick-cats-s0 -n 64 -o cats.png
     """
@@ -117,7 +117,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="RUN...",
-            help="Names of finished runs, or their first letters; all: every one. The others are compared with the first. "
+            help="Names of finished runs, or their first letters; all: every one. The first is the reference. "
             "With --ops: names of cases. Default: all cases.",
             show_default=False,
             autocompletion=run_ids,
@@ -247,7 +247,8 @@ def replay(
 ) -> None:
     """Train a run again from its row alone, and compare the results.
 
-    Exit code 0: bit-exact. Exit code 1: equal within tolerance, different on another environment, or not reproduced.
+    Exit code 0: bit-exact. Exit code 1: equal within tolerance, different in another environment,
+    or not reproduced.
 
     Example: ablate replay no_drift-quick-cats-s0 --results results
     """

@@ -221,8 +221,8 @@ def run(
 ) -> None:
     """Train, sample and measure variants and their baseline, and record the results.
 
-    Finished runs are skipped, interrupted ones resume. Several of these commands can work on one results folder at
-    once: each makes some of the runs.
+    Finished runs are skipped, interrupted ones resume. Several of these commands can work on one
+    results folder at once: each makes some of the runs.
 
     Example: ablate run --variant no_drift --seeds 0-2
     """
@@ -265,7 +265,7 @@ def _next_step(request: StudyRequest) -> str:
     if set(here["variant"]) <= {variants.BASELINE}:
         return "the same command with --variant no_drift, which compares it with the baseline"
     words = ["ablate", "report", "--results", str(request.results)]
-    # The report compares runs of one preset, data set and budget. Name those that it cannot choose itself.
+    # The report compares runs of one preset, data set and budget. Name what it cannot choose.
     if runs["preset"].nunique() > 1:
         words += ["--preset", request.preset]
     if here["data_digest"].nunique() > 1:
@@ -276,6 +276,6 @@ def _next_step(request: StudyRequest) -> str:
 
 
 def _set_threads(threads: int | None) -> None:
-    """Set the threads of libraries that are imported from now on: a run's last bits depend on them."""
+    """Set the threads of libraries that are imported later: a run's last bits depend on them."""
     if threads is not None:
         os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablate.base.errors import AblateError, ResultsError
-from ablate.base.text import printable
-from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, split_names, variant_names
+from ablate.base.text import printable, split_names
+from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
 from ablate.study.variants import BASELINE, canonical
 
 if TYPE_CHECKING:

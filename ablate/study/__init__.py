@@ -1,1 +1,1 @@
-"""What is to be run: variant files, configuration, claims, metric names, the list of runs. No torch."""
+"""What to run: variant files, configuration, claims, metrics, requests, runs. No torch."""

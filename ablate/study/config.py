@@ -94,7 +94,7 @@ class TrainConfig(Settings):
 
 
 class AutoencoderConfig(Settings):
-    """The autoencoder of the latent space and its training; its other settings are those of `TrainConfig`."""
+    """The autoencoder of the latent space and its training; the rest is as in `TrainConfig`."""
 
     channels: Annotated[tuple[Annotated[Count, Field(multiple_of=8)], ...], Three]  # at 64, 32 and 16 pixels
     steps: Count
@@ -123,7 +123,7 @@ class MeasureConfig(Settings):
 
 
 class QuantizeConfig(Settings):
-    """What is measured of the trained model in other number formats. It is no part of a run's name."""
+    """Which other number formats are measured. It is no part of a run's name."""
 
     schemes: Annotated[tuple[Literal["bf16", "fp8", "int8", "int4"], ...], Field(strict=False), Distinct]
     scopes: Annotated[
@@ -136,7 +136,7 @@ class QuantizeConfig(Settings):
 
 
 class Config(Settings):
-    """A resolved variant at a preset: everything that a run depends on except data, seed and machine."""
+    """A variant at a preset: all that a run depends on except data, seed and machine."""
 
     model: ModelConfig
     diffusion: DiffusionConfig
@@ -164,4 +164,7 @@ class Config(Settings):
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
 
-SECTIONS: dict[str, type[Settings]] = {name: field.annotation for name, field in Config.model_fields.items()}  # type: ignore[misc]
+SECTIONS: dict[str, type[Settings]] = {
+    name: field.annotation  # type: ignore[misc]
+    for name, field in Config.model_fields.items()
+}

@@ -1,10 +1,12 @@
-"""The names of the metrics: what each is, and the network it needs. Without its network a metric is null: there is no stand-in.
+"""The metrics by name: the kind of each, and the network that it needs.
 
-efficientnet-lite0     fd   fd_inf   kd    precision             recall              always at hand
+Without its network a metric is null: no other network stands in.
+
+efficientnet-lite0     fd   fd_inf   kd    precision             recall              embedded
 inception-v3-compat    fid  fid_inf  kid   precision_inception   recall_inception
 dinov2-vit-l-14        fd_dinov2_l  fd_dinov2_l_inf  kd_dinov2_l  precision_dinov2_l  recall_dinov2_l      (and s, b, g)
-lpips-alex             lpips        diversity_lpips      nearest_lpips      memorised_lpips                (and lpips_vgg)
-efficientnet-lite0     pd           diversity_pd         nearest_pd         memorised_pd                   always at hand
+lpips-alex             lpips        diversity_lpips      nearest_lpips      memorised_lpips  (and lpips_vgg)
+efficientnet-lite0     pd           diversity_pd         nearest_pd         memorised_pd     embedded
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from ablate.base.errors import AblateError, did_you_mean
 EMBEDDED = "efficientnet-lite0"
 INCEPTION = "inception-v3-compat"
 SETS = ("frechet", "infinity", "kernel", "precision", "recall")  # kinds that compare two sets by features
-SAMPLES = ("diversity", "nearest", "memorised")  # kinds that look at samples by a perceptual distance
-PAIRS = "pairs"  # the kind that compares picture by picture
+SAMPLES = ("diversity", "nearest", "memorised")  # kinds that use a perceptual distance between samples
+PAIRS = "pairs"  # the kind that compares image by image
 
 _BY_FEATURES = {
     EMBEDDED: ("fd", "fd_inf", "kd", "precision", "recall"),
@@ -34,13 +36,13 @@ _BY_FEATURES = {
         for size in "sblg"
     },
 }
-FEATURES = {"fd": 1280, "fid": 2048}  # headline metric -> how many features its covariance is of
+FEATURES = {"fd": 1280, "fid": 2048}  # headline metric -> number of features
 PERCEPTUAL = {"pd": EMBEDDED, "lpips": "lpips-alex", "lpips_vgg": "lpips-vgg"}  # distance -> network
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's kind, its network (None: pixels) and, where it builds on one, its perceptual distance."""
+    """A metric: its kind, its network (None: pixels), its perceptual distance if it uses one."""
 
     name: str
     kind: str
@@ -60,7 +62,7 @@ METRICS: dict[str, Metric] = {
 
 
 def choose(names: Iterable[str]) -> list[Metric]:
-    """Return metrics by name, each once.
+    """Return the metrics of these names, each once.
 
     Raises:
         AblateError: There is no such metric.
@@ -74,5 +76,5 @@ def choose(names: Iterable[str]) -> list[Metric]:
 
 
 def name_of(kind: str, network: str) -> str:
-    """Return the name of a kind of `SETS` in the features of a network."""
+    """Return the metric of a kind of `SETS` on the features of a network."""
     return _BY_FEATURES[network][SETS.index(kind)]

@@ -1,4 +1,4 @@
-"""A study: variants x seeds, or all combinations of axes' levels, -> the list of runs."""
+"""The runs of a study: variants x seeds, or every combination of the levels of some axes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_SEEDS = 1000
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run to be made: what is trained, and under which seed."""
+    """One run: a configuration and a seed."""
 
     variant: str
     axis: str
@@ -33,15 +33,15 @@ class RunSpec:
     added: bool = False  # the baseline, which nobody named: made if it has not finished, never again
 
     def run_id(self, data: str, digest: str) -> str:
-        """Return the run's name: readable parts, and a digest of configuration, data set's fingerprint and seed."""
+        """Return the run's name: readable parts, and a digest of configuration, data and seed."""
         content = hashlib.sha256(f"{self.config.to_json()}/{digest}/{self.seed}".encode()).hexdigest()[:8]
         name = re.sub(r"[^A-Za-z0-9._+-]", "_", data)[:40]
-        # Long combinations are cut: a file's name has at most 255 bytes, and the digest tells runs apart.
+        # A file's name has at most 255 bytes. The digest keeps cut names apart.
         return f"{self.variant[:120]}-{self.preset}-{name}-s{self.seed}-{content}"
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds of `0`, `0-4` or `0,3,7-9`, in order and once each.
+    """Return the seeds of `0`, `0-4` or `0,3,7-9`, in order, each once.
 
     Raises:
         VariantError: Not of that form, negative, or a range that runs backwards.
@@ -61,10 +61,10 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def factor_combinations(text: str) -> list[str]:
-    """Return the names of all combinations of the levels of some axes: the baseline's, and each variant's of the axis.
+    """Return all combinations of some axes' levels: the baseline and each variant of the axis.
 
     Args:
-        text: Axes as in `drift,prediction`; spaces in an axis' name may be written `_` or `-`.
+        text: Axes as in `drift,prediction`; a space in a name may be written `_` or `-`.
 
     Raises:
         VariantError: An unknown axis, or one named twice.
@@ -95,7 +95,7 @@ def plan(
     """Return the runs of a study, seed by seed: an interrupted study has whole pairs.
 
     Args:
-        names: Variants, `a+b` for a combination, `all` for every single one.
+        names: Variants, `a+b` for a combination, `all` for every one.
         seeds: The seeds.
         preset: The preset.
         match: Gives a variant's configuration the training MACs of the baseline's; None: equal
@@ -126,7 +126,7 @@ def plan(
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that would be made: `wall_s` is an estimate in seconds, None where no past run tells."""
+    """A run of a forecast. `wall_s` is an estimate in seconds; None: no past run tells."""
 
     spec: RunSpec
     run_id: str
@@ -135,13 +135,14 @@ class Planned:
 
 
 def estimate_wall_s(spec: RunSpec, train_macs: int, runs: pd.DataFrame) -> float | None:
-    """Return the seconds that a run should take, by past runs, or None where there is none of its preset.
+    """Estimate the seconds that a run takes from past runs; None if none has its preset.
 
-    The median of finished runs of the same configuration; else the median time per training MAC of those of the same preset.
+    The estimate is the median of finished runs of the same configuration, else `train_macs` times
+    the median time per training MAC of runs of the same preset.
 
     Args:
         spec: The run.
-        train_macs: What it trains with.
+        train_macs: Its training MACs.
         runs: The table `runs`, as `ablate.store.tables.read` returns it.
     """
     done = runs[(runs["status"] == "done") & (runs["preset"] == spec.preset) & runs["wall_s"].notna()]

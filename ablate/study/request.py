@@ -1,4 +1,4 @@
-"""What a study is asked to do: the one model behind `ablate run` and `ablate.run()`, validated once."""
+"""What a study is asked to do: the model that `ablate run` and `ablate.run()` both build."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from pydantic_core import PydanticCustomError
 
 from ablate.base.errors import AblateError, VariantError
+from ablate.base.text import split_names
 from ablate.study import variants
 from ablate.study.config import Config
 from ablate.study.metric_names import Metric, choose
 from ablate.study.plan import RunSpec, factor_combinations, parse_seeds, plan
 from ablate.study.validation import Settings, explain
 
-OPTIONS = {"metrics": "--metric", "save_every_s": "--save-every"}  # field -> option, where the names differ
+OPTIONS = {"metrics": "--metric", "save_every_s": "--save-every"}  # field -> option, if the names differ
 
 
 class Rerun(StrEnum):
@@ -27,12 +28,6 @@ class Rerun(StrEnum):
     unfinished = "unfinished"  # all but finished ones
     failed = "failed"  # failed and diverged ones only
     all = "all"  # finished ones too
-
-
-def listed(names: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the names of `a,b`, or of several such texts, in order and once each."""
-    texts = [names] if isinstance(names, str) else names
-    return tuple(dict.fromkeys(part.strip() for text in texts for part in str(text).split(",")))
 
 
 def _path_text(given: Any) -> Any:
@@ -66,7 +61,7 @@ def _gpus(gpus: float) -> float:
     return gpus
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 File = Annotated[Path, Field(strict=False)]
 
 
@@ -74,7 +69,7 @@ class StudyRequest(Settings):
     """What to run, on what, where, and how.
 
     Attributes:
-        variant: Variants: `a`, `a+b` for a combination, `all` for every one.
+        variant: Variants: names, `a+b` for a combination, `all` for every one.
         factors: Combinations of variants, from axes as in `drift,prediction`.
         baseline: Also run the baseline at the same seeds, to have something to compare with.
         seeds: Seeds, as in `0-4` or `0,3`.
@@ -100,7 +95,7 @@ class StudyRequest(Settings):
         log: Trackers that record finished runs too: `tensorboard`, `mlflow`.
     """
 
-    variant: Names = (variants.BASELINE,)
+    variant: Annotated[Names, Field(min_length=1)] = (variants.BASELINE,)
     factors: Annotated[tuple[str, ...], BeforeValidator(_combinations)] = ()
     baseline: bool = True
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
@@ -141,7 +136,7 @@ class StudyRequest(Settings):
 
         Args:
             spelled: Writes options as the user gave them, for messages.
-            options: Field -> value; None stands for the default.
+            options: Field -> value; None means the default.
 
         Raises:
             AblateError: A value that is not allowed, or options that do not go together.

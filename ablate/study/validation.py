@@ -1,4 +1,4 @@
-"""Pydantic models of settings, and their errors as one line: what was given, and what is allowed."""
+"""Frozen pydantic models, and their errors in one line: what was given, what is allowed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WANTED = {  # kind of pydantic's error -> what the value must be
 
 
 class Settings(BaseModel):
-    """A frozen model that refuses unknown keys and converts nothing but lists to tuples and whole numbers to floats."""
+    """A frozen, strict model without unknown keys: 2 becomes 2.0 for a float, nothing else converts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -89,7 +89,9 @@ def settings_of(file: Settings) -> dict[str, Any]:
 
 
 def configuration(what: str, settings: Mapping[str, Any]) -> Config:
-    """Return the configuration with these settings, by `section.key`; `what` begins the message of an error.
+    """Return the configuration with these settings, by `section.key`.
+
+    `what` begins the message of an error.
 
     Raises:
         VariantError: One is missing, or they do not fit together.

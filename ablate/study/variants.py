@@ -2,9 +2,10 @@
 
     config = baseline.toml <- presets/PRESET.toml <- variants/NAME.toml
 
-The baseline says what the model is, the preset what may be spent on it, the variant what is changed. Every key of `Config` stands in
-exactly one of baseline and preset. The packaged files lie in `variants/` at the top of the repository, in a wheel in
-`ablate/variants/`. A user's own variants lie in `./variants/`, which in a checkout may be that very folder.
+The baseline sets what the model is, the preset its budget, the variant what is changed. Every key of
+`Config` is set by the baseline or by the preset, never by both. The packaged files are in
+`variants/` at the top of the repository, and in `ablate/variants/` of a wheel. A user's own variants
+are in `./variants/`, which in a checkout can be the same folder.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PRESETS = PACKAGED / "presets"
 USER = Path("variants")
 BASELINE = "baseline"
 DEFAULT_PRESET = "quick"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of folders' names, and is shown as it stands
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of folders' names and is printed
 
 
 @dataclass(frozen=True)
@@ -44,30 +45,32 @@ class Variant:
     axis: str
     claims: tuple[Claim, ...]
     delta: MappingProxyType[str, Any]
-    compound: bool = False  # changes more than its axis
+    compound: bool = False  # it changes more than its axis
 
 
 def names() -> list[str]:
     """Return every variant's name, the baseline first, the packaged ones before the user's.
 
     Raises:
-        VariantError: A file of `./variants` has the name of a packaged variant, or one that cannot be a name.
+        VariantError: A file of `./variants` has a packaged variant's name, or one not allowed.
     """
     packaged = sorted(p.stem for p in PACKAGED.glob("*.toml"))
-    # Hidden files are not meant: editors and file managers leave them.
+    # Editors and file managers leave hidden files.
     own = USER.is_dir() and USER.resolve() != PACKAGED
     user = sorted(p.stem for p in USER.glob("*.toml") if not p.name.startswith(".")) if own else []
     for name in user:
         if not NAME.fullmatch(name):
             allowed = "at most 64 of a-z A-Z 0-9 _ . and -, the first a letter or digit"
-            raise VariantError(f"{USER}/{name!a}.toml: not a variant's name; allowed: {allowed}; rename the file")
+            raise VariantError(
+                f"{USER}/{name!a}.toml: this cannot be a variant's name; allowed: {allowed}; rename the file"
+            )
         if name in packaged:
             raise VariantError(f"{USER / name}.toml: the name {name} is taken by a packaged variant; rename the file")
     return [BASELINE, *(name for name in packaged if name != BASELINE), *user]
 
 
 def presets() -> list[str]:
-    """Return the names of the presets, the cheapest first."""
+    """Return the presets, the cheapest first."""
     order = ["smoke", "quick", "standard", "paper"]
     return sorted(
         (p.stem for p in PRESETS.glob("*.toml")), key=lambda name: (order.index(name) if name in order else 9, name)
@@ -107,7 +110,7 @@ def load(name: str) -> Variant:
 
 
 def canonical(name: str) -> str:
-    """Return the name that a combination goes by, whatever the order of its parts."""
+    """Return the name of a combination: its parts sorted, without the baseline."""
     return "+".join(sorted({part.strip() for part in name.split("+")} - {BASELINE}) or [BASELINE])
 
 

@@ -99,7 +99,9 @@ def test_what_cannot_be_measured_is_null_and_said_once(study: Path, tmp_path: Pa
     done = smoke(*words, cwd=study)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "inception" in line]
-    assert line.startswith("note: no fid and what else needs inception-v3-compat: no weights for inception_v3 here")
+    assert line.startswith(
+        "note: fid and the other metrics of inception-v3-compat are not measured: no weights for inception_v3"
+    )
     assert "ABLATE_OFFLINE forbids a download" in line
     assert pd.read_parquet(tmp_path / "results" / "runs.parquet")["fid"].isna().all()
 

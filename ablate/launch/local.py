@@ -14,6 +14,7 @@ from ablate.base.machine import device_bytes, environment, pick_device, use_thre
 from ablate.base.progress import Progress
 from ablate.data.datasets import load_dataset
 from ablate.inference import number_formats
+from ablate.launch.plans import with_plan
 from ablate.launch.queue import AS_FAILED, POLL_S, WorkQueue, sigterm_as_interrupt
 from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
@@ -100,7 +101,7 @@ def launch(
         stack.enter_context(use_threads(request.threads))
         stack.enter_context(sigterm_as_interrupt())
         queue = WorkQueue(
-            specs,
+            with_plan(specs, request, data),
             data,
             folder,
             rerun=request.rerun,

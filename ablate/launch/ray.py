@@ -26,6 +26,7 @@ from ablate.base.host import THREAD_VARIABLES
 from ablate.base.progress import Progress, Study, Task
 from ablate.base.text import printable
 from ablate.data.datasets import ImageSet, load_dataset
+from ablate.launch.plans import with_plan
 from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
     check_installed,
@@ -118,7 +119,7 @@ def launch(
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
         queue = WorkQueue(
-            specs,
+            with_plan(specs, request, data),
             data,
             folder,
             rerun=request.rerun,
@@ -345,6 +346,7 @@ class _Launcher:
         """Return a failed row for a run whose machine returned nothing."""
         spec, data = one.run.spec, self._data
         row: Row = one.run.row | {"axis": spec.axis, "preset": spec.preset, "budget": spec.budget}
+        row |= {"plan_id": spec.plan_id, "about": spec.about, "claims": spec.claims}
         row |= {"config": spec.config.to_json(), "config_hash": spec.config.hash, "status": "failed", "error": error}
         row |= {"data": data.name, "data_digest": data.digest}
         rows = {} if one.run.finished_before else {"runs": [row]}

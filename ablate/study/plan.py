@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ class RunSpec:
     config: Config
     budget: str = "steps"  # equal to the baseline's: `steps`, or training `macs`
     added: bool = False  # the baseline, which nobody named: made if it has not finished, never again
+    about: str = ""  # what the variant's file says of it now
+    claims: str = "[]"  # its claims as a JSON list
+    plan_id: str | None = None  # the recorded plan that this run belongs to
 
     def run_id(self, data: str, digest: str) -> str:
         """Return the run's name: readable parts, and a digest of configuration, data and seed."""
@@ -118,7 +122,17 @@ def plan(
             configs[name] = match(config, baseline)
             budgets[name] = "steps" if configs[name] == config else "macs"
     return [
-        RunSpec(v.name, v.axis, preset, seed, configs[v.name], budgets[v.name], added and v.name == variants.BASELINE)
+        RunSpec(
+            v.name,
+            v.axis,
+            preset,
+            seed,
+            configs[v.name],
+            budgets[v.name],
+            added and v.name == variants.BASELINE,
+            v.about,
+            json.dumps([claim.model_dump(exclude_none=True) for claim in v.claims]),
+        )
         for seed in seeds
         for v in loaded.values()
     ]

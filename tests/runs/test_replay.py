@@ -23,7 +23,9 @@ from ablate.base.errors import AblateError
 from ablate.models.weight_files import digest
 from ablate.store import tables
 
-VARIANT = 'about = "Small."\nsource = "test"\naxis = "test"\n' + command.CHEAP
+CLAIMS = [{"metric": "fd", "expect": "same", "because": "It is small.", "margin": "5%"}]
+CLAIM = 'claim = { metric = "fd", expect = "same", margin = "5%", because = "It is small." }\n'
+VARIANT = 'about = "Small."\nsource = "test"\naxis = "test"\n' + CLAIM + command.CHEAP
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,15 @@ def test_the_row_names_its_code_and_that_it_was_stable(study: Path) -> None:
     assert json.loads(row["code"]) == [json.loads(machine.code_version())]
     assert row["git_commit"] == json.loads(row["code"])[0]["commit"]
     assert row["unstable"] is False or not row["unstable"]
+
+
+def test_the_row_names_its_plan_and_what_its_file_claimed(study: Path) -> None:
+    row = tables.read(study / "results", "runs").iloc[0]
+    plan = tables.read(study / "results", "plans").set_index("plan_id").loc[row["plan_id"]]
+    assert json.loads(plan["seeds"]) == [0]
+    assert {"name": "small", "config_hash": row["config_hash"]} in json.loads(plan["variants"])
+    assert plan["created_at"] <= row["started_at"]
+    assert (row["about"], json.loads(row["claims"])) == ("Small.", CLAIMS)
 
 
 def test_the_row_is_enough_for_the_same_bits(study: Path) -> None:

@@ -133,7 +133,7 @@ def frames(*studies: Rows) -> dict[str, pd.DataFrame]:
     return {table: to_arrow(table, [row for made in studies for row in made[table]]).to_pandas() for table in tables}
 
 
-def found(*studies: Rows, **choice: Any) -> Findings:
+def findings_of(*studies: Rows, **choice: Any) -> Findings:
     """Return what a report finds in them; `choice` as in `Choice`."""
     return build(frames(*studies), Choice(**choice))
 

@@ -154,9 +154,9 @@ def test_the_images_of_one_pair_are_named(tmp_path: Path) -> None:
 
 def test_a_pair_needs_as_many_seeds_as_in_the_report() -> None:
     made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0, "direct": 0.0, "no_skip": 0.0}, range(8), random=3)
-    whole = synthetic.found(made)
+    whole = synthetic.findings_of(made)
     for choice in ({"variants": ("no_drift",)}, {"metrics": ("fd",)}, {"variants": ("no_drift",), "metrics": ("fd",)}):
-        part = synthetic.found(made, **choice)
+        part = synthetic.findings_of(made, **choice)
         needed = {c.metric: c.seeds_needed for c in part.comparisons if c.label == "no_drift"}
         assert needed.items() <= {c.metric: c.seeds_needed for c in whole.comparisons if c.label == "no_drift"}.items()
     for name in ("no_drift", "direct", "no_skip"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import synthetic
-from synthetic import found
+from synthetic import findings_of
 from typer.testing import CliRunner
 
 import ablate
@@ -31,7 +31,7 @@ def other(mark: str, *seeds: int, **columns: Any) -> synthetic.Rows:
 
 def refused(*studies: synthetic.Rows, **choice: Any) -> str:
     with pytest.raises(ResultsError) as error:
-        found(*studies, **choice)
+        findings_of(*studies, **choice)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -43,15 +43,15 @@ def test_presets_are_never_mixed() -> None:
     smoke = other("x", 0, preset="smoke")
     said = refused(MAIN, smoke)
     assert said == "presets that do not compare: quick (6 runs), smoke (2 runs); choose one, as in --preset quick"
-    assert found(MAIN, smoke, preset="quick").rows == found(MAIN).rows
-    assert found(MAIN, smoke, preset="smoke").compared.runs == 2
+    assert findings_of(MAIN, smoke, preset="quick").rows == findings_of(MAIN).rows
+    assert findings_of(MAIN, smoke, preset="smoke").compared.runs == 2
     said = refused(MAIN, smoke, preset="quikc")
     assert said == "no run with preset 'quikc'; did you mean quick? Found in the results: quick, smoke"
 
 
 def test_a_preset_without_a_finished_run_is_no_reason_to_refuse() -> None:
     failed = other("x", 0, preset="smoke", status="failed")
-    assert found(MAIN, failed).rows == found(MAIN).rows
+    assert findings_of(MAIN, failed).rows == findings_of(MAIN).rows
 
 
 def test_data_sets_are_never_mixed() -> None:
@@ -61,7 +61,7 @@ def test_data_sets_are_never_mixed() -> None:
         "data sets that do not compare: cats 55555555 (6 runs), dogs dddddddd (2 runs); choose one, as in --data cats"
     )
     for name in ("dogs", "/images/dogs.zip", "dddddd"):
-        assert found(MAIN, dogs, data=name).compared.data == "dogs"
+        assert findings_of(MAIN, dogs, data=name).compared.data == "dogs"
     assert refused(MAIN, dogs, data="x") == "no run with data 'x'. Found in the results: cats, dogs"
 
 
@@ -74,14 +74,14 @@ def test_hints_are_quoted_for_the_shell() -> None:
 def test_data_sets_of_one_name_are_told_apart_by_their_digest() -> None:
     later = other("x", 0, data_digest="6" * 64)
     assert refused(MAIN, later).endswith("choose one, as in --data 55555555")
-    assert found(MAIN, later, data="66666666").compared.runs == 2
-    assert found(MAIN, later, data="55555555").rows == found(MAIN).rows
+    assert findings_of(MAIN, later, data="66666666").compared.runs == 2
+    assert findings_of(MAIN, later, data="55555555").rows == findings_of(MAIN).rows
 
 
 def test_budgets_are_never_mixed() -> None:
     matched = other("x", 0, 1, budget="macs", steps=2000, config_hash="m")
-    steps, macs = (found(MAIN, matched, budget=budget) for budget in ("steps", "macs"))
-    assert [row.differences for row in steps.rows] == [row.differences for row in found(MAIN).rows]
+    steps, macs = (findings_of(MAIN, matched, budget=budget) for budget in ("steps", "macs"))
+    assert [row.differences for row in steps.rows] == [row.differences for row in findings_of(MAIN).rows]
     assert "left out: 4 runs with the baseline's training MACs (see --budget macs)" in steps.notes
     assert macs.compared.budget == "macs"
 
@@ -93,14 +93,14 @@ def test_equal_macs_are_those_of_the_newest_baseline() -> None:
     new = synthetic.rows(TWO, range(8))
     for run in new["runs"]:
         run["train_macs"] = 10**13 if run["variant"] == "baseline" else 5 * 10**12
-    at_macs = found(older, new, budget="macs")
+    at_macs = findings_of(older, new, budget="macs")
     assert [row.label for row in at_macs.rows] == ["baseline"]
     assert any("no run with the baseline's training MACs" in note and "no_drift" in note for note in at_macs.notes)
 
 
 def test_equal_macs_do_not_need_the_baseline_among_what_is_shown() -> None:
     made = synthetic.rows({"baseline": 0.0, "normalized": 5.0, "v_pred": 0.0}, range(8))
-    findings = found(made, budget="macs", against="normalized", variants=("v_pred",))
+    findings = findings_of(made, budget="macs", against="normalized", variants=("v_pred",))
     assert [row.label for row in findings.rows] == ["normalized", "v_pred"]
 
 
@@ -111,14 +111,14 @@ def test_numbers_of_samples_are_never_mixed() -> None:
         "runs measured with unequal numbers of images (samples/real) do not compare: 256/2048 (2 runs), 512/2048 (6 runs); "
         "choose one, as in --samples 256/2048, or run the others again"
     )
-    assert found(MAIN, few, samples="512").rows == found(MAIN).rows
-    assert found(MAIN, few, samples="256/2048").metrics[0].n == 256
+    assert findings_of(MAIN, few, samples="512").rows == findings_of(MAIN).rows
+    assert findings_of(MAIN, few, samples="256/2048").metrics[0].n == 256
     assert refused(MAIN, few, samples="100").startswith(
         "--samples 100: no run was measured with so many. Found: 256/2048"
     )
     more = other("y", 8, fd_ref_n=4096)
     assert "512/2048 (6 runs), 512/4096 (2 runs)" in refused(MAIN, more, samples="512")
-    assert found(MAIN, few, metrics=("pd",)).compared.runs == 8  # image by image: any number of them
+    assert findings_of(MAIN, few, metrics=("pd",)).compared.runs == 8  # image by image: any number of them
     assert "unequal numbers" in refused(MAIN, few, metrics=("pd", "precision"))
 
 
@@ -131,26 +131,26 @@ def test_extractors_are_never_mixed() -> None:
         "runs measured with different weights of efficientnet-lite0 do not compare: 555555555555 (6 runs)"
     )
     assert "as in --extractor aaaaaaaaaaaa" in said
-    assert found(MAIN, odd, extractor="5555").rows == found(MAIN).rows
-    chosen = found(MAIN, odd, extractor="aaaa")
+    assert findings_of(MAIN, odd, extractor="5555").rows == findings_of(MAIN).rows
+    chosen = findings_of(MAIN, odd, extractor="aaaa")
     assert chosen.compared.runs == 2
     assert chosen.metrics[0].extractor_digest == "a" * 64
     assert "--extractor bbbb: no run was measured with such weights" in refused(MAIN, odd, extractor="bbbb")
-    assert found(MAIN, odd, metrics=("psnr_db",)).compared.runs == 8  # no network
+    assert findings_of(MAIN, odd, metrics=("psnr_db",)).compared.runs == 8  # no network
 
 
 def test_extractors_of_runs_that_are_not_compared_do_not_matter() -> None:
     odd = other("x", 7, preset="smoke")
     for row in odd["fidelity"]:
         row["weights_digest"] = "a" * 64
-    assert found(MAIN, odd, preset="quick").metrics[0].extractor_digest == synthetic.DIGEST
+    assert findings_of(MAIN, odd, preset="quick").metrics[0].extractor_digest == synthetic.DIGEST
 
 
 def test_variants_are_chosen_and_compared_against_any() -> None:
     three = synthetic.rows(TWO | {"direct": 1.0}, range(3))
-    one = found(three, variants=("direct",))
+    one = findings_of(three, variants=("direct",))
     assert [row.label for row in one.rows] == ["baseline", "direct"]
-    turned = found(three, against="direct")
+    turned = findings_of(three, against="direct")
     assert turned.compared.against == "direct"
     assert [row.label for row in turned.rows] == ["direct", "baseline", "no_drift"]
     assert turned.comparisons[0].mean == pytest.approx(-(one.comparisons[0].mean or 0))
@@ -171,7 +171,7 @@ def test_the_order_of_a_combination_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_metrics_by_name() -> None:
-    by = found(MAIN, metrics=("precision", "latency_image_ms"))
+    by = findings_of(MAIN, metrics=("precision", "latency_image_ms"))
     assert [metric.name for metric in by.metrics] == ["precision", "latency_image_ms"]
     assert [metric.higher_is_better for metric in by.metrics] == [True, False]
     assert by.rows[0].values["precision"].n == 3
@@ -186,9 +186,9 @@ def test_metrics_by_name() -> None:
 
 def test_headlines_say_why() -> None:
     both = other("x", 8, fid=30.0, lpips=0.2)
-    assert found(both).compared.headline == ("fid", "lpips")
-    assert found(both).compared.why_headline == "measured of every run"
-    mixed = found(MAIN, both)
+    assert findings_of(both).compared.headline == ("fid", "lpips")
+    assert findings_of(both).compared.why_headline == "measured of every run"
+    mixed = findings_of(MAIN, both)
     assert mixed.compared.headline == ("fd", "pd")
     assert (
         mixed.compared.why_headline

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from synthetic import found, frames
+from synthetic import findings_of, frames
 
 from ablate.base.errors import VariantError
 from ablate.report.builder import build
@@ -45,7 +45,7 @@ def claim(findings: Findings, metric: str = "fd") -> Claim:
 
 def test_differences_are_those_of_the_runs_seed_by_seed() -> None:
     made = synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(8))
-    one = comparison(found(made), "no_drift")
+    one = comparison(findings_of(made), "no_drift")
     values = {(run["variant"], run["seed"]): run["fd"] for run in made["runs"]}
     differences = [values["no_drift", seed] - values["baseline", seed] for seed in range(8)]
     assert one.differences == pytest.approx(differences)
@@ -61,7 +61,7 @@ def test_differences_are_those_of_the_runs_seed_by_seed() -> None:
 
 def test_what_helps_what_hurts_what_is_undecided() -> None:
     truth = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "no_skip": 0.0}
-    findings = found(synthetic.rows(truth, range(11), spread=0.5))
+    findings = findings_of(synthetic.rows(truth, range(11), spread=0.5))
     assert {c.label: c.verdict for c in findings.comparisons if c.metric == "fd"} == {
         "no_drift": "hurts",
         "direct": "helps",
@@ -69,7 +69,9 @@ def test_what_helps_what_hurts_what_is_undecided() -> None:
     }
     assert comparison(findings, "no_drift").seeds_needed == 11
     assert (comparison(findings, "no_skip").seeds_needed or 9999) > 11
-    turned = found(synthetic.rows(truth, range(11), spread=0.5), metrics=("psnr_db",))  # psnr_db falls as fd grows
+    turned = findings_of(
+        synthetic.rows(truth, range(11), spread=0.5), metrics=("psnr_db",)
+    )  # psnr_db falls as fd grows
     assert comparison(turned, "no_drift", "psnr_db").verdict == "hurts"
     assert (comparison(turned, "no_drift", "psnr_db").mean or 0) < 0
 
@@ -79,7 +81,7 @@ def test_what_is_undecided_needs_more_seeds_than_there_are() -> None:
     base = {run["seed"]: run["fd"] for run in made["runs"][:6]}
     for run, difference in zip(made["runs"][6:], [10, 10, 10, 10, 10, -0.1], strict=True):
         run["fd"] = base[run["seed"]] + difference
-    one = comparison(found(made, metrics=("fd",)), "gone")
+    one = comparison(findings_of(made, metrics=("fd",)), "gone")
     expected = paired.summarise(one.differences)
     assert paired.seeds_needed(expected) == 6  # by the size of the difference; but one sign differs
     assert (one.verdict, one.seeds_needed) == ("undecided", 7)
@@ -87,7 +89,7 @@ def test_what_is_undecided_needs_more_seeds_than_there_are() -> None:
 
 def test_all_comparisons_and_claims_are_one_family() -> None:
     truth = {"baseline": 0.0, "no_drift": 5.0, "no_skip": 0.0, "direct": 0.0}
-    findings = found(synthetic.rows(truth, range(8), spread=0.5, schemes=["int8"]))
+    findings = findings_of(synthetic.rows(truth, range(8), spread=0.5, schemes=["int8"]))
     # Three variants by two metrics, and two claims of `direct` on int8: its claim on fd is a comparison already.
     assert findings.compared.family == 8
     assert findings.compared.least_seeds == 9
@@ -101,7 +103,7 @@ def test_all_comparisons_and_claims_are_one_family() -> None:
     assert "of 8 comparisons the first needs 9 seeds" in one.why
     assert one.detectable is None
     assert one.seeds_needed == 9
-    alone = found(synthetic.rows(truth, range(8), spread=0.5), metrics=("fd",), variants=("no_drift",))
+    alone = findings_of(synthetic.rows(truth, range(8), spread=0.5), metrics=("fd",), variants=("no_drift",))
     assert alone.compared.family == 1
     assert comparison(alone, "no_drift").verdict == "hurts"
 
@@ -110,7 +112,7 @@ def test_a_variant_with_too_few_seeds_for_a_test_takes_nothing_from_the_others()
     truth = {"baseline": 0.0, "no_drift": 5.0, **{f"synthetic_{i}": 0.0 for i in range(9)}}
     made = synthetic.rows(truth, range(8), spread=0.5)
     made["runs"] = [run for run in made["runs"] if not run["variant"].startswith("synthetic") or run["seed"] < 5]
-    findings = found(made, metrics=("fd",))
+    findings = findings_of(made, metrics=("fd",))
     one = comparison(findings, "no_drift")
     assert (one.verdict, one.p, one.p_holm, findings.compared.family) == ("hurts", 2**-7, 2**-7, 1)
     few = comparison(findings, "synthetic_0")
@@ -119,13 +121,13 @@ def test_a_variant_with_too_few_seeds_for_a_test_takes_nothing_from_the_others()
     for run in synthetic.rows({f"synthetic_{i}": 0.0 for i in range(9)}, [5], spread=0.5)["runs"]:
         made["runs"].append(run)
     assert (
-        comparison(found(made, metrics=("fd",)), "no_drift").verdict == "undecided"
+        comparison(findings_of(made, metrics=("fd",)), "no_drift").verdict == "undecided"
     )  # ten tests of six seeds and more
 
 
 @pytest.mark.parametrize("n", range(1, 6))
 def test_fewer_than_six_seeds_decide_nothing(n: int) -> None:
-    findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 900.0}, range(n), spread=0.01))
+    findings = findings_of(synthetic.rows({"baseline": 0.0, "no_drift": 900.0}, range(n), spread=0.01))
     assert {c.verdict for c in (*findings.comparisons, *findings.claims)} == {"undecided"}
     assert all(f"{n} seed" in c.why for c in findings.comparisons)
     assert all((c.seeds_needed or 0) >= 6 for c in findings.comparisons)
@@ -134,13 +136,13 @@ def test_fewer_than_six_seeds_decide_nothing(n: int) -> None:
 def test_seeds_that_diverged_stand_in_the_reason() -> None:
     made = synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(12), spread=0.5)
     made["runs"][-1] |= {"status": "diverged", "fd": None, "pd": None}
-    one = comparison(found(made), "no_drift")
+    one = comparison(findings_of(made), "no_drift")
     assert (one.verdict, one.n) == ("hurts", 11)
     assert one.why.endswith("; 1 seed diverged or failed, not counted")
 
 
 def test_without_a_baseline_there_is_nothing_to_judge() -> None:
-    findings = found(synthetic.rows({"no_drift": 0.0}, range(8)))
+    findings = findings_of(synthetic.rows({"no_drift": 0.0}, range(8)))
     assert (findings.comparisons, findings.claims, findings.compared.against) == ((), (), None)
     assert "the baseline has no finished run here: no differences" in findings.notes
 
@@ -150,7 +152,7 @@ def test_another_number_of_training_steps_is_not_judged() -> None:
     for run in made["runs"]:
         if run["variant"] == "no_drift":
             run["steps"] = 300
-    findings = found(made)
+    findings = findings_of(made)
     one = comparison(findings, "no_drift")
     assert (one.verdict, one.p_holm) == ("undecided", None)
     assert one.why == "not judged: an unequal budget, 300 steps, nfe 15 against 1,500 steps, nfe 15"
@@ -161,7 +163,7 @@ def test_another_number_of_training_steps_is_not_judged() -> None:
 
 def test_claims_get_verdicts() -> None:
     truth = {"baseline": 0.0, "no_drift": 5.0, "x_pred_v_loss": 5.0, "no_skip": 0.0}
-    findings = found(synthetic.rows(truth, range(11), spread=0.5))
+    findings = findings_of(synthetic.rows(truth, range(11), spread=0.5))
     assert {c.label: (c.expect, c.verdict) for c in findings.claims} == {
         "no_drift": ("worse", "supported"),
         "x_pred_v_loss": ("better", "contradicted"),
@@ -176,13 +178,13 @@ def test_a_claim_of_the_same_is_judged_by_its_margin(
     user: Write, margin: str, size: float, times: float, verdict: str
 ) -> None:
     user("thin", f'{{ metric = "fd", expect = "same", because = "c", margin = "{margin}" }}')
-    one = claim(found(synthetic.rows({"baseline": 0.0, "thin": times * size}, range(11), random=4)))
+    one = claim(findings_of(synthetic.rows({"baseline": 0.0, "thin": times * size}, range(11), random=4)))
     assert (one.margin, one.verdict) == (margin, verdict)
 
 
 def test_a_claim_of_the_same_without_a_margin_is_undecided(user: Write) -> None:
     user("thin", '{ metric = "fd", expect = "same", because = "c" }')
-    one = claim(found(synthetic.rows({"baseline": 0.0, "thin": 0.0}, range(11))))
+    one = claim(findings_of(synthetic.rows({"baseline": 0.0, "thin": 0.0}, range(11))))
     assert (one.verdict, one.margin) == ("undecided", None)
     assert "states no margin" in one.why
 
@@ -212,7 +214,7 @@ def test_claims_on_number_formats(seeds: int, loses: float, verdict: str) -> Non
             row["psnr_db"] = 44.0
         if row["scheme"] == "int8":
             row["fd_change"] = 1.0
-    findings = found(made)
+    findings = findings_of(made)
     assert claim(findings, "int8_psnr_db").verdict == verdict
     assert claim(findings, "int8_fd_change").verdict == "undecided"  # no difference at all
 
@@ -222,14 +224,14 @@ def test_claims_on_what_was_not_measured_say_so(user: Write) -> None:
         "thin",
         '[{ metric = "precision", expect = "better", because = "c" }, { metric = "beauty", expect = "better", because = "c" }]',
     )
-    findings = found(synthetic.rows({"baseline": 0.0, "thin": 5.0, "direct": 0.0}, range(11)))
+    findings = findings_of(synthetic.rows({"baseline": 0.0, "thin": 5.0, "direct": 0.0}, range(11)))
     assert claim(findings, "beauty").why == "beauty is not a metric"
     assert claim(findings, "precision").verdict == "supported"  # in `fidelity` alone
     assert claim(findings, "int8_psnr_db").why == "no run was measured in int8"
 
 
 def test_a_variant_whose_file_is_gone_is_still_shown() -> None:
-    findings = found(synthetic.rows({"baseline": 0.0, "gone": 5.0, "no_drift+v_pred": 5.0}, range(11)))
+    findings = findings_of(synthetic.rows({"baseline": 0.0, "gone": 5.0, "no_drift+v_pred": 5.0}, range(11)))
     assert {c.label for c in findings.comparisons} == {"gone", "no_drift+v_pred"}
     assert findings.claims == ()
 
@@ -244,7 +246,7 @@ def test_number_formats_measured_with_unequal_numbers_of_images_are_not_compared
 
 def test_factorial_studies_get_effects() -> None:
     truth = {"baseline": 0.0, "no_drift": 5.0, "v_pred": 0.0, "no_drift+v_pred": -20.0}
-    findings = found(synthetic.rows(truth, range(9), spread=0.5))
+    findings = findings_of(synthetic.rows(truth, range(9), spread=0.5))
     by_fd, by_pd = findings.factorials
     assert (by_fd.axes, by_fd.levels) == (("drift", "prediction"), (("baseline", "no_drift"), ("baseline", "v_pred")))
     assert (by_fd.metric, by_pd.metric, by_fd.seeds) == ("fd", "pd", tuple(range(9)))
@@ -254,34 +256,34 @@ def test_factorial_studies_get_effects() -> None:
     assert effects["no_drift", "v_pred"].mean == pytest.approx(-25, abs=1)
     assert {effect.verdict for effect in by_fd.effects} == {"helps"}
     assert [e.p_holm for e in by_fd.effects] == pytest.approx(paired.holm([e.p or 1 for e in by_fd.effects]))
-    few = found(synthetic.rows(truth, range(5), spread=0.5))
+    few = findings_of(synthetic.rows(truth, range(5), spread=0.5))
     assert {effect.verdict for effect in few.factorials[0].effects} == {"undecided"}
 
 
 def test_effects_are_of_the_newest_configurations() -> None:
     truth = {"baseline": 0.0, "no_drift": 2.0, "v_pred": 5.0, "no_drift+v_pred": 7.0}
     made = synthetic.rows(truth, range(9), spread=0.1)
-    before = found(made, metrics=("fd",)).factorials
+    before = findings_of(made, metrics=("fd",)).factorials
     older = synthetic.rows({"no_drift": 90.0}, range(9), config_hash="0")  # by its hash it comes first
     for row in (row for rows in older.values() for row in rows):
         row["run_id"] += "-old"
     for run in older["runs"]:
         run["finished_at"] -= timedelta(days=1)
     assert before
-    assert found(older, made, metrics=("fd",)).factorials == before
+    assert findings_of(older, made, metrics=("fd",)).factorials == before
 
 
 def test_latents_are_not_judged_by_images_that_other_noise_was_added_to() -> None:
     made = synthetic.rows({"baseline": 0.0, "latent": 50.0, "no_drift": 50.0}, range(9), spread=0.5)
     for run in made["runs"]:
         run["decode_macs"] = 10**8 if run["variant"] == "latent" else 0
-    findings = found(made)
+    findings = findings_of(made)
     assert comparison(findings, "latent").verdict == "hurts"
     one = comparison(findings, "latent", "pd")
     assert (one.verdict, one.p_holm, one.seeds_needed) == ("undecided", None, 9)
     assert one.why == "not judged: one adds its noise to latents, the other to pixels"
     assert comparison(findings, "no_drift", "pd").verdict == "hurts"
-    assert comparison(found(made, against="latent"), "no_drift", "pd").p_holm is None
+    assert comparison(findings_of(made, against="latent"), "no_drift", "pd").p_holm is None
 
 
 def test_the_work_of_an_image_counts_its_decoder() -> None:
@@ -289,7 +291,7 @@ def test_the_work_of_an_image_counts_its_decoder() -> None:
     for run in made["runs"]:
         run["decode_macs"] = 10**8 if run["variant"] == "latent" else None
         run["threads"] = run["seed"] + 1  # times do not compare
-    front = found(made).fronts[0]
+    front = findings_of(made).fronts[0]
     assert front.objectives[1] == "macs_image"
     work = {point.label: point.values[1] for point in front.points}
     assert work == {"baseline": 15 * 298_000_000, "latent": 15 * 298_000_000 + 10**8}
@@ -301,7 +303,7 @@ def test_factorial_studies_of_unequal_budgets_get_none() -> None:
     for run in made["runs"]:
         if run["variant"] == "no_drift+v_pred":
             run["steps"] = 300
-    findings = found(made)
+    findings = findings_of(made)
     assert findings.factorials == ()
     assert any(
         note.startswith("no effects of drift x prediction on fd: no_drift+v_pred: not judged: an unequal budget")
@@ -310,7 +312,7 @@ def test_factorial_studies_of_unequal_budgets_get_none() -> None:
 
 
 def test_an_incomplete_factorial_study_says_what_is_missing() -> None:
-    findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 5.0, "no_drift+v_pred": -20.0}, range(3)))
+    findings = findings_of(synthetic.rows({"baseline": 0.0, "no_drift": 5.0, "no_drift+v_pred": -20.0}, range(3)))
     assert findings.factorials == ()
     assert "no effects of drift x prediction: no finished run of v_pred" in findings.notes
 
@@ -320,7 +322,7 @@ def test_fronts_over_quality_time_and_bytes() -> None:
     for run in made["runs"]:
         run["latency_image_ms"] = {"baseline": 100.0, "no_drift": 120.0, "direct": 50.0}[run["variant"]]
         run["params"] = 1000
-    trained, formats = found(made).fronts
+    trained, formats = findings_of(made).fronts
     assert trained.objectives == ("fd", "latency_image_ms", "bytes")
     points = {point.label: point for point in trained.points}
     assert {label: point.on_front for label, point in points.items()} == {
@@ -338,16 +340,16 @@ def test_fronts_over_quality_time_and_bytes() -> None:
             row["latency_step_ms"] = None
         elif not row["simulated"]:
             row["float_latency_step_ms"] = 20.0
-    again = found(made).fronts[1]
+    again = findings_of(made).fronts[1]
     assert {point.values[1] for point in again.points if point.scheme == "fp32"} == {20.0}
     made["runs"][0]["device"] = "cuda"
-    findings = found(made)
+    findings = findings_of(made)
     assert findings.fronts[0].objectives == ("fd", "macs_image", "bytes")
     assert any("the machines differ" in note for note in findings.notes)
 
 
 def test_one_seed_has_no_share() -> None:
-    findings = found(synthetic.rows({"baseline": 0.0, "no_drift": 10.0}, [0]))
+    findings = findings_of(synthetic.rows({"baseline": 0.0, "no_drift": 10.0}, [0]))
     assert [point.share for point in findings.fronts[0].points] == [None, None]
 
 
@@ -363,7 +365,7 @@ def test_both_budgets_stand_side_by_side() -> None:
         for row in rows:
             row["run_id"] += "m"
     both = {table: made[table] + more[table] for table in made}
-    steps, macs = found(both), found(both, budget="macs")
+    steps, macs = findings_of(both), findings_of(both, budget="macs")
     rows = {row.label: row for row in steps.rows}
     assert rows["no_drift"].at_other_budget is not None
     assert rows["no_drift"].at_other_budget["fd"].mean == pytest.approx(4.0)
@@ -374,10 +376,10 @@ def test_both_budgets_stand_side_by_side() -> None:
     assert turned.at_other_budget == rows["no_drift"].differences
     assert "### At either budget" in to_markdown(steps)
     assert "+4.0" in to_markdown(steps).split("At either budget")[1].split("###")[0]
-    assert {row.at_other_budget is None for row in found(made).rows} == {True}
-    assert "At either budget" not in to_markdown(found(made))
+    assert {row.at_other_budget is None for row in findings_of(made).rows} == {True}
+    assert "At either budget" not in to_markdown(findings_of(made))
 
 
 def test_claims_may_be_left_out() -> None:
-    findings = found(synthetic.rows({"baseline": 0.0, "direct": 0.0}, range(3), schemes=["int8"]), claims=False)
+    findings = findings_of(synthetic.rows({"baseline": 0.0, "direct": 0.0}, range(3), schemes=["int8"]), claims=False)
     assert (findings.claims, findings.compared.family) == ((), 2)

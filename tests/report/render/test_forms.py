@@ -15,7 +15,7 @@ import pytest
 import synthetic
 from pydantic import ValidationError
 from rich.console import Console
-from synthetic import found, frames
+from synthetic import findings_of, frames
 
 from ablate.report import builder
 from ablate.report.findings import Findings
@@ -29,7 +29,7 @@ SCHEMA_SHA256 = "c6a1f64cb409632001d9965468478f1eaf261ce0f5dbcb3764ad8577674d7ef
 
 @cache
 def study(seeds: int = 12) -> Findings:
-    return found(synthetic.rows(TRUTH, range(seeds), spread=0.5, schemes=["int8", "fp8"]))
+    return findings_of(synthetic.rows(TRUTH, range(seeds), spread=0.5, schemes=["int8", "fp8"]))
 
 
 def rich(report: Findings, width: int, full: bool = True, **options: Any) -> str:
@@ -71,10 +71,10 @@ def test_documents_are_valid(seeds: int) -> None:
 
 def test_documents_of_little_are_valid() -> None:
     made = synthetic.rows({"no_drift": 1.0}, [0])
-    assert validate(found(made))["compared"]["against"] is None
+    assert validate(findings_of(made))["compared"]["against"] is None
     made["runs"][0] |= {"status": "failed", "fd": None, "pd": None, "data": None, "data_digest": None}
-    assert validate(found(made))["rows"][0]["values"]["fd"] == {"mean": None, "sd": None, "n": 0}
-    assert validate(found({"runs": [], "fidelity": [], "quantized": []}))["rows"] == []
+    assert validate(findings_of(made))["rows"][0]["values"]["fd"] == {"mean": None, "sd": None, "n": 0}
+    assert validate(findings_of({"runs": [], "fidelity": [], "quantized": []}))["rows"] == []
 
 
 def test_what_is_not_a_report_is_not_valid() -> None:
@@ -212,15 +212,15 @@ def test_a_study_of_four_variants_fits_one_screen() -> None:
 def test_what_does_not_fit_is_named_instead() -> None:
     names = ["baseline", "direct", "no_drift", *(f"synthetic_{i}" for i in range(11))]
     made = synthetic.rows(dict.fromkeys(names, 0.0), range(6))
-    brief = rich(found(made), 100, full=False)
+    brief = rich(findings_of(made), 100, full=False)
     assert "Claims" not in brief
     assert "--full: also claims, quality, costs and trade-offs" in " ".join(brief.split())
-    only_claims = rich(found(synthetic.rows({"baseline": 0.0, "no_drift": 1.0}, range(6))), 100, full=False)
+    only_claims = rich(findings_of(synthetic.rows({"baseline": 0.0, "no_drift": 1.0}, range(6))), 100, full=False)
     assert re.search(r"no_drift +fd worse +undecided", only_claims)
 
 
 def test_without_a_comparison_the_terminal_shows_quality() -> None:
-    assert "Quality and costs" in rich(found(synthetic.rows({"no_drift": 1.0}, [0])), 100, full=False)
+    assert "Quality and costs" in rich(findings_of(synthetic.rows({"no_drift": 1.0}, [0])), 100, full=False)
 
 
 def test_colour_stands_only_where_a_verdict_does() -> None:

@@ -151,7 +151,7 @@ def test_what_is_forced_and_does_not_finish_leaves_the_finished_rows(study: Path
 
 
 def test_report_in_three_formats_tells_the_same(study: Path) -> None:
-    table = command.ablate("report", cwd=study)
+    table = command.ablate("report", "--full", cwd=study)
     assert table.returncode == 0, table.stderr
     assert max(map(len, table.stdout.splitlines())) <= 100
     document = json.loads(command.ablate("report", "--format", "json", cwd=study).stdout)

@@ -26,7 +26,7 @@ from ablate.diffusion.sampling import sample_images, sample_images_with
 from ablate.diffusion.solvers import evaluations
 from ablate.metrics import extractors
 from ablate.models.cost import cost
-from ablate.models.kpn import filters
+from ablate.models.kpn import filters, rotary
 from ablate.models.kpn.denoiser import Denoiser, build
 from ablate.runs.pipeline import perceptual_loss
 from ablate.store import tables
@@ -90,6 +90,20 @@ def _upsampling(device: torch.device, folder: Path) -> Case:
     params = torch.randn(batch, 3, SIDE, SIDE, device=device, requires_grad=True)
     calls = [lambda: filters.upsample_gaussian(image, params), lambda: published.upsample_gaussian(image, params)]
     return _operation(calls, [image, params], True, 4.0 * batch * SIDE**2 * 3 * (2.25 + 3.5))
+
+
+def _rotary(device: torch.device, folder: Path) -> Case:
+    """Rotated queries and keys of a block at `quick`, without gradients."""
+    model, batch = _baseline("quick").model, 64
+    heads, channels = model.attention_heads, model.width // model.attention_heads
+    qkv, angles = torch.randn(batch, 64, 3, heads, channels, device=device), rotary.rotary_angles(8, channels)
+    cos, sin = angles.cos().to(device), angles.sin().to(device)
+    return Case(
+        batch,
+        lambda: rotary.split_and_rotate(qkv, cos, sin)[:2],
+        lambda: tuple(rotary.rotate(x, cos, sin) for x in qkv.permute(2, 0, 3, 1, 4)[:2]),
+        bytes_moved=qkv.nbytes * 4 / 3,
+    )
 
 
 def _operation(
@@ -266,6 +280,7 @@ CASES: dict[str, MakeCase] = {
     "filter op, forward": _filter(False),
     "filter op": _filter(True),
     "upsampling": _upsampling,
+    "rotary embedding": _rotary,
     "model forward": _forward,
     "training step, quick": _training("quick", 32, False),
     "training step, quick, perceptual": _training("quick", 16, True),

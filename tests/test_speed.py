@@ -18,7 +18,7 @@ from benchmarks import speed_table as pages
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["filter op, forward", "filter op", "upsampling"])
+@pytest.mark.parametrize("name", ["filter op, forward", "filter op", "upsampling", "rotary embedding"])
 def test_an_operation_equals_its_reference(name: str) -> None:
     torch.manual_seed(0)
     case = operations.CASES[name](CPU, Path())

@@ -82,21 +82,14 @@ def sample_images_with(
     batch: int = BATCH,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Tensor:
-    """Sample images as `sample_images` does, with any denoising function.
+    """Sample images with any denoising function; arguments and result as in `sample_images`, and:
 
     Args:
         denoise: (z (B, C, S, S), t (B,)) -> x_hat (B, C, S, S), float32.
         config: Names the diffusion space, the solver and its steps.
-        seed: The run's seed.
-        indices: As in `sample_images`.
         stream: Stream of the noise.
         decode: Maps samples (B, C, S, S) of the diffusion space to images (B, 3, 64, 64).
-        device: Where the noise goes.
-        batch: As in `sample_images`.
-        on_batch: As in `sample_images`.
-
-    Returns:
-        As `sample_images`.
+        device: The device of the noise.
     """
     indices, (channels, size, _) = list(indices), DIFFUSION_SPACES[config.model.space]
     images = []

@@ -42,7 +42,6 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the sum."""
         out: Tensor = x + self.layers(x)
         return out
 

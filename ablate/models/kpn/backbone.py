@@ -163,7 +163,6 @@ class Backbone(nn.Module):
             block.compile(dynamic=False)
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        """Return the features."""
         tokens = self.positions(self.embed(z).flatten(2).transpose(1, 2))
         time = self.time(t)
         for block in self.blocks:
@@ -179,7 +178,6 @@ class Upsample2x(nn.ConvTranspose2d):
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
-        """Build it with a bias."""
         super().__init__(channels, out_channels, 2, stride=2)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -210,7 +208,6 @@ class UpscalerStage(nn.Module):
         self.up = Upsample2x(channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features at twice the resolution."""
         out: Tensor = self.up(x + self.residual(x))
         return out
 

@@ -200,14 +200,8 @@ def filter_backward(
     Row r of the padded image gets contributions from the rows i = r - dy, one sum per dx. So each
     pair of row and tap is visited once, and no sum is read right after its neighbour is written.
 
-    Args:
-        padded: As in `filter_forward`.
-        params: As in `filter_forward`.
-        batch_stride: As in `filter_forward`.
-        apply_tanh: As in `filter_forward`.
-        grad: (B, C, H, W).
-        d_padded: (B, C, H + 4, W + 4), overwritten.
-        d_params: (B, 25, H, W), overwritten.
+    Args as in `filter_forward`, and: grad (B, C, H, W); d_padded (B, C, H + 4, W + 4) and d_params
+    (B, 25, H, W), overwritten.
     """
     batch, channels, height, width = grad.shape
     rows, one = height + 2 * RADIUS, grad.dtype.type(1)
@@ -318,13 +312,8 @@ def upsample_backward(padded: Any, params: Any, batch_stride: int, grad: Any, d_
 
     d loss / d logit_k = w_k (u_k - sum_m w_m u_m),  w_k = e_k / sum e,  u_k = sum_c g_c x_{c, k}
 
-    Args:
-        padded: As in `upsample_forward`.
-        params: As in `upsample_forward`.
-        batch_stride: As in `upsample_forward`.
-        grad: (B, C, 2h, 2w).
-        d_padded: (B, C, h + 4, w + 4), overwritten.
-        d_params: (B, 3, 2h, 2w), overwritten.
+    Args as in `upsample_forward`, and: grad (B, C, 2h, 2w); d_padded (B, C, h + 4, w + 4) and
+    d_params (B, 3, 2h, 2w), overwritten.
     """
     batch, channels, out_height, out_width = grad.shape
     width, rows = out_width // 2, out_height // 2 + 2 * RADIUS

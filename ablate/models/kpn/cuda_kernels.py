@@ -284,13 +284,8 @@ def filter_backward(
 ) -> tuple[Tensor | None, Tensor]:
     """Return the gradients of the image (B, C, H, W) and of the parameters (B, 25, H, W).
 
-    Args:
-        image: As in `filter_forward`.
-        params: As in `filter_forward`.
-        batch_stride: As in `filter_forward`.
-        grad: Gradient of the output (B, C, H, W), contiguous.
-        apply_tanh: As in `filter_forward`.
-        with_image: Whether the image's gradient is computed; otherwise it is None.
+    Args as in `filter_forward`, and: grad, that of the output (B, C, H, W), contiguous; with_image,
+    whether the image's gradient is computed, which is None otherwise.
     """
     (b, c, height, width), d_image = image.shape, torch.empty_like(image) if with_image else None
     d_params, plane = image.new_empty(b, 25, height, width), height * width
@@ -321,11 +316,7 @@ def upsample_forward(padded: Tensor, params: Tensor, batch_stride: int) -> Tenso
 def upsample_backward(padded: Tensor, params: Tensor, batch_stride: int, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of the padded image and of the parameters (B, 3, 2h, 2w).
 
-    Args:
-        padded: As in `upsample_forward`.
-        params: As in `upsample_forward`.
-        batch_stride: As in `upsample_forward`.
-        grad: Gradient of the output (B, C, 2h, 2w), contiguous.
+    Args as in `upsample_forward`, and: grad, that of the output (B, C, 2h, 2w), contiguous.
     """
     b, c, height, width = _unpadded_shape(padded)
     form, d_params = (padded.new_empty(b, n, 2 * height, 2 * width) for n in (4, 3))

@@ -18,7 +18,6 @@ class DirectOutput(nn.Module):
     """Takes the output of the finest head as the sample itself, instead of filter parameters."""
 
     def forward(self, image: Tensor, head_outputs: Sequence[Tensor]) -> Tensor:
-        """Return (B, C, S, S) float32."""
         return head_outputs[-1].float()
 
 

@@ -40,7 +40,6 @@ class Drift(nn.Module):
         self.out = ZeroConv2d(hidden, channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the offset."""
         full = F.leaky_relu(self.down[0](z), 0.2)
         half = F.leaky_relu(self.down[1](F.avg_pool2d(full, 2)), 0.2)
         quarter = F.leaky_relu(self.down[2](F.avg_pool2d(half, 2)), 0.2)

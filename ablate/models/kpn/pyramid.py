@@ -10,7 +10,7 @@ parameters, 29 per pixel in the baseline: 25 kernel weights, 3 Gaussian paramete
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,41 +60,41 @@ class FilterHead(nn.Sequential):
             super().__init__(RowsConv2d(channels, rows))
 
 
-def filter_pyramid(
-    image: Tensor,
-    filter_params: Sequence[Tensor],
-    *,
-    kernel: str,
-    upsampling: str,
-    skip: str,
-    observe: Iterable[Callable[[Tensor], Tensor]] | None = None,
-) -> Tensor:
-    """Filter a noisy sample through the pyramid, in its dtype whatever that of the parameters is.
+class FilterPyramid(nn.Module):
+    """The filter pyramid, in the dtype of the noisy sample whatever that of the parameters is.
 
-    Args:
-        image: (B, C, S, S).
-        filter_params: Per scale, coarse to fine: (B, n, S/4, S/4), (B, n, S/2, S/2), (B, n, S, S);
-            n = 29 in the baseline, `len(baseline_rows(...))` in general.
-        kernel: A key of `KERNEL_WEIGHTS`.
-        upsampling: A key of `UPSAMPLING`.
-        skip: A key of `SKIP`.
-        observe: Functions applied to the input of each filter, down then up; None: none.
-
-    Returns:
-        (B, C, S, S).
+    It has no weights. Every operand of a filter passes an `nn.Identity`, whose hooks can measure or
+    round it: the parameters coarse to fine, the images on the way down and then up.
     """
-    operations = (KERNEL_WEIGHTS[kernel], UPSAMPLING[upsampling], SKIP[skip])
-    split = [_split(params, image.dtype, [operation.params for operation in operations]) for params in filter_params]
-    observers = iter(observe or [lambda x: x] * 2 * len(split))
-    filtered = []
-    with torch.autocast(image.device.type, enabled=False):
-        for kernel_params, _, _ in reversed(split):
-            filtered.append(filter_with(kernel, next(observers)(image), kernel_params))
-            image = F.avg_pool2d(filtered[-1], 2)
-        for (_, gaussian, skip_weight), fine in zip(split, reversed(filtered), strict=True):
-            upsampled = operations[1].apply(next(observers)(image), gaussian)
-            image = operations[2].apply(upsampled, fine, skip_weight)
-    return image
+
+    def __init__(self, scales: int, *, kernel: str, upsampling: str, skip: str) -> None:
+        """Choose the operations: keys of `KERNEL_WEIGHTS`, `UPSAMPLING` and `SKIP`."""
+        super().__init__()
+        self.kernel, self.upsample, self.skip = kernel, UPSAMPLING[upsampling], SKIP[skip]
+        self.counts = [operation.params for operation in (KERNEL_WEIGHTS[kernel], self.upsample, self.skip)]
+        self.filter_params = nn.ModuleList(nn.Identity() for _ in range(scales))
+        self.images = nn.ModuleList(nn.Identity() for _ in range(2 * scales))
+
+    def forward(self, image: Tensor, filter_params: Sequence[Tensor]) -> Tensor:
+        """Return the filtered sample.
+
+        Args:
+            image: The noisy sample (B, C, S, S).
+            filter_params: Per scale, coarse to fine, (B, n, S/4, S/4), (B, n, S/2, S/2) and
+                (B, n, S, S); n = 29 in the baseline, `len(baseline_rows(...))` in general.
+        """
+        observed = [observe(params) for observe, params in zip(self.filter_params, filter_params, strict=True)]
+        split = [_split(params, image.dtype, self.counts) for params in observed]
+        observers = iter(self.images)
+        filtered = []
+        with torch.autocast(image.device.type, enabled=False):
+            for kernel_params, _, _ in reversed(split):
+                filtered.append(filter_with(self.kernel, next(observers)(image), kernel_params))
+                image = F.avg_pool2d(filtered[-1], 2)
+            for (_, gaussian, skip_weight), fine in zip(split, reversed(filtered), strict=True):
+                upsampled = self.upsample.apply(next(observers)(image), gaussian)
+                image = self.skip.apply(upsampled, fine, skip_weight)
+        return image
 
 
 def _split(params: Tensor, dtype: torch.dtype, counts: list[int]) -> tuple[Tensor, ...]:
@@ -103,25 +103,6 @@ def _split(params: Tensor, dtype: torch.dtype, counts: list[int]) -> tuple[Tenso
         # For gradients of another layout a CPU's convolutions use kernels that round differently.
         params.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
     return params.to(dtype, memory_format=torch.contiguous_format).split(counts, dim=1)
-
-
-class FilterPyramid(nn.Module):
-    """The filter pyramid as a module without weights.
-
-    Every operand passes an `nn.Identity`, whose hooks can measure or round it.
-    """
-
-    def __init__(self, scales: int, *, kernel: str, upsampling: str, skip: str) -> None:
-        """Choose the operations by name, as in `filter_pyramid`."""
-        super().__init__()
-        self.operations = {"kernel": kernel, "upsampling": upsampling, "skip": skip}
-        self.filter_params = nn.ModuleList(nn.Identity() for _ in range(scales))
-        self.images = nn.ModuleList(nn.Identity() for _ in range(2 * scales))
-
-    def forward(self, image: Tensor, filter_params: Sequence[Tensor]) -> Tensor:
-        """Return the filtered sample (B, C, S, S) float32; shapes as in `filter_pyramid`."""
-        observed = [observer(params) for observer, params in zip(self.filter_params, filter_params, strict=True)]
-        return filter_pyramid(image, observed, **self.operations, observe=self.images)
 
 
 def pyramid_macs(channels: int, size: int, scales: int, *, kernel: str, upsampling: str, skip: str) -> int:

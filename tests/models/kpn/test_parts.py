@@ -44,11 +44,9 @@ def test_upsample2x_is_a_transposed_convolution() -> None:
 def test_pyramid_gradients() -> None:
     image = torch.randn(1, 1, 8, 8, dtype=torch.double, requires_grad=True)
     filter_params = [torch.randn(1, 29, s, s, dtype=torch.double, requires_grad=True) for s in (2, 4, 8)]
-
-    def run(image: torch.Tensor, *params: torch.Tensor) -> torch.Tensor:
-        return pyramid.filter_pyramid(image, params, kernel="tanh", upsampling="gaussian", skip="lerp")
-
-    assert torch.autograd.gradcheck(run, (image, *filter_params), fast_mode=True)
+    filters = pyramid.FilterPyramid(3, kernel="tanh", upsampling="gaussian", skip="lerp")
+    inputs = (image, *filter_params)
+    assert torch.autograd.gradcheck(lambda x, *params: filters(x, params), inputs, fast_mode=True)
 
 
 def test_rotary_embedding_keeps_norms_and_depends_on_distance_alone() -> None:
@@ -90,7 +88,8 @@ def test_the_rotary_kernel_rounds_to_bfloat16_as_torch_does() -> None:
 def test_gradients_of_filter_params_reach_the_heads_channels_last(dtype: torch.dtype) -> None:
     params = [torch.randn(2, 29, s, s).to(dtype, memory_format=torch.channels_last) for s in (2, 4, 8)]
     outputs = [p.requires_grad_() * 1 for p in params]
-    out = pyramid.filter_pyramid(torch.randn(2, 3, 8, 8), outputs, kernel="tanh", upsampling="gaussian", skip="lerp")
+    filters = pyramid.FilterPyramid(3, kernel="tanh", upsampling="gaussian", skip="lerp")
+    out = filters(torch.randn(2, 3, 8, 8), outputs)
     grads: list[torch.Tensor] = []
     for output in outputs:
         output.register_hook(grads.append)

@@ -12,53 +12,18 @@ of the old one, locks it, and writes its own name.
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import filelock
 
 from ablate.base.errors import ResultsError
-from ablate.base.text import printable
+from ablate.store.owners import Owner
 
 LOCK_TIMEOUT_S = 60.0
-MAX_BYTES = 4096  # of an owner's file
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process that holds a lease, and since when (ISO 8601, UTC). `pid` None: unknown."""
-
-    pid: int | None = None
-    host: str = ""
-    since: str = ""
-
-    def describe(self) -> str:
-        """Return the owner in a few printable words."""
-        known = f"process {self.pid} on {printable(self.host)} since {printable(self.since[:19])}"
-        return "another process" if self.pid is None else known
-
-    def is_named_in(self, path: Path) -> bool:
-        """Return whether a file names this owner."""
-        return read_owner(path) == self
-
-
-def read_owner(path: Path) -> Owner:
-    """Return the owner that a file names; an unknown one where it is missing or damaged."""
-    try:
-        with path.open("rb") as file:
-            values = json.loads(file.read(MAX_BYTES))
-        pid, host, since = values["pid"], values["host"], values["since"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return Owner()
-    valid = type(pid) is int and isinstance(host, str) and isinstance(since, str)
-    return Owner(pid, host, since) if valid else Owner()
 
 
 @dataclass(frozen=True)
@@ -93,8 +58,7 @@ class Leases:
             ResultsError: The leases' folder cannot be written, or stayed locked.
         """
         path, note, new = (self._folder / name for name in (f"{run_id}.lock", f"{run_id}.json", ".new"))
-        me = Owner(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat())
-        lock = filelock.FileLock(path)
+        lock, me = filelock.FileLock(path), Owner.here()
         with self._changing():
             if steal_from is not None and steal_from.is_named_in(note):
                 new.touch()
@@ -102,8 +66,8 @@ class Leases:
             try:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
-                return read_owner(note)
-            new.write_text(json.dumps(asdict(me)), encoding="utf-8")
+                return Owner.read(note)
+            me.write(new)
             new.replace(note)
         return Lease(partial(me.is_named_in, note), partial(self._give_back, lock, path, note, me))
 
@@ -115,7 +79,7 @@ class Leases:
                 try:
                     filelock.FileLock(path).acquire(timeout=0).lock.release()
                 except (filelock.Timeout, OSError):  # held, or not ours to try
-                    owners[path.stem] = read_owner(path.with_suffix(".json"))
+                    owners[path.stem] = Owner.read(path.with_suffix(".json"))
         return owners
 
     def _give_back(self, lock: filelock.BaseFileLock, path: Path, note: Path, me: Owner) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 
 from ablate.base.signals import handled
 from ablate.data.datasets import ImageSet
-from ablate.launch.leases import Lease, Leases, Owner
+from ablate.launch.leases import Lease, Leases
 from ablate.runs.context import Row
 from ablate.runs.pipeline import clean_up_finished, working_folder
 from ablate.store import tables
+from ablate.store.owners import Owner
 from ablate.study.plan import RunSpec
 from ablate.study.request import Rerun
 
@@ -118,7 +119,9 @@ class WorkQueue:
                 lease = self._leases.take(run_id, owner)
                 if isinstance(lease, Owner):
                     if run_id not in announced:
-                        self._say(f"{run_id}: {lease.describe()} is making it")
+                        self._say(
+                            f"{run_id}: {lease.describe()} is making it (--steal takes it, if that process hangs)"
+                        )
                         announced.add(run_id)
                     continue
                 try:

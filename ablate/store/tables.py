@@ -11,14 +11,11 @@ old table or the new one, never half of one, and a process that is killed loses 
 from __future__ import annotations
 
 import base64
-import json
 import os
-import socket
 import tempfile
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ import pyarrow.parquet as pq
 from ablate.base.errors import ResultsError
 from ablate.store import schema
 from ablate.store.atomic_files import sync_folder
+from ablate.store.owners import Owner
 
 
 def append(
@@ -223,31 +221,18 @@ def _lock(results: Path, timeout: float) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise ResultsError(
-            f"{results}: locked by {_describe(holder)}, waited {timeout:g} s; wait for it or end it, then run again"
+            f"{results}: locked by {Owner.read(holder).describe()}, waited {timeout:g} s; wait for it or end it, then run again"
         ) from error
     except OSError as error:
         raise ResultsError(f"{results}: cannot be locked: {_reason(error)}; choose another --results folder") from error
     try:
         with suppress(OSError):  # only informs; a full disk is reported by the tables themselves
-            who = {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            holder.write_text(json.dumps(who), encoding="utf-8")
+            Owner.here().write(holder)
         yield
     finally:
         with suppress(OSError):
             holder.unlink(missing_ok=True)
         lock.release()
-
-
-def _describe(holder: Path) -> str:
-    try:
-        who = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {who['pid']} on {who['host']} since {who['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
 
 
 def _reason(error: Exception) -> str:

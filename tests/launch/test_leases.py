@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablate.base.errors import ResultsError
-from ablate.launch.leases import Lease, Leases, Owner, read_owner
+from ablate.launch.leases import Lease, Leases
+from ablate.store.owners import Owner
 
 RUN = "baseline-smoke-cats-s0-00000000"
 
@@ -162,4 +163,4 @@ FIELDS = st.fixed_dictionaries(
 def test_no_owner_file_can_do_harm(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "owner.json"
     path.write_bytes(content)
-    assert read_owner(path).describe().isprintable()
+    assert Owner.read(path).describe().isprintable()

@@ -330,6 +330,15 @@ def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         launch(ray.launch, tmp_path, "results")
 
 
+def test_an_empty_ray_address_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert StudyRequest(launcher="ray").cluster is None
+    assert StudyRequest(launcher="local").cluster is None
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert StudyRequest(launcher="ray").cluster == "head:6379"
+    assert StudyRequest(launcher="ray", ray_address="other:1").cluster == "other:1"
+
+
 def test_the_cluster_chooses_the_gpu(tmp_path: Path) -> None:
     with pytest.raises(AblateError, match="Allowed: auto, cpu, cuda"):
         launch(ray.launch, tmp_path, "results", device="cuda:1")

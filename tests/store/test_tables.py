@@ -365,7 +365,7 @@ def test_a_locked_folder_says_who_holds_it(tmp_path: Path) -> None:
     (tmp_path / ".lock.json").write_text(json.dumps({"pid": 4711, "host": "box", "since": "2026-11-24T03:00:00+00:00"}))
     with filelock.FileLock(tmp_path / ".lock"), pytest.raises(ResultsError) as error:
         tables.append(tmp_path, {"runs": [run()]}, timeout=0.1)
-    assert "locked by process 4711 on box since 2026-11-24T03:00:00+00:00, waited 0.1 s" in one_line(error)
+    assert "locked by process 4711 on box since 2026-11-24T03:00:00 UTC, waited 0.1 s" in one_line(error)
     assert not (tmp_path / "runs.parquet").exists()
 
 

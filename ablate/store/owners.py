@@ -1,0 +1,49 @@
+"""The process that holds a lock, in a JSON file beside it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from ablate.base.text import printable
+
+MAX_BYTES = 4096  # of an owner's file
+
+
+class Owner(BaseModel, frozen=True, strict=True):
+    """The process that holds a lock, and since when (ISO 8601, UTC). `pid` None: unknown."""
+
+    pid: int | None = None
+    host: str = ""
+    since: str = ""
+
+    @classmethod
+    def here(cls) -> Owner:
+        """Return this process, from now."""
+        return cls(pid=os.getpid(), host=socket.gethostname(), since=datetime.now(UTC).isoformat())
+
+    @classmethod
+    def read(cls, path: Path) -> Owner:
+        """Return the owner that a file names; an unknown one if it is missing or damaged."""
+        try:
+            with path.open("rb") as file:
+                return cls.model_validate_json(file.read(MAX_BYTES))
+        except (OSError, ValidationError):
+            return cls()
+
+    def write(self, path: Path) -> None:
+        """Write the owner to a file."""
+        path.write_text(self.model_dump_json(), encoding="utf-8")
+
+    def is_named_in(self, path: Path) -> bool:
+        """Return whether a file names this owner."""
+        return Owner.read(path) == self
+
+    def describe(self) -> str:
+        """Return the owner in a few printable words."""
+        known = f"process {self.pid} on {printable(self.host)} since {printable(self.since[:19])} UTC"
+        return "another process" if self.pid is None else known

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from ablate.report.render.number_text import number, rounded
@@ -36,7 +37,7 @@ def render(document: Mapping[str, Any]) -> RenderableType:
         ),
     ]
     for group in document["groups"]:
-        parts += [Text(""), Text(f"batch {group['batch']}", style="bold"), to_rich(_table(group, labels))]
+        parts += [Text(""), Text(f"batch {group['batch']}", style="bold"), _table(group, labels)]
         noisy = [row["noise"] for row in group["rows"] if row["noisy"]]
         if noisy:
             how = f"noise above {document['noise_threshold']:g} in {len(noisy)} of {len(group['rows'])}"
@@ -57,7 +58,7 @@ def render(document: Mapping[str, Any]) -> RenderableType:
     return Group(*parts, *(Text(line, style="dim") for line in legend))
 
 
-def _table(group: Mapping[str, Any], labels: Mapping[str, str]) -> TextTable:
+def _table(group: Mapping[str, Any], labels: Mapping[str, str]) -> Table:
     lines = []
     for row in group["rows"]:
         noise = rounded(row["noise"], 2)
@@ -75,7 +76,9 @@ def _table(group: Mapping[str, Any], labels: Mapping[str, str]) -> TextTable:
                 number(row["images_per_s"]),
             )
         )
-    return TextTable("", HEADS, tuple(lines), (0, 1, 2))
+    table = to_rich(TextTable("", HEADS, tuple(lines), (0, 1, 2)))
+    table.padding = 0  # one space between columns: nine of them fit 80 columns
+    return table
 
 
 def _name(row: Mapping[str, Any], labels: Mapping[str, str]) -> str:

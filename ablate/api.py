@@ -260,8 +260,8 @@ def run(
 ) -> Results:
     """Train, sample, measure and record variants and their baseline, as `ablate run` does.
 
-    Finished runs are skipped, interrupted ones resume. Progress goes to stderr: bars on a terminal,
-    and a line for each run.
+    Finished runs are skipped, interrupted ones resume. Progress goes to stderr: a line for each run,
+    and bars on a terminal or in a notebook with ipywidgets.
 
     Args:
         variant: A variant, `a+b` for a combination, `all` for every one, or several of these.

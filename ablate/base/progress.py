@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ class Progress:
     """Shows bars inside its `with` block.
 
     Args:
-        enabled: Draw bars; None: only if stderr is a terminal.
+        enabled: Draw bars; None: only on a terminal, and in a notebook that has ipywidgets.
     """
 
     def __init__(self, *, enabled: bool | None = None) -> None:
-        self._bars = _bars() if (sys.stderr.isatty() if enabled is None else enabled) else None
+        self._bars = _bars() if (sys.stderr.isatty() or _in_notebook() if enabled is None else enabled) else None
 
     def __enter__(self) -> Progress:
         if self._bars is not None:
@@ -122,6 +123,10 @@ class Progress:
             task.remove()
 
 
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
+
+
 def _bars() -> rich.progress.Progress:
     from rich import progress as rp
     from rich.console import Console
@@ -149,7 +154,7 @@ def _bars() -> rich.progress.Progress:
             return text
 
     # stdout carries results: print() may go through the console only if both are a terminal.
-    console = Console(stderr=True, force_terminal=True)
+    console = Console(stderr=True, force_terminal=None if _in_notebook() else True)
     narrow = console.width < 110
     name = Cut(lambda task: task.description, 28 if narrow else 60)
     note = Cut(lambda task: str(task.fields["note"]), 18 if narrow else 60, "dim")

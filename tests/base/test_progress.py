@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -76,6 +76,13 @@ def test_a_terminal_turns_the_bars_on(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     work(Progress())
     assert "3/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_with_widgets_turns_the_bars_on(monkeypatch: pytest.MonkeyPatch, widgets: bool) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setattr("ablate.base.progress.find_spec", lambda name: object() if widgets else None)
+    assert (Progress()._bars is not None) == widgets
 
 
 @pytest.mark.parametrize(

@@ -429,7 +429,7 @@ BAD = [
     (["run", "--jobs", "2"], 1, "--jobs 2: the local launcher makes one run at a time, here; choose the launcher ray"),
     (["run", "--launcher", "slurm"], 2, "'slurm' is not one of"),
     (["run", "--data", "absent"], 1, "absent: no such file or folder"),
-    (["run", "--data", "empty"], 1, "empty: no pictures found"),
+    (["run", "--data", "empty"], 1, "empty: no images found"),
     (["run", "--device", "tpu"], 1, "--device tpu: unknown device"),
     (["run", "--results", "set.npz"], 1, "set.npz"),
     (["run", "--results", "/proc/ablate"], 1, "/proc/ablate"),

@@ -1,6 +1,7 @@
 """The embedded data set: cartoon cats composed from the layers of the `robohash` package (set 4).
 
-    x_i = background_i;  then for body, fur, eyes, mouth, accessory:  x_i <- (1 - alpha) x_i + alpha colour
+    x_i = background_i
+    for body, fur, eyes, mouth, accessory:  x_i <- (1 - alpha) x_i + alpha colour
 
 Each layer is shrunk once, with premultiplied alpha, and kept in the user's cache folder. 15 bodies,
 9 furs (one of them empty), 15 eyes, 10 mouths and 16 accessories (one of them empty) make 324,000
@@ -76,14 +77,17 @@ def _order(n: int) -> np.ndarray:
 
 
 def _backgrounds(count: int, start: int) -> np.ndarray:
-    """Return light colours (count, 3), uint8. A Philox block has four words: row i uses block start + i."""
+    """Return light colours (count, 3), uint8.
+
+    A Philox block has four words: row i uses block start + i.
+    """
     low, high = LIGHT
     words = np.random.Philox(key=_KEY + 1, counter=start).random_raw(4 * count).reshape(count, 4)[:, :3]
     return (low + words % np.uint64(high - low)).astype(np.uint8)
 
 
 def _layers(size: int) -> list[np.ndarray]:
-    """Return the layers, bottom first, each (variants, 4, size, size) uint8 with premultiplied colours."""
+    """Return the layers, bottom first: (variants, 4, size, size) uint8, colours premultiplied."""
     if not 1 <= size <= ART_SIZE:
         raise DataError(f"cats: size {size}; allowed: 1 to {ART_SIZE}, the size of the art")
     art = _art()
@@ -117,11 +121,15 @@ def _art() -> list[list[bytes]]:
 
 
 def _shrink(entries: list[bytes], size: int) -> np.ndarray:
-    """Return one layer's variants, shrunk. Of empty ones (no fur, no accessory) only the first is kept."""
+    """Return one layer's variants, shrunk.
+
+    Of empty ones (no fur, no accessory) only the first is kept.
+    """
     shrunk, has_empty = [], False
     for entry in entries:
         with Image.open(io.BytesIO(entry)) as image:
-            # "RGBa" is premultiplied: the arbitrary colour of transparent pixels stays out of the edges.
+            # "RGBa" is premultiplied: the arbitrary colour of transparent pixels stays out of the
+            # edges.
             rgba = image.convert("RGBA")
         if rgba.getbbox() is None:
             if has_empty:

@@ -1,4 +1,4 @@
-"""Data sets: the embedded cats or the user's own images, without duplicates, split, and identified by a digest.
+"""Data sets: the embedded cats or the user's images, without duplicates, split, with a digest.
 
 One distinct image in ten is held out: those with the smallest SHA-256 of their pixels. The split
 depends on the images, not on their names or order.
@@ -38,14 +38,16 @@ def load_dataset(source: str, *, size: int = 64) -> ImageSet:
     """Load a data set and split it.
 
     Args:
-        source: `cats`, or the path of a folder, a `.zip` or a `.npz` (`./cats` for a folder named cats).
+        source: `cats`, or the path of a folder, a `.zip` or a `.npz` (`./cats` for a folder named
+            cats).
         size: Width and height of the images, in pixels.
 
     Returns:
         The distinct images, 10 % of them (rounded up) held out.
 
     Raises:
-        DataError: The source is missing, damaged or of another kind, or has fewer than 32 distinct images.
+        DataError: The source is missing, damaged or of another kind, or has fewer than 32 distinct
+            images.
     """
     if source == cats.NAME:
         return _split(cats.NAME, cats.compose(cats.COUNT, size=size), cats.CREDIT)
@@ -60,7 +62,7 @@ def load_dataset(source: str, *, size: int = 64) -> ImageSet:
 
 
 def is_embedded(name: str, digest: str | None) -> bool:
-    """Return whether a run's data set is the embedded cats: a user's folder may have the same name, not the same digest."""
+    """Return whether a data set is the embedded cats: a user's folder can only share the name."""
     return name == cats.NAME and digest == _embedded_digest()
 
 
@@ -107,7 +109,7 @@ def _split(name: str, images: np.ndarray, credit: str, *, where: str = cats.NAME
 
 
 def fingerprint(train: np.ndarray, held_out: np.ndarray) -> str:
-    """Return the SHA-256 (hexadecimal) of both arrays' shapes and pixels, uint8 (N, 3, S, S) each."""
+    """Return the SHA-256 (hexadecimal) of the shapes and pixels of uint8 (N, 3, S, S) arrays."""
     digest = hashlib.sha256(f"{train.shape} {held_out.shape}".encode())
     for images in (train, held_out):
         digest.update(np.ascontiguousarray(images).data)

@@ -28,12 +28,14 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif",
     ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".avif",
 )  # fmt: skip
-# Image files that Pillow alone does not read. They are errors: to skip them silently would change the data set.
+# Image files that Pillow alone does not read. They are errors: to skip them silently would change
+# the data set.
 UNREADABLE = (
     ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx",
     ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw",
 )  # fmt: skip
-# The decoders that a file may reach, whatever its name says. Others of Pillow's (EPS) start other programs.
+# The decoders that a file may reach, whatever its name says. Others of Pillow's (EPS) start other
+# programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
 MAX_PIXELS = 50_000_000  # of one image
 MAX_BYTES = 256 * 2**20  # of one image's file
@@ -43,14 +45,15 @@ _Decoder = tuple[str, Callable[[], np.ndarray]]  # an image's name in messages, 
 
 
 class ImageFiles:
-    """The images of a folder (with its subfolders), a zip or an `.npz` file, decoded when they are read.
+    """The images of a folder with its subfolders, a zip or an `.npz` file, decoded when read.
 
-    Image files are sorted by name. An `.npz` is held in memory. Its array "images", or else its first
-    array, is uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 (RGB) or 4 (RGBA).
+    Image files are sorted by name. An `.npz` is held in memory. Its array "images", or else its
+    first array, is uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 (RGB) or 4 (RGBA).
 
     Attributes:
         where: The path, for messages.
-        size: Width and height to crop and resize to, in pixels; None: unchanged, and all of one size.
+        size: Width and height to crop and resize to, in pixels; None: unchanged, and all of one
+            size.
         converted: Kinds of images read that were not plain RGB: `greyscale`, `transparent`.
     """
 
@@ -85,12 +88,14 @@ class ImageFiles:
         """Yield images (3, H, W), uint8, RGB.
 
         Raises:
-            DataError: An image cannot be read, or differs in size from the first one read; the message names it.
+            DataError: An image cannot be read, or differs in size from the first one read; the
+                message names it.
         """
         for i in indices:
             name, decode = self._decoders[i]
             with warnings.catch_warnings():
-                # Pillow warns about odd metadata and very large images; what matters is an error here.
+                # Pillow warns about odd metadata and very large images; what matters is an error
+                # here.
                 warnings.simplefilter("ignore")
                 image = decode()
             first, shape = self._first = self._first or (name, image.shape)
@@ -138,7 +143,8 @@ class ImageFiles:
             with Image.open(io.BytesIO(read()), formats=FORMATS) as image:
                 _check_pixels(name, *image.size)
                 frames = getattr(image, "n_frames", 1)
-                # The other frames of an MPO (a phone's JPEG) are previews and depth maps of the first.
+                # The other frames of an MPO (a phone's JPEG) are previews and depth maps of the
+                # first.
                 if frames > 1 and image.format != "MPO":
                     raise DataError(f"{name}: {frames} frames; allowed: still images; fix: save one frame or remove it")
                 ImageOps.exif_transpose(image, in_place=True)
@@ -218,7 +224,8 @@ def _is_image(path: PurePosixPath) -> bool:
         return False
     if path.suffix.lower() in UNREADABLE:
         raise DataError(
-            f"{one_line(path)}: a kind of image that is not read; allowed: {', '.join(FORMATS)}; fix: convert or remove it"
+            f"{one_line(path)}: a kind of image that is not read; allowed: {', '.join(FORMATS)}; "
+            "fix: convert or remove it"
         )
     return path.suffix.lower() in SUFFIXES
 
@@ -293,7 +300,7 @@ def _array_of(path: Path, where: str) -> np.ndarray:
 
 
 def _claimed_bytes(path: Path, name: str) -> int:
-    """Return the size that an array of an `.npz` claims: numpy allocates it before it reads any data."""
+    """Return the size that an array of an `.npz` claims: numpy allocates it before it reads."""
     with zipfile.ZipFile(path) as archive:
         inside = set(archive.namelist()) & {name, f"{name}.npy"}
         if not inside:

@@ -1,8 +1,10 @@
-"""A finished run as an ONNX file that a phone, a browser or a server loads, checked before it is kept.
+"""A finished run as an ONNX file for other devices, compared with torch before it is kept.
 
-    step:   z (B, C, S, S) float32, t (B,) float32 -> x_hat       one network evaluation; sampling is the caller's few lines
-    decode: z (B, 4, 16, 16) float32 -> x                         latent space alone, in a second file beside the first
-The file's metadata says which run it is of, how to sample from it, what to do with its output, and under which licence its data stand.
+    step:   z (B, C, S, S) float32, t (B,) float32 -> x_hat     one network evaluation
+    decode: z (B, 4, 16, 16) float32 -> x                       latent space only, in a second file
+
+The caller writes the sampling loop, a few lines around `step`. The file's metadata names the run
+and says how to sample from it, how to convert its output, and which licence its data have.
 """
 
 from __future__ import annotations
@@ -20,27 +22,34 @@ from ablate.base.errors import AblateError, ResultsError, did_you_mean
 from ablate.data import cats
 from ablate.data.datasets import is_embedded
 from ablate.diffusion.objectives import interpolate
-from ablate.inference import onnx as edges
 from ablate.inference.number_formats import groups_of
-from ablate.inference.onnx import ExportableModel, Graphs
+from ablate.inference.onnx import (
+    ExportableModel,
+    Graphs,
+    calibration_inputs,
+    export_graphs,
+    exportable,
+    onnx_network,
+    to_int8,
+)
 from ablate.inference.onnx_runtime import Session
 from ablate.inference.trained_run import TrainedRun
+from ablate.metrics.neighbours import to_float
 from ablate.metrics.pair_distances import psnr_db
 from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.store.atomic_files import replacing
 
 SCHEMES = ("fp32", "int8")
-SCOPE = "kpn"  # what an int8 file quantises: the drift network stays in float32
-CHECKED = 8  # pictures
-FLOAT_TOLERANCE = 1e-3  # of x_hat, whose pictures lie in [-1, 1]
+SCOPE = "kpn"  # the module groups in int8: all but the drift network, which stays in float32
+CHECKED = 8  # images
+FLOAT_TOLERANCE = 1e-3  # of x_hat, whose images lie in [-1, 1]
 INT8_PSNR_DB = 20.0  # of one network evaluation; measured ones are above 30
 TIMES = (0.0, 0.25, 0.5, 0.75, 0.95)
-_exported: dict[str, Graphs] = {}  # of this process: exporting takes longer than all the rest
-UNKNOWN_LICENCE = "that of the training pictures"
+UNKNOWN_LICENCE = "that of the training images"
 
 
 def check_scheme(scheme: str) -> None:
-    """Refuse a scheme that no engine runs from a file.
+    """Refuse a scheme that cannot be exported.
 
     Raises:
         AblateError: It is none of `SCHEMES`.
@@ -50,27 +59,24 @@ def check_scheme(scheme: str) -> None:
 
 
 def build_graphs(run: TrainedRun, scheme: str, calibration: int) -> tuple[ExportableModel, Graphs]:
-    """Return a finished run's graphs, float32 or int8.
+    """Return a finished run's model and graphs, float32 or int8.
 
     Args:
         run: The run.
         scheme: `fp32` or `int8`.
-        calibration: Pictures whose sampling calibrates int8.
+        calibration: Number of sampled images whose activations calibrate int8.
     """
-    model = edges.edge(run.model, run.config, run.codec)
-    key = f"{run.row['config_hash']} {run.row['weights_digest']} {run.row['autoencoder_digest']}"
-    if key not in _exported:
-        _exported[key] = edges.export(model)
-    graphs = _exported[key]
+    model = exportable(run.model, run.config, run.codec)
+    graphs = export_graphs(model)
     if scheme == "int8":
-        network = edges.onnx_network(graphs, machine.threads())
-        inputs = edges.calibration_inputs(network, run.config, run.row["seed"], calibration)
-        graphs = edges.to_int8(graphs, groups_of(SCOPE, model.groups), inputs)
+        network = onnx_network(graphs, machine.threads())
+        inputs = calibration_inputs(network, run.config, run.row["seed"], calibration)
+        graphs = to_int8(graphs, groups_of(SCOPE, model.groups), inputs)
     return model, graphs
 
 
 def decoder_path(output: Path) -> Path:
-    """Return where the decoder of a latent run goes: `NAME.decoder.onnx`, beside the file."""
+    """Return the decoder's file for a latent run: `NAME.decoder.onnx`, beside the file."""
     return output.with_suffix(".decoder.onnx")
 
 
@@ -83,21 +89,19 @@ def write_onnx(run: TrainedRun, output: Path, scheme: str) -> list[tuple[Path, s
         scheme: `fp32` or `int8`.
 
     Returns:
-        The files, and what the check found in words.
+        Each file, with the result of its comparison with torch in words.
 
     Raises:
-        ResultsError: A file does not compute what torch does, or cannot be written. Nothing is left of it.
+        ResultsError: A file computes other values than torch, or cannot be written. It is deleted.
     """
     model, graphs = build_graphs(run, scheme, run.config.quantize.calibration)
-    found = []
-    pictures = torch.from_numpy(cats.compose(CHECKED)).float() / 127.5 - 1
+    files = []
     with torch.inference_mode():
-        latents = run.codec.encode(pictures.to(next(run.model.parameters()).device)).cpu()
-    for name, exported in graphs.items():
+        images = to_float(cats.compose(CHECKED), next(run.model.parameters()).device)
+        latents = run.codec.encode(images).cpu()
+    for name, graph in graphs.items():
         path = output if name == "step" else decoder_path(output)
-        graph = onnx.ModelProto()
-        graph.CopyFrom(exported)
-        onnx.helper.set_model_props(graph, metadata(run, scheme, name))
+        onnx.helper.set_model_props(graph, file_metadata(run, scheme, name))
         graph.producer_name, graph.producer_version = "ablate", ""
         try:
             with replacing(path) as temporary:
@@ -106,14 +110,17 @@ def write_onnx(run: TrainedRun, output: Path, scheme: str) -> list[tuple[Path, s
                 reference: Callable[..., Tensor] = (
                     model.step if name == "step" or model.decode is None else model.decode
                 )
-                found.append((path, check(Session(temporary, machine.threads()), reference, latents, scheme, name)))
+                session = Session(temporary, machine.threads())
+                files.append((path, compare_with_torch(session, reference, latents, scheme, name)))
         except OSError as error:
             raise ResultsError(f"--output {path}: cannot be written ({error}); choose another place") from error
-    return found
+    return files
 
 
-def check(session: Session, reference: Callable[..., Tensor], latents: Tensor, scheme: str, name: str) -> str:
-    """Compare a file to torch on noise and on noisy pictures at all times, in batches of one and of many.
+def compare_with_torch(
+    session: Session, reference: Callable[..., Tensor], latents: Tensor, scheme: str, name: str
+) -> str:
+    """Compare a file with torch on noise and on noisy images, in batches of one and of many.
 
     Raises:
         ResultsError: They disagree.
@@ -130,18 +137,20 @@ def check(session: Session, reference: Callable[..., Tensor], latents: Tensor, s
             expected, out = reference(*given), session(*given)
         worst = max(worst, float((out - expected).abs().max()))
         quality = min(quality, float(psnr_db(out, expected.clamp(-1, 1)).min()))
-    said = f"largest difference to PyTorch {worst:.2g}" if scheme == "fp32" else f"at least {quality:.1f} dB to PyTorch"
+    result = (
+        f"largest difference to PyTorch {worst:.2g}" if scheme == "fp32" else f"at least {quality:.1f} dB to PyTorch"
+    )
     wrong = not worst <= FLOAT_TOLERANCE if scheme == "fp32" else not quality >= INT8_PSNR_DB
     if wrong:
-        raise ResultsError(f"export {name} as {scheme}: {said}; the file is not kept: it would draw other pictures")
-    return said
+        raise ResultsError(f"export {name} as {scheme}: {result}; the file is not kept: its images would differ")
+    return result
 
 
-def metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:
-    """Return what a file says of itself."""
+def file_metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:
+    """Return the metadata: the run, how to sample, how to convert the output, the licence."""
     row, config = run.row, run.config
     channels, size, _ = DIFFUSION_SPACES[config.model.space]
-    words = {
+    values = {
         "run_id": row["run_id"],
         "variant": row["variant"],
         "graph": graph,
@@ -159,4 +168,4 @@ def metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:
         "postprocessing": "uint8 = round((clip(x, -1, 1) + 1) * 127.5), channels RGB"
         + ("" if config.model.space == "pixel" else "; x is what the decoder file makes of z at t = 1"),
     }
-    return {f"ablate.{key}": str(value) for key, value in words.items()}
+    return {f"ablate.{key}": str(value) for key, value in values.items()}

@@ -1,9 +1,12 @@
-"""Time and memory of calls that are compared, side by side, as raw samples; `ablate.stats.quantiles` summarises them.
+"""Time and memory of several calls, measured side by side, as raw samples.
 
-1. Every call is made once, timed apart: lazy initialisation, memory, the choice of kernels.
+1. Each call is made once and timed separately: it includes lazy initialisation and the choice of
+   kernels.
 2. It is warmed up.
-3. Rounds: each is called once a round, in an order that is shuffled for every round. A disturbance of the machine meets all of them, and
-   none always runs in the cache that the same neighbour left.
+3. Rounds: each call is made once per round, in an order shuffled for every round. A disturbance of
+   the machine affects all of them, and none always runs in the cache that the same other call left.
+
+`ablate.stats.quantiles` summarises the samples.
 """
 
 from __future__ import annotations
@@ -25,14 +28,14 @@ BYTES_PER_MB = 10**6
 
 @dataclass(frozen=True)
 class TimedCall:
-    """One of the things that are compared: the columns that name it in the latency table, and what is called."""
+    """A call to time, and the columns that name it in the latency table."""
 
     columns: Mapping[str, object]
     call: Callable[[], object]
 
 
 def time_calls(
-    things: Sequence[TimedCall],
+    calls: Sequence[TimedCall],
     *,
     rounds: int,
     warmup: int,
@@ -41,64 +44,66 @@ def time_calls(
     clock: Callable[[], float] = time.perf_counter,
     on_call: Callable[[], None] = lambda: None,
 ) -> list[dict[str, object]]:
-    """Time several things side by side.
+    """Time several calls side by side.
 
-    The first call of the first thing also pays for what the process had not loaded yet. The garbage collector rests during
-    the rounds, as in `timeit`: it would charge one call with the rubbish of all.
+    The very first call also loads what the process had not loaded yet. The garbage collector is off
+    during the rounds, as in `timeit`: a collection would add its time to one call.
 
     Args:
-        things: What is compared.
-        rounds: TimedCall calls of each, beside the first.
-        warmup: Calls of each between the first and the rounds, not timed.
-        device: Where they compute. A CUDA device is synchronised before and after each call.
+        calls: The calls to compare.
+        rounds: Timed repetitions of each, after the first.
+        warmup: Repetitions of each between the first and the rounds, not timed.
+        device: Where they compute. A CUDA device is synchronised before and after each repetition.
         seed: Of the order within the rounds.
-        clock: Seconds since any moment.
-        on_call: Called after every call outside the timed stretch, (1 + warmup + rounds) times a thing.
+        clock: A clock in seconds.
+        on_call: Called after every repetition, outside the timed section: (1 + warmup + rounds)
+            times per call.
 
     Returns:
-        One row a timed call in the order of measurement, which holds the thing's columns, `sample` (the round, from 0),
-        `position` (in the round, from 0), `latency_ms` (wall time), `device_ms` (between two CUDA events; None on a CPU),
-        `peak_memory_mb` (what tensors took at most during the call or the thing's first one, in which a GPU takes the memory of
-        what it replays, 10^6 bytes; None on a CPU, where it cannot be told) and `first_call_ms` (wall time).
+        One row per timed repetition, in the order of measurement: the call's columns; `sample` (the
+        round, from 0); `position` in the round, from 0; `latency_ms`, wall time; `device_ms`,
+        between two CUDA events (None on a CPU); `peak_memory_mb`, the peak of tensor memory in 10^6
+        bytes during this repetition or the first one, in which a CUDA graph allocates its memory
+        (None on a CPU); and `first_call_ms`, wall time.
     """
     first: list[_Reading] = []
-    for thing in things:
-        first.append(_measure(thing.call, device, clock))
+    for timed in calls:
+        first.append(_measure(timed.call, device, clock))
         on_call()
         for _ in range(warmup):
-            thing.call()
+            timed.call()
             on_call()
     rows: list[dict[str, object]] = []
-    order, shuffler = list(range(len(things))), random.Random(seed)
-    with _no_collection():
+    order, shuffler = list(range(len(calls))), random.Random(seed)
+    with _no_garbage_collection():
         for sample in range(rounds):
             shuffler.shuffle(order)
             for position, i in enumerate(order):
-                found = _measure(things[i].call, device, clock)
+                reading = _measure(calls[i].call, device, clock)
                 place = {"sample": sample, "position": position}
-                # What a GPU replays takes its memory in the first call.
-                peak = found.peak_memory_mb and max(found.peak_memory_mb, first[i].peak_memory_mb or 0.0)
+                # A CUDA graph allocates its memory in the first call.
+                peak = reading.peak_memory_mb and max(reading.peak_memory_mb, first[i].peak_memory_mb or 0.0)
                 own = {"peak_memory_mb": peak, "first_call_ms": first[i].latency_ms}
-                rows.append({**things[i].columns, **place, **asdict(found), **own})
+                rows.append({**calls[i].columns, **place, **asdict(reading), **own})
                 on_call()
     return rows
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_mb` speak of what comes from here on, where the system can (CUDA, Linux)."""
+    """Reset what `peak_memory_mb` reports, where the system can (CUDA, Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes the current resident size
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the highest memory use since `reset_peak_memory`, in megabytes (10^6 bytes).
+    """Return the peak of memory since `reset_peak_memory`, in megabytes (10^6 bytes).
 
-    On a CPU it is the resident memory of the process, what earlier work left included; NaN where the system does not tell (Windows),
-    and since the process's start where it cannot be reset (macOS). On a CUDA device it is what tensors took at most, since the last
-    call of `time_calls` where there was one.
+    On a CPU it is the resident memory of the process, with memory kept from earlier work. It is NaN
+    on Windows, and counts from the start of the process on macOS, where it cannot be reset. On a
+    CUDA device it is the peak of tensor memory; `time_calls` resets it too.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / BYTES_PER_MB
@@ -140,7 +145,7 @@ def _measure(call: Callable[[], object], device: torch.device, clock: Callable[[
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def _no_garbage_collection() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

@@ -1,8 +1,10 @@
-"""What number formats do to a finished run: its pictures from the same noise, against those of the float32 graph.
+"""The effect of number formats: a run's images against those in float32, from the same noise.
 
     row = (scheme, scope);   scope = one module group, `kpn` (all but the drift network) or `all`
-int8 really runs, on ONNX Runtime, and is timed there, next to the float32 graph. The other schemes, and int8 in the filters (for which
-the engine has no integer operation), are simulated: `simulated` says so, and they have no file and no time.
+
+int8 is computed by ONNX Runtime and timed there, beside the float32 graph. The other schemes are
+simulated, and so is int8 in the filters, for which ONNX Runtime has no integer operation. A
+simulated row says so, and has no file and no time.
 """
 
 from __future__ import annotations
@@ -24,15 +26,24 @@ from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import BATCH, to_uint8
 from ablate.diffusion.solvers import evaluations
-from ablate.inference import onnx as edges
 from ablate.inference import onnx_runtime, simulated_formats
 from ablate.inference.latency import TimedCall, time_calls
-from ablate.inference.onnx import CalibrationInputs, ExportableModel, Graphs, ImageGenerator
+from ablate.inference.onnx import (
+    CalibrationInputs,
+    ExportableModel,
+    Graphs,
+    ImageGenerator,
+    calibration_inputs,
+    export_graphs,
+    exportable,
+    onnx_network,
+    to_int8,
+    torch_network,
+)
 from ablate.inference.trained_run import TrainedRun
-from ablate.metrics.efficientnet import full_precision
 from ablate.metrics.extractors import Extractor
 from ablate.metrics.networks import MetricNetworks
-from ablate.metrics.pair_distances import psnr_db
+from ablate.metrics.pair_distances import mean_pair_scores
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Features, bootstrap_difference, collect_features, frechet_distance
 from ablate.models.cost import cost
@@ -46,41 +57,46 @@ Row = dict[str, Any]
 
 SCHEMES = tuple(simulated_formats.FORMATS)
 SCOPES = ("kpn", *onnx_runtime.MODULE_GROUPS, "all")
-FLOAT = "fp32"  # the row that the others are compared to
-BATCHES = (1, 8)  # of the timed calls
+FLOAT = "fp32"  # the row that the others are compared with
+BATCHES = (1, 8)  # batch sizes of the timed calls
 DISTANCES = {EMBEDDED: "fd", INCEPTION: "fid"}  # extractor -> column
 CPU = torch.device("cpu")  # where ONNX Runtime and the simulation compute
 
 
 def parse_formats(schemes: str | None, scopes: str | None, default: QuantizeConfig) -> QuantizeConfig:
-    """Return what `--quantize` and `--scopes` ask for: lists with commas, `all`, `none`; None keeps the preset's.
+    """Return the settings that `--quantize` and `--scopes` ask for.
+
+    Args:
+        schemes: A list with commas, `all` or `none`; None keeps the preset's schemes.
+        scopes: A list with commas, `each` (every scope) or `none`; None keeps the preset's scopes.
+        default: The preset's settings.
 
     Raises:
         AblateError: An unknown scheme or scope.
     """
     chosen = {
         "schemes": _words("--quantize", schemes, SCHEMES, default.schemes),
-        # `all` is a scope of its own: the whole network; every scope is `each`.
+        # `all` is a scope itself, the whole network; every scope is `each`.
         "scopes": _words("--scopes", scopes, SCOPES, default.scopes, every="each"),
     }
     return default.replaced(**chosen)
 
 
 def with_formats(specs: Sequence[RunSpec], schemes: str | None, scopes: str | None) -> tuple[list[RunSpec], bool]:
-    """Return runs measured in other number formats than their files say, and whether finished runs may lack some of these.
+    """Return runs with the formats asked for, and whether finished runs may lack some of them.
 
     Args:
         specs: The runs.
-        schemes: What `--quantize` names, or None for each run's own.
-        scopes: What `--scopes` names, or None.
+        schemes: As for `parse_formats`.
+        scopes: As for `parse_formats`.
 
     Raises:
-        AblateError: An unknown word.
+        AblateError: An unknown scheme or scope.
     """
     if schemes is None and scopes is None:
         return list(specs), False
     wanted = [parse_formats(schemes, scopes, spec.config.quantize) for spec in specs]
-    asked = any(one.schemes and one.scopes for one in wanted)
+    asked = any(settings.schemes and settings.scopes for settings in wanted)
     return [
         dataclasses.replace(spec, config=spec.config.replaced(quantize=one))
         for spec, one in zip(specs, wanted, strict=True)
@@ -103,13 +119,13 @@ def _words(
 
 
 def groups_of(scope: str, there: Collection[str]) -> list[str]:
-    """Return the module groups of a scope, of those that a network has."""
+    """Return the module groups of a scope, out of those that a network has."""
     return [group for group in there if scope in ("all", group) or (scope == "kpn" and group != "drift")]
 
 
 @dataclass
-class _Work:
-    """What the rows of one run share."""
+class _FormatContext:
+    """What the rows of one run need."""
 
     run: TrainedRun
     model: ExportableModel
@@ -117,15 +133,17 @@ class _Work:
     threads: int
     calibration: CalibrationInputs
     score: Callable[[Tensor], Row]
-    float_pictures: Tensor
+    float_images: Tensor
     amax: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
-    def magnitudes(self) -> dict[str, dict[str, Tensor]]:
-        """The range of every activation of both networks, measured once."""
+    def activation_ranges(self) -> dict[str, dict[str, Tensor]]:
+        """The largest magnitude of every activation of both networks, computed once."""
         if not self.amax:
-            self.amax["step"] = simulated_formats.magnitudes(self.model.step, self.calibration.inputs["step"])
+            self.amax["step"] = simulated_formats.activation_ranges(self.model.step, self.calibration.inputs["step"])
             if self.model.decode is not None:
-                self.amax["decode"] = simulated_formats.magnitudes(self.model.decode, self.calibration.inputs["decode"])
+                self.amax["decode"] = simulated_formats.activation_ranges(
+                    self.model.decode, self.calibration.inputs["decode"]
+                )
         return self.amax
 
 
@@ -139,21 +157,21 @@ def measure_formats(
     progress: Progress,
     done: Collection[tuple[str, str]] = (),
 ) -> dict[str, list[Row]]:
-    """Measure a finished run in other number formats.
+    """Measure a trained run in other number formats.
 
     Args:
         run: The run.
-        data: The pictures it was trained on.
-        networks: What pictures are measured with.
-        wanted: Schemes, scopes and how many pictures; a scope that the network does not have is left out.
+        data: Its training images.
+        networks: What images are measured with.
+        wanted: Schemes, scopes and numbers of images. A scope that the model lacks is left out.
         session: Names the timed calls in the latency table.
         progress: Bars to show.
-        done: (scheme, scope) pairs that are not measured again.
+        done: (scheme, scope) pairs to leave out.
 
     Returns:
-        The rows of `quantized` and `latency`; none where there is nothing to do.
+        The rows of `quantized` and `latency`; empty if there is nothing to do.
     """
-    model = edges.edge(run.model, run.config, run.codec)
+    model = exportable(run.model, run.config, run.codec)
     pairs = [
         (scheme, scope)
         for scheme in wanted.schemes
@@ -164,18 +182,18 @@ def measure_formats(
         return {}
     name, seed, n = f"{run.row['variant']} s{run.row['seed']}", run.row["seed"], wanted.samples
     with progress.task(f"{name}: quantise", len(pairs) + 2) as bar:
-        graphs, threads = edges.export(model), machine.threads()
-        network = edges.onnx_network(graphs, threads)
+        graphs, threads = export_graphs(model), machine.threads()
+        network = onnx_network(graphs, threads)
         bar.advance(1, "float32")
-        calibration = edges.calibration_inputs(network, run.config, seed, wanted.calibration)
-        pictures = network.draw(run.config, seed, range(n))
-        score = _scorer(run, data, networks, pictures)
-        work = _Work(run, model, graphs, threads, calibration, score, pictures)
+        calibration = calibration_inputs(network, run.config, seed, wanted.calibration)
+        images = network.draw(run.config, seed, range(n))
+        score = _scorer(run, data, networks, images)
+        context = _FormatContext(run, model, graphs, threads, calibration, score, images)
         bar.advance()
-        rows = [] if (FLOAT, "all") in done else [_float_row(work)]
+        rows = [] if (FLOAT, "all") in done else [_float_row(context)]
         timed: dict[str, ImageGenerator] = {FLOAT: network}
         for scheme, scope in pairs:
-            row, engine_network = _row(work, scheme, scope)
+            row, engine_network = _row(context, scheme, scope)
             rows.append(row)
             if engine_network is not None:
                 timed[_label(scheme, scope)] = engine_network
@@ -183,13 +201,13 @@ def measure_formats(
     latencies = _time(timed, run, session, threads) if len(timed) > 1 else []
 
     def median(label: str) -> float | None:
-        found = [row["latency_ms"] for row in latencies if (row["scheme"], row["batch"]) == (label, 1)]
-        return float(np.median(found)) if found else None
+        times_ms = [row["latency_ms"] for row in latencies if (row["scheme"], row["batch"]) == (label, 1)]
+        return float(np.median(times_ms)) if times_ms else None
 
     for row in rows:
         row["latency_step_ms"] = None if row["simulated"] else median(_label(row["scheme"], row["scope"]))
         if row["latency_step_ms"] is not None:
-            row["float_latency_step_ms"] = median(FLOAT)  # timed beside it: other sessions' do not compare
+            row["float_latency_step_ms"] = median(FLOAT)  # timed beside it: times of other sessions do not compare
         row["run_id"] = run.row["run_id"]
         row["engine_version"] = metadata.version(row["engine"])
     return {"quantized": rows, "latency": [{"run_id": run.row["run_id"], **row} for row in latencies]}
@@ -205,7 +223,7 @@ def add_missing_formats(
     session: str,
     progress: Progress,
 ) -> int:
-    """Measure what a finished run lacks, add it to the tables, and return how many rows that were.
+    """Add the formats that a finished run lacks to the tables, and return the number of rows.
 
     Raises:
         ResultsError: The tables cannot be read or written.
@@ -220,107 +238,104 @@ def add_missing_formats(
 
 
 def _label(scheme: str, scope: str) -> str:
-    """The scheme's name in the latency table: the file that is handed out is `int8`, other scopes are named."""
+    """Return a scheme's name in the latency table: with its scope, if that is not `kpn`."""
     return scheme if scheme == FLOAT or scope == "kpn" else f"{scheme}/{scope}"
 
 
-def _float_row(work: _Work) -> Row:
-    size = sum(graph.ByteSize() for graph in work.graphs.values())
+def _float_row(context: _FormatContext) -> Row:
+    size = sum(graph.ByteSize() for graph in context.graphs.values())
     row = {"scheme": FLOAT, "scope": "all", "engine": "onnxruntime", "simulated": False}
     row |= {"weight_bits": 32, "activation_bits": 32, "macs_share": 0.0, "file_bytes": size}
-    found = work.score(work.float_pictures)
-    kept = {key: value for key, value in found.items() if key in ("n", "fd_ref_n", *DISTANCES.values())}
-    return row | kept | {"weight_bytes": _weight_bytes(work, FLOAT, ())}
+    scores = context.score(context.float_images)
+    kept = {key: value for key, value in scores.items() if key in ("n", "fd_ref_n", *DISTANCES.values())}
+    return row | kept | {"weight_bytes": _weight_bytes(context, FLOAT, ())}
 
 
-def _row(work: _Work, scheme: str, scope: str) -> tuple[Row, ImageGenerator | None]:
-    """Measure one row; also return the network where an engine really runs it."""
-    groups, form, seed = groups_of(scope, work.model.groups), simulated_formats.FORMATS[scheme], work.run.row["seed"]
+def _row(context: _FormatContext, scheme: str, scope: str) -> tuple[Row, ImageGenerator | None]:
+    """Measure one row. Also return the generator, if ONNX Runtime really computes it."""
+    groups, form, seed = (
+        groups_of(scope, context.model.groups),
+        simulated_formats.FORMATS[scheme],
+        context.run.row["seed"],
+    )
     real = scheme == "int8" and groups != ["filters"]
     row: Row = {"scheme": scheme, "scope": scope, "simulated": not real, "weight_bits": form.bits}
     row["activation_bits"] = form.bits if form.activations else 32
-    row["weight_bytes"] = _weight_bytes(work, scheme, groups)
+    row["weight_bytes"] = _weight_bytes(context, scheme, groups)
     if form.activations and form.scaled:
-        row |= {"calibration_n": work.calibration.n, "calibration_digest": work.calibration.digest}
+        row |= {"calibration_n": context.calibration.n, "calibration_digest": context.calibration.digest}
     if real:
-        graphs = edges.to_int8(work.graphs, groups, work.calibration)
-        network = edges.onnx_network(graphs, work.threads)
-        share = {name: onnx_runtime.int8_macs(graph, work.graphs[name]) for name, graph in graphs.items()}
+        graphs = to_int8(context.graphs, groups, context.calibration)
+        network = onnx_network(graphs, context.threads)
+        share = {name: onnx_runtime.int8_macs(graph, context.graphs[name]) for name, graph in graphs.items()}
         row |= {"engine": "onnxruntime", "file_bytes": sum(graph.ByteSize() for graph in graphs.values())}
     else:
-        network = _simulated(work, scheme, groups)
-        share = {name: _weighted_macs(graph, groups) for name, graph in work.graphs.items()}
+        network = _simulated(context, scheme, groups)
+        share = {name: _weighted_macs(graph, groups) for name, graph in context.graphs.items()}
         if "filters" in groups:
-            share["step"] += cost(work.run.config).macs["filters"]
+            share["step"] += cost(context.run.config).macs["filters"]
         row |= {"engine": "torch"}
-    row["macs_share"] = _share(work.run, share)
-    row |= work.score(network.draw(work.run.config, seed, range(len(work.float_pictures))))
+    row["macs_share"] = _share(context.run, share)
+    row |= context.score(network.draw(context.run.config, seed, range(len(context.float_images))))
     return row, network if real else None
 
 
-def _simulated(work: _Work, scheme: str, groups: Collection[str]) -> ImageGenerator:
-    amax = work.magnitudes() if simulated_formats.FORMATS[scheme].scaled else {}
-    model = work.model
+def _simulated(context: _FormatContext, scheme: str, groups: Collection[str]) -> ImageGenerator:
+    amax = context.activation_ranges() if simulated_formats.FORMATS[scheme].scaled else {}
+    model = context.model
     parts = [
         None if part is None else simulated_formats.simulated(part, scheme, groups, amax.get(name, {}))
         for name, part in (("step", model.step), ("decode", model.decode))
     ]
     assert parts[0] is not None
-    return edges.torch_network(parts[0], parts[1])
+    return torch_network(parts[0], parts[1])
 
 
-def _weight_bytes(work: _Work, scheme: str, groups: Collection[str]) -> int:
-    parts = [part for part in (work.model.step, work.model.decode) if part is not None]
+def _weight_bytes(context: _FormatContext, scheme: str, groups: Collection[str]) -> int:
+    parts = [part for part in (context.model.step, context.model.decode) if part is not None]
     return sum(simulated_formats.weight_bytes(part, scheme, groups) for part in parts)
 
 
 def _weighted_macs(graph: Any, groups: Collection[str]) -> int:
-    macs = onnx_runtime.products(graph)
-    return sum(macs[name] for name in onnx_runtime.weighted(graph, groups))
+    macs = onnx_runtime.product_macs(graph)
+    return sum(macs[name] for name in onnx_runtime.weighted_nodes(graph, groups))
 
 
 def _share(run: TrainedRun, macs: Mapping[str, int]) -> float:
-    """The share of a sampled picture's multiply-accumulates, of all its network evaluations and its decoding."""
+    """Return the share of an image's multiply-accumulates: all evaluations and the decoding."""
     nfe, spent = evaluations(run.config.sample.solver, run.config.sample.num_steps), cost(run.config)
     whole = nfe * spent.total_macs + spent.decode_macs
     return (nfe * macs["step"] + macs.get("decode", 0)) / whole
 
 
-def _scorer(run: TrainedRun, data: ImageSet, networks: MetricNetworks, pictures: Tensor) -> Callable[[Tensor], Row]:
-    """Return what compares pictures (N, 3, 64, 64) to the float32 ones, one by one and as sets."""
+def _scorer(run: TrainedRun, data: ImageSet, networks: MetricNetworks, images: Tensor) -> Callable[[Tensor], Row]:
+    """Return a function that compares images (N, 3, 64, 64) with the float32 ones."""
     reference = data.train[: run.config.measure.fd_reference]
-    known: dict[str, tuple[Extractor, Features, Features]] = {}
+    features: dict[
+        str, tuple[Extractor, Features, Features]
+    ] = {}  # column -> extractor, of reference and float32 images
     for extractor in networks.extractors.values():
         if extractor.name in DISTANCES:
-            own = collect_features(batches_of(to_uint8(pictures)), extractor, len(pictures))
-            known[DISTANCES[extractor.name]] = (extractor, reference_features(reference, extractor), own)
+            of_float = collect_features(batches_of(to_uint8(images)), extractor, len(images))
+            features[DISTANCES[extractor.name]] = (extractor, reference_features(reference, extractor), of_float)
 
-    def score(found: Tensor) -> Row:
-        scores: dict[str, list[Tensor]] = {name: [] for name in ("psnr_db", *networks.distances)}
-        with torch.inference_mode():
-            for some, same in zip(found.clamp(-1, 1).split(BATCH), pictures.clamp(-1, 1).split(BATCH), strict=True):
-                scores["psnr_db"].append(psnr_db(some, same))
-                with full_precision(networks.device):
-                    for name, distance in networks.distances.items():
-                        scores[name].append(distance(some.to(networks.device), same.to(networks.device)).cpu())
-        row: Row = {name: float(torch.cat(values).mean()) for name, values in scores.items()}
-        row |= {"n": len(found), "fd_ref_n": len(reference)}
-        for name, (extractor, of_reference, of_float) in known.items():
-            features = collect_features(batches_of(to_uint8(found)), extractor, len(found))
-            row[name] = frechet_distance(features.statistics, of_reference.statistics)
-            change = bootstrap_difference(features.rows, of_float.rows, of_reference.statistics)
-            row |= {
-                f"{name}_change": change.value,
-                f"{name}_change_low": change.low,
-                f"{name}_change_high": change.high,
-            }
+    def score(changed: Tensor) -> Row:
+        pairs = zip(changed.split(BATCH), images.clamp(-1, 1).split(BATCH), strict=True)
+        row: Row = mean_pair_scores(pairs, networks.distances, networks.device)
+        row |= {"n": len(changed), "fd_ref_n": len(reference)}
+        for name, (extractor, of_reference, of_float) in features.items():
+            of_changed = collect_features(batches_of(to_uint8(changed)), extractor, len(changed))
+            row[name] = frechet_distance(of_changed.statistics, of_reference.statistics)
+            change = bootstrap_difference(of_changed.rows, of_float.rows, of_reference.statistics)
+            values = {"change": change.value, "change_low": change.low, "change_high": change.high}
+            row |= {f"{name}_{column}": value for column, value in values.items()}
         return row
 
     return score
 
 
 def _time(networks: Mapping[str, ImageGenerator], run: TrainedRun, session: str, threads: int) -> list[Row]:
-    """Time one step of every network that an engine runs, side by side."""
+    """Time one step of every generator that ONNX Runtime computes, side by side."""
     channels, size, _ = DIFFUSION_SPACES[run.config.model.space]
     noise = rng.normal(run.row["seed"], "latency", range(max(BATCHES)), (channels, size, size))
 
@@ -329,5 +344,5 @@ def _time(networks: Mapping[str, ImageGenerator], run: TrainedRun, session: str,
         columns = {"batch": batch, "scope": "step", "scheme": scheme, "engine": "onnxruntime", "session": session}
         return TimedCall(columns | machine.conditions(CPU) | {"threads": threads}, lambda: network.denoise(z, t))
 
-    things = [timed(scheme, network, batch) for scheme, network in networks.items() for batch in BATCHES]
-    return time_calls(things, rounds=run.config.measure.latency_samples, warmup=3, device=CPU, seed=run.row["seed"])
+    calls = [timed(scheme, network, batch) for scheme, network in networks.items() for batch in BATCHES]
+    return time_calls(calls, rounds=run.config.measure.latency_samples, warmup=3, device=CPU, seed=run.row["seed"])

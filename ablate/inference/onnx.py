@@ -1,9 +1,9 @@
-"""A trained model outside of torch: its graphs, the inputs that calibrate them, and the sampling of images from either.
+"""A trained model outside of torch: its graphs, their calibration, and sampling from them.
 
-A graph `step` maps (z, t) to x_hat. In latent space a second graph, `decode`, maps latents to images.
-Both are exported in float32 and may be quantised by module groups. CalibrationInputs inputs are what the
-network reads on whole sampling trajectories, at all times. Their noise has its own stream
-(`calibrate`), so no image that is compared was used for calibration.
+A graph `step` maps (z, t) to x_hat. In latent space a second graph, `decode`, maps latents to
+images. Both are exported in float32 and may be quantised by module groups. CalibrationInputs inputs
+are what the network reads on whole sampling trajectories, at all times. Their noise has its own
+stream (`calibrate`), so no image that is compared was used for calibration.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Graphs = dict[str, onnx.ModelProto]  # `step`, and `decode` in latent space
 
 @dataclass(frozen=True)
 class ExportableModel:
-    """A trained model in float32 on the CPU, in the form in which it is exported."""
+    """A trained model in its exportable form, float32 on the CPU."""
 
     config: Config
     step: Step
@@ -40,7 +40,7 @@ class ExportableModel:
 
     @property
     def groups(self) -> list[str]:
-        """The module groups that it has."""
+        """The module groups that the model has."""
         model = self.config.model
         has = {"filters": model.output == "kpn", "drift": model.drift, "decoder": self.decode is not None}
         return [part for part in MODULE_GROUPS if has.get(part, True)]
@@ -48,7 +48,12 @@ class ExportableModel:
 
 @dataclass(frozen=True)
 class ImageGenerator:
-    """How pictures are drawn: (z (B, C, S, S), t (B,)) -> x_hat, and what was diffused -> pictures, float32 on the CPU."""
+    """A denoiser with its decoder, from which images are sampled; float32 on the CPU.
+
+    Attributes:
+        denoise: (z (B, C, S, S), t (B,)) -> x_hat.
+        decode: x (B, C, S, S) -> images (B, 3, 64, 64).
+    """
 
     denoise: Denoise
     decode: Callable[[Tensor], Tensor] = PIXEL_CODEC.decode
@@ -62,7 +67,7 @@ class ImageGenerator:
         stream: str = "sample",
         on_batch: Callable[[int], None] = lambda n: None,
     ) -> Tensor:
-        """Return pictures (N, 3, 64, 64) float32, as `ablate.diffusion.sampling.sample_images_with` does."""
+        """Return images (N, 3, 64, 64) float32, as in `sampling.sample_images_with`."""
         return sample_images_with(
             self.denoise, config, seed, indices, stream=stream, decode=self.decode, on_batch=on_batch
         )
@@ -70,33 +75,39 @@ class ImageGenerator:
 
 @dataclass(frozen=True)
 class CalibrationInputs:
-    """The inputs of each graph on sampling trajectories: `step` -> [(z, t), ...], `decode` -> [(x,), ...], in batches."""
+    """The inputs of each graph on sampling trajectories.
+
+    Attributes:
+        inputs: `step` -> [(z, t), ...], `decode` -> [(x,), ...], in batches.
+        n: Number of images sampled.
+        digest: SHA-256 of the inputs of `step`.
+    """
 
     inputs: dict[str, list[tuple[Tensor, ...]]]
-    n: int  # pictures
-    digest: str  # SHA-256 of the inputs
+    n: int
+    digest: str
 
 
-def edge(model: Denoiser, config: Config, codec: ImageCodec) -> ExportableModel:
-    """Return a trained model in the form in which it is exported."""
+def exportable(model: Denoiser, config: Config, codec: ImageCodec) -> ExportableModel:
+    """Return a trained model in its exportable form."""
     decode = None
     if codec.decoder is not None and codec.shift is not None and codec.scale is not None:
         decode = Decode(codec.decoder, codec.shift, codec.scale)
     return ExportableModel(config, Step(model, config.diffusion), decode)
 
 
-def export(model: ExportableModel) -> Graphs:
-    """Return the float32 graphs."""
+def export_graphs(model: ExportableModel) -> Graphs:
+    """Return the float32 graphs of a model."""
     channels, size, _ = DIFFUSION_SPACES[model.config.model.space]
     z, t = rng.normal(0, "export", range(2), (channels, size, size)), torch.tensor([0.25, 0.75])
-    graphs = {"step": onnx_runtime.export(model.step, {"z": z, "t": t}, "x_hat")}
+    graphs = {"step": onnx_runtime.export_module(model.step, {"z": z, "t": t}, "x_hat")}
     if model.decode is not None:
-        graphs["decode"] = onnx_runtime.export(model.decode, {"z": z}, "x")
+        graphs["decode"] = onnx_runtime.export_module(model.decode, {"z": z}, "x")
     return graphs
 
 
 def onnx_network(graphs: Graphs, threads: int) -> ImageGenerator:
-    """Return the network as ONNX Runtime computes it.
+    """Return the model as ONNX Runtime computes it.
 
     Raises:
         ResultsError: The engine cannot run a graph.
@@ -108,7 +119,7 @@ def onnx_network(graphs: Graphs, threads: int) -> ImageGenerator:
 def torch_network(
     step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor], Tensor] | None
 ) -> ImageGenerator:
-    """Return the network as torch computes it, in float32 on the CPU."""
+    """Return the model as torch computes it, in float32 on the CPU."""
 
     def denoise(z: Tensor, t: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -118,7 +129,7 @@ def torch_network(
 
 
 def calibration_inputs(network: ImageGenerator, config: Config, seed: int, n: int) -> CalibrationInputs:
-    """Return what a network reads while it samples `n` pictures from the stream `calibrate`."""
+    """Return what a network reads while it samples `n` images from the stream `calibrate`."""
     inputs: dict[str, list[tuple[Tensor, ...]]] = {"step": [], "decode": []}
 
     def denoise(z: Tensor, t: Tensor) -> Tensor:
@@ -135,13 +146,16 @@ def calibration_inputs(network: ImageGenerator, config: Config, seed: int, n: in
 
 
 def to_int8(graphs: Graphs, groups: Collection[str], calibration: CalibrationInputs) -> Graphs:
-    """Return the graphs with some module groups in int8; a graph that has none of them stays as it is."""
-    made = {}
+    """Return the graphs with some module groups in int8.
+
+    A graph without weights in them is unchanged.
+    """
+    quantised = {}
     for name, graph in graphs.items():
-        if onnx_runtime.weighted(graph, groups):
+        if onnx_runtime.weighted_nodes(graph, groups):
             names = [value.name for value in graph.graph.input]
             inputs = (dict(zip(names, given, strict=True)) for given in calibration.inputs[name])
-            made[name] = onnx_runtime.to_int8(graph, groups, inputs)
+            quantised[name] = onnx_runtime.to_int8(graph, groups, inputs)
         else:
-            made[name] = graph
-    return made
+            quantised[name] = graph
+    return quantised

@@ -1,7 +1,8 @@
-"""A trained network in the form in which it is exported: one step of a sampler, of operations that an int8 engine has.
+"""The exported modules: one step of a sampler, and the decoder, of operations with int8 kernels.
 
-A 2x2 transposed convolution of stride 2 is a 1x1 convolution to four times the channels and a pixel shuffle: the same numbers, but
-engines run the convolution in int8. `ablate.models.kpn.filters` writes its filters in fewer nodes while a graph is exported.
+A 2x2 transposed convolution of stride 2 equals a 1x1 convolution to four times the channels and a
+pixel shuffle. ONNX Runtime computes that convolution in int8. `ablate.models.kpn.filters` writes
+its filters in fewer nodes while a graph is exported.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from ablate.study.config import DiffusionConfig
 
 
 class ShuffledConv2d(nn.Module):
-    """A 2x2 transposed convolution of stride 2 as a 1x1 convolution and a pixel shuffle: (B, C_in, S, S) -> (B, C_out, 2S, 2S)."""
+    """A 2x2 transposed convolution of stride 2 as a 1x1 convolution and a pixel shuffle.
+
+    (B, C_in, S, S) -> (B, C_out, 2S, 2S)
+    """
 
     def __init__(self, transposed: nn.ConvTranspose2d) -> None:
-        """Take over the weights.
+        """Use the weights of a transposed convolution.
 
         Raises:
-            ValueError: Another kernel, stride or padding.
+            ValueError: It has another kernel, stride or padding, or no bias.
         """
         super().__init__()
         form = (transposed.kernel_size, transposed.stride, transposed.padding, transposed.groups)
@@ -45,20 +49,28 @@ class ShuffledConv2d(nn.Module):
 
 
 def without_transposed(module: nn.Module) -> nn.Module:
-    """Return a frozen float32 copy on the CPU whose transposed convolutions are `ShuffledConv2d`; the names of modules stay."""
-    edge = copy.deepcopy(module).cpu().float().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
-    for parent in list(edge.modules()):
+    """Return a frozen float32 copy on the CPU with `ShuffledConv2d` for transposed convolutions.
+
+    The names of the modules stay.
+    """
+    replaced = (
+        copy.deepcopy(module).cpu().float().to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    )
+    for parent in list(replaced.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.ConvTranspose2d):
                 setattr(parent, name, ShuffledConv2d(child).eval().requires_grad_(False))
-    return edge
+    return replaced
 
 
 class Step(nn.Module):
-    """One network evaluation of a sampler: z (B, C, S, S), t (B,) -> x_hat (B, C, S, S), whatever the network predicts."""
+    """One network evaluation of a sampler: z (B, C, S, S), t (B,) -> x_hat (B, C, S, S)."""
 
     def __init__(self, denoiser: Denoiser, diffusion: DiffusionConfig) -> None:
-        """Wrap a copy of the denoiser; its module groups (backbone, upscaler, heads, drift) are the copy's children."""
+        """Wrap a copy of the denoiser.
+
+        Its module groups (backbone, upscaler, heads, drift) are the copy's children.
+        """
         super().__init__()
         self.denoiser = without_transposed(denoiser)
         self.diffusion = diffusion
@@ -69,7 +81,7 @@ class Step(nn.Module):
 
 
 class Decode(nn.Module):
-    """The way from diffused latents z (B, 4, 16, 16) to pictures (B, 3, 64, 64), unbounded."""
+    """Decode normalised latents z (B, 4, 16, 16) to images (B, 3, 64, 64), unbounded."""
 
     shift: Tensor
     scale: Tensor
@@ -82,6 +94,6 @@ class Decode(nn.Module):
         self.register_buffer("scale", scale.detach().cpu().float())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the pictures."""
+        """Return the images."""
         out: Tensor = self.decoder(z * self.scale + self.shift)
         return out

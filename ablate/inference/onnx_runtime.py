@@ -1,9 +1,11 @@
-"""Graphs for ONNX Runtime: export, static int8 quantisation, sessions, and the share of the work that is really int8.
+"""Graphs for ONNX Runtime: export, static int8 quantisation, sessions, the work done in int8.
 
-A node of an exported graph is named `group/...` after the module group it came from (`backbone`, `upscaler`, `heads`, `filters`, `drift`,
-`decoder`), so that a part can be quantised alone. int8 is the QDQ form: unsigned 8-bit activations with a scale and zero point per tensor,
-found on calibration inputs (their minimum and maximum), signed 8-bit weights with a scale per output channel. What the engine makes of it
-is its own affair: `int8_macs` counts the multiply-accumulates of the operations that it has fused into integer ones.
+A node of an exported graph is named `group/...` after its module group (`backbone`, `upscaler`,
+`heads`, `filters`, `drift`, `decoder`), so that a group can be quantised alone. int8 means the QDQ
+form: unsigned 8-bit activations with a scale and zero point per tensor (from the minimum and
+maximum on calibration inputs), and signed 8-bit weights with a scale per output channel. ONNX
+Runtime decides which operations it fuses into integer ones; `int8_macs` counts their
+multiply-accumulates.
 """
 
 from __future__ import annotations
@@ -25,48 +27,52 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
 from ablate.base.errors import ResultsError
+from ablate.base.text import printable
 from ablate.models.cost import GROUPS
 
 MODULE_GROUPS = (*GROUPS, "decoder")  # the module groups
-BATCH = "batch"  # the name of the first dimension of every input and output
+BATCH = "batch"  # name of the first dimension of every input and output
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # operations whose weights are quantised
 INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class Session:
-    """A graph that ONNX Runtime runs on the processor."""
+    """A graph that ONNX Runtime runs on the CPU."""
 
     def __init__(self, model: onnx.ModelProto | Path, threads: int) -> None:
-        """Load a graph, or a file of one.
+        """Load a graph or an `.onnx` file.
 
         Raises:
-            ResultsError: A damaged file, or one that the engine cannot run.
+            ResultsError: The file is damaged, or ONNX Runtime cannot run it.
         """
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
         try:
             self.session = onnxruntime.InferenceSession(source, _options(threads), providers=["CPUExecutionProvider"])
-        except Exception as error:  # the engine's exceptions have no common base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
             where = model if isinstance(model, Path) else "the exported graph"
-            raise ResultsError(f"{where}: not a model that ONNX Runtime can run ({_line(error)})") from error
+            raise ResultsError(f"{where}: not a model that ONNX Runtime can run ({_one_line(error)})") from error
         self.inputs = [value.name for value in self.session.get_inputs()]
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        """Return the first output, float32 on the CPU, of float32 inputs in the graph's order."""
+        """Return the first output, float32 on the CPU, for float32 inputs in the graph's order."""
         feeds = {name: x.detach().cpu().numpy() for name, x in zip(self.inputs, tensors, strict=True)}
         return torch.from_numpy(self.session.run(None, feeds)[0])
 
 
-def export(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
-    """Return the graph of a module, with a dynamic batch; its nodes are named after their module groups, and hold no paths.
+def export_module(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
+    """Return the graph of a module, with a dynamic batch.
+
+    Nodes are named after module groups and hold no file paths.
 
     Args:
         module: A frozen float32 module on the CPU, without data-dependent control flow.
-        inputs: Name -> example, (B, ...) float32 with B >= 2, in the order of the module's arguments.
+        inputs: Name -> example, (B, ...) float32 with B >= 2, in the order of the module's
+            arguments.
         output: Name of the one output.
     """
     with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")  # of the exporter, about its own dependencies
+        warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
@@ -80,7 +86,7 @@ def export(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx
     model = program.model_proto
     for i, node in enumerate(model.graph.node):
         node.name = f"{_group(node)}/{i}_{node.op_type}"
-        del node.metadata_props[:]  # source lines and paths of the machine that exported
+        del node.metadata_props[:]  # source lines and paths of this machine
         node.doc_string = ""
     for entry in (*model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
         del entry.metadata_props[:]
@@ -91,36 +97,37 @@ def export(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx
 
 
 def _group(node: onnx.NodeProto) -> str:
-    """The module group of a node by the names of the modules around it; `other` for what stands in none."""
+    """Return the module group of a node from its enclosing modules; `other` if there is none."""
     scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
     words = [word for scope in ast.literal_eval(scopes) for word in scope.split(".")]
     return next((word for word in words if word in MODULE_GROUPS), "other")
 
 
-def products(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the name of every convolution and matrix product of a graph -> its multiply-accumulates for a batch of one.
+def product_macs(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the multiply-accumulates of each product, by node name, for a batch of one.
 
     Raises:
-        ValueError: The graph does not tell a shape.
+        ValueError: The graph lacks a shape.
     """
     shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         shapes[value.name] = [_size(d) for d in value.type.tensor_type.shape.dim]
-    found = {}
+    macs = {}
     for node in model.graph.node:
         if node.op_type not in PRODUCTS:
             continue
         first, second, out = (shapes.get(name, []) for name in (node.input[0], node.input[1], node.output[0]))
         if not all(first) or not all(second) or not all(out) or not (first and second and out):
-            raise ValueError(f"{node.name}: the graph does not tell its shapes")
-        # Each output number is a sum: over the kernel and its input channels, or over the inner dimension.
+            raise ValueError(f"{node.name}: the graph lacks its shapes")
+        # Each output value is a sum over the kernel and its input channels, or over the inner
+        # dimension.
         terms = int(np.prod(second[1:])) if node.op_type == "Conv" else first[-1]
-        found[node.name] = int(np.prod(out)) * terms
-    return found
+        macs[node.name] = int(np.prod(out)) * terms
+    return macs
 
 
 def _size(dimension: onnx.TensorShapeProto.Dimension) -> int:
-    """A dimension for a batch of one, which may be written `batch` or `3*batch`; 0 where it is unknown."""
+    """Return a dimension (perhaps `batch` or `3*batch`) for a batch of one; 0 if unknown."""
     if dimension.HasField("dim_value"):
         return int(dimension.dim_value)
     text = re.sub(rf"\b{BATCH}\b", "1", dimension.dim_param)
@@ -129,8 +136,8 @@ def _size(dimension: onnx.TensorShapeProto.Dimension) -> int:
     return int(np.prod([int(factor) for factor in text.split("*")]))
 
 
-def weighted(model: onnx.ModelProto, groups: Collection[str]) -> list[str]:
-    """Return the names of the nodes of some module groups that multiply by weights."""
+def weighted_nodes(model: onnx.ModelProto, groups: Collection[str]) -> list[str]:
+    """Return the names of the nodes that multiply by weights, in some module groups."""
     constant = {tensor.name for tensor in model.graph.initializer}
     return [
         node.name
@@ -142,17 +149,19 @@ def weighted(model: onnx.ModelProto, groups: Collection[str]) -> list[str]:
 def to_int8(
     model: onnx.ModelProto, groups: Collection[str], calibration: Iterable[Mapping[str, Tensor]]
 ) -> onnx.ModelProto:
-    """Return a graph whose products by weights in some module groups are quantised statically; the rest stays float32.
+    """Return a graph with the weighted products of some module groups in int8.
+
+    The rest stays float32.
 
     Args:
-        model: What `export` returned.
+        model: A graph from `export_module`.
         groups: The module groups.
-        calibration: Inputs on which the range of each activation is found: name -> (B, ...) float32.
+        calibration: Inputs that determine the range of each activation: name -> (B, ...) float32.
 
     Raises:
-        ValueError: There is nothing to quantise.
+        ValueError: There are no weights in these groups.
     """
-    chosen = weighted(model, groups)
+    chosen = weighted_nodes(model, groups)
     if not chosen:
         raise ValueError(f"no weights to quantise in {', '.join(groups)}")
     copy = onnx.ModelProto()
@@ -162,7 +171,7 @@ def to_int8(
         quantize_static(
             copy,
             path,
-            _Reader(calibration),
+            _CalibrationReader(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(PRODUCTS),
             per_channel=True,
@@ -173,23 +182,25 @@ def to_int8(
         return onnx.load(path)
 
 
-class _Reader:
-    """What the engine's calibration draws its inputs from."""
+class _CalibrationReader:
+    """The inputs, in the form that ONNX Runtime's calibration reads."""
 
     def __init__(self, inputs: Iterable[Mapping[str, Tensor]]) -> None:
         self.inputs = iter(inputs)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        found = next(self.inputs, None)
-        return None if found is None else {name: x.numpy() for name, x in found.items()}
+        batch = next(self.inputs, None)
+        return None if batch is None else {name: x.numpy() for name, x in batch.items()}
 
 
 def int8_macs(quantised: onnx.ModelProto, model: onnx.ModelProto) -> int:
-    """Return the multiply-accumulates, for a batch of one, that the engine computes in integers: read from the graph it has optimised.
+    """Return the multiply-accumulates that ONNX Runtime computes in integers, for a batch of one.
+
+    They are read from the graph that it has optimised.
 
     Args:
-        quantised: What `to_int8` returned.
-        model: What it was made from.
+        quantised: The graph from `to_int8`.
+        model: The graph that was quantised.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
@@ -197,8 +208,8 @@ def int8_macs(quantised: onnx.ModelProto, model: onnx.ModelProto) -> int:
         options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(quantised.SerializeToString(), options, providers=["CPUExecutionProvider"])
         nodes = onnx.load(path).graph.node
-    macs = products(model)
-    # A pass that moves channels last appends a token to the node's name.
+    macs = product_macs(model)
+    # The pass that moves channels last appends a token to the node's name.
     names = {re.sub(r"(_token_\d+)+$", "", node.name) for node in nodes if node.op_type in INTEGER}
     return sum(macs.get(name, 0) for name in names)
 
@@ -207,14 +218,15 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Without it, products of integers overflow 16 bits on x86 processors without VNNI (nothing elsewhere); 3 % of the time (docs/log.md).
+    # Without it, integer products overflow 16 bits on x86 CPUs without VNNI. It costs 3 % of the
+    # time (docs/log.md).
     options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's and the quantiser's advice on their own internals off the terminal."""
+    """Silence the exporter's and the quantiser's warnings about their internals."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -223,6 +235,5 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]
+def _one_line(error: Exception) -> str:
+    return printable(" ".join(str(error).split()))[:200]

@@ -1,12 +1,16 @@
-"""Number formats computed in float32 by rounding to what the format can hold: what a scheme does to the pictures, not how fast it is.
+"""Number formats simulated in float32 by rounding: their effect on images, not their speed.
 
     x  ->  s round(x / s),   s = max|x| / max of the format
-Weights have a scale per output channel; activations one per tensor, the largest magnitude on calibration inputs, so that no picture
-depends on the others in its batch. Rounded are the weights and inputs of convolutions and linear layers, and what the filters read: the
-heads' numbers (their weights) and the pictures (their inputs).
 
-fp8 is E4M3 (arXiv 2209.05433: 4 bits of exponent, 3 of mantissa, largest 448) on weights and activations, int8 as well; int4 on weights
-alone; bf16 rounds both without a scale.
+Weights have a scale per output channel. Activations have one per tensor, from the largest magnitude
+on calibration inputs: no image depends on the others in its batch. Rounded are the weights and
+inputs of convolutions and linear layers, and the operands of the filters: the kernel parameters
+(their weights) and the images (their inputs).
+
+fp8 is E4M3 (4 bits of exponent, 3 of mantissa, largest 448), on weights and activations. int8
+rounds both too, int4 the weights only, and bf16 both without a scale.
+
+Reference: Micikevicius et al., FP8 Formats for Deep Learning, arXiv 2209.05433.
 """
 
 from __future__ import annotations
@@ -27,16 +31,16 @@ LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 @dataclass(frozen=True)
 class Format:
-    """A number format: `round_` maps scaled numbers within +-`largest` to those that the format holds."""
+    """A number format: `round_` maps scaled values within +-`largest` to values of the format."""
 
     bits: int
     largest: float
     round_: Callable[[Tensor], Tensor]
-    activations: bool = True  # are rounded too
+    activations: bool = True  # activations are rounded too
 
     @property
     def scaled(self) -> bool:
-        """Whether numbers are scaled to the format's range before they are rounded."""
+        """Whether values are scaled to the format's range before they are rounded."""
         return math.isfinite(self.largest)
 
 
@@ -53,7 +57,10 @@ FORMATS: dict[str, Format] = {
 
 
 def rounded(x: Tensor, form: Format, amax: Tensor | None) -> Tensor:
-    """Return x rounded to a format whose largest number stands for amax (of a shape that broadcasts); beyond it, clipped."""
+    """Return x rounded to a format.
+
+    `amax` (broadcastable) is scaled to its largest value; beyond it x is clipped.
+    """
     if amax is None or not form.scaled:
         return form.round_(x)
     scale = amax.clamp(min=1e-12) / form.largest
@@ -68,32 +75,32 @@ def rounded_weight(layer: nn.Module, form: Format) -> Tensor:
     return rounded(weight, form, weight.abs().amax(others, keepdim=True))
 
 
-def sites(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules that read something to be rounded, by name: layers, and the operands of filters."""
-    found: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if isinstance(m, LAYERS)}
+def rounded_modules(network: nn.Module) -> dict[str, nn.Module]:
+    """Return the modules with a rounded input, by name: layers, and the operands of the filters."""
+    modules: dict[str, nn.Module] = {n: m for n, m in network.named_modules() if isinstance(m, LAYERS)}
     for name, module in network.named_modules():
         if isinstance(module, FilterPyramid):
-            found |= {f"{name}.{n}": m for n, m in module.named_modules() if isinstance(m, nn.Identity)}
-    return found
+            modules |= {f"{name}.{n}": m for n, m in module.named_modules() if isinstance(m, nn.Identity)}
+    return modules
 
 
-def part_of(name: str) -> str:
+def group_of(name: str) -> str:
     """Return the module group of a module's name."""
     return next(word for word in name.split(".") if word in MODULE_GROUPS)
 
 
-def magnitudes(network: nn.Module, inputs: Iterable[tuple[Tensor, ...]]) -> dict[str, Tensor]:
-    """Return the largest magnitude that each of `sites` reads, a scalar, while the network runs on calibration inputs."""
-    found: dict[str, Tensor] = {}
+def activation_ranges(network: nn.Module, inputs: Iterable[tuple[Tensor, ...]]) -> dict[str, Tensor]:
+    """Return the largest input magnitude of each of `rounded_modules` over calibration inputs."""
+    largest: dict[str, Tensor] = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
             seen = given[0].detach().abs().amax()
-            found[name] = torch.maximum(found[name], seen) if name in found else seen
+            largest[name] = torch.maximum(largest[name], seen) if name in largest else seen
 
         return hook
 
-    handles = [module.register_forward_pre_hook(watch(name)) for name, module in sites(network).items()]
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in rounded_modules(network).items()]
     try:
         with torch.no_grad():
             for given in inputs:
@@ -101,7 +108,7 @@ def magnitudes(network: nn.Module, inputs: Iterable[tuple[Tensor, ...]]) -> dict
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return largest
 
 
 def simulated(network: nn.Module, scheme: str, groups: Collection[str], amax: dict[str, Tensor]) -> nn.Module:
@@ -111,7 +118,7 @@ def simulated(network: nn.Module, scheme: str, groups: Collection[str], amax: di
         network: float32, frozen.
         scheme: A key of `FORMATS`.
         groups: Names of module groups.
-        amax: What `magnitudes` returned; a format that does not scale needs none.
+        amax: From `activation_ranges`; a format without a scale needs none.
     """
     form = FORMATS[scheme]
     network = copy.deepcopy(network)
@@ -119,8 +126,8 @@ def simulated(network: nn.Module, scheme: str, groups: Collection[str], amax: di
     def read(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         return lambda module, given: (rounded(given[0], form, amax[name] if form.scaled else None), *given[1:])
 
-    for name, module in sites(network).items():
-        if part_of(name) not in groups:
+    for name, module in rounded_modules(network).items():
+        if group_of(name) not in groups:
             continue
         is_weight = ".filter_params." in name
         if isinstance(module, LAYERS):
@@ -131,11 +138,14 @@ def simulated(network: nn.Module, scheme: str, groups: Collection[str], amax: di
 
 
 def weight_bytes(network: nn.Module, scheme: str, groups: Collection[str]) -> int:
-    """Return the bytes of a network's parameters with the weights of some groups in a format, each channel with a 4-byte scale."""
+    """Return the bytes of a network's parameters, with the weights of some groups in a format.
+
+    Each output channel has a 4-byte scale.
+    """
     total = 4 * sum(p.numel() for p in network.parameters())
     form = FORMATS.get(scheme)
-    for name, module in sites(network).items():
-        if form is not None and isinstance(module, LAYERS) and part_of(name) in groups:
+    for name, module in rounded_modules(network).items():
+        if form is not None and isinstance(module, LAYERS) and group_of(name) in groups:
             weight = module.get_parameter("weight")
             channels = weight.shape[1 if isinstance(module, nn.ConvTranspose2d) else 0]
             total += weight.numel() * form.bits // 8 - 4 * weight.numel() + (4 * channels if form.scaled else 0)

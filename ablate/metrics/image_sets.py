@@ -56,7 +56,7 @@ class ImageSubset:
 
 
 def default_metrics(networks: MetricNetworks) -> list[Metric]:
-    """Return the metrics that are measured if none is asked for: all of two sets that the loaded networks allow."""
+    """Return the metrics of two sets that the loaded networks allow: the default."""
     return [
         metric
         for metric in METRICS.values()
@@ -74,7 +74,8 @@ def choose_subsets(
     halves of the real images.
 
     Raises:
-        DataError: There are fewer than n images, too few for a distance, or the sources' sizes differ.
+        DataError: There are fewer than n images, too few for a distance, or the sources' sizes
+            differ.
     """
     if fake is None and len(real) < 4:
         found = f"{len(real)} image{'' if len(real) == 1 else 's'}"
@@ -122,13 +123,14 @@ def measure_sets(
         networks: What to measure with.
         n: Number of fake images to use, chosen at random; None: all.
         seed: Chooses the halves, the n images, the subsets of the extrapolation and the resamples.
-        baseline: Images paired with the fake ones; adds `<metric>_difference` for every Frechet distance.
+        baseline: Images paired with the fake ones; adds `<metric>_difference` for every Frechet
+            distance.
         progress: Bars to show.
 
     Returns:
-        Metric -> `value` (None if it cannot be measured), `n`, `ref_n`; `error`, `low`, `high` where
-        they exist; the same of real images against real ones as `floor`, `floor_n`, `floor_ref_n`;
-        `extractor`, `weights_digest`; `note` for a warning.
+        Metric -> `value` (None if it cannot be measured), `n`, `ref_n`; `error`, `low`, `high`
+        where they exist; the same of real images against real ones as `floor`, `floor_n`,
+        `floor_ref_n`; `extractor`, `weights_digest`; `note` for a warning.
 
     Raises:
         DataError: An image cannot be read, the sizes differ, or there are too few images.

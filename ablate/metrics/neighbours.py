@@ -1,7 +1,7 @@
 """Diversity of samples, and their distance to the nearest training images.
 
-    diversity   mean of d(x_i, x_j) over all pairs i < j                     0: all samples are one image
-    nearest     median over samples of  min over training images of d        far below the held-out images' median: copies
+    diversity   mean of d(x_i, x_j) over all pairs i < j            0: all samples are one image
+    nearest     median over samples of  min over training images of d
     memorised   share of samples with min d below the 1 % quantile of the held-out images' min d
 
 d is a perceptual distance (`ablate.metrics.pair_distances`). A generator that has learned the
@@ -10,7 +10,8 @@ raised when there are more than chance explains (p < 0.001). The test is exact f
 held-out images: of N samples distributed like M held-out images, the number below the k-th smallest
 held-out distance is beta-binomial(N, k, M + 1 - k).
 
-Reference: Meehan et al., arXiv 2004.05675 (the test against held-out neighbours, here in a simpler form).
+Reference: Meehan et al., arXiv 2004.05675 (the test against held-out neighbours, here in a simpler
+form).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ DIVERSITY_IMAGES = 512  # samples whose diversity is measured
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest candidate of each query: `distance` (Q,) float32 and `index` (Q,) int64, on the CPU."""
+    """The nearest candidate of each query: distance (Q,) float32, index (Q,) int64, on the CPU."""
 
     distance: Tensor
     index: Tensor
@@ -44,7 +45,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Memorisation:
-    """The share of samples closer to a training image than 1 % of held-out images are, and whether it is too high."""
+    """The share of samples closer to a training image than 1 % of held-out images, and its flag."""
 
     share: Estimate
     flag: bool
@@ -52,7 +53,7 @@ class Memorisation:
 
 @dataclass(frozen=True)
 class SampleMetrics:
-    """Diversity, nearest neighbours and memorisation of samples, and of real images for comparison, by kind.
+    """Diversity, nearest neighbours and memorisation, of samples and of real images, by kind.
 
     Attributes:
         samples: Kind -> estimate for the samples.
@@ -84,12 +85,14 @@ def sample_metrics(
     """Measure samples' diversity and their distance to training images.
 
     Args:
-        samples: (N, 3, H, W) uint8; the first 512 are used for diversity, the first 256 for neighbours.
+        samples: (N, 3, H, W) uint8; the first 512 are used for diversity, the first 256 for
+            neighbours.
         real: (M, 3, H, W) uint8 real images; the same numbers of them are used.
         candidates: Starts a stream of the training images: (B, 3, H, W) uint8.
         distance: A perceptual distance.
         device: Where it computes.
-        real_are_candidates: The real images are among the candidates. A real image and its copies are then not its neighbours.
+        real_are_candidates: The real images are among the candidates. A real image and its copies
+            are then not its neighbours.
         on_batch: Called with the number of candidates in each finished batch.
     """
     with torch.inference_mode():
@@ -126,7 +129,7 @@ def embed_images(images: np.ndarray, distance: Distance, device: torch.device | 
 
 
 def diversity(embeddings: Tensor) -> float:
-    """Return the mean distance over all pairs, as 2 N / (N - 1) (mean |e|^2 - |mean e|^2): no pair is computed.
+    """Return the mean distance over all pairs: 2 N / (N - 1) (mean |e|^2 - |mean e|^2).
 
     Args:
         embeddings: (N, E) float, N >= 2.
@@ -155,7 +158,8 @@ def nearest_images(
         queries: (Q, E) embeddings.
         candidates: (B, 3, H, W) uint8 each.
         distance: The perceptual distance that made the embeddings.
-        skip: A candidate's pixels -> the queries that must not match it. A query left without candidates gets distance 0.
+        skip: A candidate's pixels -> the queries that must not match it. A query left without
+            candidates gets distance 0.
         on_batch: Called after each batch with the number of its images.
     """
     best = queries.new_full((len(queries),), torch.inf)

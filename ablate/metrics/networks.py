@@ -1,4 +1,4 @@
-"""The networks that images are measured with: the embedded ones, and those whose weights are on this machine or asked for."""
+"""The networks of the metrics: the embedded ones, those asked for, and those with local weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class MetricNetworks:
     Attributes:
         device: Where the networks compute.
         extractors: By name, for distances between sets; the embedded one first.
-        distances: By metric name (`pd`, `lpips`), for distances between images; the embedded one first.
+        distances: By metric name (`pd`, `lpips`), for distances between images; the embedded one
+            first.
         missing: Network -> why it could not be loaded, one line each.
     """
 
@@ -45,7 +46,7 @@ class MetricNetworks:
 
 
 def load_networks(asked: Collection[Metric], folder: Path | None, device: torch.device) -> MetricNetworks:
-    """Load the embedded networks, those asked for (with a download if needed), and those with weights on this machine.
+    """Load the embedded networks, those asked for (with a download), those with local weights.
 
     Args:
         asked: Metrics that the user named.
@@ -53,7 +54,8 @@ def load_networks(asked: Collection[Metric], folder: Path | None, device: torch.
         device: Where the networks compute.
 
     Raises:
-        WeightsError: The folder does not exist, or a file in it does not hold the weights that its name promises.
+        WeightsError: The folder does not exist, or a file in it does not hold the weights that its
+            name promises.
     """
     asked_for = {metric.network for metric in asked if metric.network}
     networks = MetricNetworks(
@@ -75,7 +77,7 @@ def load_networks(asked: Collection[Metric], folder: Path | None, device: torch.
 
 
 def weight_paths(networks: MetricNetworks, folder: Path | None) -> list[Path]:
-    """Return the weight files that networks were loaded from, without the embedded ones; `folder` as in `load_networks`."""
+    """Return the weight files of loaded networks, without the embedded ones."""
     loaded = {*networks.extractors, *(PERCEPTUAL[name] for name in networks.distances)}
     paths = [local_file(backbone, Search(folder)) for network, backbone in _BACKBONES.items() if network in loaded]
     return [path for path in paths if path is not None]

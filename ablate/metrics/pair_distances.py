@@ -1,14 +1,15 @@
-"""Distances between an image and its target: `lpips`, the embedded `pd`, and the peak signal-to-noise ratio.
+"""Distances between an image and its target: `lpips`, the embedded `pd`, and PSNR.
 
-    lpips(x, y) = sum over layers l of  mean over pixels of  w_l . ( f_l(x) / |f_l(x)|  -  f_l(y) / |f_l(y)| )^2
+    lpips(x, y) = sum over layers l of  mean over pixels of  w_l . (u_l(x) - u_l(y))^2,  u = f / |f|
 
 The norms are over channels. The features are those of AlexNet or VGG16, with the `lpips` package's
-learned weights w_l >= 0. `pd` is the same in EfficientNet-Lite0 (`ablate.metrics.efficientnet`), with
-equal weights and the mean over its stages; it lies in [0, 4]. Both compute at the images' own size.
+learned weights w_l >= 0. `pd` is the same in EfficientNet-Lite0 (`ablate.metrics.efficientnet`),
+with equal weights and the mean over its stages; it lies in [0, 4]. Both compute at the images' own
+size.
 
-Both are squared Euclidean distances: d(x, y) = |e(x) - e(y)|^2. The embedding e (`embed`) concatenates
-the unit features times (w_l / pixels)^(1/2). Nearest neighbours and mean distances over all pairs are
-cheap because of it (`ablate.metrics.neighbours`).
+Both are squared Euclidean distances: d(x, y) = |e(x) - e(y)|^2. The embedding e (`embed`)
+concatenates the unit features times (w_l / pixels)^(1/2). Nearest neighbours and mean distances
+over all pairs are cheap because of it (`ablate.metrics.neighbours`).
 
 Reference: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric,
 arXiv 1801.03924.
@@ -55,7 +56,9 @@ class PerceptualDistance(nn.Module):
     """The embedded perceptual distance `pd`, as a loss and as a metric."""
 
     def __init__(self, extractor: EfficientNetLite0, stages: int = 5) -> None:
-        """Compare the first `stages` feature maps of the extractor, 1 to 5. Deeper ones are not computed.
+        """Compare the first `stages` feature maps of the extractor, 1 to 5.
+
+        Deeper ones are not computed.
 
         Raises:
             ValueError: `stages` is out of range.
@@ -85,7 +88,7 @@ class PerceptualDistance(nn.Module):
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        """Return (B, E) float32 for x (B, 3, H, W) in [-1, 1], without autocast: |e(x) - e(y)|^2 = d(x, y)."""
+        """Return embeddings (B, E) float32 of x (B, 3, H, W) in [-1, 1], without autocast."""
         with full_precision(x.device):
             maps = [_unit(h) for h in self.extractor.stages(x, self.stages)]
         return torch.cat([h.flatten(1) * (h.shape[2] * h.shape[3] * self.stages) ** -0.5 for h in maps], 1)
@@ -133,7 +136,7 @@ class Lpips(nn.Module):
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        """Return (B, E) float32 for x (B, 3, H, W) in [-1, 1], without autocast: |e(x) - e(y)|^2 = d(x, y)."""
+        """Return embeddings (B, E) float32 of x (B, 3, H, W) in [-1, 1], without autocast."""
         with full_precision(x.device):
             maps = self.model.net(self.model.scaling_layer(x.float()))
         heads = [head.model[-1].weight for head in self.model.lins]  # (1, C, 1, 1) each
@@ -158,7 +161,7 @@ def load_lpips(net: str, device: torch.device | str = "cpu", search: Search | No
 def pair_scores(
     x: Tensor, target: Tensor, distances: Mapping[str, Distance], device: torch.device
 ) -> dict[str, Tensor]:
-    """Return `psnr_db` and every distance of each image to its target, each (B,) on the images' device.
+    """Return `psnr_db` and every distance of each image to its target, each (B,) on x's device.
 
     Args:
         x: (B, 3, H, W) float, clamped to [-1, 1] first.

@@ -1,9 +1,9 @@
-"""A cache of the features of real images: a reference is measured once, whatever is compared with it.
+"""A cache of the features of real images: a reference is measured once for all comparisons.
 
-A file's name is the SHA-256 of everything that its content depends on: the images' pixels and shape,
-the extractor's name, weights and transform, the number of rows kept, and the version of this format.
-So an entry can be absent, but never stale. Files are replaced atomically; two processes may fill the
-cache at once. A damaged file is measured again and replaced.
+A file's name is the SHA-256 of everything that its content depends on: the images' pixels and
+shape, the extractor's name, weights and transform, the number of rows kept, and the version of this
+format. So an entry can be absent, but never stale. Files are replaced atomically; two processes may
+fill the cache at once. A damaged file is measured again and replaced.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def reference_features(
         images: (N, 3, H, W) uint8, N >= 2.
         extractor: The network.
         cache: The cache's folder; None: the user's.
-        on_batch: Called with the number of images in each finished batch; once with N if they come from the cache.
+        on_batch: Called with the number of images in each finished batch; once with N if they come
+            from the cache.
     """
     return cached_features(lambda: batches_of(images), len(images), extractor, cache=cache, on_batch=on_batch)
 
@@ -58,14 +59,18 @@ def cached_features(
     cache: Path | None = None,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> Features:
-    """Return the features of a stream of images, from the cache if it has them. A cache that cannot be written is no error.
+    """Return the features of a stream of images, from the cache if it has them.
+
+    A cache that cannot be written is no error.
 
     Args:
-        read: Starts the stream: batches (B, 3, H, W) uint8. It is read once for its digest, and again if the cache lacks it.
+        read: Starts the stream: batches (B, 3, H, W) uint8. It is read once for its digest, and
+            again if the cache lacks it.
         n: Number of images.
         extractor: The network.
         cache: The cache's folder; None: the user's.
-        on_batch: Called with the number of images in each finished batch; once with n if they come from the cache.
+        on_batch: Called with the number of images in each finished batch; once with n if they come
+            from the cache.
     """
     folder, digest = cache or cache_folder() / FOLDER, _StreamDigest()
     deque(digest.watch(read()), maxlen=0)

@@ -1,19 +1,19 @@
 """Distances between two sets of images, in the features of a network.
 
-    Frechet   d = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))      `fd`; with Inception-v3 `fid`
-    infinity  the intercept of d over 1/n, from subsets of both sets               `fd_inf`, `fid_inf`
-    kernel    squared MMD of the kernel (x.y / D + 1)^3, mean over random subsets  `kd`; with Inception-v3 `kid`
+    Frechet   d = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))      `fd`, `fid`
+    infinity  the intercept of d over 1/n, from subsets of both sets             `fd_inf`, `fid_inf`
+    kernel    squared MMD of the kernel (x.y / D + 1)^3, mean over random subsets  `kd`, `kid`
     precision, recall   share of one set within the k-nearest-neighbour balls (k = 3) of the other
 
-The Frechet distance of finite sets is biased: it falls roughly with 1/n as the sets grow. So compare
-equal sizes only. Below D images a covariance has no full rank. The distance has no bootstrap interval:
-resampling adds the bias a second time, and the interval would miss the value itself. A difference of
-two distances has one (`bootstrap_difference`). Values equal torch-fidelity's. Where many distances are
-needed, the trace is computed from singular values.
+The Frechet distance of finite sets is biased: it falls roughly with 1/n as the sets grow. So
+compare equal sizes only. Below D images a covariance has no full rank. The distance has no
+bootstrap interval: resampling adds the bias a second time, and the interval would miss the value
+itself. A difference of two distances has one (`bootstrap_difference`). Values equal
+torch-fidelity's. Where many distances are needed, the trace is computed from singular values.
 
-Reference: Heusel et al., arXiv 1706.08500 (FID); Binkowski et al., arXiv 1801.01401 (KID); Kynkaanniemi
-et al., arXiv 1904.06991 (precision, recall); Chong and Forsyth, arXiv 1911.07023 (extrapolation; there
-of the generated set alone).
+Reference: Heusel et al., arXiv 1706.08500 (FID); Binkowski et al., arXiv 1801.01401 (KID);
+Kynkaanniemi et al., arXiv 1904.06991 (precision, recall); Chong and Forsyth, arXiv 1911.07023
+(extrapolation; there of the generated set alone).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Features:
-    """The features of a set of images: statistics of all, and `rows` (K, D) float32, all of them or a random subset."""
+    """Features of a set: statistics of all images; rows (K, D) float32, all or a random subset."""
 
     statistics: Statistics
     rows: NDArray[np.float32]
@@ -83,7 +83,9 @@ class Estimate:
 
 
 def set_metrics(fake: Features, real: Features, kinds: Collection[str] = SETS, seed: int = 0) -> dict[str, Estimate]:
-    """Return the distances between two sets, by kind. A kind that needs more images than there are is left out.
+    """Return the distances between two sets, by kind.
+
+    A kind that needs more images than there are is left out.
 
     Args:
         fake: The features of generated images.
@@ -107,12 +109,12 @@ def set_metrics(fake: Features, real: Features, kinds: Collection[str] = SETS, s
 
 
 def images_used(kind: str, features: Features) -> int:
-    """Return how many images of a set a kind uses: the Frechet distance all, the others only those with kept rows."""
+    """Return how many images a kind uses: the Frechet distance all, the others the kept rows."""
     return features.statistics.n if kind == "frechet" else len(features.rows)
 
 
 def rank_warning(fake: Features, real: Features) -> str | None:
-    """Return a warning if a set has no more images than features, so that its covariance has no full rank."""
+    """Return a warning if a set has no more images than features: no full rank."""
     d = len(real.statistics.mu)
     sizes = {"N": fake.statistics.n, "reference N": real.statistics.n}
     few = [f"{name} = {n:,}" for name, n in sizes.items() if n <= d]
@@ -179,7 +181,7 @@ def feature_statistics(rows: np.ndarray | Tensor) -> Statistics:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """Return the squared Frechet distance of two sets (what FID reports): 0 for equal statistics up to rounding."""
+    """Return the squared Frechet distance of two sets, as FID does: 0 for equal statistics."""
     one, two = ({"mu": s.mu, "sigma": s.sigma} for s in (a, b))
     return float(fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID])
 
@@ -188,8 +190,8 @@ def frechet_infinity(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
     """Return the Frechet distance extrapolated to sets of infinite size.
 
     Random subsets of both sets, each with the share s = 1/4 ... 1 (evenly spaced), give distances
-    d(s). Their bias is (alpha / n + beta / m) / s + O(1/s^2). So the intercept of a straight line of
-    d over 1/s has no first-order bias.
+    d(s). Their bias is (alpha / n + beta / m) / s + O(1/s^2). So the intercept of a straight line
+    of d over 1/s has no first-order bias.
 
     `error` is the standard error of the intercept. It says how well the line fits, not how far
     another set of images would lie: the points share images. With fewer images than features the
@@ -241,7 +243,9 @@ def kernel_distance(fake: np.ndarray, real: np.ndarray) -> Estimate:
 
 
 def precision_recall(fake: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """Return the share of fake images near real ones, and of real images near fake ones. Both depend on N and M.
+    """Return the share of fake images near real ones, and of real images near fake ones.
+
+    Both depend on N and M.
 
     Args:
         fake: (N, D) float32 features.
@@ -304,7 +308,7 @@ def bootstrap_difference(
 
 
 class _Resampled:
-    """Distances of weighted versions of one set to a fixed reference with covariance root root^T and mean 0."""
+    """Distances of resampled versions of a set to a reference of mean 0, covariance root root^T."""
 
     def __init__(self, x: Array, root: Array) -> None:
         self.x, self.squares, self.seen_by_reference = x, (x**2).sum(1), x @ root
@@ -317,7 +321,8 @@ class _Resampled:
         variance = ((counts * self.squares).sum() - n * mean @ mean) / (n - 1)
         y = self.seen_by_reference[used]
         y = np.sqrt(weight / (n - 1)) * (y - (weight * y).sum(0) / n)
-        # The squared singular values of y are the eigenvalues of S_1 S_2; the smaller of the two products has them all.
+        # The squared singular values of y are the eigenvalues of S_1 S_2; the smaller of the two
+        # products has them all.
         gram = y @ y.T if len(y) < y.shape[1] else y.T @ y
         cross = np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum()
         return float(mean @ mean + variance + self.trace - 2 * cross)
@@ -332,7 +337,7 @@ def _factor(rows: np.ndarray) -> tuple[Array, Array]:
 
 
 def _factored_distance(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
-    """The Frechet distance from factors: tr((S_1 S_2)^(1/2)) is the sum of the singular values of R_1 R_2^T."""
+    """Return the Frechet distance: tr((S_1 S_2)^(1/2)) sums the singular values of R_1 R_2^T."""
     (mean_a, root_a), (mean_b, root_b) = a, b
     cross = scipy.linalg.svdvals(root_a @ root_b.T, check_finite=False).sum()
     shift = mean_a - mean_b

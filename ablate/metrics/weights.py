@@ -1,11 +1,13 @@
-"""Pretrained weights of published networks: found on this machine, checked against a pinned digest, downloaded only when asked.
+"""Pretrained weights of published networks, with pinned digests, downloaded only when asked for.
 
 The places, in order. A file must be the published one or hold its tensors:
 
-1. `--weights DIR`, else the folder in `ABLATE_WEIGHTS`: `<name>.safetensors`, or the publisher's file;
+1. `--weights DIR`, else the folder in `ABLATE_WEIGHTS`: `<name>.safetensors`, or the publisher's
+   file;
 2. the libraries' own downloads (`torch.hub.get_dir()/checkpoints`);
-3. the publisher's address, if the caller allows a download and `ABLATE_OFFLINE` is not set. A failed
-   download is not repeated within an hour (`ablate doctor --clear weights` allows it at once).
+3. the publisher's address, if the caller allows a download and `ABLATE_OFFLINE` is not set. A
+   failed download is not repeated within an hour (`ablate doctor --clear weights` allows it at
+   once).
 
 Reference: AlexNet and VGG16 of torchvision (ImageNet), without their classifiers, for LPIPS; the
 Inception-v3 of the original FID, converted from TensorFlow (Heusel et al., arXiv 1706.08500).
@@ -74,7 +76,8 @@ BACKBONES = {
         ),
         Backbone(
             name="inception_v3",
-            url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+            url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+            "weights-inception-2015-12-05-6726825d.pth",
             files=("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth"),
             prefix="",
             file_sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
@@ -133,7 +136,8 @@ def find_weights(name: str, search: Search) -> Weights:
         search: Where they may come from.
 
     Raises:
-        WeightsError: They are not on this machine and were not downloaded, or a file has another digest.
+        WeightsError: They are not on this machine and were not downloaded, or a file has another
+            digest.
     """
     backbone = BACKBONES[name]
     return _read(backbone, local_file(name, search) or _download(backbone, search))
@@ -149,7 +153,7 @@ def local_file(name: str, search: Search) -> Path | None:
 
 
 def hub_folder() -> Path:
-    """Return the folder of torch.hub's downloads: `TORCH_HOME`/hub, or the one in the user's cache."""
+    """Return the folder of torch.hub's downloads: `TORCH_HOME`/hub, or one in the user's cache."""
     return Path(torch.hub.get_dir())
 
 
@@ -165,7 +169,8 @@ def _read(backbone: Backbone, path: Path) -> Weights:
         state = load(content) if path.suffix == ".safetensors" else _unpack(content)
         tensors = {key: value for key, value in state.items() if key.startswith(backbone.prefix)}
         found = digest(tensors)
-    # A damaged file can raise anything: SafetensorError, UnpicklingError, EOFError, AttributeError...
+    # A damaged file can raise anything: SafetensorError, UnpicklingError, EOFError,
+    # AttributeError...
     except Exception as error:
         raise WeightsError(f"{path}: damaged, or not a weight file ({type(error).__name__}); {fix}") from error
     if not published and found != backbone.digest:

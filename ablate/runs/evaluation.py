@@ -1,4 +1,4 @@
-"""Measurements of a trained model: one-step denoising, distances to real images, neighbours, latency.
+"""Measurements of a trained model: denoising, distances to real images, neighbours, latency.
 
 Each function adds rows to the run's tables, and its headline values to the run's row.
 """
@@ -73,7 +73,8 @@ def measure_denoising(context: RunContext, model: Denoiser, codec: ImageCodec) -
 def _save_denoising_strip(context: RunContext, model: Denoiser, codec: ImageCodec, x: Tensor, eps: Tensor) -> None:
     """Save one row per time: noisy input, filtered output, drift (grey: none), prediction, target.
 
-    In latent space all are decoded, and a second file shows what the autoencoder does to the targets.
+    In latent space all are decoded, and a second file shows what the autoencoder does to the
+    targets.
     """
     t = x.new_tensor(STRIP_TIMES[: len(x)])
     with torch.inference_mode():
@@ -91,7 +92,7 @@ def _save_denoising_strip(context: RunContext, model: Denoiser, codec: ImageCode
 
 
 def measure_fidelity(context: RunContext, samples: np.ndarray, codec: ImageCodec) -> None:
-    """Measure distances between samples and training images with every extractor, and the same of real images."""
+    """Measure distances to training images with every extractor, of samples and of real images."""
     data, rows, budget = context.data, context.rows, context.spec.config.measure
     reference = data.train[: budget.fd_reference]
     # Real against real: images outside the reference, held-out ones first.
@@ -191,14 +192,14 @@ def _add_fidelity(
 
 
 def measure_latency(context: RunContext, model: Denoiser, codec: ImageCodec) -> None:
-    """Time one network evaluation at every batch size, side by side, and the sampling of one whole image."""
+    """Time one network evaluation at every batch size, side by side, and sampling one image."""
     config, seed, device, precision = context.spec.config, context.spec.seed, context.device, context.precision
     budget, nfe = config.measure, evaluations(config.sample.solver, config.sample.num_steps)
     channels, size, _ = model.space
     noise = rng.normal(seed, "latency", range(max(budget.latency_batches)), (channels, size, size)).to(device)
 
     def network(calls: int) -> Denoise:
-        """Return the network as sampling calls it: on a GPU captured as a CUDA graph in the first call."""
+        """Return the network as sampling calls it: on a GPU captured as a CUDA graph."""
         return cuda_graphs.captured(lambda z, t: denoise(model, config, z, t, precision), calls, device)
 
     def step() -> Callable[[int], Tensor]:

@@ -1,4 +1,4 @@
-"""A run that has finished, found by its name and loaded from its artifacts."""
+"""Finished runs, found by name and loaded from their artifacts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from ablate.base.errors import ResultsError, did_you_mean
+from ablate.base.text import printable
 from ablate.inference.trained_run import TrainedRun
 from ablate.models.autoencoder import PIXEL_CODEC
 from ablate.models.kpn.denoiser import Denoiser
-from ablate.models.weight_files import digest
+from ablate.models.weight_files import digest, read_tensors
 from ablate.store import tables
-from ablate.store.tables import to_records
 from ablate.study import variants
 from ablate.training.autoencoder import codec_from_tensors
 
@@ -28,67 +27,68 @@ def find_run(folder: Path, name: str) -> dict[str, Any]:
 
     Args:
         folder: The results folder.
-        name: A run's name, or a beginning of it that no other finished run shares, as `tables.match_run_ids` reads it.
+        name: A run's name, or the beginning of one finished run's name, as in
+            `tables.match_run_ids`.
 
     Raises:
-        ResultsError: There is no such run, several, or it has not finished.
+        ResultsError: No run matches, several do, or the run has not finished.
     """
     rows = _rows(folder)
-    named = tables.match_run_ids([row["run_id"] for row in rows], name)
-    fitting = [row for row in rows if row["run_id"] in named]
-    done = [row for row in fitting if row["status"] == "done"]
+    run_ids = tables.match_run_ids([row["run_id"] for row in rows], name)
+    matching = [row for row in rows if row["run_id"] in run_ids]
+    done = [row for row in matching if row["status"] == "done"]
     if len(done) == 1:
         return done[0]
     if done:
         listed = ", ".join(row["run_id"] for row in done[:5]) + (", ..." if len(done) > 5 else "")
         raise ResultsError(f"run {name!r}: {len(done)} finished runs begin so: {listed}; give more of the name")
-    if fitting:
-        row = fitting[0]
+    if matching:
+        row = matching[0]
         raise ResultsError(f"run {row['run_id']}: {row['status']} ({row['error']}); only a finished run has a model")
     known = [row["run_id"] for row in rows if row["status"] == "done"]
     raise ResultsError(
-        f"run {name!r}: not in {folder}{did_you_mean(name, known)} TrainedRun runs: {', '.join(known[:5]) or 'none'}"
+        f"run {name!r}: not in {folder}{did_you_mean(name, known)} Finished runs: {', '.join(known[:5]) or 'none'}"
         f"{', ...' if len(known) > 5 else ''}"
     )
 
 
 def find_runs(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of finished runs in the order of their names, once each.
+    """Return the rows of finished runs, in the order of their names and without repetitions.
 
     Args:
         folder: The results folder.
-        names: Of each as `find_run` takes it, or `all` for every finished run of the folder.
+        names: Names as for `find_run`, or `all` for every finished run of the folder.
 
     Raises:
-        ResultsError: As `find_run` does; or `all` finds none.
+        ResultsError: As for `find_run`, or `all` matches no run.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_id: dict[str, dict[str, Any]] = {}
     for name in names:
         rows = [row for row in _rows(folder) if row["status"] == "done"] if name == ALL else [find_run(folder, name)]
         if not rows:
             raise ResultsError(f"{folder}: no finished runs; make one first: ablate run")
-        found |= {row["run_id"]: row for row in rows if row["run_id"] not in found}
-    return list(found.values())
+        by_id |= {row["run_id"]: row for row in rows if row["run_id"] not in by_id}
+    return list(by_id.values())
 
 
 def load_run(folder: Path, name: str, device: torch.device, *, precision: str | None = None) -> TrainedRun:
-    """Return a finished run with its model, and with its autoencoder where it has one.
+    """Return a finished run with its model and, in latent space, its autoencoder.
 
     Args:
         folder: The results folder.
-        name: The run's, as `find_run` takes it.
-        device: Where its networks go.
-        precision: `fp32` or `bf16`, what the autoencoder decodes in; None: the run's own.
+        name: A name as for `find_run`.
+        device: Where the networks go.
+        precision: `fp32` or `bf16`, in which the autoencoder decodes; None: the run's own.
 
     Raises:
-        ResultsError: As `find_run` does; or its files are missing, damaged or not those that the row names.
+        ResultsError: As for `find_run`, or a file is missing, damaged, or has another digest than
+            the row.
     """
     row = find_run(folder, name)
     artifacts = folder / "artifacts" / row["run_id"]
     config = variants.from_json(row["config"], row["preset"])
     model = Denoiser(config.model)
-    weights = _read(artifacts / "model.safetensors", row["weights_digest"])
-    model.load_state_dict(weights)
+    model.load_state_dict(_read(artifacts / "model.safetensors", row["weights_digest"]))
     model.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
     codec = PIXEL_CODEC
     if config.model.space == "latent":
@@ -100,19 +100,19 @@ def load_run(folder: Path, name: str, device: torch.device, *, precision: str | 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     if not folder.is_dir():
         raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
-    return to_records(tables.read(folder, "runs"))
+    return tables.to_records(tables.read(folder, "runs"))
 
 
 def _read(path: Path, expected: str) -> dict[str, torch.Tensor]:
-    mend = "restore it from a copy, or make the run again with --force"
+    fix = "restore it from a copy, or make the run again with --force"
     try:
-        tensors = load_file(path)
+        tensors, _ = read_tensors(path)
     except FileNotFoundError as error:
-        if path.exists():  # safetensors says so of a file that may not be read
+        if path.exists():  # safetensors reports a file without read permission as missing
             raise ResultsError(f"{path}: may not be read; give yourself the right to") from error
-        raise ResultsError(f"{path}: missing; {mend}") from error
+        raise ResultsError(f"{path}: missing; {fix}") from error
     except (OSError, SafetensorError) as error:
-        raise ResultsError(f"{path}: damaged ({' '.join(str(error).split())}); {mend}") from error
+        raise ResultsError(f"{path}: damaged ({printable(' '.join(str(error).split()))}); {fix}") from error
     if digest(tensors) != expected:
-        raise ResultsError(f"{path}: not the weights that the run's row names (digest {expected[:12]}...); {mend}")
+        raise ResultsError(f"{path}: not the weights that the run's row names (digest {expected[:12]}...); {fix}")
     return tensors

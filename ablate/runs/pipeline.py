@@ -1,9 +1,9 @@
 """One run, from data to rows: (train the autoencoder,) train, sample, measure.
 
-A run works in `artifacts/<run_id>.part/`, which holds its checkpoints and finished files. At the end
-the files move to `artifacts/<run_id>/`, the row is written, and the working folder is deleted. So a
-row with status `done` has its artifacts and its rows in the other tables. Until then, a run that is
-repeated leaves the finished one as it was.
+A run works in `artifacts/<run_id>.part/`, which holds its checkpoints and finished files. At the
+end the files move to `artifacts/<run_id>/`, the row is written, and the working folder is deleted.
+So a row with status `done` has its artifacts and its rows in the other tables. Until then, a run
+that is repeated leaves the finished one as it was.
 """
 
 from __future__ import annotations
@@ -76,16 +76,18 @@ def execute_run(
         save_every_s: Seconds between checkpoints.
         finished_before: The run has a finished row, which only another finished row replaces.
         compile: As in `machine.pick_compile`.
-        still_ours: Returns False once another process has taken the run over. It is asked at every step, and
-            before rows and artifacts are written.
+        still_ours: Returns False once another process has taken the run over. It is asked at every
+            step, and before rows and artifacts are written.
 
     Returns:
-        The row of `runs.parquet`, with status `done` or `diverged`. A diverged row is not written if there is a finished one.
+        The row of `runs.parquet`, with status `done` or `diverged`. A diverged row is not written
+        if there is a finished one.
 
     Raises:
         KeyboardInterrupt: The run was interrupted. Its checkpoint is written, and a row with status
             `interrupted` unless there is a finished one.
-        LeaseLostError: Another process has taken the run over. Nothing was written after that was seen.
+        LeaseLostError: Another process has taken the run over. Nothing was written after that was
+            seen.
         AblateError: An error that the user can fix.
     """
     run_id = spec.run_id(data.name, data.digest)
@@ -163,7 +165,10 @@ def working_folder(folder: Path, run_id: str) -> Path:
 
 
 def clean_up_finished(folder: Path, run_id: str) -> bool:
-    """Delete the working folder if the run is finished: a killed process leaves it. Return whether the run is finished."""
+    """Delete the working folder if the run is finished: a killed process leaves it.
+
+    Return whether the run is finished.
+    """
     done = is_done(folder, run_id)
     if done:
         shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
@@ -182,7 +187,8 @@ def record_remote_run(folder: Path, run_id: str, files: Mapping[str, bytes], row
     Args:
         folder: The results folder.
         run_id: The run.
-        files: Name -> content: the artifacts of a finished run, or the checkpoints of an unfinished one.
+        files: Name -> content: the artifacts of a finished run, or the checkpoints of an unfinished
+            one.
         rows: Table -> its rows; empty if only checkpoints arrived.
 
     Raises:
@@ -205,7 +211,8 @@ def train_and_sample(context: RunContext) -> tuple[Denoiser, ImageCodec, np.ndar
     """Train and sample with deterministic algorithms: everything that a run's digests depend on.
 
     Returns:
-        The model with averaged weights, the codec between images and latents, and the samples (N, 3, 64, 64) uint8.
+        The model with averaged weights, the codec between images and latents, and the samples (N,
+        3, 64, 64) uint8.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
@@ -227,7 +234,10 @@ def _delete_temporary_files(working: Path) -> None:
 
 
 def _move_artifacts(working: Path, artifacts: Path) -> None:
-    """Move a run's files over those of an earlier one. The checkpoints stay until the row is written."""
+    """Move a run's files over those of an earlier one.
+
+    The checkpoints stay until the row is written.
+    """
     finished = [path for path in working.iterdir() if not path.name.endswith("checkpoint.safetensors")]
     try:
         artifacts.mkdir(exist_ok=True)
@@ -284,7 +294,7 @@ def perceptual_loss(config: TrainConfig, device: torch.device) -> nn.Module | No
 
 
 def _codec(context: RunContext) -> ImageCodec:
-    """Return the codec: in latent space an autoencoder, whose training time is added to the run's."""
+    """Return the codec. In latent space the autoencoder's training time is added to the run's."""
     context.rows.run["autoencoder_wall_s"] = 0.0
     if context.spec.config.model.space == "pixel":
         return PIXEL_CODEC

@@ -1,11 +1,11 @@
 """Small grids of samples drawn while a run trains, with the averaged weights, at a few steps.
 
-    steps / 2, steps / 4, steps / 8, ...   as many as MACS_SHARE of the training's MACs pays for, at least LEAST
+    steps / 2, steps / 4, steps / 8, ...  as many as MACS_SHARE of its MACs pays for, at least LEAST
 
 Their time counts in `train_wall_s`, their MACs are not counted. A short training pays more than
-MACS_SHARE for them. They show the first images that the finished run draws, from the same noise: the
-same place in two grids is the same image at two steps. Noise is keyed by (seed, image), and drawing
-changes no weight: a run has the same digests with and without previews.
+MACS_SHARE for them. They show the first images that the finished run draws, from the same noise:
+the same place in two grids is the same image at two steps. Noise is keyed by (seed, image), and
+drawing changes no weight: a run has the same digests with and without previews.
 """
 
 from __future__ import annotations

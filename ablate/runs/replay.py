@@ -1,9 +1,12 @@
-"""Train a finished run again from its row alone, and say how equal the outcome is.
+"""A finished run trained again from its row, and a verdict on how equal the outcome is.
 
-Bit-exact: the digests of weights and samples are the row's. Within tolerance: the samples have a PSNR of at least `PSNR_TOLERANCE_DB`
-against samples drawn here from the weights that were kept. The largest difference of a weight is reported and not judged: AdamW makes a
-step of the learning rate's size out of a gradient's last bit. Else: an environment mismatch, where a library, the processor, the GPU or
-the threads differ from the row's; or not reproduced.
+- Bit-exact: the digests of weights and samples are the row's.
+- Within tolerance: the samples have a PSNR of at least `PSNR_TOLERANCE_DB` against samples drawn
+  here from the kept weights. The largest difference of a weight is reported, not judged: AdamW
+  turns a gradient's last bit into a step of the learning rate's size.
+- Environment mismatch: neither, and a library, the CPU, the GPU or the threads differ from the
+  row's.
+- Not reproduced: neither, in the same environment.
 """
 
 from __future__ import annotations
@@ -40,14 +43,14 @@ PSNR_TOLERANCE_DB = 40.0
 
 @dataclass(frozen=True)
 class Replay:
-    """How a replay ended."""
+    """The outcome of a replay."""
 
     run_id: str
     verdict: Verdict
     weights_equal: bool
     samples_equal: bool
     weights_max_abs_diff: float | None  # None: the kept weights are missing or damaged
-    samples_psnr_db: float | None  # None: bit-exact (no difference), or the kept weights are missing
+    samples_psnr_db: float | None  # None: bit-exact, or the kept weights are missing
     environment: dict[str, tuple[Any, Any]]  # what differs: name -> (in the row, here)
     nondeterministic_ops: list[str]  # that ran here
     note: str
@@ -67,20 +70,21 @@ def replay_run(
     progress: Progress,
     on_difference: Callable[[str, Any, Any], None] = lambda name, row, here: None,
 ) -> Replay:
-    """Make a run again in a temporary folder, and compare.
+    """Train and sample a run again in a temporary folder, and compare it with its row.
 
     Args:
         folder: The results folder.
-        name: A finished run's name, or a beginning of it.
-        data: Where its pictures are; None: the embedded cats.
-        device: A name that `pick_device` knows; None: the row's, where this machine has it.
-        threads: That torch computes with; None: the row's.
+        name: A finished run's name, or the beginning of it.
+        data: The path of its images; None: the embedded cats.
+        device: A name as for `pick_device`; None: the row's, if this machine has it.
+        threads: torch's threads; None: the row's.
         progress: Bars to show.
-        on_difference: Called before the training for each part of the environment that differs.
+        on_difference: Called before the training with each part of the environment that differs,
+            its value in the row and its value here.
 
     Raises:
         ResultsError: There is no such run, or it has not finished.
-        DataError: The pictures are not those of the row.
+        DataError: The images are not those of the row.
         DivergedError: The training diverged this time.
     """
     row = loading.find_run(folder, name)
@@ -91,14 +95,14 @@ def replay_run(
         )
     if data is None and not is_embedded(row["data"], row["data_digest"]):
         raise DataError(
-            f"run {row['run_id']}: made of {row['data']!r} ({str(row['data_digest'])[:12]}...), which is not embedded; "
-            "say where it is: --data PATH"
+            f"run {row['run_id']}: trained on {row['data']!r} ({str(row['data_digest'])[:12]}...), "
+            "which is not embedded; fix: give its path with --data PATH"
         )
-    pictures = load_dataset(data or cats.NAME)
-    if pictures.digest != row["data_digest"]:
+    images = load_dataset(data or cats.NAME)
+    if images.digest != row["data_digest"]:
         raise DataError(
-            f"--data {data or cats.NAME}: fingerprint {pictures.digest[:12]}..., the run's row says {str(row['data_digest'])[:12]}...; "
-            "give the pictures that it was made of"
+            f"--data {data or cats.NAME}: digest {images.digest[:12]}..., the run's row says "
+            f"{str(row['data_digest'])[:12]}...; fix: give the images that the run was trained on"
         )
     target = machine.pick_device(device or ("auto" if str(row["device"]).startswith("cuda") else "cpu"))
     spec = RunSpec(row["variant"], row["axis"], row["preset"], row["seed"], config, row["budget"])
@@ -109,32 +113,30 @@ def replay_run(
         differing = _environment(row, target)
         for part, (then, here) in differing.items():
             on_difference(part, then, here)
-        tables = RunRows({"run_id": row["run_id"]})
-        # The networks measures, which a replay does not: it stands for the device alone.
-        networks, precision = MetricNetworks(target, {}, {}, {}), row["precision"]
+        rows = RunRows({"run_id": row["run_id"]})
+        networks = MetricNetworks(target, {}, {}, {})  # a replay measures nothing
         compiled = machine.pick_compile("on" if row["compiled"] else "off", config.train.steps, target)
-        job = RunContext(
-            spec,
-            pictures,
-            tables,
-            Path(scratch),
-            networks,
-            target,
-            precision,
-            compiled,
-            progress,
-            math.inf,
-            Path(scratch),
+        context = RunContext(
+            spec=spec,
+            data=images,
+            rows=rows,
+            artifacts=Path(scratch),
+            networks=networks,
+            device=target,
+            precision=row["precision"],
+            compiled=compiled,
+            progress=progress,
+            save_every_s=math.inf,
+            cache=Path(scratch),
         )
-        model, _, samples = train_and_sample(job)
-        made = tables.run
-        weights_equal = made["weights_digest"] == row["weights_digest"]
-        samples_equal = made["samples_digest"] == row["samples_digest"]
-        ops = made["nondeterministic_ops"].split()
+        model, _, samples = train_and_sample(context)
+        weights_equal = rows.run["weights_digest"] == row["weights_digest"]
+        samples_equal = rows.run["samples_digest"] == row["samples_digest"]
+        ops = rows.run["nondeterministic_ops"].split()
         largest: float | None = 0.0 if weights_equal and samples_equal else None
         psnr, note = None, ""
         if row["mixed_arithmetic"] is not None:
-            note = f"the run was interrupted and went on in another arithmetic ({row['mixed_arithmetic']}); a replay is made in one"
+            note = f"the run was resumed in another arithmetic ({row['mixed_arithmetic']}); a replay uses only one"
         if largest is None:
             try:
                 kept = loading.load_run(folder, row["run_id"], target)
@@ -148,16 +150,19 @@ def replay_run(
 
 
 def _compare(kept: TrainedRun, model: Denoiser, samples: np.ndarray) -> tuple[float, float | None]:
-    """The largest difference of a weight, and the PSNR of samples (N, 3, H, W) uint8 to those of the kept weights, drawn here."""
+    """Return the largest difference of a weight, and the PSNR of the samples in dB.
+
+    The samples (N, 3, H, W) uint8 are compared with those drawn here from the kept weights.
+    """
     pairs = zip(model.parameters(), kept.model.parameters(), strict=True)
     largest = max(float((a - b).abs().max()) for a, b in pairs)
-    precision, numbers = kept.row["precision"], range(len(samples))
-    drawn = sample_images(kept.model, kept.config, kept.row["seed"], numbers, precision=precision, codec=kept.codec)
-    return largest, _psnr_db(samples, to_uint8(drawn))
+    precision, indices = kept.row["precision"], range(len(samples))
+    images = sample_images(kept.model, kept.config, kept.row["seed"], indices, precision=precision, codec=kept.codec)
+    return largest, _psnr_db(samples, to_uint8(images))
 
 
 def _environment(row: dict[str, Any], device: torch.device) -> dict[str, tuple[Any, Any]]:
-    """Return what differs between the row's environment and here; a part that only one of them knows differs too."""
+    """Return what differs in the environment: name -> (in the row, here); None if absent."""
     commit, dirty = machine.git_state()
     then = json.loads(row["environment"]) | {"threads": row["threads"], "device": str(row["device"])}
     here = json.loads(machine.environment(device)) | {"threads": machine.threads(), "device": str(device)}
@@ -169,6 +174,6 @@ def _environment(row: dict[str, Any], device: torch.device) -> dict[str, tuple[A
 
 
 def _psnr_db(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Return the PSNR of two arrays of pictures (N, 3, H, W) uint8 over all of them, in dB; None where they are equal."""
+    """Return the PSNR in dB of two arrays of images (N, 3, H, W) uint8; None if they are equal."""
     squared = float(np.square(a.astype(np.float64) - b).mean())
     return 10 * math.log10(255**2 / squared) if squared else None

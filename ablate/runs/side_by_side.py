@@ -1,7 +1,8 @@
-"""`ablate bench`: finished runs timed again, side by side in one process.
+"""Finished runs timed again, side by side in one process: the computation of `ablate bench`.
 
-For every batch size, each run in each scheme is one thing of `time_calls`: all are called once a round, so what disturbs the machine
-meets all of them, and ratios are taken within rounds. The raw times of a session are added to the latency table.
+For every batch size, each run in each scheme is one call of `time_calls`. All are made once per
+round, so a disturbance of the machine affects all of them, and ratios are taken within rounds. The
+raw times of a session are added to the latency table.
 """
 
 from __future__ import annotations
@@ -33,12 +34,18 @@ Row = dict[str, Any]
 
 MAX_BATCH = 4096
 WARMUP = 3
-NAMES = ("run_id", "scheme", "engine")  # of a thing that is timed
+NAMES = ("run_id", "scheme", "engine")  # what identifies a timed call
 
 
 @dataclass(frozen=True)
 class TimedNetwork:
-    """A finished run, and its network in one scheme on one engine: (z (B, C, S, S), t (B,)) -> x_hat, and what decodes it, float32."""
+    """A finished run with its networks in one scheme on one engine, float32.
+
+    Attributes:
+        run: The run.
+        denoise: (z (B, C, S, S), t (B,)) -> x_hat.
+        decode: x (B, C, S, S) -> images (B, 3, 64, 64).
+    """
 
     run: TrainedRun
     denoise: Denoise
@@ -56,7 +63,7 @@ def _in_torch(precision: str) -> Callable[[Path, str, torch.device], TimedNetwor
 def _in_engine(scheme: str) -> Callable[[Path, str, torch.device], TimedNetwork]:
     def open_(folder: Path, run_id: str, device: torch.device) -> TimedNetwork:
         if device.type != "cpu":
-            raise AblateError(f"--device {device}: onnxruntime computes on the processor here; use --device cpu")
+            raise AblateError(f"--device {device}: onnxruntime computes on the CPU here; fix: --device cpu")
         run = load_run(folder, run_id, device)
         _, parts = export.build_graphs(run, scheme, run.config.quantize.calibration)
         network = onnx.onnx_network(parts, machine.threads())
@@ -65,8 +72,9 @@ def _in_engine(scheme: str) -> Callable[[Path, str, torch.device], TimedNetwork]
     return open_
 
 
-# (scheme, engine) -> how to open a run in it, from (results folder, run's name, device). A scheme named without its engine is the first
-# entry of that scheme. An engine that sets its own number of threads takes `machine.threads()`.
+# (scheme, engine) -> a function that opens a run in it: (results folder, run's name, device) ->
+# network. A scheme without an engine is the first entry of that scheme. An engine with its own
+# threads uses `machine.threads()`.
 NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], TimedNetwork]] = {
     ("fp32", "torch"): _in_torch("fp32"),
     ("bf16", "torch"): _in_torch("bf16"),
@@ -95,22 +103,20 @@ def _image(network: TimedNetwork, z: Tensor) -> Callable[[], object]:
     return call
 
 
-# What one call is: (network, noise z (B, C, S, S)) -> the call.
+# What one call computes: (network, noise z (B, C, S, S)) -> the call.
 SCOPES: dict[str, Callable[[TimedNetwork, Tensor], Callable[[], object]]] = {"step": _step, "image": _image}
 
 
 def parse_batches(text: str) -> list[int]:
-    """Return the batch sizes of `1,8,64`, in order and once each.
+    """Return the batch sizes of a list such as `1,8,64`, in order and once each.
 
     Raises:
-        AblateError: Not whole numbers between 1 and `MAX_BATCH`.
+        AblateError: A part is not a whole number between 1 and `MAX_BATCH`.
     """
     batches = []
     for part in map(str.strip, text.split(",")):
         if not (part.isascii() and part.isdigit() and 1 <= int(part) <= MAX_BATCH):
-            raise AblateError(
-                f"--batch {text}: {part!r} is not a batch size; allowed: whole numbers from 1 to {MAX_BATCH}, as in 1,8,64"
-            )
+            raise AblateError(f"--batch {text}: {part!r} is not a batch size; allowed: 1 to {MAX_BATCH}, as in 1,8,64")
         batches.append(int(part))
     return list(dict.fromkeys(batches))
 
@@ -152,22 +158,23 @@ def time_runs(
 
     Args:
         folder: The results folder.
-        names: Of the runs, as `find_runs` takes them; the first one in the first scheme is what the others are compared to.
-        batches: Batch sizes; each is saved when it has been measured.
-        rounds: TimedCall calls of each thing.
+        names: Runs as for `find_runs`; the first one in the first scheme is the reference.
+        batches: Batch sizes; the times of each are saved when it is finished.
+        rounds: Timed repetitions of each call.
         schemes: Keys of `NETWORKS`.
         scope: A key of `SCOPES`.
         device: Where the networks compute.
-        threads: torch's, during the session; None: as they are.
+        threads: torch's threads during the session; None: unchanged.
         seed: Of the noise, the order of calls and the resamples.
         progress: Bars to show.
 
     Returns:
-        A document of plain numbers and text: the session's name, its conditions, the reference, and a group for each batch
-        size with what `summarise` says of it. It has no NaN: it is strict JSON.
+        A document of plain values without NaN: the session's name, its conditions, the reference,
+        and for each batch size a group with the entries of `summarise`.
 
     Raises:
-        AblateError: A run that is not there or has not finished, files that are damaged, or a folder that cannot be written.
+        AblateError: A run is missing or unfinished, a file is damaged, or the folder cannot be
+            written.
     """
     runs = find_runs(folder, names)
     tables.check_folder(folder)
@@ -185,16 +192,16 @@ def time_runs(
         for batch in batches:
             calls = len(networks) * (1 + WARMUP + rounds)
             with progress.task(f"batch {batch}", calls) as bar:
-                things = [
+                timed = [
                     TimedCall(
                         {**dict(zip(NAMES, key, strict=True)), "batch": batch, **columns},
                         SCOPES[scope](network, _noise(network, batch, seed, device)),
                     )
                     for key, network in networks.items()
                 ]
-                found = time_calls(things, rounds=rounds, warmup=WARMUP, device=device, seed=seed, on_call=bar.advance)
-            tables.append(folder, {"latency": found}, replace=False)
-            groups.append({"batch": batch, "rows": summarise(found, list(networks), seed)})
+                times = time_calls(timed, rounds=rounds, warmup=WARMUP, device=device, seed=seed, on_call=bar.advance)
+            tables.append(folder, {"latency": times}, replace=False)
+            groups.append({"batch": batch, "rows": summarise(times, list(networks), seed)})
     reference = next(iter(networks))
     labels = {row["run_id"]: {name: row[name] for name in ("variant", "preset", "seed")} for row in runs}
     return {
@@ -216,14 +223,15 @@ def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str, 
 
     Args:
         rows: Of the latency table, all of one session, scope and batch size.
-        keys: (run, scheme, engine) of what was timed; the first is the reference.
+        keys: (run, scheme, engine) of the timed calls; the first is the reference.
         seed: Of the resamples.
 
     Returns:
-        One entry for each key, in order: `n` rounds; `first_call_ms`; `p50_ms`, `p90_ms`, `p99_ms` of the wall time, None where n does
-        not support them; `noise` (IQR / median) and whether it is above the threshold (`noisy`); `ratio` to the reference's median
-        with the interval `ratio_low` to `ratio_high`; `images_per_s` at the median, where an evaluation of the scope `step` counts as an
-        image; `device_p50_ms` and `peak_memory_mb` (the highest), None on a CPU.
+        One entry for each key, in order: `n` rounds; `first_call_ms`; `p50_ms`, `p90_ms`, `p99_ms`
+        of the wall time, None if n is too small for them; `noise` (IQR / median), and `noisy` if it
+        is above the threshold; `ratio` to the reference's median with its interval `ratio_low` to
+        `ratio_high`; `images_per_s` at the median, where an evaluation of the scope `step` counts
+        as an image; `device_p50_ms` and the highest `peak_memory_mb`, None on a CPU.
     """
     kept = {
         key: sorted(
@@ -258,17 +266,18 @@ def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str, 
 
 
 def agreement(groups: Sequence[Row], columns: Row, before: pd.DataFrame) -> Row | None:
-    """Compare a session's ratios with those of the newest earlier one of the same kind.
+    """Compare a session's ratios with those of the newest earlier session of the same kind.
 
     Args:
-        groups: As in the document of `bench`.
-        columns: The session's: its scope and conditions.
-        before: The latency table as it was.
+        groups: As in the document of `time_runs`.
+        columns: The session's scope and conditions.
+        before: The latency table before the session.
 
     Returns:
-        `session`, the earlier one's name; `compared`, how many ratios both have; `largest_change`, the greatest |ratio / earlier - 1|;
-        and `furthest`, which (run, scheme, engine, batch) that is. None where no earlier session of this scope, device, processor
-        and number of threads timed the reference and something else.
+        `session`, the earlier one's name; `compared`, how many ratios both have; `largest_change`,
+        the greatest |ratio / earlier - 1|; and `furthest`, its (run, scheme, engine, batch). None
+        if no earlier session with this scope, device, CPU and number of threads timed the reference
+        and another call.
     """
     alike = before[before["session"].str.startswith(BENCH_SESSION).fillna(False)]
     for name in ("scope", "device", "processor", "threads"):

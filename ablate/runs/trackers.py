@@ -1,9 +1,10 @@
-"""TrainedRun runs in the files of other tools: TensorBoard and MLflow, by their own libraries, each an extra that nobody needs.
+"""Finished runs in the files of other tools: TensorBoard and MLflow, each an optional extra.
 
-    tensorboard   <results>/tensorboard/<run_id>/     curves by step, headline metrics and costs at the last step, the samples
-    mlflow        <results>/mlruns/                   the same as a run of the experiment `ablate`, with its configuration; a file store
+    tensorboard   <results>/tensorboard/<run_id>/   curves, headline metrics and costs, the samples
+    mlflow        <results>/mlruns/                 the same, in a file store; experiment `ablate`
 
-A run is recorded once, when its rows are written: nothing of a training waits for a tracker. Nothing goes over a network.
+A run is recorded once, after its rows are written: no training waits for a tracker. Nothing goes
+over a network.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ HEADLINES = (
     "train_wall_s",
     "wall_s",
 )
-NAMED = ("variant", "axis", "preset", "seed", "data", "budget", "status", "config_hash", "weights_digest")
-BATCH = 1000  # metrics that MLflow takes at once
+PARAMETERS = ("variant", "axis", "preset", "seed", "data", "budget", "status", "config_hash", "weights_digest")
+BATCH = 1000  # MLflow's limit of metrics in one call
 Row = Mapping[str, Any]
 
 
 class Tracker(Protocol):
-    """Takes what one finished run has to show."""
+    """Records finished runs."""
 
     def record(self, run: Row, curve: Sequence[Row], samples: Path) -> None:
         """Write one run.
@@ -61,7 +62,7 @@ class TensorBoard:
         """Write into `folder/tensorboard`.
 
         Raises:
-            AblateError: The library is not there.
+            AblateError: The library is not installed.
         """
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -72,7 +73,7 @@ class TensorBoard:
     def record(self, run: Row, curve: Sequence[Row], samples: Path) -> None:
         """Write one run's event file."""
         target = self.folder / str(run["run_id"])
-        for old in target.glob("events.out.*"):  # the run was made again
+        for old in target.glob("events.out.*"):  # of an earlier run of this name
             old.unlink()
         with self._writer(str(target)) as writer:
             for name, value, step in _scalars(run, curve):
@@ -90,9 +91,9 @@ class Mlflow:
         """Write into `folder/mlruns`.
 
         Raises:
-            AblateError: The library is not there.
+            AblateError: The library is not installed.
         """
-        # Read when the library is imported; a file store is what needs no server, and asks to be allowed.
+        # MLflow reads these when it is imported. A file store needs no server, and must be allowed.
         os.environ |= {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
         try:
             from mlflow import MlflowClient
@@ -103,32 +104,32 @@ class Mlflow:
         self._client = MlflowClient(tracking_uri=(folder / "mlruns").resolve().as_uri())
 
     def record(self, run: Row, curve: Sequence[Row], samples: Path) -> None:
-        """Write one run, in place of what an earlier one of the same name left."""
+        """Write one run; delete an earlier one of the same name."""
         known = self._client.get_experiment_by_name("ablate")
         experiment = known.experiment_id if known else self._client.create_experiment("ablate")
         for old in self._client.search_runs([experiment], f"tags.run_id = '{run['run_id']}'"):
             self._client.delete_run(old.info.run_id)
-        made = self._client.create_run(experiment, run_name=str(run["run_id"])).info.run_id
+        tracked_id = self._client.create_run(experiment, run_name=str(run["run_id"])).info.run_id
         moment = int(run["finished_at"].timestamp() * 1000)
         metrics = [self._metric(name, value, moment, step) for name, value, step in _scalars(run, curve)]
-        params = [self._param(name, str(run[name])) for name in NAMED if run[name] is not None]
+        params = [self._param(name, str(run[name])) for name in PARAMETERS if run[name] is not None]
         for start in range(0, len(metrics), BATCH):
-            self._client.log_batch(made, metrics[start : start + BATCH])
-        self._client.log_batch(made, params=params, tags=[self._tag("run_id", str(run["run_id"]))])
-        self._client.log_dict(made, json.loads(run["config"]), "config.json")
+            self._client.log_batch(tracked_id, metrics[start : start + BATCH])
+        self._client.log_batch(tracked_id, params=params, tags=[self._tag("run_id", str(run["run_id"]))])
+        self._client.log_dict(tracked_id, json.loads(run["config"]), "config.json")
         if samples.is_file():
-            self._client.log_artifact(made, str(samples))
-        self._client.set_terminated(made)
+            self._client.log_artifact(tracked_id, str(samples))
+        self._client.set_terminated(tracked_id)
 
 
 TRACKERS: dict[str, Callable[[Path], Tracker]] = {"tensorboard": TensorBoard, "mlflow": Mlflow}
 
 
 def open_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
-    """Return the trackers of these names.
+    """Return the trackers of these names, once each.
 
     Raises:
-        AblateError: A name that is not known, or a library that is not there.
+        AblateError: A name is unknown, or its library is not installed.
     """
     for name in names:
         if name not in TRACKERS:
@@ -137,10 +138,10 @@ def open_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:
 
 
 def record_run(trackers: Sequence[Tracker], folder: Path, run_id: str) -> None:
-    """Give a finished run to trackers.
+    """Record a finished run in every tracker.
 
     Args:
-        trackers: What takes it.
+        trackers: The trackers.
         folder: The results folder.
         run_id: The run's name.
 
@@ -150,19 +151,14 @@ def record_run(trackers: Sequence[Tracker], folder: Path, run_id: str) -> None:
     if not trackers:
         return
     runs, curves = tables.read(folder, "runs"), tables.read(folder, "curves")
-    found = runs[runs["run_id"] == run_id]
-    run = found.astype(object).where(found.notna(), None).to_dict("records")[0]
-    curve = curves[curves["run_id"] == run_id].sort_values("step").to_dict("records")
+    (run,) = tables.to_records(runs[runs["run_id"] == run_id])
+    curve = tables.to_records(curves[curves["run_id"] == run_id].sort_values("step"))
     for tracker in trackers:
-        tracker.record(
-            {str(k): v for k, v in run.items()},
-            [{str(k): v for k, v in row.items()} for row in curve],
-            folder / "artifacts" / run_id / "samples.png",
-        )
+        tracker.record(run, curve, folder / "artifacts" / run_id / "samples.png")
 
 
 def _scalars(run: Row, curve: Sequence[Row]) -> Iterator[tuple[str, float, int]]:
-    """What has a number: name, value, step."""
+    """Yield name, value and step of every scalar."""
     for row in curve:
         for name in LOSSES:
             if row[name] is not None and math.isfinite(row[name]):

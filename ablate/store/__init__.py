@@ -1,1 +1,1 @@
-"""The results folder: tables and their schema, files that are replaced whole, the cache, health checks. No torch."""
+"""The results folder: tables, schema, atomic files, plans, the cache, health checks. No torch."""

@@ -1,4 +1,4 @@
-"""Files that are replaced whole: a reader sees the old one or the new one, never half of one."""
+"""Files replaced atomically: a reader sees the old or the new content, never a part of one."""
 
 from __future__ import annotations
 
@@ -11,29 +11,35 @@ from pathlib import Path
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 
-_UMASK = os.umask(0)  # it can only be read by setting it
-os.umask(_UMASK)
-
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
-    """Give a temporary path to write to; flush it to the disk and put it in place of `path` when the block ends well.
+    """Yield a temporary file to write to.
+
+    When the block ends without an error, flush it to the disk and rename it to `path`.
 
     Args:
-        path: What is written.
-        previous: Where to keep what stood at `path`. Between the two renames it is the only one of the two that is there.
+        path: The file to replace; its folder is created.
+        previous: Where to keep the old file. It is the only one of the two that exists between the
+            two renames.
+
+    Yields:
+        The path of an empty file beside `path`.
 
     Raises:
-        OSError: The folder or the file cannot be written; what stood at `path` is as it was, and nothing is left beside it.
+        OSError: The folder or the file cannot be written. The old file is unchanged, and no
+            temporary file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by the process's number alone: two containers that share a folder may both have it.
+    # The process id alone is not unique: two containers that share a folder may have the same one.
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # as the umask allows; safetensors replaces the file with one of mode 0600
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors writes for the owner alone
+        temporary.chmod(mode)
         if previous is not None and path.is_file():
             path.replace(previous)
         temporary.replace(path)
@@ -46,7 +52,7 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, as `replacing` does.
+    """Yield a temporary file to write to, as `replacing` does, with an error for the user.
 
     Raises:
         ResultsError: The folder or the file cannot be written.
@@ -61,13 +67,16 @@ def output_file(path: Path) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Tell whether a file is one that a process is writing, or was when it was killed: `replacing`'s, or `.tmp...` of safetensors."""
+    """Return whether a file is a temporary one: of `replacing`, or `.tmp...` of safetensors.
+
+    A killed process leaves it.
+    """
     return path.suffix == ".tmp" or path.name.startswith(".tmp")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames in a folder survive a power cut themselves."""
-    if os.name == "nt":  # no handle on a folder there; the rename is journalled
+    """Flush a folder to the disk: renames in it then survive a power cut."""
+    if os.name == "nt":  # folders have no handle there; renames are journalled
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

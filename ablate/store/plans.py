@@ -1,7 +1,7 @@
 """Plans: what was to be run and judged, recorded before the first run starts.
 
-A plan is named by its content, so the same command records it once, and a command that goes on with an interrupted
-study finds it again. Plans are never changed or deleted.
+A plan is named by its content, so the same command records it once, and a command that goes on with
+an interrupted study finds it again. Plans are never changed or deleted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def plan_id(self) -> str:
-        """The first 12 hexadecimal digits of the SHA-256 digest of the content, without the data set's name."""
+        """The first 12 digits of the content's SHA-256 digest, without the data set's name."""
         parts = (self.preset, self.data_digest, self.budget, self.variants, self.seeds, self.metrics, self.level)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""The tables of a results folder: their columns, keys and versions, and the check of rows against them."""
+"""The tables of a results folder: columns, keys, versions, and the check of rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import pyarrow as pa
 from ablate.base.errors import ResultsError, did_you_mean
 
 SCHEMA_VERSION = 1
-# Version n -> what makes a table (its name, its content) of that version one of n + 1. The number is raised only where a column's meaning
-# or type changes, or one goes: a column that is added is null in the rows of before, and needs nothing.
+# Version n -> a function (name, table) -> table that migrates a table of that version to n + 1. The
+# version is raised only if a column's meaning or type changes, or a column goes. A new column is
+# null in older rows and needs nothing.
 MIGRATIONS: dict[int, Callable[[str, pa.Table], pa.Table]] = {}
 VERSION_KEY = b"ablate_schema_version"
-RUN_SESSION = "run"  # of latencies that runs measured themselves; null before sessions had names
-BENCH_SESSION = "bench-"  # the beginning of those that `ablate bench` measured side by side; the time follows
+RUN_SESSION = "run"  # of latencies measured during a run; null before sessions had names
+BENCH_SESSION = "bench-"  # prefix of the sessions of `ablate bench`; the time follows
 STATUSES = ("done", "diverged", "failed", "interrupted")
 
 _TEXT, _INT, _FLOAT, _BOOL, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC")
@@ -105,7 +106,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TIME, "created_at"),
     ],
 }
-KEYS = {  # what there is one row per
+KEYS = {  # the columns that identify a row
     "runs": ("run_id",),
     "curves": ("run_id", "step"),
     "denoising": ("run_id", "t"),
@@ -125,7 +126,8 @@ _REQUIRED = {  # never null
 def _schema(table: str) -> pa.Schema:
     kinds = {name: kind for kind, names in _COLUMNS[table] for name in names.split()}
     fields = [pa.field(name, kind, nullable=name not in _REQUIRED[table]) for name, kind in kinds.items()]
-    # With pandas' own metadata a plain `pd.read_parquet` restores nullable integers instead of making them floats.
+    # With pandas' metadata, a plain `pd.read_parquet` reads nullable integers as such, not as
+    # floats.
     frame = pd.DataFrame({name: pd.Series(dtype=_DTYPES[kind]) for name, kind in kinds.items()})
     pandas_metadata = pa.Schema.from_pandas(frame, preserve_index=False).metadata[b"pandas"]
     return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode(), b"pandas": pandas_metadata})
@@ -135,7 +137,7 @@ SCHEMAS: dict[str, pa.Schema] = {table: _schema(table) for table in _COLUMNS}
 
 
 def check_table(table: str) -> None:
-    """Refuse a name that is not a table's.
+    """Refuse an unknown table.
 
     Raises:
         ResultsError: It is not a key of `SCHEMAS`.
@@ -146,17 +148,15 @@ def check_table(table: str) -> None:
 
 
 def to_arrow(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
-    """Check every value against the schema: pyarrow alone would cut 1.5 to 1 and take True for 1.0.
+    """Return rows in the schema of a table, every value checked: pyarrow would cut 1.5 to 1.
 
     Args:
         table: A name in `SCHEMAS`.
         rows: Column -> value. Columns left out are null, and so are numbers that are not finite.
 
-    Returns:
-        The rows, in the schema of the table.
-
     Raises:
-        ResultsError: An unknown table or column, a value of another kind, one that is missing, or two rows of one key.
+        ResultsError: An unknown table or column, a value of another type, a missing value, or two
+            rows with one key.
     """
     check_table(table)
     schema, needed, unique = SCHEMAS[table], _REQUIRED[table], KEYS[table]
@@ -206,7 +206,8 @@ def _value(table: str, field: pa.Field, value: object, row: Mapping[str, object]
             fits = value is not None or field.nullable
     if not fits:
         raise ResultsError(
-            f"{table}.{field.name} of {KEYS[table][0].removesuffix('_id')} {row[KEYS[table][0]]!r} is {value!r} ({type(value).__name__}); "
+            f"{table}.{field.name} of {KEYS[table][0].removesuffix('_id')} {row[KEYS[table][0]]!r} is {value!r} "
+            f"({type(value).__name__}); "
             f"it must be {_WANTED[kind]}"
         )
     return value
@@ -221,9 +222,9 @@ def _is_utf8(text: str) -> bool:
 
 
 def dictionary_encoded(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with texts as numbers into a list of the different ones.
+    """Return the schema with texts as dictionary codes.
 
-    Most repeat, so in this form a long table is added to fast.
+    Most texts repeat, so long tables are extended faster in this form.
     """
     code = pa.dictionary(pa.int32(), _TEXT)
     fields = [field.with_type(code) if field.type == _TEXT else field for field in schema]
@@ -231,6 +232,6 @@ def dictionary_encoded(schema: pa.Schema) -> pa.Schema:
 
 
 def plain_text(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with encoded texts as plain ones."""
+    """Return the schema with dictionary codes as plain texts."""
     fields = [field.with_type(_TEXT) if pa.types.is_dictionary(field.type) else field for field in schema]
     return pa.schema(fields, metadata=schema.metadata)

@@ -102,7 +102,7 @@ def test_report_refuses_to_mix_and_says_what_to_choose(run: Command, folder: Pat
 def test_report_to_a_file(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("report", "-o", "r.md") == (0, "", "r.md: written\n")
     assert Path("r.md").read_text().startswith("## preset quick")
-    assert "stands there already" in run("report", "-o", "r.md")[2]
+    assert "exists already" in run("report", "-o", "r.md")[2]
     assert run("report", "-o", "r.md", "--force")[0] == 0
     assert run("report", "--format", "json", "-o", "r.json")[0] == 0
     assert json.loads(Path("r.json").read_text())["version"] == 1

@@ -29,7 +29,7 @@ def step() -> Step:
 
 @pytest.fixture(scope="module")
 def graph(step: Step) -> onnx.ModelProto:
-    return onnx_runtime.export(step, {"z": noise(2), "t": torch.tensor([0.2, 0.7])}, "x_hat")
+    return onnx_runtime.export_module(step, {"z": noise(2), "t": torch.tensor([0.2, 0.7])}, "x_hat")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_transposed_convolution_is_a_convolution_and_a_shuffle() -> None:
 
 def test_multiply_accumulates_of_the_graph_are_those_of_the_model(graph: onnx.ModelProto) -> None:
     found = dict.fromkeys(onnx_runtime.MODULE_GROUPS, 0)
-    for name, macs in onnx_runtime.products(graph).items():
+    for name, macs in onnx_runtime.product_macs(graph).items():
         found[name.split("/")[0]] += macs
     counted = cost(CONFIG).macs
     for group in ("backbone", "upscaler", "heads", "drift"):

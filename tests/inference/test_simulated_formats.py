@@ -6,12 +6,12 @@ from torch import nn
 
 from ablate.inference.simulated_formats import (
     FORMATS,
-    magnitudes,
-    part_of,
+    activation_ranges,
+    group_of,
     rounded,
+    rounded_modules,
     rounded_weight,
     simulated,
-    sites,
     weight_bytes,
 )
 from ablate.models.kpn.denoiser import build
@@ -69,10 +69,10 @@ def test_a_scale_per_output_channel(layer: nn.Module) -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_only_the_named_group_rounds(network: nn.Module, group: str) -> None:
-    amax = magnitudes(network, INPUTS)
+    amax = activation_ranges(network, INPUTS)
     changed = simulated(network, "int8", [group], amax)
-    for name, module in sites(changed).items():
-        assert bool(module._forward_pre_hooks) == (part_of(name) == group), name
+    for name, module in rounded_modules(changed).items():
+        assert bool(module._forward_pre_hooks) == (group_of(name) == group), name
     found, expected = changed(*INPUTS[0]), network(*INPUTS[0])
     assert 0 < (found - expected).abs().max() < 0.2
     same = simulated(network, "int8", [], amax)
@@ -80,19 +80,19 @@ def test_only_the_named_group_rounds(network: nn.Module, group: str) -> None:
 
 
 def test_a_picture_does_not_depend_on_its_batch(network: nn.Module) -> None:
-    changed = simulated(network, "fp8", GROUPS, magnitudes(network, INPUTS))
+    changed = simulated(network, "fp8", GROUPS, activation_ranges(network, INPUTS))
     z, t = INPUTS[0]
     torch.testing.assert_close(changed(z, t)[1:2], changed(z[1:2], t[1:2]), rtol=0, atol=2e-3)
 
 
 def test_int4_leaves_activations_but_rounds_the_filters_weights(network: nn.Module) -> None:
-    changed = simulated(network, "int4", GROUPS, magnitudes(network, INPUTS))
-    hooked = {name for name, module in sites(changed).items() if module._forward_pre_hooks}
+    changed = simulated(network, "int4", GROUPS, activation_ranges(network, INPUTS))
+    hooked = {name for name, module in rounded_modules(changed).items() if module._forward_pre_hooks}
     assert hooked == {f"filters.filter_params.{i}" for i in range(3)}
 
 
 def test_fewer_bits_err_more(network: nn.Module) -> None:
-    amax = magnitudes(network, INPUTS)
+    amax = activation_ranges(network, INPUTS)
     z, t = INPUTS[1]
     errors = [
         (simulated(network, s, GROUPS, amax)(z, t) - network(z, t)).square().mean() for s in ("bf16", "int8", "int4")

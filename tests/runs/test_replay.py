@@ -129,20 +129,20 @@ def test_a_run_of_two_arithmetics_says_why_it_differs(study: Path, tmp_path: Pat
     mixed = "from step 0: bf16 cpu 2 threads; from step 7: fp32 cpu 1 thread"
     folder = copy(study, tmp_path, weights_digest="other", mixed_arithmetic=mixed)
     done = replay("--data", "set.npz", "--results", str(folder))
-    assert f"went on in another arithmetic ({mixed})" in done.stdout
+    assert f"resumed in another arithmetic ({mixed})" in done.stdout
 
 
 def test_a_set_of_ones_own_that_is_called_cats_is_asked_for(study: Path, tmp_path: Path) -> None:
     done = replay("--results", str(copy(study, tmp_path, data="cats")))
     assert isinstance(done.exception, AblateError)
-    assert re.search(r"made of 'cats' \(\w{12}\.\.\.\), which is not embedded", str(done.exception))
+    assert re.search(r"trained on 'cats' \(\w{12}\.\.\.\), which is not embedded", str(done.exception))
 
 
 def test_what_it_needs_is_asked_for(study: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", np.random.default_rng(1).integers(0, 256, (40, 64, 64, 3), np.uint8))
     for words, message in (
-        ([], r"made of 'set' \(\w+\.\.\.\), which is not embedded; say where it is: --data PATH"),
-        (["--data", str(tmp_path / "set.npz")], r"fingerprint .*the run's row says .*give the pictures"),
+        ([], r"trained on 'set' \(\w+\.\.\.\), which is not embedded; fix: give its path with --data PATH"),
+        (["--data", str(tmp_path / "set.npz")], r"digest .*the run's row says .*give the images"),
         (["--results", str(tmp_path)], r"run 'small': not in"),
     ):
         done = replay(*words)

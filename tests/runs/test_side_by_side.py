@@ -49,7 +49,7 @@ def start(folder: Path, *names: str, **changes: Any) -> dict[str, Any]:
         "threads": None,
         "seed": 0,
     }
-    return side_by_side.bench(folder, names, device=CPU, progress=Progress(enabled=False), **(options | changes))
+    return side_by_side.time_runs(folder, names, device=CPU, progress=Progress(enabled=False), **(options | changes))
 
 
 @pytest.fixture

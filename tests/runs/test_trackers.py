@@ -29,7 +29,7 @@ def test_tensorboard_gets_curves_headlines_and_samples(folder: Path) -> None:
     (run_id,) = tables.read(folder, "runs")["run_id"]
     opened = trackers.open_trackers(["tensorboard"], folder)
     for _ in range(2):  # made again, it replaces what was there
-        trackers.record(opened, folder, run_id)
+        trackers.record_run(opened, folder, run_id)
     found = EventAccumulator(str(folder / "tensorboard" / run_id))
     found.Reload()
     curves = tables.read(folder, "curves")
@@ -47,7 +47,7 @@ def test_mlflow_gets_the_same(folder: Path) -> None:
     (run_id,) = tables.read(folder, "runs")["run_id"]
     opened = trackers.open_trackers(["mlflow"], folder)
     for _ in range(2):
-        trackers.record(opened, folder, run_id)
+        trackers.record_run(opened, folder, run_id)
     client = mlflow.MlflowClient(tracking_uri=(folder / "mlruns").resolve().as_uri())
     (found,) = client.search_runs([client.get_experiment_by_name("ablate").experiment_id])
     assert found.info.run_name == run_id
@@ -84,4 +84,4 @@ def test_an_unknown_name_says_what_is_allowed(folder: Path) -> None:
     made = CliRunner().invoke(cli.app, ["run", "--preset", "smoke", "--log", "wandb", "--results", str(folder / "new")])
     assert "--log wandb" in str(made.exception)
     assert not (folder / "new").exists()
-    trackers.record([], folder, "nothing")  # no trackers: nothing is read
+    trackers.record_run([], folder, "nothing")  # no trackers: nothing is read

@@ -21,6 +21,7 @@ from ablate.report.selection import Choice
 from ablate.store import tables as results
 from ablate.store.schema import to_arrow
 from ablate.study import variants
+from ablate.study.plan import plan
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "5" * 64
@@ -65,6 +66,7 @@ def rows(
                 "data": "cats",
                 "data_digest": DIGEST,
                 "budget": "steps",
+                **_stated(name),
                 "config": config,
                 "config_hash": name[:12],
                 "fd": fd,
@@ -97,6 +99,14 @@ def rows(
             for scheme in ("fp32", *schemes) if schemes else ():
                 made["quantized"].append(_format(run["run_id"], scheme, fd, draw))
     return made
+
+
+def _stated(name: str) -> dict[str, str]:
+    """What a variant's file says, as a run records it."""
+    if name not in variants.names():
+        return {}
+    (spec,) = plan([name], [0], "quick")
+    return {"about": spec.about, "claims": spec.claims}
 
 
 def _axis(name: str) -> str:

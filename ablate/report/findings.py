@@ -92,6 +92,7 @@ class VariantRow(Record):
 
     label: str  # the variant's name; with `@hash` where it has several configurations
     variant: str
+    about: str  # what its file said when its newest run started
     axis: str | None
     config_hash: str | None
     seeds: tuple[int, ...]  # finished

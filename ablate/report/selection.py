@@ -19,13 +19,14 @@ import pandas as pd
 from ablate.base.errors import ResultsError, did_you_mean
 from ablate.base.text import printable
 from ablate.report.judged_metrics import COSTS, HEADLINES, describe
+from ablate.report.stated import Stated, stated_variants
 from ablate.study.metric_names import FEATURES, METRICS
 from ablate.study.variants import BASELINE
 
 SAME_MACS = 0.01  # training MACs that differ by less than this fraction count as equal
 TEXT = (
     *("variant", "axis", "preset", "status", "error", "data", "data_digest", "budget", "config_hash"),
-    *("device", "processor", "vector_units", "arithmetic", "mixed_arithmetic"),
+    *("about", "claims", "device", "processor", "vector_units", "arithmetic", "mixed_arithmetic"),
 )
 NUMBERS = (
     *("run_id", "seed", "steps", "threads", "memorised", "finished_at", "decode_macs"),
@@ -59,6 +60,7 @@ class SelectedRuns:
     why_metrics: str
     digests: dict[str, str]  # extractor -> digest of its weights, of those that the metrics use
     study: tuple[str, ...]  # every variant with a finished run here, also those that are not shown
+    stated: dict[str, Stated]  # what the file of each variant of the study said
     notes: list[str]
 
 
@@ -98,7 +100,9 @@ def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> SelectedRuns:
         runs = _one_size(runs, choice.samples)
     done = runs[runs["status"] == "done"].drop_duplicates(["variant", "config_hash", "seed"], keep="last")
     study = tuple(sorted(set(peers.loc[peers["status"] == "done", "variant"])))
-    return SelectedRuns(runs, done, metrics, why, digests, study, notes)
+    texts = peers[["variant", "about", "claims", "finished_at"]]
+    stated = stated_variants(texts.sort_values("finished_at", kind="stable", na_position="first"))
+    return SelectedRuns(runs, done, metrics, why, digests, study, stated, notes)
 
 
 def _clean_runs(runs: pd.DataFrame) -> pd.DataFrame:

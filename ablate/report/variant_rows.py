@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 from ablate.report.findings import Metric, Value, VariantRow
 from ablate.report.judged_metrics import describe, higher_is_better
 from ablate.report.selection import SelectedRuns
+from ablate.report.stated import NOTHING, Stated
 from ablate.study.metric_names import FEATURES, METRICS
 from ablate.study.variants import BASELINE
 
@@ -72,6 +73,7 @@ class VariantRows:
     done: pd.DataFrame  # finished runs, with a column `label`
     newest: frozenset[str]  # label of each variant's newest configuration, of those with a finished run if any
     study: tuple[str, ...]  # every variant with a finished run here, also those that are not shown
+    stated: dict[str, Stated]  # what the file of each variant of the study said
 
 
 def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str]) -> VariantRows:
@@ -100,7 +102,8 @@ def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str
     axes = dict(zip(runs["label"], runs["axis"].fillna(""), strict=True))
     order = sorted(keys, key=lambda key: (labels[key] != base, key[0] != BASELINE, axes[labels[key]], *key))
     values = {name: make_grid(done["label"], done["seed"], done[name]) for name in selected.metrics}
-    rows = _rows([(labels[key], *key, axes[labels[key]]) for key in order], runs, done, values, base, notes)
+    keys_in_order = [(labels[key], *key, axes[labels[key]]) for key in order]
+    rows = _rows(keys_in_order, selected.stated, runs, done, values, base, notes)
     _note_autoencoders_and_copies(done, [row.label for row in rows], notes)
     _note_unequal_budgets(rows, done, base, budget, notes)
     _note_mixed_arithmetic(done, base, notes)
@@ -109,7 +112,7 @@ def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str
     elif against in several:
         hash_ = base.partition(" @")[2]
         notes.append(f"{_name(against)} has several configurations; differences are to the newest, @{hash_}")
-    return VariantRows(tuple(rows), base, values, done, frozenset(newest.values()), selected.study)
+    return VariantRows(tuple(rows), base, values, done, frozenset(newest.values()), selected.study, selected.stated)
 
 
 def unequal_machines(done: pd.DataFrame) -> list[str]:
@@ -175,6 +178,7 @@ def _first(values: pd.Series) -> int | None:
 
 def _rows(
     keys: Sequence[tuple[str, str, str, str]],
+    stated: Mapping[str, Stated],
     runs: pd.DataFrame,
     done: pd.DataFrame,
     values: dict[str, SeedGrid],
@@ -204,6 +208,7 @@ def _rows(
             VariantRow(
                 label=label,
                 variant=variant,
+                about=stated.get(variant, NOTHING).about,
                 axis=axis or None,
                 config_hash=config_hash or None,
                 seeds=seeds,

@@ -7,19 +7,17 @@ its values are, so it is left out of the family.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ablate.base.errors import VariantError
 from ablate.report.findings import Claim, Comparison, VariantRow
 from ablate.report.judged_metrics import COSTS, HEADLINES, higher_is_better
 from ablate.report.variant_rows import SeedGrid, VariantRows, budgets_of, count, make_grid
 from ablate.stats import paired
-from ablate.study import variants
 from ablate.study.claims import Claim as StatedClaim
 from ablate.study.claims import read_margin
 from ablate.study.metric_names import METRICS, PAIRS
@@ -131,7 +129,7 @@ def _study_tests(table: VariantRows) -> int:
     against = "" if table.against is None else table.against.partition(" @")[0]
     others = [name for name in table.study if name != against]
     headline = {name for pair in HEADLINES for name in pair}
-    claims = [claim for name in others for claim in _claims_of(name)] if against == BASELINE else []
+    claims = [claim for name in others for claim in table.stated[name].claims] if against == BASELINE else []
     return max(1, len(others) * len(HEADLINES) + sum(claim.metric not in headline for claim in claims))
 
 
@@ -224,7 +222,7 @@ def _claim_inputs(
     inputs = []
     cache: dict[str, SeedGrid | str] = {}
     for row in table.rows:
-        for claim in _claims_of(row.variant) if row.label != table.against else ():
+        for claim in table.stated[row.variant].claims if row.label != table.against else ():
             metric = claim.metric
             pair = pairs.get((row.label, metric))
             if pair is None:
@@ -239,19 +237,6 @@ def _claim_inputs(
             margin = read_margin(claim.margin, pair.theirs or 0.0) if claim.margin is not None else None
             inputs.append(_ClaimInput(row, claim, pair, margin))
     return inputs
-
-
-def _claims_of(name: str) -> Sequence[StatedClaim]:
-    """Return the claims in a variant's file.
-
-    A combination has none. Neither has a variant whose file is gone or damaged: its runs are still shown.
-    """
-    if name not in variants.names():
-        return ()
-    try:
-        return variants.load(name).claims
-    except VariantError:
-        return ()
 
 
 def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd.DataFrame) -> SeedGrid | str:

@@ -109,6 +109,13 @@ def load(name: str) -> Variant:
     )
 
 
+def load_packaged(name: str) -> Variant | None:
+    """Return the packaged variant of a name, whatever lies in `./variants`; None if there is none."""
+    if not NAME.fullmatch(name) or not (PACKAGED / f"{name}.toml").is_file():
+        return None
+    return _read_variant(PACKAGED / f"{name}.toml")
+
+
 def canonical(name: str) -> str:
     """Return the name of a combination: its parts sorted, without the baseline."""
     return "+".join(sorted({part.strip() for part in name.split("+")} - {BASELINE}) or [BASELINE])
@@ -150,15 +157,17 @@ def from_json(text: str, preset: str) -> Config:
 
 
 def _load_one(name: str) -> Variant:
-    from ablate.study.variant_file import VariantFile, read, settings_of
-
     known = names()
     if name not in known:
         raise VariantError(f"unknown variant {name!r}{did_you_mean(name, known)} Allowed: {', '.join(known)}")
     path = PACKAGED / f"{name}.toml"
-    if not path.is_file():
-        path = USER / f"{name}.toml"
-    file = read(path, VariantFile)
+    return _read_variant(path if path.is_file() else USER / f"{name}.toml")
+
+
+def _read_variant(path: Path) -> Variant:
+    from ablate.study.variant_file import VariantFile, read, settings_of
+
+    name, file = path.stem, read(path, VariantFile)
     delta = {} if name == BASELINE else settings_of(file)
     if name != BASELINE:
         if not delta:

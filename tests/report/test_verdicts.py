@@ -383,3 +383,32 @@ def test_both_budgets_stand_side_by_side() -> None:
 def test_claims_may_be_left_out() -> None:
     findings = findings_of(synthetic.rows({"baseline": 0.0, "direct": 0.0}, range(3), schemes=["int8"]), claims=False)
     assert (findings.claims, findings.compared.family) == ((), 2)
+
+
+def test_claims_are_those_of_the_rows_wherever_the_report_is_made(user: Write, tmp_path: Path) -> None:
+    user("thin", '{ metric = "fd", expect = "worse", because = "As it was." }')
+    made = synthetic.rows({"baseline": 0.0, "thin": 5.0}, range(8))
+    before = findings_of(made)
+    assert (claim(before).because, claim(before).verdict) == ("As it was.", "supported")
+    user("thin", '{ metric = "fd", expect = "better", because = "As it is now." }')
+    assert findings_of(made) == before
+    (tmp_path / "variants" / "thin.toml").unlink()
+    (tmp_path / "variants" / "a b.toml").write_text("no variant's name")  # of no concern to a report
+    assert findings_of(made) == before
+
+
+def test_the_newest_run_says_what_is_claimed() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(3))
+    newest = max((run for run in made["runs"] if run["variant"] == "no_drift"), key=lambda run: run["finished_at"])
+    newest["claims"] = '[{"metric": "pd", "expect": "better", "because": "Said last."}]'
+    assert [(c.metric, c.because) for c in findings_of(made).claims] == [("pd", "Said last.")]
+
+
+def test_rows_older_than_the_column_have_the_packaged_claims_and_damaged_ones_none() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(3))
+    for run in made["runs"]:
+        del run["claims"], run["about"]
+    assert [c.because for c in findings_of(made).claims] == [c.because for c in load("no_drift").claims]
+    for text in ("{", "3", '[{"metric": 1}]', '["x"]', "null"):
+        made["runs"][-1]["claims"] = text
+        assert findings_of(made).claims == ()

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.base.errors import VariantError
 from ablate.base.text import printable
 from ablate.data import cats
 from ablate.report import plot_data
@@ -23,7 +22,6 @@ from ablate.report.render.number_text import interval, signed
 from ablate.report.render.text_table import TextTable
 from ablate.report.render.vega import records
 from ablate.store import tables as results
-from ablate.study import variants
 
 TITLES = {"helps": "Better than {}", "hurts": "Worse than {}", "undecided": "Undecided"}
 RAW = ("runs", "curves", "denoising", "latency")
@@ -167,6 +165,7 @@ def cards_of(findings: Findings) -> list[tuple[str, str, list[VariantCard]]]:
     """Return each verdict with its title and its variants, the largest difference first."""
     metric = findings.compared.headline[0]
     decimals = report_tables.difference_decimals(findings, metric)
+    about = {row.label: row.about for row in findings.rows}
     cards: dict[str, list[VariantCard]] = {verdict: [] for verdict in TITLES}
     for one in sorted(_judged(findings), key=lambda one: -abs(one.mean or 0.0)):
         effect = f"{metric} {signed(one.mean, decimals)}"
@@ -176,17 +175,9 @@ def cards_of(findings: Findings) -> list[tuple[str, str, list[VariantCard]]]:
         if one.verdict == "undecided" and one.seeds_needed is not None and one.seeds_needed > one.n:
             basis = "this many comparisons need at least" if one.low is None else "by the spread seen, that needs"
             why += f"; {basis} {one.seeds_needed:,} seeds"
-        cards[one.verdict].append(VariantCard(one.label, _about(one.variant), effect, why))
+        cards[one.verdict].append(VariantCard(one.label, about[one.label], effect, why))
     against = findings.compared.against or "the baseline"
     return [(verdict, TITLES[verdict].format(against), group) for verdict, group in cards.items()]
-
-
-def _about(name: str) -> str:
-    """Return what a variant's file says about it, or nothing if the file is gone."""
-    try:
-        return printable(variants.load(name).about)
-    except VariantError:
-        return ""
 
 
 def _claim_text(claim: Claim, findings: Findings) -> ClaimText:

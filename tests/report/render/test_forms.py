@@ -24,7 +24,7 @@ from ablate.report.render.markdown import to_markdown
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
 SCHEMA = Findings.model_json_schema(mode="serialization")
-SCHEMA_SHA256 = "c6a1f64cb409632001d9965468478f1eaf261ce0f5dbcb3764ad8577674d7ef1"
+SCHEMA_SHA256 = "a5f1d578d22b11667952dedfb2c97fe509fc6bd520d0a1a7daff824be81f3914"
 
 
 @cache

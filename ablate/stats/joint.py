@@ -102,7 +102,7 @@ def _statistics(sums: np.ndarray, d: np.ndarray, counts: np.ndarray, upper: np.n
 
 
 def _sign_patterns(n: int, chunk: int, *, half: bool) -> Iterator[np.ndarray]:
-    """Yield sign patterns (k, n) float64: all 2^n, or half of them with the first sign +; random ones for many seeds."""
+    """Yield sign patterns (k, n) float64: all 2^n, or the half whose last sign is +; random ones for many seeds."""
     if n > EXACT_SEEDS:
         random = np.random.default_rng(0)
         for start in range(0, RANDOM_PATTERNS, chunk):

@@ -1,6 +1,7 @@
 """Anytime-valid evidence: e-processes, which stay valid whatever made the user add seeds or stop.
 
-    e_n = (1 + g n)^(-1/2) ((1 + T^2 / v) / (1 + T^2 / (v (1 + g n))))^((v + 1) / 2),   T^2 = n mean^2 / sd^2,  v = n - 1
+    e_n = (1 + g n)^(-1/2) ((1 + T^2 / v) / (1 + T^2 / (v (1 + g n))))^((v + 1) / 2)
+    T^2 = n mean^2 / sd^2,   v = n - 1
 
 is the t-test's Bayes factor with the right-Haar prior on the spread and N(0, g) on mean / spread. Under no effect it
 exceeds 1 / alpha at any time with probability at most alpha (Ville's inequality; Perez-Ortiz, Lardy, de Heide and

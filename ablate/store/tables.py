@@ -228,7 +228,8 @@ def _lock(results: Path, timeout: float) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise ResultsError(
-            f"{results}: locked by {Owner.read(holder).describe()}, waited {timeout:g} s; wait for it or end it, then run again"
+            f"{results}: locked by {Owner.read(holder).describe()}, waited {timeout:g} s; "
+            "wait for it or end it, then run again"
         ) from error
     except OSError as error:
         raise ResultsError(f"{results}: cannot be locked: {_reason(error)}; choose another --results folder") from error

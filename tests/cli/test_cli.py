@@ -56,7 +56,7 @@ def study(folder: Path) -> Path:
     return folder
 
 
-def test_a_run_leaves_tables_and_pictures(study: Path) -> None:
+def test_a_run_leaves_tables_and_images(study: Path) -> None:
     runs = pd.read_parquet(study / "results" / "runs.parquet")
     assert sorted(runs["variant"]) == ["baseline", "no_drift"]
     assert set(runs["status"]) == {"done"}

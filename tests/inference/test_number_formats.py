@@ -113,7 +113,7 @@ def test_a_file_says_what_it_is_and_the_documented_code_draws_a_cat_from_it(stud
     assert Image.open(study / "cat.png").size == (64, 64)
 
 
-def test_engines_draw_the_same_pictures(study: Path) -> None:
+def test_engines_draw_the_same_images(study: Path) -> None:
     for name, words in {
         "torch": [],
         "fp32": ["--engine", "onnx"],

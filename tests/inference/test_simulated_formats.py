@@ -79,7 +79,7 @@ def test_only_the_named_group_rounds(network: nn.Module, group: str) -> None:
     assert torch.equal(same(*INPUTS[0]), expected)
 
 
-def test_a_picture_does_not_depend_on_its_batch(network: nn.Module) -> None:
+def test_a_image_does_not_depend_on_its_batch(network: nn.Module) -> None:
     changed = simulated(network, "fp8", GROUPS, activation_ranges(network, INPUTS))
     z, t = INPUTS[0]
     torch.testing.assert_close(changed(z, t)[1:2], changed(z[1:2], t[1:2]), rtol=0, atol=2e-3)

@@ -79,8 +79,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         patch.setenv("ABLATE_OFFLINE", "1")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path]))
-        pictures = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
-        np.savez(folder / "set.npz", pictures)
+        images = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
+        np.savez(folder / "set.npz", images)
         launch(local.launch, folder, "reference", device="cpu", threads=1)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Grids drawn while a run trains: at which steps, of which pictures, at what cost."""
+"""Grids drawn while a run trains: at which steps, of which images, at what cost."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_run_keeps_its_grids_and_a_replay_without_them_has_the_same_bits(
     ]
     early, late, final = (np.asarray(Image.open(folder / f"samples{end}.png")) for end in ("_3", "_6", ""))
     assert early.shape == late.shape == (2 * 64 * ZOOM, 8 * 64 * ZOOM, 3)
-    # The same noise: a picture is nearer to the one in its place later on than to the next one there.
+    # The same noise: a image is nearer to the one in its place later on than to the next one there.
     own, other = (
         np.abs(late[:128, :128] - 1.0 * final[:128, :128]),
         np.abs(late[:128, :128] - 1.0 * final[:128, 128:256]),

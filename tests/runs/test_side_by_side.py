@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Fake:
-    """A clock, and networks that take given milliseconds of it a picture and evaluation."""
+    """A clock, and networks that take given milliseconds of it a image and evaluation."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **ms: float) -> None:
         """`ms` by scheme; without a drift network half of it."""

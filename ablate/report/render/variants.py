@@ -83,7 +83,8 @@ def render_plan(planned: Sequence[Planned]) -> RenderableType:
         table.add_row(run.spec.variant, seed, steps, "done" if run.finished else "to run", estimate)
     known = [run.wall_s for run in planned if not run.finished]
     total = [seconds for seconds in known if seconds is not None]
-    table.caption = f"{len(known)} of {len(planned)} to run: {_duration(sum(total)) if total else '0 s' if not known else 'unknown'}"
+    duration = _duration(sum(total)) if total else "unknown" if known else "0 s"
+    table.caption = f"{len(known)} of {len(planned)} to run: {duration}"
     if total and len(total) < len(known):
         table.caption += f", and {len(known) - len(total)} of unknown length"
     return table

@@ -118,7 +118,8 @@ def trade_off(front: Front, index: int) -> Plot | None:
         f"front-{index}",
         chart,
         table.title,
-        f"{first}{signs}. A diamond is on the front: no other point is as good in every objective and better in one.{flat}",
+        f"{first}{signs}. A diamond is on the front: no other point is as good in every objective "
+        f"and better in one.{flat}",
         f"{quality} against {' and '.join(costs)}. On the front: {on_front}.",
         table,
     )

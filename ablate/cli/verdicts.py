@@ -264,11 +264,15 @@ def gate(
     budget: BudgetChoice = Budget.steps,
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
+    allow_diverged: Annotated[
+        bool, typer.Option("--allow-diverged", help="Judge by the finished seeds though others diverged.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Fail (exit code 1) if a metric of a variant got worse by more than is allowed.
 
-    A variant fails only if the whole 95 % interval of its regression is worse than the tolerance.
+    A variant fails if the whole 95 % interval of its regression is worse than the tolerance, if one of
+    its seeds diverged, or if none has finished.
 
     Example: ablate gate --metric fd --max-regression 5% --variant no_drift
     """
@@ -279,7 +283,7 @@ def gate(
     tolerance = gates.parse_tolerance(max_regression)
     only = tuple(map(canonical, split_names(variants)))
     choice = Choice(preset, data, budget.value, canonical(against), samples=samples, extractor=extractor, variants=only)
-    outcome = gates.gate(read(folder), metric, tolerance, choice)
+    outcome = gates.gate(read(folder), metric, tolerance, choice, allow_diverged=allow_diverged)
     if as_json:
         typer.echo(outcome.to_json())
     else:

@@ -164,7 +164,14 @@ def fieller(upper: np.ndarray, lower: np.ndarray, alpha: float) -> tuple[float, 
     return (b - root) / a, (b + root) / a
 
 
-def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, choice: Choice) -> GateReport:
+def gate(
+    frames: Mapping[str, pd.DataFrame],
+    metric: str,
+    tolerance: Tolerance,
+    choice: Choice,
+    *,
+    allow_diverged: bool = False,
+) -> GateReport:
     """Judge every chosen variant in its newest configuration.
 
     Args:
@@ -172,6 +179,7 @@ def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, 
         metric: The metric or cost to judge by.
         tolerance: The regression that is allowed.
         choice: What to compare; its metrics are ignored.
+        allow_diverged: Judge a variant by its finished seeds though others diverged. Without any it fails.
 
     Raises:
         ResultsError: What was chosen does not exist or does not compare, or there is nothing to judge.
@@ -194,7 +202,12 @@ def gate(frames: Mapping[str, pd.DataFrame], metric: str, tolerance: Tolerance, 
         shared = ~np.isnan(mine - theirs)
         one = judge(row.label, mine[shared], theirs[shared], tolerance, alpha=alpha, higher_is_better=up)
         lost = row.unfinished["diverged"] + row.unfinished["failed"]
-        if row.label in refused:
+        diverged = row.unfinished["diverged"]
+        if not row.seeds or (diverged and not allow_diverged):
+            counts = ", ".join(f"{number} {status}" for status, number in row.unfinished.items() if number)
+            why = f"{counts} of {row.runs} seeds" + ("" if row.seeds else ": none has finished")
+            one = one.model_copy(update={"verdict": "failed", "why": why})
+        elif row.label in refused:
             none = dict.fromkeys(("regression", "low", "high"))
             one = one.model_copy(update={**none, "verdict": "undecided", "why": refused[row.label]})
         elif lost and one.verdict == "passed":
@@ -245,7 +258,7 @@ class _Rendered:
         yield terminal.fit(self._table(), options)
         yield Text("")
         reasons: dict[str, list[str]] = {}
-        for one in undecided:
+        for one in (one for one in report.variants if one.verdict != "passed"):
             reasons.setdefault(one.why, []).append(one.label)
         for why, labels in reasons.items():
             yield Text(f"{', '.join(labels)}: {why}")

@@ -72,7 +72,8 @@ def compare(
     if a in existing and b in existing:
         for name in (a, b):
             _check_finished(runs[runs["variant"] == name], name)
-        runs = _newest(runs)
+        every, runs = runs, _newest(runs)
+        not_paired += _left_out(every, runs, (a, b))
     elif a not in existing and b not in existing:
         (a, b), runs, not_paired = _two_runs(runs, a, b)
     else:
@@ -108,6 +109,18 @@ def _newest(runs: pd.DataFrame) -> pd.DataFrame:
     keys = ["variant", "preset", "data_digest", "budget"]
     newest = done.drop_duplicates(keys, keep="last")[[*keys, "config_hash"]]
     return runs.merge(newest, on=[*keys, "config_hash"])
+
+
+def _left_out(every: pd.DataFrame, kept: pd.DataFrame, names: tuple[str, str]) -> list[str]:
+    """Return a note for each variant with finished runs of another configuration than the one compared."""
+    notes = []
+    rest = every[~every["run_id"].isin(kept["run_id"]) & (every["status"] == "done")]
+    for name in names:
+        chosen = " and ".join(f"@{value}" for value in kept.loc[kept["variant"] == name, "config_hash"].unique())
+        for config, group in rest[rest["variant"] == name].groupby("config_hash"):
+            seeds = ", ".join(map(str, sorted(group["seed"])))
+            notes.append(f"{name}: the newest configuration is compared, {chosen}; left out: @{config}, seeds {seeds}")
+    return notes
 
 
 def _check_finished(runs: pd.DataFrame, name: str) -> None:

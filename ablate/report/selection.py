@@ -26,13 +26,15 @@ from ablate.study.variants import BASELINE
 SAME_MACS = 0.01  # training MACs that differ by less than this fraction count as equal
 TEXT = (
     *("variant", "axis", "preset", "status", "error", "data", "data_digest", "budget", "config_hash"),
-    *("about", "claims", "device", "processor", "vector_units", "arithmetic", "mixed_arithmetic"),
+    *("about", "claims", "code", "libraries", "device", "processor", "vector_units", "arithmetic", "mixed_arithmetic"),
 )
 NUMBERS = (
-    *("run_id", "seed", "steps", "threads", "memorised", "finished_at", "decode_macs"),
+    *("run_id", "seed", "steps", "threads", "memorised", "unstable", "finished_at", "decode_macs"),
     *("fd_n", "fd_ref_n", "fd_floor", "fd_floor_n", "fid_floor"),
     *("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db"),
 )
+CODE = ("code", "git_commit", "git_dirty")
+LIBRARIES = ("torch", "numpy", "numba", "scipy", "torchvision", "torch-fidelity", "lpips", "timm", "pillow")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _clean_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """
     kept = [name for name in runs.columns if name in (*TEXT, *NUMBERS, "precision") or name in METRICS or name in COSTS]
     frame = finite(runs[kept].rename(columns={"precision": "arithmetic"}))  # a metric is named precision too
-    frame = frame.assign(**_processors(runs))
+    frame = frame.assign(**_processors(runs), code=_code(runs))
     texts = {}
     for name in TEXT:
         column = frame[name].astype(object)
@@ -125,17 +127,41 @@ def _processors(runs: pd.DataFrame) -> dict[str, pd.Series]:
     """Return what each run was computed on.
 
     `processor` is the name of the GPU, or of the CPU if there was none. `vector_units` are the CPU's,
-    where they are recorded.
+    where they are recorded. `libraries` are names and versions of those that compute.
     """
     environments = runs["environment"] if "environment" in runs else pd.Series(None, runs.index, dtype=object)
-    columns: dict[str, dict[str, str | None]] = {"processor": {}, "vector_units": {}}
+    columns: dict[str, dict[str, str | None]] = {"processor": {}, "vector_units": {}, "libraries": {}}
     for text in environments.dropna().unique():
         with suppress(ValueError, AttributeError, TypeError):  # a table may come from elsewhere
             parts = json.loads(text)
             read = (parts.get(key) for key in ("gpu", "cpu", "cpu_features"))
             gpu, cpu, units = (value if value and isinstance(value, str) else None for value in read)
             columns["processor"][text], columns["vector_units"][text] = gpu or cpu, None if gpu else units
+            columns["libraries"][text] = ", ".join(f"{name} {parts[name]}" for name in LIBRARIES if parts.get(name))
     return {name: environments.astype(object).map(values) for name, values in columns.items()}
+
+
+def _code(runs: pd.DataFrame) -> pd.Series:
+    """Return the code that computed each run, in words: its commits, `with changes` where it was edited.
+
+    Two runs of equal words were computed by equal sources, as far as their rows tell.
+    """
+    names: dict[tuple[object, ...], str] = {}
+    columns = [runs[name].astype(object) if name in runs else [None] * len(runs) for name in CODE]
+    keys = list(zip(*columns, strict=True))
+    for key in set(keys):
+        recorded, commit, dirty = (None if pd.isna(value) else value for value in key)
+        versions: list[str] = []
+        with suppress(ValueError, LookupError, AttributeError, TypeError, RecursionError):  # a table may come from elsewhere
+            versions = [_version(one["commit"], one["dirty"], one["source"]) for one in json.loads(str(recorded))]
+        names[key] = " then ".join(versions) or _version(commit, dirty)
+    return pd.Series([names[key] for key in keys], runs.index, dtype=object)
+
+
+def _version(commit: object, dirty: object, source: object = None) -> str:
+    text = f"commit {str(commit)[:8]}" if commit else "no commit"
+    changed = f" with changes {str(source)[:8] if source else ''}".rstrip() if dirty or not commit else ""
+    return text + changed
 
 
 def finite(frame: pd.DataFrame) -> pd.DataFrame:

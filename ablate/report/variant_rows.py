@@ -107,6 +107,10 @@ def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str
     _note_autoencoders_and_copies(done, [row.label for row in rows], notes)
     _note_unequal_budgets(rows, done, base, budget, notes)
     _note_mixed_arithmetic(done, base, notes)
+    for column in ("code", "libraries"):
+        _note_unequal(column, done, base, notes)
+    _note_unstable(done, notes)
+    _note_configurations(runs, done, newest, several, notes)
     if base is None:
         notes.append(f"{_name(against)} has no finished run here: no differences")
     elif against in several:
@@ -309,6 +313,43 @@ def _note_mixed_arithmetic(done: pd.DataFrame, against: str | None, notes: list[
             f"{label}: at {_seeds(mixed['seed'])} runs in {how} are paired: the difference is not the variant's "
             "alone; run one of them again (--force) on a machine like the other's"
         )
+
+
+def _note_unequal(column: str, done: pd.DataFrame, against: str | None, notes: list[str]) -> None:
+    """Note pairs whose two runs were computed by other code or other libraries."""
+    theirs = done[done["label"] == against].drop_duplicates("seed").set_index("seed")[column].rename("theirs")
+    pairs = done[["label", "seed", column]].join(theirs, on="seed").dropna()
+    pairs = pairs[pairs["label"] != against]
+    mixed = pairs[pairs[column] != pairs["theirs"]]
+    if not len(mixed):
+        return
+    totals, counts = Counter(pairs["label"]), Counter(mixed["label"])
+    listed = ", ".join(f"{label} ({n} of {totals[label]})" for label, n in counts.items())
+    versions = sorted({*mixed[column], *mixed["theirs"]})
+    if column == "libraries":  # only what differs
+        parts = [set(version.split(", ")) for version in versions]
+        versions = sorted(set.union(*parts) - set.intersection(*parts))
+    shown = "; ".join(versions[:4]) + (f" and {len(versions) - 4} more" if len(versions) > 4 else "")
+    verb = "differ" if column == "libraries" else "differs"
+    notes.append(f"{column} {verb} within pairs with {_name(against)}: {listed}: {shown}")
+
+
+def _note_unstable(done: pd.DataFrame, notes: list[str]) -> None:
+    unstable = done[done["unstable"].fillna(False).astype(bool)]
+    for label, group in unstable.groupby("label", sort=False):
+        notes.append(f"{label}: {_seeds(group['seed'])} unstable: the gradient norm left its own history")
+
+
+def _note_configurations(
+    runs: pd.DataFrame, done: pd.DataFrame, newest: Mapping[str, str], several: Iterable[str], notes: list[str]
+) -> None:
+    """Note variants of several configurations, which one is judged, and which are not."""
+    for variant in sorted(several):
+        labels = dict.fromkeys(runs.loc[runs["variant"] == variant, "label"])
+        finished = {label: _seeds(done.loc[done["label"] == label, "seed"]) for label in labels}
+        listed = ", ".join(f"@{label.partition(' @')[2]} ({seeds})" for label, seeds in finished.items())
+        judged = f"only the newest is judged, @{newest[variant].partition(' @')[2]}"
+        notes.append(f"{variant} has {len(finished)} configurations: {listed}; {judged}")
 
 
 def budgets_of(done: pd.DataFrame, budget: str) -> dict[str, str]:

@@ -99,6 +99,8 @@ def make_verdicts(
     for metric, values in table.values.items():
         refused = unjudged(table, budget, metric)
         for row in table.rows[1:] if against is not None else ():
+            if row.label not in table.newest:
+                continue
             pairs[row.label, metric] = _differences(values, row.label, against or "", refused.get(row.label))
     inputs = _claim_inputs(table, fidelity, formats, pairs, budget) if judge_claims and against is not None else []
     family = _Family()
@@ -176,6 +178,8 @@ def _comparison(
     else:
         up = higher_is_better(metric)
         verdict = paired.compare(summary, corrected.get(key), size, higher_is_better=up)
+        if verdict.word == "helps" and row.unfinished["diverged"]:
+            verdict = paired.Verdict("undecided", f"{verdict.why} where it finished")
     lost = row.unfinished["diverged"] + row.unfinished["failed"]
     more = f"; {count(lost)} seed{'' if lost == 1 else 's'} diverged or failed, not counted" if lost else ""
     return Comparison(
@@ -222,7 +226,8 @@ def _claim_inputs(
     inputs = []
     cache: dict[str, SeedGrid | str] = {}
     for row in table.rows:
-        for claim in table.stated[row.variant].claims if row.label != table.against else ():
+        judged = row.label != table.against and row.label in table.newest
+        for claim in table.stated[row.variant].claims if judged else ():
             metric = claim.metric
             pair = pairs.get((row.label, metric))
             if pair is None:

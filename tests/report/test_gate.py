@@ -94,10 +94,22 @@ def test_what_diverged_has_not_passed() -> None:
     made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0}, range(8))
     made["runs"][-1] |= {"status": "diverged", "fd": None}
     (one,) = gate.gate(frames(made), "fd", FIVE, Choice()).variants
+    assert (one.verdict, one.why) == ("failed", "1 diverged of 8 seeds")
+    (one,) = gate.gate(frames(made), "fd", FIVE, Choice(), allow_diverged=True).variants
     assert (one.n, one.verdict) == (7, "undecided")
     assert one.why == "the whole interval is within 5% where it finished, but 1 seed diverged or failed"
     made["runs"][-1]["status"] = "interrupted"  # that will go on
     assert verdicts(gate.gate(frames(made), "fd", FIVE, Choice())) == {"no_drift": "passed"}
+
+
+def test_a_candidate_without_a_finished_seed_fails() -> None:
+    made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0}, range(3))
+    for run in made["runs"][3:]:
+        run |= {"status": "failed" if run["seed"] else "diverged", "fd": None}
+    for allowed in (False, True):
+        report = gate.gate(frames(made), "fd", FIVE, Choice(), allow_diverged=allowed)
+        assert report.failed
+        assert report.variants[0].why == "1 diverged, 2 failed of 3 seeds: none has finished"
 
 
 def test_only_the_newest_configurations_stand_at_the_gate() -> None:

@@ -152,7 +152,8 @@ def _code(runs: pd.DataFrame) -> pd.Series:
     for key in set(keys):
         recorded, commit, dirty = (None if pd.isna(value) else value for value in key)
         versions: list[str] = []
-        with suppress(ValueError, LookupError, AttributeError, TypeError, RecursionError):  # a table may come from elsewhere
+        # A table may come from elsewhere.
+        with suppress(ValueError, LookupError, AttributeError, TypeError, RecursionError):
             versions = [_version(one["commit"], one["dirty"], one["source"]) for one in json.loads(str(recorded))]
         names[key] = " then ".join(versions) or _version(commit, dirty)
     return pd.Series([names[key] for key in keys], runs.index, dtype=object)

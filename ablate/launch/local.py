@@ -10,11 +10,11 @@ from functools import cache
 import pandas as pd
 
 from ablate.base.errors import ResultsError
-from ablate.base.machine import device_bytes, environment, pick_device, use_threads
+from ablate.base.machine import code_version, device_bytes, environment, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.data.datasets import load_dataset
 from ablate.inference import number_formats
-from ablate.launch.plans import with_plan
+from ablate.launch.plans import planned
 from ablate.launch.queue import AS_FAILED, POLL_S, WorkQueue, sigterm_as_interrupt
 from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
@@ -22,6 +22,7 @@ from ablate.models.cost import cost
 from ablate.runs import loading as finished_runs
 from ablate.runs.context import Row
 from ablate.runs.pipeline import execute_run
+from ablate.store.plans import record
 from ablate.study.plan import Planned, RunSpec, estimate_wall_s
 from ablate.study.request import Rerun, StudyRequest
 
@@ -100,8 +101,9 @@ def launch(
     with ExitStack() as stack:
         stack.enter_context(use_threads(request.threads))
         stack.enter_context(sigterm_as_interrupt())
+        plan, specs = planned(specs, request, data)
         queue = WorkQueue(
-            with_plan(specs, request, data),
+            specs,
             data,
             folder,
             rerun=request.rerun,
@@ -130,11 +132,13 @@ def launch(
                         )
                         on_row(run.row | {"rows": added}, "quantised")
                 else:
+                    networks = metric_networks()
+                    record(folder, plan, code_version())
                     row = execute_run(
                         run.spec,
                         data,
                         folder,
-                        networks=metric_networks(),
+                        networks=networks,
                         progress=progress,
                         load_wall_s=load_wall_s,
                         save_every_s=request.save_every_s,

@@ -23,10 +23,11 @@ import torch
 
 from ablate.base.errors import AblateError
 from ablate.base.host import THREAD_VARIABLES
+from ablate.base.machine import code_version
 from ablate.base.progress import Progress, Study, Task
 from ablate.base.text import printable
 from ablate.data.datasets import ImageSet, load_dataset
-from ablate.launch.plans import with_plan
+from ablate.launch.plans import planned
 from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
     check_installed,
@@ -41,6 +42,7 @@ from ablate.metrics.networks import load_networks, weight_paths
 from ablate.runs.context import Row
 from ablate.runs.pipeline import record_remote_run, working_folder
 from ablate.store import tables
+from ablate.store.plans import record
 from ablate.study.plan import RunSpec
 from ablate.study.request import StudyRequest
 
@@ -118,8 +120,9 @@ def launch(
     with ExitStack() as stack:
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
+        plan, specs = planned(specs, request, data)
         queue = WorkQueue(
-            with_plan(specs, request, data),
+            specs,
             data,
             folder,
             rerun=request.rerun,
@@ -138,6 +141,7 @@ def launch(
         metric_networks = load_networks(metrics, weights, torch.device("cpu"))
         for network, reason in metric_networks.missing.items():
             on_missing(network, reason)
+        record(folder, plan, code_version())
         contents = {path.name: path.read_bytes() for path in weight_paths(metric_networks, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         asked = tuple(metric for metric in metrics if metric.network not in metric_networks.missing)

@@ -88,7 +88,7 @@ def test_a_finished_run_gets_what_it_lacks_and_nothing_twice(study: Path) -> Non
 
 def test_the_report_lists_them_in_every_form(study: Path) -> None:
     rich, markdown, text = (
-        ablate("report", "--format", form, cwd=study).stdout for form in ("rich", "markdown", "json")
+        ablate("report", "--format", form, "--full", cwd=study).stdout for form in ("rich", "markdown", "json")
     )
     found = json.loads(text)["quantized"]["rows"]
     assert {(row["scheme"], row["scope"]) for row in found} >= {("int8", "kpn"), ("int4", "filters")}

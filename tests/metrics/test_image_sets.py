@@ -265,7 +265,10 @@ def bad(folder: Path, tmp_path: Path) -> Path:
         ),
         (["real", "fake", "--weights", "absent"], "absent: no such folder of weights"),
         (["real", "fake", "--weights", "weights"], "alexnet_features.safetensors: damaged, or not a weight file"),
-        (["real", "real", "-m", "lpips_vgg", "--weights", "vgg"], "vgg16_features.safetensors: damaged, or not a file"),
+        (
+            ["real", "real", "-m", "lpips_vgg", "--weights", "vgg"],
+            "vgg16_features.safetensors: damaged, or not a weight file",
+        ),
         (["real", "fake", "--device", "tpu"], "--device tpu: unknown device"),
     ],
 )

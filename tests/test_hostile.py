@@ -318,6 +318,7 @@ SMALL = HEAD + command.CHEAP
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+@pytest.mark.slow
 def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_room(user: Path) -> None:
     import resource
     import signal

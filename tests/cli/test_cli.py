@@ -94,6 +94,7 @@ def test_a_run_leaves_tables_and_images(study: Path) -> None:
         assert Image.open(artifacts / "strip.png").width == 2 * (5 * 64 + 4 * 2)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_null_and_said_once(study: Path, tmp_path: Path) -> None:
     words = ("--results", str(tmp_path / "results"), "--metric", "fid", "--seeds", "0-1")
     done = smoke(*words, cwd=study)
@@ -107,6 +108,7 @@ def test_what_cannot_be_measured_is_null_and_said_once(study: Path, tmp_path: Pa
 
 
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f"needs the real AlexNet weights in {WEIGHTS}")
+@pytest.mark.slow
 def test_lpips_is_measured_where_its_weights_are_at_hand(study: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     done = smoke("--results", str(folder), "--weights", str(WEIGHTS), cwd=study)
@@ -163,6 +165,7 @@ def test_report_in_three_formats_tells_the_same(study: Path) -> None:
     assert "N = 16" in table.stdout
 
 
+@pytest.mark.slow
 def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -> None:
     (study / "variants").mkdir(exist_ok=True)
     (study / "variants" / "long.toml").write_text(
@@ -226,6 +229,7 @@ def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) ->
     assert pd.isna(row["fd"])
 
 
+@pytest.mark.slow
 def test_latent_is_charged_with_its_autoencoder(study: Path, tmp_path: Path) -> None:
     done = smoke("--variant", "latent", "--no-baseline", "--results", str(tmp_path), cwd=study)
     assert done.returncode == 0, done.stderr
@@ -240,6 +244,7 @@ def test_latent_is_charged_with_its_autoencoder(study: Path, tmp_path: Path) -> 
     assert "its autoencoder alone: fd" in command.ablate("report", "--results", str(tmp_path), cwd=study).stdout
 
 
+@pytest.mark.slow
 def test_equal_training_macs_are_another_run_and_another_report(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "results", tmp_path / "results")
     words = (
@@ -313,6 +318,7 @@ def test_the_hint_at_the_end_leads_to_a_report_of_what_was_run(study: Path, tmp_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a pseudo-terminal")
+@pytest.mark.slow
 def test_with_bars_on_the_result_lines_come_out_whole(study: Path) -> None:
     import pty
 
@@ -332,6 +338,7 @@ def test_with_bars_on_the_result_lines_come_out_whole(study: Path) -> None:
     assert all(line.endswith("done before; skipped (--force makes it again)") for line in skipped)
 
 
+@pytest.mark.slow
 def test_bench_times_runs_side_by_side_and_keeps_what_was_measured_before(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "results", tmp_path / "results")
     before = pd.read_parquet(tmp_path / "results" / "latency.parquet")

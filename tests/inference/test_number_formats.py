@@ -22,6 +22,8 @@ from ablate.models.kpn.denoiser import build
 from ablate.study import variants
 from ablate.study.plan import RunSpec
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs/number-formats.md"
 CONFIG = variants.resolve(variants.load("baseline"), "smoke")
 

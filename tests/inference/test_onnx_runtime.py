@@ -14,6 +14,8 @@ from ablate.models.cost import cost
 from ablate.models.kpn.denoiser import build
 from ablate.study import variants
 
+pytestmark = pytest.mark.slow
+
 CONFIG = variants.resolve(variants.load("baseline"), "smoke")
 
 

@@ -37,6 +37,8 @@ from ablate.study.request import StudyRequest
 from ablate.training.checkpoint import TrainingState
 from ablate.training.loop import LOGGED
 
+pytestmark = pytest.mark.slow
+
 TIMES = (
     "_wall_s",
     "_at",

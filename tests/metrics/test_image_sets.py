@@ -93,6 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ[name]
 
 
+@pytest.mark.slow
 def test_two_sets(folder: Path, ablate: Run, measure: Measure) -> None:
     found = measure("real", "fake", cwd=folder)
     assert tuple(found) == SETS

@@ -79,6 +79,7 @@ def test_copies_are_flagged_and_unseen_images_are_not() -> None:
 
 
 @pytest.mark.parametrize("real", [4, 20, 64, 256])
+@pytest.mark.slow
 def test_the_flag_is_seldom_raised_by_chance(real: int) -> None:
     """Samples like the held-out images: at most one alarm in a thousand, whatever their number; and copies are found."""
     random = torch.Generator().manual_seed(real)

@@ -126,6 +126,7 @@ for seed in range(20):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:
     words = [sys.executable, "-c", TWO, str(tmp_path), str(Path(__file__).parent)]
     both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]

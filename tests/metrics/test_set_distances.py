@@ -158,6 +158,7 @@ def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", [EMBEDDED, INCEPTION])
+@pytest.mark.slow
 def test_equals_torch_fidelity_and_says_nothing(name: str, inception: Path, capfd: pytest.CaptureFixture[str]) -> None:
     a, b = blobs(12, 0), blobs(14, 1)
     extractor = load_extractor(name, search=Search(inception.parent))
@@ -175,6 +176,7 @@ def test_equals_torch_fidelity_and_says_nothing(name: str, inception: Path, capf
     assert (kernel.value, kernel.error) == pytest.approx(tuple(expected[key] for key in keys), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_wrong_variants_show() -> None:
     """A biased covariance and another resize differ from torch-fidelity's answer by far more than the agreement above."""
     a, b = blobs(12, 0), blobs(14, 1)

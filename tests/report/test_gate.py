@@ -185,6 +185,7 @@ def test_equal_variants_raise_false_alarms_at_most_at_the_nominal_rate(variants:
     assert alarms <= scipy_stats.binom.ppf(0.99, studies, 0.025)
 
 
+@pytest.mark.slow
 def test_the_whole_gate_on_equal_variants() -> None:
     """A/A by way of the tables: 60 studies, three variants each, nothing allowed."""
     alarms = 0

@@ -39,6 +39,7 @@ def test_grids_cost_at_most_one_and_a_half_percent_of_training(preset: str) -> N
     assert len(drawn) * grid <= previews.MACS_SHARE * train
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_grids_and_a_replay_without_them_has_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def weights(state: checkpoint.TrainingState) -> dict[str, torch.Tensor]:
     return dict(state.ema.named_parameters())
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_same_seed_gives_the_same_weights(images: torch.Tensor, tmp_path: Path) -> None:
     longer = SMOKE.replaced(train={"steps": 60})
     one = run(longer, images, tmp_path / "a")
@@ -56,6 +57,7 @@ def test_the_loss_falls_and_the_same_seed_gives_the_same_weights(images: torch.T
 
 
 @pytest.mark.parametrize("name", variants.names())
+@pytest.mark.slow
 def test_every_variant_trains_samples_and_repeats(
     images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -151,6 +151,7 @@ def test_kernels_compile_without_a_writable_cache(monkeypatch: pytest.MonkeyPatc
     assert values.tolist() == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_cpu_kernels_keep_the_number_of_torch_threads() -> None:
     code = (
         "import torch; torch.set_num_threads(1); from ablate.models.kpn import filters;"
@@ -160,6 +161,7 @@ def test_cpu_kernels_keep_the_number_of_torch_threads() -> None:
     assert done.stdout.strip() == "1"
 
 
+@pytest.mark.slow
 def test_kernels_from_the_cache_have_the_bits_of_those_just_compiled(tmp_path: Path) -> None:
     code = (
         "import torch; from ablate.models.kpn import filters; torch.manual_seed(0)\n"
@@ -179,6 +181,7 @@ def test_kernels_from_the_cache_have_the_bits_of_those_just_compiled(tmp_path: P
 
 
 @pytest.mark.parametrize("phases", [1, 4])
+@pytest.mark.slow
 def test_the_form_without_kernels_equals_unfold(phases: int) -> None:
     padded = torch.randn(2, 3, 8, 9, dtype=torch.double, requires_grad=True)
     weights = torch.randn(2, phases, 25, 4, 5, dtype=torch.double, requires_grad=True)
@@ -196,6 +199,7 @@ def test_without_a_working_triton_the_filters_of_a_gpu_use_torch_operations() ->
     filters._cuda_kernels.cache_clear()
 
 
+@pytest.mark.slow
 def test_cuda_kernels_equal_the_cpu_kernels() -> None:
     """In Triton's interpreter, which runs on a CPU."""
     pytest.importorskip("triton")

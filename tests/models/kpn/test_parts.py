@@ -41,6 +41,7 @@ def test_upsample2x_is_a_transposed_convolution() -> None:
     torch.testing.assert_close(torch.autograd.grad(layer(x), [x, *layer.parameters()], grad), expected_grads)
 
 
+@pytest.mark.slow
 def test_pyramid_gradients() -> None:
     image = torch.randn(1, 1, 8, 8, dtype=torch.double, requires_grad=True)
     filter_params = [torch.randn(1, 29, s, s, dtype=torch.double, requires_grad=True) for s in (2, 4, 8)]

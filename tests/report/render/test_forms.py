@@ -241,6 +241,7 @@ def test_few_seeds_are_said_at_any_width() -> None:
     assert "none of these tests" not in rich(study(), 200)
 
 
+@pytest.mark.slow
 def test_a_report_of_ten_thousand_runs_takes_less_than_two_seconds() -> None:
     names = [*TRUTH, *(f"synthetic_{i}" for i in range(15))]
     tables = frames(synthetic.rows(dict.fromkeys(names, 0.0), range(500), schemes=["int8"]))

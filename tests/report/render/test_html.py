@@ -126,6 +126,7 @@ def test_it_needs_nothing_from_elsewhere(html: str) -> None:
     assert len(runnable) == 2
 
 
+@pytest.mark.slow
 def test_images_of_a_data_set_whose_licence_is_unknown_stay_out(tmp_path: Path) -> None:
     for name, columns in (
         ("photos", {"data": "photos"}),
@@ -193,6 +194,7 @@ def test_no_runs_is_a_page_too(tmp_path: Path) -> None:
     assert "Methods and environment" in text
 
 
+@pytest.mark.slow
 def test_many_variants_fit_into_five_megabytes(tmp_path: Path) -> None:
     names = ["baseline", *(f"variant_{i}" for i in range(14))]
     text = page(pages.make(tmp_path, dict.fromkeys(names, 0.0), range(6), images=False))

@@ -80,6 +80,7 @@ def test_upsampling_keeps_a_constant_image() -> None:
     torch.testing.assert_close(filters.upsample_gaussian(image, torch.randn(1, 3, 8, 8)), torch.full((1, 3, 8, 8), 0.7))
 
 
+@pytest.mark.slow
 def test_gradients_pass_gradcheck() -> None:
     image = torch.randn(1, 2, 3, 4, dtype=torch.double, requires_grad=True)
     weights = torch.randn(1, 25, 3, 4, dtype=torch.double, requires_grad=True)

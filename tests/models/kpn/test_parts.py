@@ -21,6 +21,7 @@ def _seed() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "drift", "error"), [(torch.double, False, 1e-12), (torch.float, True, 1e-6)])
+@pytest.mark.slow
 def test_denoiser_equals_the_published_formulation(dtype: torch.dtype, drift: bool, error: float) -> None:
     net = denoiser.build(SMOKE.replaced(drift=drift), 0, CPU).to(dtype)
     for parameter in net.parameters():  # gates and the drift's last layer start at zero; open them

@@ -66,9 +66,9 @@ def test_plots_are_drawn_without_complaint_or_sideways_scrolling(opened: tuple[A
     page, said = opened
     assert page.locator("figure.plot .drawing svg").count() == page.locator("figure.plot").count() >= 8
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    drawn = page.locator("#intervals-fd .drawing svg").bounding_box()
-    assert drawn["width"] <= page.locator("#intervals-fd").bounding_box()["width"]
-    assert page.locator("#intervals-fd text", has_text=ODD).count() >= 1
+    drawn = page.locator("#differences-fd .drawing svg").bounding_box()
+    assert drawn["width"] <= page.locator("#differences-fd").bounding_box()["width"]
+    assert page.locator("#differences-fd text", has_text=ODD).count() >= 1
     assert said == []
 
 
@@ -77,7 +77,7 @@ def test_the_colours_follow_the_scheme(browser: Any, address: str) -> None:
     for scheme in ("light", "dark"):
         page = browser.new_page(color_scheme=scheme)
         page.goto(address)
-        label = "getComputedStyle(document.querySelector('#intervals-fd svg text')).fill"
+        label = "getComputedStyle(document.querySelector('#differences-fd svg text')).fill"
         seen[scheme] = (page.evaluate("getComputedStyle(document.body).backgroundColor"), page.evaluate(label))
         page.close()
     assert seen == {

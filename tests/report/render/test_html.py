@@ -158,6 +158,7 @@ def test_text_from_tables_stays_text(tmp_path: Path) -> None:
         json.loads(spec)
 
 
+@pytest.mark.slow
 def test_both_budgets_stand_side_by_side(tmp_path: Path) -> None:
     made = synthetic.rows({"baseline": 0.0, "no_drift": 10.0}, range(3))
     synthetic.save(tmp_path, made)

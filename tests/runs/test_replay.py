@@ -64,7 +64,8 @@ def test_the_row_names_its_code_and_that_it_was_stable(study: Path) -> None:
     row = tables.read(study / "results", "runs").iloc[0]
     assert json.loads(row["code"]) == [json.loads(machine.code_version())]
     assert row["git_commit"] == json.loads(row["code"])[0]["commit"]
-    assert row["unstable"] is False or not row["unstable"]
+    assert pd.notna(row["unstable"])
+    assert not row["unstable"]
 
 
 def test_the_row_names_its_plan_and_what_its_file_claimed(study: Path) -> None:

@@ -22,7 +22,8 @@ PresetChoice = Annotated[
     typer.Option("--preset", help="Only runs of this preset.", show_default=False, autocompletion=preset_names),
 ]
 DataChoice = Annotated[
-    str | None, typer.Option("--data", help="Only runs on this data set: its name, path or digest.", show_default=False)
+    str | None,
+    typer.Option("--data", help="Only runs on this data set: any name it had, its path or digest.", show_default=False),
 ]
 BudgetChoice = Annotated[
     Budget, typer.Option("--budget", help="Compare runs of equal steps, or of the baseline's training MACs.")

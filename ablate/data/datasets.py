@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from ablate.base.errors import DataError
 from ablate.data import cats
 from ablate.data.image_files import ImageFiles, check_memory, one_line
 
+EMBEDDED_DIGEST = "bbcfbb4d4cf058b2aa6e2bd948ffab9480a423891f34f9530c13289df98c9654"  # of the cats at 64 pixels
 MIN_DISTINCT = 32  # images
 HELD_OUT_EVERY = 10  # images
 
@@ -26,7 +26,7 @@ HELD_OUT_EVERY = 10  # images
 class ImageSet:
     """A data set, split for training and measuring."""
 
-    name: str  # "cats", or the stem of the path
+    name: str  # "cats", or the name of the folder or file, without `.zip` or `.npz`
     train: np.ndarray  # uint8 (N, 3, S, S), RGB, in the source's order
     held_out: np.ndarray  # uint8 (M, 3, S, S), RGB, sorted by digest
     digest: str  # SHA-256 (hexadecimal) of both shapes and all pixels
@@ -58,17 +58,14 @@ def load_dataset(source: str, *, size: int = 64) -> ImageSet:
         raise DataError(
             f"{one_line(path)}: no such file or folder; allowed: {cats.NAME}, or the path of a folder, a .zip or a .npz"
         )
-    return _split(one_line(path.resolve().stem), read_images(path, size=size), "", where=one_line(path))
+    place = path.resolve()
+    name = place.name if place.is_dir() else place.stem  # a folder's name may have dots: photos.v2
+    return _split(one_line(name), read_images(path, size=size), "", where=one_line(path))
 
 
-def is_embedded(name: str, digest: str | None) -> bool:
-    """Return whether a data set is the embedded cats: a user's folder can only share the name."""
-    return name == cats.NAME and digest == _embedded_digest()
-
-
-@lru_cache(maxsize=1)
-def _embedded_digest() -> str:
-    return load_dataset(cats.NAME).digest
+def is_embedded(digest: str | None) -> bool:
+    """Return whether a digest is that of the embedded cats. Their name may differ, or be another's."""
+    return digest == EMBEDDED_DIGEST
 
 
 def read_images(path: Path, *, size: int) -> np.ndarray:

@@ -160,7 +160,7 @@ def file_metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:
         else f"{SCOPE}: all but the drift network, 8-bit weights and activations",
         "weights_digest": row["weights_digest"],
         "data": f"{row['data']} ({row['data_digest']})",
-        "data_licence": cats.CREDIT if is_embedded(row["data"], row["data_digest"]) else UNKNOWN_LICENCE,
+        "data_licence": cats.CREDIT if is_embedded(row["data_digest"]) else UNKNOWN_LICENCE,
         "input": json.dumps({"z": ["batch", channels, size, size]} | ({"t": ["batch"]} if graph == "step" else {})),
         "solver": config.sample.solver,
         "num_steps": str(config.sample.num_steps),

@@ -46,7 +46,7 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
     macs = {spec.variant: cost(spec.config).train_macs(spec.config.train.steps) for spec in specs}
     planned = []
     for spec in specs:
-        run_id = spec.run_id(data.name, data.digest)
+        run_id = spec.as_recorded(data.name, data.digest, past).run_id(data.name, data.digest)
         if rerun is Rerun.failed and status.get(run_id) not in AS_FAILED:
             continue
         finished = (rerun is Rerun.unfinished or spec.added) and status.get(run_id) == "done"

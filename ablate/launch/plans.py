@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ablate.data.datasets import ImageSet
 from ablate.stats.paired import ALPHA
+from ablate.store import tables
 from ablate.store.plans import Plan, make_plan
 from ablate.study.plan import RunSpec
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 def planned(specs: Sequence[RunSpec], request: StudyRequest, data: ImageSet) -> tuple[Plan, list[RunSpec]]:
     """Return the plan of a study, and its runs with the plan's name.
+
+    Runs that the results folder has under another name of the data set keep their name there.
 
     Args:
         specs: All runs of the study.
@@ -33,4 +36,6 @@ def planned(specs: Sequence[RunSpec], request: StudyRequest, data: ImageSet) -> 
         metrics=request.metrics,
         level=ALPHA,
     )
-    return plan, [replace(spec, plan_id=plan.plan_id) for spec in specs]
+    runs = tables.read(request.results, "runs")
+    named = [spec.as_recorded(data.name, data.digest, runs) for spec in specs]
+    return plan, [replace(spec, plan_id=plan.plan_id) for spec in named]

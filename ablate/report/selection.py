@@ -1,6 +1,7 @@
 """Which runs may be compared: those of one preset, data set, budget, number of samples and extractor.
 
-If the results hold several of one of these, an error of one line says which option chooses.
+If the results hold several of one of these, an error of one line says which option chooses. Data
+sets are one if their digests are equal, whatever they are called.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Choice:
     """What to compare. None means: whatever there is, and an error if the results hold several."""
 
     preset: str | None = None
-    data: str | None = None  # a data set's name, the path it was read from, or the start of its digest
+    data: str | None = None  # any name that a data set had, the path it was read from, or the start of its digest
     budget: str = "steps"  # `steps`, or the baseline's training `macs`
     against: str = BASELINE  # a variant, by its canonical name, as in `variants`
     metrics: tuple[str, ...] = ()  # verdicts are sorted by the first; empty: the headline metrics
@@ -73,10 +74,12 @@ def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> SelectedRuns:
         ResultsError: They differ in what must be equal, or what was chosen does not exist.
     """
     runs = _clean_runs(frames["runs"])
+    names = runs["data"]
+    runs = runs.assign(data=_newest_names(runs))
     fidelity = finite(frames.get("fidelity", pd.DataFrame()))
-    runs = _only(runs, "preset", choice.preset, {choice.preset or ""})
-    stems = {choice.data, Path(choice.data).stem} if choice.data else set()
-    runs = _of_data(runs, choice, {stem for stem in stems if stem})
+    if choice.data is not None:
+        runs = _of_data(runs, names, choice.data)
+    runs = _only(runs, "preset", choice.preset)
     notes: list[str] = []
     every = runs
     if choice.variants:
@@ -174,22 +177,52 @@ def finite(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**floats.where(np.isfinite(floats)))
 
 
-def _only(runs: pd.DataFrame, column: str, asked: str | None, accepted: set[str]) -> pd.DataFrame:
-    kept = runs if asked is None else runs[runs[column].isin(accepted)]
+def _only(runs: pd.DataFrame, column: str, asked: str | None) -> pd.DataFrame:
+    kept = runs if asked is None else runs[runs[column] == asked]
     if len(runs) and not len(kept):
-        existing = sorted(runs[column].dropna().unique())
-        near = did_you_mean(str(asked), existing)
-        listed = ", ".join(existing) or "none"
-        raise ResultsError(f"no run with {column} {asked!r}{near} Found in the results: {listed}")
+        raise _not_found(column, str(asked), runs[column])
     return kept
 
 
-def _of_data(runs: pd.DataFrame, choice: Choice, names: set[str]) -> pd.DataFrame:
-    if choice.data is not None and len(choice.data) >= 4:
-        by_digest = runs[runs["data_digest"].str.startswith(choice.data).fillna(False).astype(bool)]
-        if len(by_digest):
-            return by_digest
-    return _only(runs, "data", choice.data, names)
+def _not_found(column: str, asked: str, values: pd.Series) -> ResultsError:
+    existing = sorted(values.dropna().unique())
+    listed = ", ".join(existing) or "none"
+    return ResultsError(f"no run with {column} {asked!r}{did_you_mean(asked, existing)} Found in the results: {listed}")
+
+
+def _newest_names(runs: pd.DataFrame) -> pd.Series:
+    """Return the name of each run's data set: the newest name of those that its digest had."""
+    named = runs[runs["data_digest"].notna() & runs["data"].notna()]
+    named = named.sort_values("finished_at", kind="stable", na_position="first").drop_duplicates(
+        "data_digest", keep="last"
+    )
+    newest = runs["data_digest"].map(named.set_index("data_digest")["data"])
+    return newest.where(newest.notna(), runs["data"]).astype(object)
+
+
+def _of_data(runs: pd.DataFrame, names: pd.Series, asked: str) -> pd.DataFrame:
+    """Return the runs of the data sets that ever had a name.
+
+    Args:
+        runs: All runs.
+        names: What each run's data set was called when it was made.
+        asked: The start of a digest of at least four digits, a name, or a path.
+
+    Raises:
+        ResultsError: No run matches.
+    """
+    digests = runs["data_digest"]
+    by_digest = digests.str.startswith(asked).fillna(False).astype(bool)
+    if len(asked) >= 4 and by_digest.any():
+        return runs[by_digest]
+    path = Path(asked)
+    for name in (asked, path.name, path.stem):
+        match = names == name
+        if match.any():
+            return runs[match | digests.isin(digests[match].dropna())]
+    if len(runs):
+        raise _not_found("data", asked, names)
+    return runs
 
 
 def _check_variants(runs: pd.DataFrame, names: Sequence[str]) -> None:
@@ -222,7 +255,7 @@ def _one_preset(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _one_data(runs: pd.DataFrame) -> pd.DataFrame:
-    sets = _counts(_finished_if_any(runs), "data", "data_digest")
+    sets = _counts(_finished_if_any(runs), "data", "data_digest")  # one name per digest
     if len(sets) > 1:
         names = [str(data) for (data, _), _ in sets]
         listed = ", ".join(f"{data} {str(digest)[:8]} ({_runs(n)})" for (data, digest), n in sets)

@@ -93,7 +93,7 @@ def replay_run(
         raise ResultsError(
             f"run {row['run_id']}: its configuration has the hash {config.hash}, its row says {row['config_hash']}"
         )
-    if data is None and not is_embedded(row["data"], row["data_digest"]):
+    if data is None and not is_embedded(row["data_digest"]):
         raise DataError(
             f"run {row['run_id']}: trained on {row['data']!r} ({str(row['data_digest'])[:12]}...), "
             "which is not embedded; fix: give its path with --data PATH"

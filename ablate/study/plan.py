@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -35,13 +35,36 @@ class RunSpec:
     about: str = ""  # what the variant's file says of it now
     claims: str = "[]"  # its claims as a JSON list
     plan_id: str | None = None  # the recorded plan that this run belongs to
+    recorded_id: str | None = None  # the name it has in the results folder already
 
     def run_id(self, data: str, digest: str) -> str:
         """Return the run's name: readable parts, and a digest of configuration, data and seed."""
-        content = hashlib.sha256(f"{self.config.to_json()}/{digest}/{self.seed}".encode()).hexdigest()[:8]
+        if self.recorded_id is not None:
+            return self.recorded_id
         name = re.sub(r"[^A-Za-z0-9._+-]", "_", data)[:40]
         # A file's name has at most 255 bytes. The digest keeps cut names apart.
-        return f"{self.variant[:120]}-{self.preset}-{name}-s{self.seed}-{content}"
+        return f"{self.variant[:120]}-{self.preset}-{name}-{self._content(digest)}"
+
+    def _content(self, digest: str) -> str:
+        content = hashlib.sha256(f"{self.config.to_json()}/{digest}/{self.seed}".encode()).hexdigest()[:8]
+        return f"s{self.seed}-{content}"
+
+    def as_recorded(self, data: str, digest: str, runs: pd.DataFrame) -> RunSpec:
+        """Return this run under the name that it has in a results folder, if it has a row there.
+
+        The name contains that of the data set, which may have changed. The images decide.
+
+        Args:
+            data: What the data set is called now.
+            digest: The data set's digest.
+            runs: The table `runs`.
+        """
+        if self.run_id(data, digest) in set(runs["run_id"]):
+            return self
+        same = runs[(runs["data_digest"] == digest) & (runs["variant"] == self.variant)]
+        same = same[same["preset"] == self.preset]
+        names = [name for name in same["run_id"] if name.endswith(f"-{self._content(digest)}")]
+        return replace(self, recorded_id=names[-1]) if names else self
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ablate.base.errors import DataError
 from ablate.data import cats
-from ablate.data.datasets import load_dataset, read_images
+from ablate.data.datasets import is_embedded, load_dataset, read_images
 
 REAL_CATS = Path(__file__).parents[3] / "shared" / "data" / "cats64.zip"
 Arrange = Callable[[Path], Path]
@@ -177,6 +177,22 @@ def test_the_cats_are_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.name, len(found.train), len(found.held_out)) == ("cats", 90, 10)
     assert "David Revoy" in found.credit
     assert "CC-BY-4.0" in found.credit
+
+
+def test_the_cats_are_known_by_their_digest_alone(tmp_path: Path) -> None:
+    embedded = load_dataset("cats")
+    assert is_embedded(embedded.digest)
+    np.savez(tmp_path / "cats.npz", images=noise(40))
+    assert not is_embedded(load_dataset(str(tmp_path / "cats.npz"), size=16).digest)
+
+
+def test_a_name_keeps_what_follows_a_dot(tmp_path: Path) -> None:
+    (tmp_path / "photos.v2").mkdir()
+    for i, image in enumerate(noise(40)):
+        (tmp_path / "photos.v2" / f"{i}.png").write_bytes(encode(image))
+    np.savez(tmp_path / "photos.v3.npz", images=noise(40))
+    names = [load_dataset(str(tmp_path / name), size=16).name for name in ("photos.v2", "photos.v3.npz")]
+    assert names == ["photos.v2", "photos.v3"]
 
 
 @pytest.mark.skipif(not REAL_CATS.is_file(), reason="shared/data/cats64.zip is not beside this checkout")

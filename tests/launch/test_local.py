@@ -97,6 +97,24 @@ def test_four_launchers_make_each_run_once_and_each_sees_all(tmp_path: Path, mon
     assert leases(tmp_path) == []
 
 
+def test_runs_of_the_same_images_under_another_name_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch)
+    named = {spec.run_id("earlier-s0-name", "d"): spec for spec in SPECS}
+    rows = [
+        {"run_id": run_id, "variant": spec.variant, "preset": spec.preset, "seed": spec.seed, "status": "done"}
+        for run_id, spec in named.items()
+    ]
+    tables.append(tmp_path, {"runs": [row | {"data": "earlier-s0-name", "data_digest": "d"} for row in rows]})
+    assert all("done before" in how for how in go(tmp_path).values())
+    assert fake.made == []
+    request = StudyRequest(data="set", results=tmp_path, device="cpu")
+    assert {(run.run_id, run.finished) for run in local.forecast(request, SPECS, tables.read(tmp_path, "runs"))} == {
+        (run_id, True) for run_id in named
+    }
+
+
 def test_with_force_too_each_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch)
     go(tmp_path)
@@ -271,6 +289,7 @@ def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pyte
     monkeypatch.setattr(local, "load_dataset", lambda source: DATA)
     here = local.environment(torch.device("cpu"))
     row = {"preset": "smoke", "config_hash": SPECS[0].config.hash, "train_macs": 1, "seed": 9, "status": "done"}
+    row |= {"variant": "baseline", "data_digest": "other"}
     rows = [
         row | {"run_id": f"{i}", "environment": e, "wall_s": s} for i, (e, s) in enumerate([("{}", 90.0), (here, 10.0)])
     ]

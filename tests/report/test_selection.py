@@ -15,6 +15,9 @@ from typer.testing import CliRunner
 import ablate
 from ablate import cli
 from ablate.base.errors import ResultsError
+from ablate.report.gate import gate, parse_tolerance
+from ablate.report.pair_report import compare
+from ablate.report.selection import Choice
 from ablate.store import tables
 
 TWO = {"baseline": 0.0, "no_drift": 5.0}
@@ -76,6 +79,31 @@ def test_data_sets_of_one_name_are_told_apart_by_their_digest() -> None:
     assert refused(MAIN, later).endswith("choose one, as in --data 55555555")
     assert findings_of(MAIN, later, data="66666666").compared.runs == 2
     assert findings_of(MAIN, later, data="55555555").rows == findings_of(MAIN).rows
+
+
+def test_a_data_set_under_two_names_is_one() -> None:
+    """The name that is shown is the newest one; each name chooses the data set."""
+    renamed = other("x", 3, 4, 5, data="kittens")
+    for run in renamed["runs"]:
+        run["finished_at"] += timedelta(days=1)
+    dogs = other("y", 0, data="dogs", data_digest="d" * 64)
+    found = findings_of(MAIN, renamed)
+    assert (found.compared.data, found.compared.runs) == ("kittens", 12)
+    assert [one.seeds for one in found.comparisons if one.metric == "fd"] == [(0, 1, 2, 3, 4, 5)]
+    for name in ("cats", "kittens", "/images/cats.zip", "55555555"):
+        assert findings_of(MAIN, renamed, dogs, data=name).rows == found.rows
+    tables = synthetic.frames(MAIN, renamed, dogs)
+    report, _ = compare(tables, Path(), "baseline", "no_drift", Choice(data="cats"))
+    assert (report.data, [pair.seed for pair in report.pairs]) == ("kittens", [0, 1, 2, 3, 4, 5])
+    judged = gate(tables, "fd", parse_tolerance("5%"), Choice(data="cats"))
+    assert (judged.data, judged.variants[0].n) == ("kittens", 6)
+    assert refused(MAIN, renamed, dogs).startswith("data sets that do not compare: dogs dddddddd (2 runs), kittens")
+
+
+def test_a_name_with_dots_chooses_its_data_set_alone() -> None:
+    versions = [other(str(i), 0, data=f"photos{dot}", data_digest=str(i) * 64) for i, dot in enumerate(("", ".v2"), 1)]
+    for name, digest in (("photos", "1"), ("photos.v2", "2"), ("/images/photos.v2", "2"), ("photos.v2.zip", "2")):
+        assert findings_of(*versions, data=name).compared.data_digest == digest * 64
 
 
 def test_budgets_are_never_mixed() -> None:

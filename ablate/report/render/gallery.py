@@ -145,7 +145,7 @@ def _previews(folders: dict[str, Path]) -> dict[str, tuple[SampleGrid, ...]]:
 
 def is_embedded(findings: Findings) -> bool:
     """Return whether the runs used the embedded cats, whose licence allows showing them."""
-    return datasets.is_embedded(findings.compared.data or "", findings.compared.data_digest)
+    return datasets.is_embedded(findings.compared.data_digest)
 
 
 def data_images(findings: Findings, artifacts: Path, gallery: Gallery) -> list[ImageSection]:

@@ -26,7 +26,7 @@ ODD = "odd+<b>&'\""
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = pages.make(tmp_path_factory.mktemp("browser"), {**pages.TRUTH, ODD: 3.0})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "_embedded_digest", lambda: pages.DIGEST)
+        patch.setattr(datasets, "EMBEDDED_DIGEST", pages.DIGEST)
         text = to_html(build(read(folder)), folder)
     (folder / "report.html").write_text(text, "utf-8")
     return (folder / "report.html").as_uri()

@@ -67,7 +67,7 @@ def page(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "_embedded_digest", lambda: pages.DIGEST)
+        patch.setattr(datasets, "EMBEDDED_DIGEST", pages.DIGEST)
         return page(pages.make(tmp_path_factory.mktemp("page") / "results"))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablate.base.errors import ResultsError
+from ablate.base.text import printable
 from ablate.report.factorial_effects import make_factorials
 from ablate.report.findings import Compared, Findings, Value, VariantRow
 from ablate.report.quantized_summary import summarise
@@ -18,21 +19,25 @@ from ablate.report.variant_rows import describe_metrics, make_rows, unequal_mach
 from ablate.report.verdicts import make_verdicts
 from ablate.stats import paired
 from ablate.store import tables
+from ablate.store.artifacts import folders_without_row
 from ablate.study.variants import BASELINE
 
 EVERYTHING = Choice()
+SHOWN_NAMES = 3  # in a note
 TABLES = ("runs", "fidelity", "quantized")
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
-    """Read the tables of a results folder that `build` needs.
+    """Read what `build` needs of a results folder: tables, and `artifacts`, the folders without a row.
 
     Raises:
         ResultsError: The folder does not exist, or a table cannot be read.
     """
     if not folder.is_dir():
         raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
-    return {table: tables.read(folder, table) for table in TABLES}
+    frames = {table: tables.read(folder, table) for table in TABLES}
+    lost = [path.name for path in folders_without_row(folder, set(frames["runs"]["run_id"]))]
+    return frames | {"artifacts": pd.DataFrame({"run_id": lost})}
 
 
 def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Findings:
@@ -49,6 +54,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     selected = select(frames, choice)
     notes = selected.notes
     table = make_rows(selected, choice.against, choice.budget, notes)
+    notes += _lost_rows(frames.get("artifacts"))
     notes += [f"{note}; costs show times of one machine only" for note in unequal_machines(table.done)]
     judge_claims = choice.claims and choice.against == BASELINE
     if choice.claims and not judge_claims:
@@ -87,6 +93,19 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         quantized=summarise(formats),
         notes=tuple(notes),
     )
+
+
+def _lost_rows(artifacts: pd.DataFrame | None) -> list[str]:
+    """Return a note on the folders of runs that have no row: such runs cannot be judged."""
+    if artifacts is None or not len(artifacts):
+        return []
+    names = [printable(name) for name in artifacts["run_id"]]
+    listed = ", ".join(names[:SHOWN_NAMES]) + (f" and {len(names) - SHOWN_NAMES} more" * (len(names) > SHOWN_NAMES))
+    runs = "a run" if len(names) == 1 else f"{len(names)} runs"
+    return [
+        f"not judged: artifacts/ holds {runs} without a row in runs.parquet: {listed} "
+        "(ablate doctor --results says how to fix that)"
+    ]
 
 
 def _formats(done: pd.DataFrame, quantized: pd.DataFrame | None) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.store import tables as results
+from ablate.store.artifacts import folders_without_row
 from ablate.store.schema import RUN_TABLES, SCHEMAS
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
@@ -130,7 +131,8 @@ def _artifact_folders(folder: Path, runs: pd.DataFrame, running: Collection[str]
         elif path.suffix == ".part":
             what = f"{where}: of a run that is {status.get(run_id, 'not in the table')}"
             findings.append(Finding("unfinished", what, "the same ablate run goes on from there; or delete the folder"))
-        elif path.name not in status:
-            fix = "make the run again, restore the table from a copy, or delete the folder"
-            findings.append(Finding("orphan", f"{where}: of a run that runs.parquet does not hold", fix))
-    return findings
+    fix = "make the run again, restore the table from a copy, or delete the folder"
+    return findings + [
+        Finding("orphan", f"{printable(path)}: of a run that runs.parquet does not hold", fix)
+        for path in folders_without_row(folder, status)
+    ]

@@ -322,6 +322,12 @@ def _rows(number: int) -> dict[str, list[Row]]:
         "curves": [key | {"step": 10 * i, "loss": value / i, "grad_norm": 1.0 / i} for i in range(1, 151)],
         "denoising": [key | {"t": i / 10, "n": 128, "psnr_db": 20.0, "pd": value / 300} for i in range(1, 10)],
         "fidelity": [key | {"extractor": "embedded", "metric": f"m{i}", "value": value, "n": 512} for i in range(10)],
+        "quantized": [
+            key
+            | {"scheme": scheme, "scope": scope, "engine": "onnxruntime", "simulated": False, "n": 128}
+            | {"fd_ref_n": 2048, "fd": value + 20, "file_bytes": size, "latency_step_ms": value / 10}
+            for scheme, scope, size in (("fp32", "all", 14_000_000), ("int8", "kpn", 3_800_000))
+        ],
         "latency": [
             key | latency | {"batch": batch, "sample": i, "latency_ms": value + i}
             for batch in (1, 8, 64)

@@ -120,9 +120,9 @@ def _clean_runs(runs: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(**_processors(runs), code=_code(runs))
     texts = {}
     for name in TEXT:
-        column = frame[name].astype(object)
-        safe = {value: printable(" ".join(str(value).split())) for value in column.dropna().unique()}
-        texts[name] = column.map(safe, na_action="ignore").astype(object)
+        code, distinct = pd.factorize(frame[name])  # a lookup per row is slow: each distinct text is cleaned once
+        safe = np.array([*(printable(" ".join(str(value).split())) for value in distinct), None], object)
+        texts[name] = pd.Series(safe[code], frame.index, dtype=object)  # the code of no value is -1
     return frame.assign(**texts, run_id=frame["run_id"].astype(object), seed=frame["seed"].astype("int64"))
 
 
@@ -174,7 +174,8 @@ def finite(frame: pd.DataFrame) -> pd.DataFrame:
     `ablate.store.tables.append` writes none, but a table may come from elsewhere.
     """
     floats = frame.select_dtypes("float64")
-    return frame.assign(**floats.where(np.isfinite(floats)))
+    infinite = np.isinf(floats.to_numpy())
+    return frame.assign(**floats.mask(infinite)) if infinite.any() else frame
 
 
 def _only(runs: pd.DataFrame, column: str, asked: str | None) -> pd.DataFrame:

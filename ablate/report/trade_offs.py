@@ -11,6 +11,10 @@ from ablate.report.variant_rows import MACHINE, VariantRows
 from ablate.stats import pareto
 
 BYTES_PER_PARAMETER = 4  # float32
+FORMATS = (  # columns of the number formats' rows that are needed
+    *("run_id", "label", "seed", "scheme", "scope", "n", "fd_ref_n", "fd", "fid"),
+    *("file_bytes", "latency_step_ms", "float_latency_step_ms"),
+)
 FRONT_WITHOUT_TIME = "trade-offs use the multiply-accumulates per image instead of its time: the machines differ"
 
 
@@ -31,7 +35,8 @@ def make_fronts(table: VariantRows, formats: pd.DataFrame, notes: list[str]) -> 
 
 def _trained(table: VariantRows, notes: list[str]) -> Front | None:
     metric = next(iter(table.values))
-    done = table.done[table.done[metric].notna()]
+    columns = {"label", "seed", metric, "params", "latency_image_ms", "macs", "nfe", "decode_macs", *MACHINE}
+    done = table.done.loc[table.done[metric].notna(), [*columns]]
     if not len(done):
         return None
     done = done.assign(bytes=done["params"].astype("Float64") * BYTES_PER_PARAMETER)
@@ -50,7 +55,7 @@ def _formats(formats: pd.DataFrame, *, timed: bool) -> Front | None:
     Quality is the Frechet distance at the number of samples that the formats share.
     """
     real = ~formats["simulated"].fillna(True).astype(bool)
-    rows = formats[real & formats["scope"].isin(["kpn", "all"])]
+    rows = formats.loc[real & formats["scope"].isin(["kpn", "all"]), [name for name in FORMATS if name in formats]]
     metric = "fid" if len(rows) and rows["fid"].notna().all() else "fd"
     rows = rows[rows[metric].notna()]
     if rows["scheme"].nunique() < 2 or len(rows[["n", "fd_ref_n"]].drop_duplicates()) > 1:
@@ -69,7 +74,7 @@ def _formats(formats: pd.DataFrame, *, timed: bool) -> Front | None:
 
 def _front(title: str, runs: pd.DataFrame, objectives: list[str]) -> Front | None:
     """Return the front of the points (column `point`) over the seeds of their runs."""
-    runs = runs[runs[objectives].notna().all(axis=1)]
+    runs = runs.loc[runs[objectives].notna().all(axis=1), ["point", "label", "scheme", "seed", *objectives]]
     if not len(runs):
         return None
     up = tuple(higher_is_better(name) for name in objectives)
@@ -81,7 +86,7 @@ def _front(title: str, runs: pd.DataFrame, objectives: list[str]) -> Front | Non
     means = np.nanmean(values, axis=1)
     beaten = pareto.beaten(values)
     frequencies, resamples = pareto.front_frequencies(values)
-    first = runs.drop_duplicates("point")
+    first = runs[["point", "label", "scheme"]].drop_duplicates("point")
     points = []
     for i, (label, scheme) in enumerate(zip(first["label"], first["scheme"], strict=True)):
         better = np.flatnonzero(beaten[i])

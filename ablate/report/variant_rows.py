@@ -305,6 +305,8 @@ def _note_mixed_arithmetic(done: pd.DataFrame, against: str | None, notes: list[
     for label, group in done[done["mixed_arithmetic"].notna()].groupby("label", sort=False):
         how = "; ".join(group["mixed_arithmetic"].unique())
         notes.append(f"{label}: {_seeds(group['seed'])} went on in another arithmetic after an interruption: {how}")
+    if done["arithmetic"].nunique() < 2:
+        return
     theirs = done[done["label"] == against].set_index("seed")["arithmetic"].rename("theirs")
     pairs = done[["label", "seed", "arithmetic"]].join(theirs, on="seed").dropna()
     for label, mixed in pairs[pairs["arithmetic"] != pairs["theirs"]].groupby("label", sort=False):
@@ -317,6 +319,8 @@ def _note_mixed_arithmetic(done: pd.DataFrame, against: str | None, notes: list[
 
 def _note_unequal(column: str, done: pd.DataFrame, against: str | None, notes: list[str]) -> None:
     """Note pairs whose two runs were computed by other code or other libraries."""
+    if done[column].nunique() < 2:
+        return
     theirs = done[done["label"] == against].drop_duplicates("seed").set_index("seed")[column].rename("theirs")
     pairs = done[["label", "seed", column]].join(theirs, on="seed").dropna()
     pairs = pairs[pairs["label"] != against]
@@ -354,7 +358,7 @@ def _note_configurations(
 
 def budgets_of(done: pd.DataFrame, budget: str) -> dict[str, str]:
     """Return, by label, in words what each run spends beyond what `budget` makes equal."""
-    first = done.drop_duplicates("label")
+    first = done[["label", "steps", "nfe"]].drop_duplicates("label")
     columns = zip(first["label"], first["steps"], first["nfe"], strict=True)
     return {
         label: f"{count(steps)} steps, nfe {count(nfe)}" if budget == "steps" else f"nfe {count(nfe)}"

@@ -6,7 +6,8 @@ on all points does not count as a difference between them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,7 +27,10 @@ def beaten(values: np.ndarray) -> np.ndarray:
     Returns:
         (points, points): [i, j]: j beats i.
     """
-    return np.concatenate([*_beaten(values, np.ones((1, values.shape[1])))])
+    out = np.zeros((len(values), len(values)), bool)
+    for i, better in _compare(values, np.ones((1, values.shape[1]))):
+        out[i] = better[:, 0]
+    return out
 
 
 def front_frequencies(values: np.ndarray) -> tuple[np.ndarray, int]:
@@ -43,28 +47,55 @@ def front_frequencies(values: np.ndarray) -> tuple[np.ndarray, int]:
     """
     count, seeds, objectives = values.shape
     resamples = int(max(20, min(RESAMPLES, WORK // max(1, count * count * objectives))))
-    weights = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
-    there = weights @ _known(values).T.astype(np.float64) > 0  # (resamples, points)
-    on_front = np.stack([~some.any(axis=1) for some in _beaten(values, weights)], axis=1)
-    return np.sum(on_front & there, axis=0) / np.maximum(1, there.sum(axis=0)), resamples
+    weights = _resamples(seeds, resamples)
+    has_seed = weights @ _known(values).T.astype(np.float64) > 0  # (resamples, points)
+    on_front = np.empty_like(has_seed)
+    for i, better in _compare(values, weights):
+        on_front[:, i] = ~better.any(axis=0)
+    return np.sum(on_front & has_seed, axis=0) / np.maximum(1, has_seed.sum(axis=0)), resamples
+
+
+@lru_cache(maxsize=1)
+def _resamples(seeds: int, resamples: int) -> np.ndarray:
+    """Return how often each resample contains each seed (resamples, seeds), the same in every call."""
+    return np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(np.float64)
 
 
 def _known(values: np.ndarray) -> np.ndarray:
     return ~np.isnan(values).any(axis=2)
 
 
-def _beaten(values: np.ndarray, weights: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield, for each point, which others beat it in each resample (resamples, points).
+def _compare(values: np.ndarray, weights: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each point, and which others beat it in each resample (points, resamples).
 
-    `weights` (resamples, seeds) says how often each resample contains each seed.
+    Points that have the same seeds share a matrix product: over the same seeds sums order as means do.
+
+    Args:
+        values: As for `beaten`.
+        weights: (resamples, seeds): how often each resample contains each seed.
     """
     known = _known(values)
-    x = np.where(known[:, :, None], values, 0.0).transpose(1, 0, 2)  # (seeds, points, objectives)
-    seeds, count, objectives = x.shape
-    for i in range(count):
-        shared = (known & known[i]).T.astype(np.float64)  # (seeds, points)
-        n = (weights @ shared)[:, :, None]
-        both = np.stack([x[:, i, None] * shared[:, :, None], x * shared[:, :, None]])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mine, others = ((weights @ some.reshape(seeds, -1)).reshape(-1, count, objectives) / n for some in both)
-        yield (others <= mine).all(axis=2) & (others < mine).any(axis=2)
+    x = np.where(known[:, :, None], values, 0.0).transpose(2, 0, 1) + 0.0  # (objectives, points, seeds), no -0.0
+    patterns, pattern_of = np.unique(known, axis=0, return_inverse=True)
+    pattern_of = pattern_of.ravel()  # of one shape in every version of numpy
+    for k, pattern in enumerate(patterns):
+        own = np.flatnonzero(pattern_of == k)
+        # Each over the seeds that both points have.
+        shared = np.where(patterns, x[:, own, None], 0.0), np.where(pattern, x, 0.0)
+        ours, theirs = _sums(shared, weights)
+        for i, point in enumerate(own.tolist()):
+            mine = ours[:, i, pattern_of]
+            yield point, np.logical_and(np.all(theirs <= mine, axis=0), np.any(theirs < mine, axis=0))
+
+
+def _sums(values: Sequence[np.ndarray], weights: np.ndarray) -> list[np.ndarray]:
+    """Return the sums over the seeds of arrays (..., seeds) in each resample: (..., resamples).
+
+    Each distinct column is summed once, because a matrix product may round equal columns differently.
+    """
+    rows = np.concatenate([some.reshape(-1, some.shape[-1]) for some in values])
+    place: dict[bytes, int] = {}
+    places = [place.setdefault(row.tobytes(), len(place)) for row in rows]
+    sums = (np.frombuffer(b"".join(place)).reshape(len(place), -1) @ weights.T)[places]
+    parts = np.split(sums, np.cumsum([some[..., 0].size for some in values])[:-1])
+    return [part.reshape(*some.shape[:-1], -1) for part, some in zip(parts, values, strict=True)]

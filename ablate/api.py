@@ -252,6 +252,7 @@ def run(
     scopes: str | None = None,
     force: bool = False,
     failed: bool = False,
+    stale: bool = False,
     steal: bool = False,
     compile: Literal["auto", "on", "off"] = "auto",
     save_every_s: float = 60.0,
@@ -285,6 +286,7 @@ def run(
         scopes: What is quantised; None: the preset's.
         force: Make finished runs again.
         failed: Make failed and diverged runs again, and no others.
+        stale: Also make finished runs again that were computed by other code.
         steal: Take runs from another process that hangs while it makes them.
         compile: Compile the transformer blocks; `auto`: if the training is long enough.
         save_every_s: Seconds between checkpoints.

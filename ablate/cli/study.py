@@ -197,6 +197,9 @@ def run(
     failed: Annotated[
         bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
     ] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Also make finished runs again that were computed by other code.")
+    ] = False,
     steal: Annotated[
         bool, typer.Option("--steal", help="Take runs from another process that hangs while it makes them.")
     ] = False,

@@ -16,6 +16,7 @@ from ablate.data.datasets import load_dataset
 from ablate.inference import number_formats
 from ablate.launch.plans import planned
 from ablate.launch.queue import AS_FAILED, POLL_S, WorkQueue, sigterm_as_interrupt
+from ablate.launch.stale import stale_runs
 from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
 from ablate.models.cost import cost
@@ -41,6 +42,7 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
     """
     data, rerun = load_dataset(request.data), request.rerun
     status = dict(zip(past["run_id"], past["status"], strict=True))
+    stale = stale_runs(past) if rerun is Rerun.stale else {}
     here = past[past["environment"] == environment(pick_device(request.device))]
     times = here if "done" in set(here["status"]) else past
     macs = {spec.variant: cost(spec.config).train_macs(spec.config.train.steps) for spec in specs}
@@ -49,7 +51,8 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
         run_id = spec.as_recorded(data.name, data.digest, past).run_id(data.name, data.digest)
         if rerun is Rerun.failed and status.get(run_id) not in AS_FAILED:
             continue
-        finished = (rerun is Rerun.unfinished or spec.added) and status.get(run_id) == "done"
+        made_again = run_id in stale if rerun is Rerun.stale else rerun is Rerun.all and not spec.added
+        finished = status.get(run_id) == "done" and not made_again
         planned.append(Planned(spec, run_id, finished, estimate_wall_s(spec, macs[spec.variant], times)))
     return planned
 

@@ -17,6 +17,7 @@ from typing import Any
 from ablate.base.signals import handled
 from ablate.data.datasets import ImageSet
 from ablate.launch.leases import Lease, Leases
+from ablate.launch.stale import stale_note, stale_runs
 from ablate.runs.context import Row
 from ablate.runs.pipeline import clean_up_finished, working_folder
 from ablate.store import tables
@@ -97,6 +98,12 @@ class WorkQueue:
         # Two thieves that start together must not steal from each other: only these owners count.
         self._steal_from = self._leases.held() if steal else {}
         self._waiting = {spec.run_id(data.name, data.digest): spec for spec in specs}
+        stale = stale_runs(tables.read(folder, "runs"))
+        self._stale = {run_id: stale[run_id] for run_id in self._waiting if run_id in stale}
+        if rerun is not Rerun.failed:
+            skipped = [versions for run_id, versions in self._stale.items() if self._is_kept(run_id)]
+            if skipped:
+                say(stale_note(skipped))
         self.session = f"quantize-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         self.total, self.skipped = len(self._waiting), 0
 
@@ -162,11 +169,17 @@ class WorkQueue:
             return f"{now[0]} meanwhile by another process"
         if self._rerun is Rerun.failed and (before is None or before[0] not in AS_FAILED):
             return f"{'not run yet' if before is None else before[0]}; --failed leaves it"
-        if self._rerun is Rerun.unfinished and before is not None and before[0] == "done":
-            return "done before; skipped (--force makes it again)"
-        if spec.added and before is not None and before[0] == "done":
-            return "done before; skipped"
+        if self._is_kept(run_id):
+            return "done before; skipped" + (" (--force makes it again)" if not spec.added else "")
         return None
+
+    def _is_kept(self, run_id: str) -> bool:
+        """Return whether a run was finished at the start and is not to be made again."""
+        if self._at_start.get(run_id, ("",))[0] != "done":
+            return False
+        if self._rerun is Rerun.stale:
+            return run_id not in self._stale
+        return self._rerun is Rerun.unfinished or self._waiting[run_id].added
 
 
 def statuses(folder: Path) -> dict[str, tuple[str, Any]]:

@@ -21,6 +21,7 @@ from ablate.base.errors import ResultsError, did_you_mean
 from ablate.base.text import printable
 from ablate.report.judged_metrics import COSTS, HEADLINES, describe
 from ablate.report.stated import Stated, stated_variants
+from ablate.store.code_versions import COLUMNS, versions_of
 from ablate.study.metric_names import FEATURES, METRICS
 from ablate.study.variants import BASELINE
 
@@ -34,7 +35,6 @@ NUMBERS = (
     *("fd_n", "fd_ref_n", "fd_floor", "fd_floor_n", "fid_floor"),
     *("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db"),
 )
-CODE = ("code", "git_commit", "git_dirty")
 LIBRARIES = ("torch", "numpy", "numba", "scipy", "torchvision", "torch-fidelity", "lpips", "timm", "pillow")
 
 
@@ -149,23 +149,10 @@ def _code(runs: pd.DataFrame) -> pd.Series:
 
     Two runs of equal words were computed by equal sources, as far as their rows tell.
     """
-    names: dict[tuple[object, ...], str] = {}
-    columns = [runs[name].astype(object) if name in runs else [None] * len(runs) for name in CODE]
+    columns = [runs[name].astype(object) if name in runs else [None] * len(runs) for name in COLUMNS]
     keys = list(zip(*columns, strict=True))
-    for key in set(keys):
-        recorded, commit, dirty = (None if pd.isna(value) else value for value in key)
-        versions: list[str] = []
-        # A table may come from elsewhere.
-        with suppress(ValueError, LookupError, AttributeError, TypeError, RecursionError):
-            versions = [_version(one["commit"], one["dirty"], one["source"]) for one in json.loads(str(recorded))]
-        names[key] = " then ".join(versions) or _version(commit, dirty)
+    names = {key: " then ".join(map(str, versions_of(*key))) for key in set(keys)}
     return pd.Series([names[key] for key in keys], runs.index, dtype=object)
-
-
-def _version(commit: object, dirty: object, source: object = None) -> str:
-    text = f"commit {str(commit)[:8]}" if commit else "no commit"
-    changed = f" with changes {str(source)[:8] if source else ''}".rstrip() if dirty or not commit else ""
-    return text + changed
 
 
 def finite(frame: pd.DataFrame) -> pd.DataFrame:

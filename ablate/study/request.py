@@ -27,6 +27,7 @@ class Rerun(StrEnum):
 
     unfinished = "unfinished"  # all but finished ones
     failed = "failed"  # failed and diverged ones only
+    stale = "stale"  # unfinished ones, and finished ones that other code computed
     all = "all"  # finished ones too
 
 
@@ -89,6 +90,7 @@ class StudyRequest(Settings):
         scopes: What is quantised; None: the preset's.
         force: Make finished runs again.
         failed: Make failed and diverged runs again, and no others.
+        stale: Also make finished runs again that were computed by other code.
         steal: Take runs that other processes are making, after all others.
         compile: Compile the transformer blocks; `auto`: if the training is long enough.
         save_every_s: Seconds between checkpoints.
@@ -115,6 +117,7 @@ class StudyRequest(Settings):
     scopes: str | None = None
     force: bool = False
     failed: bool = False
+    stale: bool = False
     steal: bool = False
     compile: Literal["auto", "on", "off"] = "auto"
     save_every_s: Annotated[float, Field(ge=0)] = 60.0
@@ -124,6 +127,10 @@ class StudyRequest(Settings):
     def _fits(self) -> Self:
         if self.force and self.failed:
             _refuse("force makes finished runs again, failed only failed ones; choose one", "force", "failed")
+        if self.stale and self.force:
+            _refuse("force makes all finished runs again, stale only those of other code; choose one", "force", "stale")
+        if self.stale and self.failed:
+            _refuse("stale makes finished runs again, failed only failed ones; choose one", "failed", "stale")
         if self.launcher == "local":
             for name in ("jobs", "gpus", "ray_address"):
                 if getattr(self, name) is not None:
@@ -157,7 +164,8 @@ class StudyRequest(Settings):
     @property
     def rerun(self) -> Rerun:
         """Which runs are made."""
-        return Rerun.all if self.force else Rerun.failed if self.failed else Rerun.unfinished
+        chosen = {Rerun.all: self.force, Rerun.failed: self.failed, Rerun.stale: self.stale}
+        return next((rerun for rerun, asked in chosen.items() if asked), Rerun.unfinished)
 
     @property
     def cluster(self) -> str | None:

@@ -79,7 +79,8 @@ def go(
     def tell(row: dict[str, Any], how: str) -> None:
         said[row["run_id"]] = how
 
-    options = {"force": rerun is Rerun.all, "failed": rerun is Rerun.failed, "steal": steal}
+    chosen = {"force": Rerun.all, "failed": Rerun.failed, "stale": Rerun.stale}
+    options = {name: rerun is one for name, one in chosen.items()} | {"steal": steal}
     request = StudyRequest(data="set", results=folder, device="cpu", **options)
     progress = Progress(enabled=False)
     launch(request, specs, poll_s=poll_s, progress=progress, on_row=tell, on_missing=lambda *_: None)
@@ -163,7 +164,13 @@ def test_what_is_made_again_is_chosen_by_how_it_ended(tmp_path: Path, monkeypatc
         said = go(tmp_path / rerun, rerun)
         made[rerun] = [IDS.index(run_id) for run_id in fake.made]
         assert set(said) == set(IDS)
-    assert made == {Rerun.unfinished: [1, 2, 3, 5], Rerun.failed: [1, 2], Rerun.all: [0, 1, 2, 3, 4, 5]}
+    everything = [0, 1, 2, 3, 4, 5]  # these rows do not tell their code
+    assert made == {
+        Rerun.unfinished: [1, 2, 3, 5],
+        Rerun.failed: [1, 2],
+        Rerun.all: everything,
+        Rerun.stale: everything,
+    }
 
 
 def test_an_added_baseline_is_made_once_and_never_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

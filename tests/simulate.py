@@ -58,48 +58,72 @@ LAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = 
 }
 
 
-def differences(random: np.random.Generator, law: str, seeds: int, variants: int) -> np.ndarray:
-    """Differences (seeds, variants) of null variants from the baseline that they share."""
-    runs = LAWS[law](random, (seeds, variants + 1))
-    return runs[:, 1:] - runs[:, :1]
-
-
-def any_differs(found: list[family.Evidence]) -> bool:
-    return any(one.differs for one in found)
+def differences(random: np.random.Generator, law: str, seeds: int, variants: int, studies: int = 1) -> np.ndarray:
+    """Differences (studies, seeds, variants) of null variants from the baseline that they share."""
+    runs = LAWS[law](random, (studies, seeds, variants + 1))
+    return runs[..., 1:] - runs[..., :1]
 
 
 def planned_error(random: np.random.Generator, law: str, seeds: int, variants: int, *, unequal: bool = False) -> bool:
     """Whether a planned null study claims something; `unequal`: every second variant lacks two seeds."""
-    d = differences(random, law, seeds, variants)
+    d = differences(random, law, seeds, variants)[0]
     if unequal:
         d[-2:, ::2] = np.nan
-    return any_differs(family.planned(d, [None] * variants))
+    return any(one.differs for one in family.planned(d, [None] * variants))
 
 
-def grown_error(random: np.random.Generator, law: str, variants: int) -> bool:
-    """Whether a null study that is looked at after each of 32 seeds ever claims something."""
-    d = differences(random, law, 32, variants)
-    e = np.stack([sequential.e_values(d[:, j]) for j in range(variants)], axis=1)
-    return any(sequential.adjusted(now).max() >= 1 / paired.ALPHA for now in e)
+def e_values(d: np.ndarray) -> np.ndarray:
+    """The e-value after each seed (studies, seeds, variants), by the formula of `ablate.stats.sequential`, of all studies together."""
+    n = np.arange(1, d.shape[1] + 1)[:, None]
+    scale, squares = 1 + sequential.EFFECT_VARIANCE * n, np.cumsum(d**2, axis=1)
+    explained = np.cumsum(d, axis=1) ** 2 / n  # n mean^2
+    ratio = squares / (np.maximum(squares - explained, 0.0) + explained / scale)
+    return np.where(n < 2, 1.0, ratio ** (np.maximum(n, 2) / 2) / np.sqrt(scale))
 
 
-def topped_up_error(random: np.random.Generator, law: str, *, by_p: bool) -> bool:
-    """Fourteen null variants of five seeds; the most promising gets more seeds, one by one, up to twelve."""
-    d = differences(random, law, 12, 14)
+def largest_adjusted(e: np.ndarray) -> np.ndarray:
+    """The largest e-value of each family (..., variants) after its correction (...,)."""
+    ascending = np.sort(e, axis=-1)
+    sums = np.cumsum(ascending, axis=-1) - ascending + ascending[..., -1:]  # the largest and the k smallest
+    return np.min(sums / np.arange(1, e.shape[-1] + 1), axis=-1)
+
+
+def grown_errors(
+    random: np.random.Generator, law: str, variants: int, studies: int, *, unequal: bool = False
+) -> np.ndarray:
+    """Whether each null study, looked at after each of 32 seeds, ever claims something (studies,).
+
+    `unequal`: every second variant gets no seed after the eighth.
+    """
+    e = e_values(differences(random, law, 32, variants, studies))
+    if unequal:
+        e[:, 8:, ::2] = e[:, 7:8, ::2]
+    return (largest_adjusted(e) >= 1 / paired.ALPHA).any(axis=1)
+
+
+def topped_up_errors(random: np.random.Generator, law: str, studies: int) -> np.ndarray:
+    """Whether null studies of fourteen variants with five seeds claim something (studies,).
+
+    The most promising variant gets more seeds, one by one, up to twelve, and all are judged after each.
+    """
+    d = differences(random, law, 12, 14, studies)
+    best = np.argmax(np.abs(d[:, :5].mean(1)) / d[:, :5].std(1), axis=1)
+    e = e_values(d)
+    others = np.arange(14) != best[:, None]
+    e[:, 5:] = np.where(others[:, None], e[:, 4:5], e[:, 5:])
+    return (largest_adjusted(e[:, 5:]) >= 1 / paired.ALPHA).any(axis=1)
+
+
+def topped_up_error_by_p(random: np.random.Generator, law: str) -> bool:
+    """The same for one sign-flip test of the most promising variant after each seed, without a correction."""
+    d = differences(random, law, 12, 14)[0]
     best = int(np.argmax(np.abs(d[:5].mean(0)) / d[:5].std(0)))
-    for n in range(6, 13):
-        now = d[:n].copy()
-        now[5:, [j for j in range(14) if j != best]] = np.nan
-        if by_p and decided(now[:, best]):
-            return True
-        if not by_p and any_differs(family.grown(now, [None] * 14)):
-            return True
-    return False
+    return any(decided(d[:n, best]) for n in range(6, 13))
 
 
 def power(random: np.random.Generator, seeds: int, shift: float) -> tuple[bool, bool]:
     """Is the first of 14 variants, shifted by `shift` spreads, found: by joint sign flips, and by Holm's correction?"""
-    d = differences(random, "normal", seeds, 14)
+    d = differences(random, "normal", seeds, 14)[0]
     d[:, 0] += shift * 2**0.5
     p = paired.holm([paired.sign_flip(d[:, j]) for j in range(14)])
     return joint.adjusted_p(d)[0] <= paired.ALPHA, paired.is_real(paired.summarise(d[:, 0]), p[0])
@@ -124,19 +148,15 @@ def families(trials: int, report: Callable[[str, float], None]) -> None:
             share(lambda law=law: planned_error(random, law, 8, 14, unequal=True)),
         )
         for variants in (1, 4, 14):
-            report(
-                f"grown one by one to 32 seeds, {law}, {variants} variants",
-                share(lambda v=variants, law=law: grown_error(random, law, v)),
-            )
-        report(
-            f"topped up to 12 seeds, {law}, e-values", share(lambda law=law: topped_up_error(random, law, by_p=False))
-        )
-    report(
-        "topped up to 12 seeds, normal, one sign-flip test", share(lambda: topped_up_error(random, "normal", by_p=True))
-    )
+            errors = grown_errors(random, law, variants, trials)
+            report(f"grown one by one to 32 seeds, {law}, {variants} variants", errors.mean())
+        errors = grown_errors(random, law, 14, trials, unequal=True)
+        report(f"grown one by one, {law}, every second of 14 variants to 8 seeds, the others to 32", errors.mean())
+        report(f"topped up to 12 seeds, {law}, e-values", topped_up_errors(random, law, trials).mean())
+    report("topped up to 12 seeds, normal, one sign-flip test", share(lambda: topped_up_error_by_p(random, "normal")))
     for seeds in (6, 8):
         for shift in (1.0, 2.0, 3.0):
-            found = np.array([power(random, seeds, shift) for _ in range(max(1, trials // 5))]).mean(0)
+            found = np.array([power(random, seeds, shift) for _ in range(trials)]).mean(0)
             report(f"power, {seeds} seeds, first of 14 shifted by {shift:g} sd, joint", found[0])
             report(f"power, {seeds} seeds, first of 14 shifted by {shift:g} sd, Holm", found[1])
 

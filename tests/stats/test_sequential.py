@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import simulate
 from scipy import integrate, stats
 
 from ablate.stats import sequential
@@ -52,6 +53,14 @@ def test_false_claims_at_any_time_in_a_family() -> None:
         e = np.stack([sequential.e_values(runs[:, j] - runs[:, 0]) for j in range(1, 5)], axis=1)
         false += any(sequential.adjusted(now).max() >= 20 for now in e)  # looked at after every seed
     assert false <= 0.05 * trials + 3 * (0.05 * 0.95 * trials) ** 0.5
+
+
+def test_the_simulation_of_many_studies_computes_the_same_evidence() -> None:
+    d = simulate.differences(np.random.default_rng(0), "t3", 20, 5, 3)
+    e = simulate.e_values(d)
+    for study, found in zip(d, e, strict=True):
+        np.testing.assert_allclose(found, np.stack([sequential.e_values(x) for x in study.T], axis=1))
+        np.testing.assert_allclose(simulate.largest_adjusted(found), [sequential.adjusted(now).max() for now in found])
 
 
 def test_a_clear_difference_is_decided_within_a_few_seeds() -> None:

@@ -17,6 +17,7 @@ from ablate.cli import main
 # Of a variant's file: what makes a run at `smoke` cost least.
 CHEAP = """[train]
 perceptual = "none"
+batch = 2
 [measure]
 fd_samples = 8
 fd_reference = 8

@@ -77,7 +77,7 @@ def initialise(module: nn.Module, seed: int) -> None:
         for name, layer in module.named_modules():
             reset = getattr(layer, "reset_parameters", None)
             if callable(reset):
-                torch.manual_seed(rng.derive(seed, "init", name))
+                torch.default_generator.manual_seed(rng.derive(seed, "init", name))
                 reset()
 
 

@@ -235,6 +235,8 @@ def run(
     seeds: str | int | Iterable[int] = 0,
     preset: str = variants.DEFAULT_PRESET,
     *,
+    until_decided: bool = False,
+    max_seeds: int | None = None,
     factors: str | None = None,
     baseline: bool = True,
     data: str | PathLike[str] = "cats",
@@ -267,6 +269,8 @@ def run(
     Args:
         variant: A variant, `a+b` for a combination, `all` for every one, or several of these.
         seeds: A seed, several, or text such as `0-4`.
+        until_decided: After these seeds go on seed by seed, each variant until it is decided.
+        max_seeds: Seeds at most, with `until_decided`; None: 16.
         preset: The preset: `smoke`, `quick`, `standard`, `paper`.
         factors: Axes, as in `drift,prediction`: every combination of their variants.
         baseline: Also run the baseline at the same seeds, to compare with.
@@ -308,7 +312,8 @@ def run(
 
     request = StudyRequest.of(as_call, options)
     from ablate.base.progress import Progress
-    from ablate.launch.study import described, run_study
+    from ablate.launch.study import described
+    from ablate.studies import make_study
 
     progress = Progress()
 
@@ -317,10 +322,11 @@ def run(
         if lost:
             warnings.warn(f"no {', '.join(lost)}: {why}", stacklevel=2)
 
-    run_study(
+    make_study(
         request,
         progress=progress,
         on_row=on_row or (lambda row, how: progress.say(described(row, how))),
         on_missing=on_missing,
+        say=progress.say,
     )
     return Results(request.results)

@@ -58,6 +58,7 @@ def at_smoke_size(command: str) -> str:
         command = f"{re.sub(r' --rounds [0-9]+', '', command)} --rounds 5"
     if command.startswith("ablate replay"):  # a replay of a shipped run trains for minutes
         command = command.replace(" --results results/studies/quick_cats", "")
+    command = command.replace("--max-seeds 16", "--max-seeds 2")
     return command.replace("-quick-", "-smoke-").replace("--seeds 0-2", "--seeds 0")
 
 

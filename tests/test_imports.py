@@ -24,13 +24,14 @@ LAYERS = [
     ["runs"],
     ["launch"],
     ["report"],
+    ["studies"],
     ["api"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 REPORT_READS = {"base", "data", "report", "stats", "store", "study"}
-REPORT_READERS = {"api", "cli", "report"}
+REPORT_READERS = {"api", "cli", "report", "studies"}
 WITHOUT_TORCH = [
     "api",
     "base.errors",

@@ -132,6 +132,17 @@ def run(
         ),
     ] = True,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, as in 0, 0-4 or 0,3,7-9.")] = "0",
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            help="After these seeds go on seed by seed: each variant until it is decided, or has --max-seeds.",
+        ),
+    ] = False,
+    max_seeds: Annotated[
+        int | None,
+        typer.Option("--max-seeds", help="With --until-decided: seeds at most. Default: 16.", show_default=False),
+    ] = None,
     preset: PresetOption = variants.DEFAULT_PRESET,
     budget: Annotated[
         Budget,
@@ -236,7 +247,7 @@ def run(
     request = StudyRequest.of(as_options, options)
     _set_threads(request.threads or (1 if request.launcher == "ray" else None))
     from ablate.base.progress import Progress
-    from ablate.launch.study import described, forecast_study, run_study
+    from ablate.launch.study import described, forecast_study
 
     if dry_run:
         from rich.console import Console
@@ -244,14 +255,19 @@ def run(
         from ablate.report.render.variants import render_plan
 
         Console().print(render_plan(forecast_study(request)))
+        if request.until_decided:
+            typer.echo("these are the most runs there may be: a variant gets no more seeds once it is decided")
         return
+    from ablate.studies import make_study
+
     progress = Progress()
     try:
-        run_study(
+        make_study(
             request,
             progress=progress,
             on_row=lambda row, how: progress.result(described(row, how)),
             on_missing=lambda network, why: progress.say(missing_note(network, why)),
+            say=progress.result,
         )
     except KeyboardInterrupt:
         typer.echo("interrupted; the same command goes on from here", err=True)

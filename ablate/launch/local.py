@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import cache
 
@@ -61,6 +61,7 @@ def launch(
     request: StudyRequest,
     specs: Sequence[RunSpec],
     *,
+    part: Collection[tuple[str, int]] | None = None,
     quantize_finished: bool = False,
     poll_s: float = POLL_S,
     progress: Progress,
@@ -75,6 +76,7 @@ def launch(
     Args:
         request: What the study was asked to do.
         specs: Its runs.
+        part: Variant and seed of the runs to make now; None: all.
         quantize_finished: Measure finished runs in the number formats and scopes they lack.
         poll_s: Seconds between two attempts to lease runs of other processes.
         progress: Shows what is under way.
@@ -91,7 +93,7 @@ def launch(
     start = time.monotonic()
     data = load_dataset(request.data)
     load_wall_s = time.monotonic() - start
-    for spec in specs:
+    for spec in {spec.variant: spec for spec in specs}.values():
         memory.check(spec.variant, spec.config, device_bytes(target))
 
     @cache  # assembled when the first run needs it
@@ -104,7 +106,7 @@ def launch(
     with ExitStack() as stack:
         stack.enter_context(use_threads(request.threads))
         stack.enter_context(sigterm_as_interrupt())
-        plan, specs = planned(specs, request, data)
+        plan, specs = planned(specs, request, data, part)
         queue = WorkQueue(
             specs,
             data,

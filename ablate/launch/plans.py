@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from ablate.study.request import StudyRequest
 
 
-def planned(specs: Sequence[RunSpec], request: StudyRequest, data: ImageSet) -> tuple[Plan, list[RunSpec]]:
+def planned(
+    specs: Sequence[RunSpec],
+    request: StudyRequest,
+    data: ImageSet,
+    part: Collection[tuple[str, int]] | None = None,
+) -> tuple[Plan, list[RunSpec]]:
     """Return the plan of a study, and its runs with the plan's name.
 
     Runs that the results folder has under another name of the data set keep their name there.
@@ -25,6 +30,7 @@ def planned(specs: Sequence[RunSpec], request: StudyRequest, data: ImageSet) -> 
         specs: All runs of the study.
         request: What the study was asked to do.
         data: Its images.
+        part: Variant and seed of the runs to return; None: all.
     """
     plan = make_plan(
         preset=request.preset,
@@ -32,10 +38,12 @@ def planned(specs: Sequence[RunSpec], request: StudyRequest, data: ImageSet) -> 
         data_digest=data.digest,
         budget=request.budget,
         variants=[(spec.variant, spec.config.hash) for spec in specs],
-        seeds=request.seeds,
+        seeds=request.all_seeds,
         metrics=request.metrics,
         level=ALPHA,
+        max_seeds=len(request.all_seeds) if request.until_decided else None,
     )
     runs = tables.read(request.results, "runs")
-    named = [spec.as_recorded(data.name, data.digest, runs) for spec in specs]
+    chosen = [spec for spec in specs if part is None or (spec.variant, spec.seed) in part]
+    named = [spec.as_recorded(data.name, data.digest, runs) for spec in chosen]
     return plan, [replace(spec, plan_id=plan.plan_id) for spec in named]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -86,6 +86,7 @@ def launch(
     request: StudyRequest,
     specs: Sequence[RunSpec],
     *,
+    part: Collection[tuple[str, int]] | None = None,
     quantize_finished: bool = False,
     poll_s: float = POLL_S,
     isolated: bool = False,
@@ -120,7 +121,7 @@ def launch(
     with ExitStack() as stack:
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
-        plan, specs = planned(specs, request, data)
+        plan, specs = planned(specs, request, data, part)
         queue = WorkQueue(
             specs,
             data,

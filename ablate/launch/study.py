@@ -1,8 +1,8 @@
-"""One study from request to rows: `ablate run` and `ablate.run()` are this function."""
+"""One study from request to rows, with the launcher that was asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from ablate.base.progress import Progress
@@ -32,6 +32,7 @@ def forecast_study(request: StudyRequest) -> list[Planned]:
 def run_study(
     request: StudyRequest,
     *,
+    part: Collection[tuple[str, int]] | None = None,
     progress: Progress,
     on_row: Callable[[Row, str], None],
     on_missing: Callable[[str, str], None],
@@ -40,6 +41,7 @@ def run_study(
 
     Args:
         request: What to do.
+        part: Variant and seed of the runs to make now; None: all.
         progress: Shows what is under way.
         on_row: Called after each run with its row and how it went: `made`, `quantised`, or the
             reason for skipping it. `described` says it in words.
@@ -68,6 +70,7 @@ def run_study(
         launch(
             request,
             specs,
+            part=part,
             quantize_finished=quantize_finished,
             progress=progress,
             on_row=recorded,

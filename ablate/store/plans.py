@@ -30,6 +30,8 @@ class Plan:
         seeds: All of them.
         metrics: Metrics asked for by name; empty: the default headlines.
         level: Share of studies in which any claim may be false.
+        max_seeds: Of a study that goes on until decided: how many of the seeds it may use; None: it
+            uses all of them, whatever they say.
     """
 
     preset: str
@@ -40,11 +42,14 @@ class Plan:
     seeds: tuple[int, ...]
     metrics: tuple[str, ...]
     level: float
+    max_seeds: int | None = None
 
     @property
     def plan_id(self) -> str:
         """The first 12 digits of the content's SHA-256 digest, without the data set's name."""
-        parts = (self.preset, self.data_digest, self.budget, self.variants, self.seeds, self.metrics, self.level)
+        parts = [self.preset, self.data_digest, self.budget, self.variants, self.seeds, self.metrics, self.level]
+        if self.max_seeds is not None:
+            parts.append(self.max_seeds)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -58,6 +63,7 @@ def make_plan(
     seeds: Sequence[int],
     metrics: Sequence[str],
     level: float,
+    max_seeds: int | None = None,
 ) -> Plan:
     """Return the plan of these parts, in one order whatever order they were given in."""
     return Plan(
@@ -69,6 +75,7 @@ def make_plan(
         tuple(sorted(set(seeds))),
         tuple(sorted(set(metrics))),
         level,
+        max_seeds,
     )
 
 
@@ -94,6 +101,7 @@ def record(results: Path, plan: Plan, code: str) -> str:
             "seeds": json.dumps(plan.seeds),
             "metrics": json.dumps(plan.metrics),
             "level": plan.level,
+            "max_seeds": plan.max_seeds,
             "code": code,
             "created_at": datetime.now(UTC),
         }

@@ -104,6 +104,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "level"),
         (_TEXT, "code"),
         (_TIME, "created_at"),
+        (_INT, "max_seeds"),
     ],
 }
 KEYS = {  # the columns that identify a row

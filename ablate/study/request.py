@@ -16,9 +16,10 @@ from ablate.base.text import split_names
 from ablate.study import variants
 from ablate.study.config import Config
 from ablate.study.metric_names import Metric, choose
-from ablate.study.plan import RunSpec, factor_combinations, parse_seeds, plan
+from ablate.study.plan import MAX_SEEDS, RunSpec, factor_combinations, parse_seeds, plan
 from ablate.study.validation import Settings, explain
 
+DEFAULT_MAX_SEEDS = 16
 OPTIONS = {"metrics": "--metric", "save_every_s": "--save-every"}  # field -> option, if the names differ
 
 
@@ -74,6 +75,8 @@ class StudyRequest(Settings):
         factors: Combinations of variants, from axes as in `drift,prediction`.
         baseline: Also run the baseline at the same seeds, to have something to compare with.
         seeds: Seeds, as in `0-4` or `0,3`.
+        until_decided: After these seeds go on seed by seed, each variant until it is decided.
+        max_seeds: Seeds at most, with `until_decided`; None: `DEFAULT_MAX_SEEDS`.
         preset: The preset.
         budget: Train each variant for equal steps, or for the baseline's training MACs.
         data: `cats`, or a folder, zip or `.npz` of images.
@@ -101,6 +104,8 @@ class StudyRequest(Settings):
     factors: Annotated[tuple[str, ...], BeforeValidator(_combinations)] = ()
     baseline: bool = True
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
+    until_decided: bool = False
+    max_seeds: Annotated[int, Field(ge=2, le=MAX_SEEDS)] | None = None
     preset: str = variants.DEFAULT_PRESET
     budget: Literal["steps", "macs"] = "steps"
     data: Annotated[str, BeforeValidator(_path_text)] = "cats"
@@ -131,11 +136,28 @@ class StudyRequest(Settings):
             _refuse("force makes all finished runs again, stale only those of other code; choose one", "force", "stale")
         if self.stale and self.failed:
             _refuse("stale makes finished runs again, failed only failed ones; choose one", "failed", "stale")
+        self._check_until_decided()
         if self.launcher == "local":
             for name in ("jobs", "gpus", "ray_address"):
                 if getattr(self, name) is not None:
                     _refuse("the local launcher makes one run at a time, here; choose the launcher ray", name)
         return self
+
+    def _check_until_decided(self) -> None:
+        if not self.until_decided:
+            if self.max_seeds is not None:
+                _refuse("it limits a study that goes on until decided; add until-decided, or choose seeds", "max_seeds")
+            return
+        for name in ("force", "failed", "stale"):
+            if getattr(self, name):
+                _refuse("seeds are added to finished runs; make those again first", "until_decided", name)
+        if not self.baseline:
+            _refuse("variants are compared with the baseline, so it must be run too", "until_decided")
+        if set(map(variants.canonical, self.names)) == {variants.BASELINE}:
+            _refuse("there is nothing to decide on the baseline alone; name a variant", "until_decided")
+        if len(self.seeds) > len(self.all_seeds):
+            most = self.max_seeds or DEFAULT_MAX_SEEDS
+            _refuse(f"{len(self.seeds)} seeds are asked for, but max-seeds is {most}", "max_seeds", "seeds")
 
     @classmethod
     def of(cls, spelled: Callable[[Mapping[str, Any]], str], options: Mapping[str, Any]) -> Self:
@@ -162,6 +184,14 @@ class StudyRequest(Settings):
         return (*self.variant, *self.factors)
 
     @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """All seeds that may be run: those asked for and, with `until_decided`, the next ones up to `max_seeds`."""
+        if not self.until_decided:
+            return self.seeds
+        following = range(max(self.seeds) + 1, max(self.seeds) + 1 + MAX_SEEDS)
+        return (*self.seeds, *following)[: self.max_seeds or DEFAULT_MAX_SEEDS]
+
+    @property
     def rerun(self) -> Rerun:
         """Which runs are made."""
         chosen = {Rerun.all: self.force, Rerun.failed: self.failed, Rerun.stale: self.stale}
@@ -178,12 +208,12 @@ class StudyRequest(Settings):
         return choose(self.metrics)
 
     def specs(self, match: Callable[[Config, Config], Config] | None = None) -> list[RunSpec]:
-        """Return the runs, seed by seed; `match` as in `plan`.
+        """Return the runs, seed by seed, with `until_decided` all that may be needed; `match` as in `plan`.
 
         Raises:
             VariantError: An unknown variant or preset, or an invalid file.
         """
-        return plan(self.names, self.seeds, self.preset, match, add_baseline=self.baseline)
+        return plan(self.names, self.all_seeds, self.preset, match, add_baseline=self.baseline)
 
 
 def as_options(given: Mapping[str, Any]) -> str:

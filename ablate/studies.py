@@ -1,0 +1,151 @@
+"""Making a study: all of its runs, or seed by seed until its variants are decided.
+
+A study that goes on until its variants are decided needs the verdicts of the report, which
+`ablate.launch` must not know. Its plan says so (`plans.max_seeds`), so the report uses a test that
+stays valid when seeds are added after looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from ablate.base.progress import Progress
+from ablate.launch.stale import stale_note, stale_runs
+from ablate.launch.study import forecast_study, run_study
+from ablate.report.builder import build, read
+from ablate.report.selection import Choice
+from ablate.runs.context import Row
+from ablate.store import tables
+from ablate.study.plan import Planned
+from ablate.study.request import StudyRequest
+from ablate.study.variants import BASELINE
+
+Run = tuple[str, int]  # variant and seed
+ENDED = ("done", "diverged")  # training again would end in the same way
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The verdicts on one variant so far.
+
+    Attributes:
+        variant: Its name.
+        seeds: Seeds that both it and the baseline finished.
+        verdicts: Headline metric -> verdict, or `not judged`.
+    """
+
+    variant: str
+    seeds: int
+    verdicts: dict[str, str]
+
+    @property
+    def decided(self) -> bool:
+        """Whether no further seed can change more: each metric is decided or cannot be judged at all."""
+        return bool(self.verdicts) and "undecided" not in self.verdicts.values()
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
+        metrics = ", ".join(f"{metric} {verdict}" for metric, verdict in self.verdicts.items())
+        return f"{self.variant}: {'decided' if self.decided else 'undecided'} with {seeds}: {metrics or 'no pair'}"
+
+
+def make_study(
+    request: StudyRequest,
+    *,
+    progress: Progress,
+    on_row: Callable[[Row, str], None],
+    on_missing: Callable[[str, str], None],
+    say: Callable[[str], None],
+) -> None:
+    """Make the runs that were asked for: `ablate run` and `ablate.run()` are this function.
+
+    With `until_decided` the seeds asked for are made first. Then every variant that is undecided
+    gets its next seed, and the baseline with it, until all are decided or have `max_seeds`. Runs
+    that have finished or diverged are not made again, so the same call goes on after an
+    interruption. A run that fails raises, as in every study.
+
+    Args:
+        request: What to do.
+        progress: Shows what is under way.
+        on_row: Called after each run, as in `run_study`.
+        on_missing: Called once for each network whose weights are missing, with its name and why.
+        say: Called at the end of a study that goes on until decided, with a line for each variant.
+
+    Raises:
+        AblateError: As `run_study`, or runs in the folder that do not compare with these.
+        KeyboardInterrupt: Interrupted, after saving.
+    """
+    if not request.until_decided:
+        run_study(request, progress=progress, on_row=on_row, on_missing=on_missing)
+        return
+    told: set[str] = set()
+
+    def missing(network: str, why: str) -> None:
+        if network not in told:
+            told.add(network)
+            on_missing(network, why)
+
+    planned = forecast_study(request)
+    _tell_stale(request, planned, progress)
+    tried: set[Run] = set()
+    while True:
+        standings = judge(request, planned)
+        undecided = [one.variant for one in standings if not one.decided]
+        runs = _next_runs(request, planned, undecided, tried)
+        if not runs:
+            break
+        seeds = ", ".join(map(str, sorted({seed for _, seed in runs})))
+        progress.say(f"seed {seeds}: {len(undecided)} of {len(standings)} variants are undecided")
+        run_study(request, part=runs, progress=progress, on_row=on_row, on_missing=missing)
+        tried |= runs
+    for one in standings:
+        say(str(one))
+
+
+def judge(request: StudyRequest, planned: Sequence[Planned]) -> list[Standing]:
+    """Return the verdicts on each variant of a study, by the tables of its folder as they are now."""
+    specs = {run.spec.variant: run.spec for run in planned if run.spec.variant != BASELINE}
+    verdicts: dict[str, dict[str, str]] = {name: {} for name in specs}
+    seeds = dict.fromkeys(specs, 0)
+    frames = read(request.results) if request.results.is_dir() else {"runs": tables.read(request.results, "runs")}
+    runs = frames["runs"]
+    done = runs[runs["run_id"].isin([run.run_id for run in planned]) & (runs["status"] == "done")]
+    if len(done):
+        # Other runs of the folder may differ in what must be equal.
+        comparable = (runs["preset"] == request.preset) & (runs["data_digest"] == done["data_digest"].iloc[0])
+        sizes = done[["fd_n", "fd_ref_n"]].dropna().drop_duplicates().itertuples(index=False)
+        samples = [f"{n}/{ref_n}" for n, ref_n in sizes]
+        choice = Choice(budget=request.budget, claims=False, samples=samples[0] if len(samples) == 1 else None)
+        findings = build(frames | {"runs": runs[comparable]}, choice)
+        configs = {row.label: row.config_hash for row in findings.rows}
+        for one in findings.comparisons:
+            if one.variant in specs and configs[one.label] == specs[one.variant].config.hash:
+                judged = not one.why.startswith("not judged")
+                verdicts[one.variant][one.metric] = one.verdict if judged else "not judged"
+                seeds[one.variant] = max(seeds[one.variant], one.n)
+    return [Standing(name, seeds[name], verdicts[name]) for name in specs]
+
+
+def _next_runs(
+    request: StudyRequest, planned: Sequence[Planned], undecided: Iterable[str], tried: Collection[Run]
+) -> set[Run]:
+    """Return the runs of the next round: of each undecided variant the seeds asked for, or its next one."""
+    table = tables.read(request.results, "runs")
+    ended = set(table.loc[table["status"].isin(ENDED), "run_id"])
+    to_make = {(run.spec.variant, run.spec.seed) for run in planned if run.run_id not in ended}.difference(tried)
+    runs: set[Run] = set()
+    for variant in undecided:
+        lacking = {seed: to_make & {(variant, seed), (BASELINE, seed)} for seed in request.all_seeds}
+        asked = {run for seed in request.seeds for run in lacking[seed]}
+        runs |= asked or next((missing for missing in lacking.values() if missing), set())
+    return runs
+
+
+def _tell_stale(request: StudyRequest, planned: Sequence[Planned], progress: Progress) -> None:
+    """Say that finished runs of the study, which are not made again, were computed by other code."""
+    stale = stale_runs(tables.read(request.results, "runs"))
+    skipped = [stale[run.run_id] for run in planned if run.run_id in stale]
+    if skipped:
+        progress.say(stale_note(skipped))

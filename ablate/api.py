@@ -113,7 +113,7 @@ class Results:
     def verdicts(self, **choice: Any) -> pd.DataFrame:
         """Return the comparisons as a data frame, one row per variant and metric.
 
-        The columns are verdict, mean difference, interval, p-values and seeds.
+        The columns are verdict, mean difference, intervals, evidence (p or e), and seeds.
 
         Args:
             choice: As for `findings`.
@@ -128,9 +128,12 @@ class Results:
             "mean",
             "low",
             "high",
-            "p",
-            "p_holm",
+            "all_low",
+            "all_high",
+            "alone",
+            "adjusted",
             "n",
+            "diverged",
             "detectable",
             "seeds_needed",
             "why",

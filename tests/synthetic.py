@@ -101,6 +101,22 @@ def rows(
     return made
 
 
+def planned(made: Rows, metrics: Sequence[str] = ()) -> Rows:
+    """Return a copy of a study whose runs all belong to one plan, recorded before they started."""
+    made = {table: [dict(row) for row in rows] for table, rows in made.items()}
+    variants_ = sorted({(run["variant"], run["config_hash"]) for run in made["runs"]})
+    plan_row = {
+        "plan_id": "plan",
+        "variants": json.dumps([{"name": name, "config_hash": config} for name, config in variants_]),
+        "seeds": json.dumps(sorted({run["seed"] for run in made["runs"]})),
+        "metrics": json.dumps(list(metrics)),
+        "created_at": START - timedelta(days=1),
+    }
+    for run in made["runs"]:
+        run |= {"plan_id": "plan", "started_at": START}
+    return made | {"plans": [plan_row]}
+
+
 def _stated(name: str) -> dict[str, str]:
     """What a variant's file says, as a run records it."""
     if name not in variants.names():
@@ -139,8 +155,9 @@ def _format(run_id: str, scheme: str, fd: float, draw: np.random.Generator) -> d
 
 def frames(*studies: Rows) -> dict[str, pd.DataFrame]:
     """Return the tables of several studies in one folder, as they are read."""
-    tables = ("runs", "fidelity", "quantized")
-    return {table: to_arrow(table, [row for made in studies for row in made[table]]).to_pandas() for table in tables}
+    tables = ("runs", "fidelity", "quantized", "plans")
+    rows = {table: [row for made in studies for row in made.get(table, [])] for table in tables}
+    return {table: to_arrow(table, rows[table]).to_pandas() for table in tables}
 
 
 def findings_of(*studies: Rows, **choice: Any) -> Findings:

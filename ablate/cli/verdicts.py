@@ -47,7 +47,7 @@ AgainstChoice = Annotated[
 JudgedBy = Annotated[
     list[str] | None,
     typer.Option(
-        "--metric", "-m", help="Judge by these metrics, as in fd,pd. Repeatable. Default: fid, else fd; lpips, else pd."
+        "--metric", "-m", help="Show these metrics, as in fd,pd. Repeatable. Default: fid, else fd; lpips, else pd."
     ),
 ]
 VariantChoice = Annotated[
@@ -55,7 +55,7 @@ VariantChoice = Annotated[
     typer.Option(
         "--variant",
         "-v",
-        help="Only these variants, as in a,b. Repeatable. Default: all.",
+        help="Show only these variants, as in a,b. Repeatable. Default: all.",
         autocompletion=variant_names,
     ),
 ]
@@ -84,6 +84,14 @@ def report(
     variants: VariantChoice = None,
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
+    same_within: Annotated[
+        str | None,
+        typer.Option(
+            "--same-within",
+            help="Differences up to this size are the same: 2% of the other's mean, or a number in the metric's unit.",
+            show_default=False,
+        ),
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="The form of the report.")] = Format.rich,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     full: Annotated[
@@ -117,7 +125,9 @@ def report(
     elif watch and format_ is not Format.rich:
         raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report.{ENDINGS[format_]}")
     metrics, only = tuple(split_names(metric)), tuple(map(canonical, split_names(variants)))
-    choice = Choice(preset, data, budget.value, canonical(against), metrics, samples, extractor, only)
+    choice = Choice(
+        preset, data, budget.value, canonical(against), metrics, samples, extractor, only, same_within=same_within
+    )
     if not watch:
         _write(folder, choice, format_, output, full)
         return

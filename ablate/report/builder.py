@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
+from ablate.report.design import design_of
 from ablate.report.factorial_effects import make_factorials
 from ablate.report.findings import Compared, Findings, Value, VariantRow
 from ablate.report.quantized_summary import summarise
@@ -20,11 +22,12 @@ from ablate.report.verdicts import make_verdicts
 from ablate.stats import paired
 from ablate.store import tables
 from ablate.store.artifacts import folders_without_row
+from ablate.study.claims import read_margin
 from ablate.study.variants import BASELINE
 
 EVERYTHING = Choice()
 SHOWN_NAMES = 3  # in a note
-TABLES = ("runs", "fidelity", "quantized")
+TABLES = ("runs", "fidelity", "quantized", "plans")
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
@@ -44,13 +47,16 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     """Return the findings of one comparison.
 
     Args:
-        frames: The tables `runs` and, if there are any rows, `fidelity` and `quantized`.
+        frames: The tables `runs` and, if there are any rows, `fidelity`, `quantized` and `plans`.
         choice: What to compare.
 
     Raises:
         ResultsError: The runs differ in preset, data set, extractor or number of samples and `choice`
             does not say which; or it names something that does not exist.
     """
+    if choice.same_within is not None and not 0 < read_margin(choice.same_within, 1.0) < math.inf:
+        allowed = "allowed: a percentage as in 2%, or a number above 0 in the metric's unit"
+        raise ResultsError(f"--same-within {choice.same_within}: not a margin; {allowed}")
     selected = select(frames, choice)
     notes = selected.notes
     table = make_rows(selected, choice.against, choice.budget, notes)
@@ -59,10 +65,21 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     judge_claims = choice.claims and choice.against == BASELINE
     if choice.claims and not judge_claims:
         notes.append(f"claims are not judged: they are about the baseline, not {choice.against}")
+    study = make_rows(selected.whole_study(), choice.against, choice.budget, [])
+    design = design_of(study.runs[study.runs["label"].isin(study.newest)], frames.get("plans"))
     formats = _formats(table.done, frames.get("quantized"))
-    fidelity = frames.get("fidelity", pd.DataFrame())
-    verdicts = make_verdicts(table, fidelity, formats, choice.budget, judge_claims=judge_claims)
-    factorials = make_factorials(table, choice.budget, notes)
+    verdicts = make_verdicts(
+        table,
+        study,
+        design,
+        selected.judged,
+        frames.get("fidelity", pd.DataFrame()),
+        _formats(study.done, frames.get("quantized")),
+        choice.budget,
+        judge_claims=judge_claims,
+        same_within=choice.same_within,
+    )
+    factorials = make_factorials(table, design, choice.budget, notes)
     fronts = make_fronts(table, formats, notes)
     first = selected.runs.iloc[-1] if len(selected.runs) else None
     done = selected.done.iloc[-1] if len(selected.done) else first
@@ -74,11 +91,12 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         against=table.against,
         headline=selected.metrics,
         why_headline=selected.why_metrics,
-        family=verdicts.family,
-        least_seeds=paired.min_seeds(paired.ALPHA / max(1, verdicts.family)),
+        design=design.word,
+        why_design=design.why,
+        tests=verdicts.tests,
+        least_seeds=verdicts.least_seeds,
         alpha=paired.ALPHA,
         power=paired.POWER,
-        study_tests=verdicts.study_tests,
         runs=sum(row.runs for row in table.rows),
         variants=len({row.variant for row in table.rows}),
     )

@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ablate.report.design import StudyDesign
 from ablate.report.findings import Effect, Factorial, VariantRow
 from ablate.report.judged_metrics import higher_is_better
 from ablate.report.variant_rows import SeedGrid, VariantRows
-from ablate.report.verdicts import tested, unjudged
-from ablate.stats import factorial, paired
+from ablate.report.verdicts import difference_fields, unjudged, verdict_of
+from ablate.stats import factorial, family, paired
 from ablate.study.variants import BASELINE
 
 
-def make_factorials(table: VariantRows, budget: str, notes: list[str]) -> tuple[Factorial, ...]:
+def make_factorials(table: VariantRows, design: StudyDesign, budget: str, notes: list[str]) -> tuple[Factorial, ...]:
     """Return the effects of every complete factorial study among the rows, by every metric.
 
     Args:
         table: The rows and their values.
+        design: How the study came about.
         budget: `steps` or `macs`.
         notes: Notes are appended: what an incomplete study lacks.
     """
@@ -29,20 +31,20 @@ def make_factorials(table: VariantRows, budget: str, notes: list[str]) -> tuple[
         if len(axes) == len(cell):
             axis_of |= {part: axis for part, axis in zip(sorted(cell), axes, strict=True) if part not in axis_of}
     factorials = []
-    for design in factorial.designs(cells, axis_of):
-        title = " x ".join(design.axes)
-        if design.missing:
-            names = ", ".join(sorted("+".join(sorted(cell)) or BASELINE for cell in design.missing)[:3])
-            more = f" and {len(design.missing) - 3} more" if len(design.missing) > 3 else ""
+    for crossed in factorial.designs(cells, axis_of):
+        title = " x ".join(crossed.axes)
+        if crossed.missing:
+            names = ", ".join(sorted("+".join(sorted(cell)) or BASELINE for cell in crossed.missing)[:3])
+            more = f" and {len(crossed.missing) - 3} more" if len(crossed.missing) > 3 else ""
             notes.append(f"no effects of {title}: no finished run of {names}{more}")
             continue
         for metric, values in table.values.items():
             refused = unjudged(table, budget, metric)
-            odd = sorted(label for cell in design.cells() if (label := cells[cell].label) in refused)
+            odd = sorted(label for cell in crossed.cells() if (label := cells[cell].label) in refused)
             if odd:
                 notes.append(f"no effects of {title} on {metric}: {odd[0]}: {refused[odd[0]]}")
             else:
-                factorials.append(_factorial(design, metric, values, cells))
+                factorials.append(_factorial(crossed, design, metric, values, cells))
     return tuple(factorials)
 
 
@@ -52,21 +54,27 @@ def _cells(rows: Sequence[VariantRow]) -> dict[factorial.Cell, VariantRow]:
 
 
 def _factorial(
-    design: factorial.Design, metric: str, grid: SeedGrid, cells: Mapping[factorial.Cell, VariantRow]
+    crossed: factorial.Design,
+    design: StudyDesign,
+    metric: str,
+    grid: SeedGrid,
+    cells: Mapping[factorial.Cell, VariantRow],
 ) -> Factorial:
-    values = {cell: grid.of(cells[cell].label) for cell in design.cells()}
+    """Judge the effects on one metric. They are a family of their own."""
+    values = {cell: grid.of(cells[cell].label) for cell in crossed.cells()}
     known = ~np.isnan(np.stack([*values.values()])).any(axis=0)
-    contrasts = list(factorial.effects(design, {cell: x[known] for cell, x in values.items()}))
-    summaries = [paired.summarise(contrast) for _, _, contrast in contrasts]
-    corrected = paired.holm([1.0 if summary.p is None else summary.p for summary in summaries])
-    effects = []
-    for (levels, axes, _), summary, p_holm in zip(contrasts, summaries, corrected, strict=True):
-        verdict = paired.compare(summary, p_holm, len(summaries), higher_is_better=higher_is_better(metric))
-        numbers = tested(metric, summary, None if summary.p is None else p_holm)
-        effects.append(Effect(levels=levels, axes=axes, **numbers, verdict=verdict.word, why=verdict.why))
+    contrasts = list(factorial.effects(crossed, {cell: x[known] for cell, x in values.items()}))
+    columns = np.stack([contrast for _, _, contrast in contrasts], axis=1)
+    tests = (family.planned if design.word == "planned" else family.grown)(columns, [None] * len(contrasts))
+    up, effects = higher_is_better(metric), []
+    for (levels, axes, contrast), evidence in zip(contrasts, tests.evidence, strict=True):
+        summary = paired.summarise(contrast)
+        word, why = verdict_of(summary, evidence, tests, column=contrast, higher_is_better=up)
+        numbers = difference_fields(metric, summary, evidence, tests)
+        effects.append(Effect(levels=levels, axes=axes, **numbers, verdict=word, why=why))
     return Factorial(
-        axes=design.axes,
-        levels=tuple((BASELINE, *levels) for levels in design.levels),
+        axes=crossed.axes,
+        levels=tuple((BASELINE, *levels) for levels in crossed.levels),
         metric=metric,
         seeds=tuple(grid.seeds[known].tolist()),
         effects=tuple(effects),

@@ -9,11 +9,13 @@ number of samples. Nothing else is mixed in.
     difference = m(variant, seed) - m(against, seed)    over the seeds that both finished
     helps      = the change makes the metric better: the test and the interval both say so
     hurts      = the change makes it worse
+    same       = any difference is smaller than the margin
     undecided  = the seeds so far cannot decide; `why` says what is missing
 
-Intervals are 95 % (Student's t over seeds) and not corrected. P-values are of the two-sided
-sign-flip test; `p_holm` is corrected over `Compared.family` tests. An unknown number is None,
-never NaN.
+`low` and `high` are the 95 % interval of one difference (Student's t over seeds); those of
+`all_low` and `all_high` hold for all comparisons together. The evidence is p where the study was
+planned (small decides), and e where it was grown (large decides); `adjusted` is corrected over
+`Compared.tests` tests. An unknown number is None, never NaN.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from ablate.stats.paired import ClaimWord, VerdictWord
-
+VerdictWord = Literal["helps", "hurts", "same", "undecided"]
+ClaimWord = Literal["supported", "contradicted", "undecided"]
+Design = Literal["planned", "grown"]
 VERDICTS = get_args(VerdictWord)
 CLAIM_VERDICTS = get_args(ClaimWord)
 
@@ -78,11 +81,12 @@ class Compared(Record):
     against: str | None  # label of the row that the others are compared with; None: it has no finished run
     headline: tuple[str, ...]  # the metrics; verdicts are sorted and summarised by the first
     why_headline: str  # why these, in a sentence
-    family: int  # tests that Holm's correction covers
-    least_seeds: int  # the fewest seeds with which any of them can decide
+    design: Design  # `planned`: all seeds were chosen before any result was there; `grown`: they may have been added
+    why_design: str  # what says so, in a clause
+    tests: int  # tests that are corrected for together: all variants by the judged metrics, shown or not
+    least_seeds: int  # the fewest seeds with which any of them can be decided
     alpha: float  # the chance of any wrong verdict in a study without a difference; each factorial study has its own
     power: float  # the probability that `detectable` and `seeds_needed` hold for
-    study_tests: int  # tests that `seeds_needed` allows for: those of the whole study, whatever is shown
     runs: int
     variants: int
 
@@ -99,6 +103,7 @@ class VariantRow(Record):
     run_ids: tuple[str, ...]
     runs: int
     unfinished: dict[str, int]  # status -> seeds
+    unstable: int  # finished seeds whose gradient norm left its own history
     values: dict[str, Value]  # metric -> over its finished seeds
     differences: dict[str, Value] | None  # None: this is the row that the others are compared with
     at_other_budget: (
@@ -116,8 +121,10 @@ class Difference(Record):
     mean: float | None  # None for no pair
     low: float | None  # None, as `high`, for fewer than two pairs
     high: float | None
-    p: float | None
-    p_holm: float | None
+    all_low: float | None  # None, as `all_high`, where the seeds cannot decide
+    all_high: float | None
+    alone: float | None  # p or e of this comparison alone; None: not judged
+    adjusted: float | None  # corrected for all tests
     why: str  # reason of the verdict, in a sentence
 
 
@@ -129,6 +136,11 @@ class Comparison(Difference):
     axis: str | None
     seeds: tuple[int, ...]
     differences: tuple[float, ...]  # in the order of `seeds`
+    diverged: int  # further seeds at which one of the two diverged: in tests they are the largest difference
+    e_by_seed: tuple[float, ...] | None  # of a grown study: e alone after each seed; `e_seeds` says which
+    e_seeds: tuple[int, ...] | None
+    exploratory: bool  # by a metric or against a variant that the study was not to be judged by
+    margin: float | None  # of `same`, in the metric's unit
     sd: float | None  # None for fewer than two pairs
     relative: float | None  # mean / mean of the other over the same seeds
     detectable: float | None  # smallest true difference that is detected with probability `power` at this n and sd
@@ -225,7 +237,7 @@ class Quantized(Record):
 class Findings(Record):
     """Everything that a report shows of one comparison."""
 
-    version: Literal[1] = 1  # of this document
+    version: Literal[2] = 2  # of this document
     compared: Compared
     metrics: tuple[Metric, ...]
     rows: tuple[VariantRow, ...]  # the row that the others are compared with comes first

@@ -15,7 +15,7 @@ from ablate.base.errors import ResultsError, did_you_mean
 from ablate.report.builder import build
 from ablate.report.findings import Comparison, Findings, Record, Value, VariantRow
 from ablate.report.render import report_tables, terminal
-from ablate.report.render.number_text import decimals_of, interval, mean_sd, p_value, rounded, signed
+from ablate.report.render.number_text import decimals_of, evidence, interval, mean_sd, rounded, signed
 from ablate.report.render.run_images import sample_file
 from ablate.report.render.text_table import TextTable, coloured, fits
 from ablate.report.selection import Choice
@@ -72,7 +72,7 @@ def compare(
     if a in existing and b in existing:
         for name in (a, b):
             _check_finished(runs[runs["variant"] == name], name)
-        every, runs = runs, _newest(runs)
+        every, runs = runs, _newest(runs, (a, b))
         not_paired += _left_out(every, runs, (a, b))
     elif a not in existing and b not in existing:
         (a, b), runs, not_paired = _two_runs(runs, a, b)
@@ -103,12 +103,13 @@ def _unknown(name: str, candidates: set[str], variants: set[str]) -> str:
     return f"no variant and no run here{near} Variants in the results: {', '.join(sorted(variants)) or 'none'}"
 
 
-def _newest(runs: pd.DataFrame) -> pd.DataFrame:
-    """Keep each variant's newest finished configuration, by preset, data set and budget."""
+def _newest(runs: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
+    """Keep the newest finished configuration of two variants, by preset, data set and budget, and all other runs."""
     done = runs[runs["status"] == "done"].sort_values("finished_at", kind="stable", na_position="first")
     keys = ["variant", "preset", "data_digest", "budget"]
     newest = done.drop_duplicates(keys, keep="last")[[*keys, "config_hash"]]
-    return runs.merge(newest, on=[*keys, "config_hash"])
+    kept = pd.MultiIndex.from_frame(runs[[*keys, "config_hash"]]).isin(pd.MultiIndex.from_frame(newest))
+    return runs[kept | ~runs["variant"].isin(names)]
 
 
 def _left_out(every: pd.DataFrame, kept: pd.DataFrame, names: tuple[str, str]) -> list[str]:
@@ -222,17 +223,24 @@ class _Rendered:
 
     def _means(self) -> TextTable:
         """Return means over the seeds that both have, so that they differ by the difference beside them."""
-        lines = []
+        lines, rows = [], {row.label: row for row in self.findings.rows}
+        letter = "p" if self.findings.compared.design == "planned" else "e"
         for c in self.report.comparisons:
             decimals = report_tables.difference_decimals(self.findings, c.metric)
             values = [(pair.a[c.metric], pair.b[c.metric]) for pair in self.report.pairs]
             both = [(x, y) for x, y in values if x is not None and y is not None]
             means = (_mean_sd([pair[side] for pair in both], decimals) for side in range(2))
             difference = (signed(c.mean, decimals), interval(c.low, c.high, decimals))
-            tests = (p_value(c.p), p_value(c.p_holm), rounded(c.detectable, decimals), report_tables.seeds(c))
+            tests = (
+                evidence(c.adjusted, self.findings.compared.design),
+                rounded(c.detectable, decimals),
+                report_tables.seeds(c.n, rows[c.label]),
+                report_tables.needs(c),
+            )
             lines.append((c.metric, *means, *difference, *tests))
-        heads = ("metric", "A", "B", "B - A", "95 % interval", "p", "p Holm", "detects", "seeds")
-        return TextTable("", heads, tuple(lines), (0,), drop=(5, 7, 6, 1, 2, 8))
+        tested = f"{letter} of {self.findings.compared.tests}"
+        heads = ("metric", "A", "B", "B - A", "95 %", tested, "detects", "seeds", "needs")
+        return TextTable("", heads, tuple(lines), (0, 7), drop=(8, 6, 5, 1, 2, 7))
 
     def _by_seed(self, metrics: list[str]) -> TextTable:
         heads = ["seed"]

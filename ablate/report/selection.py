@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -19,6 +19,7 @@ import pandas as pd
 
 from ablate.base.errors import ResultsError, did_you_mean
 from ablate.base.text import printable
+from ablate.report.design import planned_metrics
 from ablate.report.judged_metrics import COSTS, HEADLINES, describe
 from ablate.report.stated import Stated, stated_variants
 from ablate.store.code_versions import COLUMNS, versions_of
@@ -28,10 +29,21 @@ from ablate.study.variants import BASELINE
 SAME_MACS = 0.01  # training MACs that differ by less than this fraction count as equal
 TEXT = (
     *("variant", "axis", "preset", "status", "error", "data", "data_digest", "budget", "config_hash"),
-    *("about", "claims", "code", "libraries", "device", "processor", "vector_units", "arithmetic", "mixed_arithmetic"),
+    *(
+        "about",
+        "claims",
+        "plan_id",
+        "code",
+        "libraries",
+        "device",
+        "processor",
+        "vector_units",
+        "arithmetic",
+        "mixed_arithmetic",
+    ),
 )
 NUMBERS = (
-    *("run_id", "seed", "steps", "threads", "memorised", "unstable", "finished_at", "decode_macs"),
+    *("run_id", "seed", "steps", "threads", "memorised", "unstable", "started_at", "finished_at", "decode_macs"),
     *("fd_n", "fd_ref_n", "fd_floor", "fd_floor_n", "fid_floor"),
     *("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db"),
 )
@@ -51,6 +63,7 @@ class Choice:
     extractor: str | None = None  # the start of a digest of weights
     variants: tuple[str, ...] = ()  # only these, and `against`; empty: all
     claims: bool = True  # whether to judge the claims in the variants' files too
+    same_within: str | None = None  # differences up to this count as none: `2%` of the other's mean, or a number
 
 
 @dataclass(frozen=True)
@@ -58,13 +71,23 @@ class SelectedRuns:
     """Runs that may be compared, oldest first."""
 
     runs: pd.DataFrame  # with a column per metric
-    done: pd.DataFrame  # the newest finished run of each configuration and seed
     metrics: tuple[str, ...]
     why_metrics: str
     digests: dict[str, str]  # extractor -> digest of its weights, of those that the metrics use
-    study: tuple[str, ...]  # every variant with a finished run here, also those that are not shown
     stated: dict[str, Stated]  # what the file of each variant of the study said
     notes: list[str]
+    every: pd.DataFrame  # as `runs`, of all variants of the study, shown or not
+    judged: tuple[str, ...]  # metrics that the study was to be judged by, shown or not
+
+    @property
+    def done(self) -> pd.DataFrame:
+        """The newest finished run of each configuration and seed."""
+        return self.runs[self.runs["status"] == "done"].drop_duplicates(["variant", "config_hash", "seed"], keep="last")
+
+    def whole_study(self) -> SelectedRuns:
+        """Return the runs of all variants, with all metrics, whatever is shown."""
+        metrics = tuple(dict.fromkeys((*self.judged, *self.metrics)))
+        return replace(self, runs=self.every, metrics=metrics, notes=[])
 
 
 def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> SelectedRuns:
@@ -80,34 +103,35 @@ def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> SelectedRuns:
     if choice.data is not None:
         runs = _of_data(runs, names, choice.data)
     runs = _only(runs, "preset", choice.preset)
-    notes: list[str] = []
-    every = runs
+    shown = set(runs["variant"])
     if choice.variants:
         _check_variants(runs, (*choice.variants, choice.against))
-        runs = runs[runs["variant"].isin([*choice.variants, choice.against])]
+        shown = {*choice.variants, choice.against}
     elif choice.against != BASELINE:
         _check_variants(runs, [choice.against])
-    runs = _one_preset(runs)
-    runs = _one_data(runs)
-    like = every["preset"].isin(runs["preset"]) & every["data_digest"].isin(runs["data_digest"].dropna())
-    runs = _of_budget(runs, every, choice.budget, notes)
-    peers = _of_budget(every[like], every, choice.budget, [])
-    runs = runs.sort_values("finished_at", kind="stable", na_position="first")
-    done = runs[runs["status"] == "done"]
-    metrics, why = _metrics(done, fidelity, choice)
-    for name in metrics:
-        if name not in runs.columns:
-            runs = runs.assign(**{name: runs["run_id"].map(_recorded(fidelity, name))})
+    # Only what is shown must be of one kind. The others of the study that are like it are judged with it.
+    mine = _one_data(_one_preset(runs[runs["variant"].isin(shown)]))
+    like = runs["data_digest"].isin(mine["data_digest"].dropna()) | runs["data_digest"].isna()
+    every = runs[runs["preset"].isin(mine["preset"]) & like]
+    notes: list[str] = []
+    mine = _of_budget(mine, runs, choice.budget, notes)
+    every = _of_budget(every, runs, choice.budget, []).sort_values("finished_at", kind="stable", na_position="first")
+    named = planned_metrics(every, frames.get("plans"))
+    metrics, judged, why = _metrics(every[every["status"] == "done"], fidelity, choice, named)
+    for name in {*metrics, *judged}:
+        if name not in every.columns:
+            every = every.assign(**{name: every["run_id"].map(_recorded(fidelity, name))})
     if choice.extractor is not None:
-        runs = _with_extractor(runs, fidelity, choice.extractor)
-    digests = _one_extractor(runs[runs["status"] == "done"], fidelity, metrics)
+        every = _with_extractor(every, fidelity, choice.extractor)
+    mine = every[every["run_id"].isin(mine["run_id"])]
+    digests = _one_extractor(mine[mine["status"] == "done"], fidelity, metrics)
+    every = _measured_alike(every, fidelity, digests)
     if any(_compares_sets(name) for name in metrics):
-        runs = _one_size(runs, choice.samples)
-    done = runs[runs["status"] == "done"].drop_duplicates(["variant", "config_hash", "seed"], keep="last")
-    study = tuple(sorted(set(peers.loc[peers["status"] == "done", "variant"])))
-    texts = peers[["variant", "about", "claims", "finished_at"]]
-    stated = stated_variants(texts.sort_values("finished_at", kind="stable", na_position="first"))
-    return SelectedRuns(runs, done, metrics, why, digests, study, stated, notes)
+        mine, sizes = _one_size(mine, choice.samples)
+        every = _of_sizes(every, sizes)
+    runs = every[every["run_id"].isin(mine["run_id"])]
+    texts = every[["variant", "about", "claims"]]
+    return SelectedRuns(runs, metrics, why, digests, stated_variants(texts), notes, every, judged)
 
 
 def _clean_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -302,26 +326,43 @@ def _recorded(fidelity: pd.DataFrame, metric: str) -> pd.Series:
     return values.drop_duplicates("run_id", keep="last").set_index("run_id")["value"]
 
 
-def _metrics(done: pd.DataFrame, fidelity: pd.DataFrame, choice: Choice) -> tuple[tuple[str, ...], str]:
-    """Return the metrics that were asked for or else the headline metrics, and why these."""
-    if choice.metrics:
-        for name in choice.metrics:
-            describe(name)
-            measured = done[name].notna().any() if name in done.columns else bool(len(_recorded(fidelity, name)))
-            if len(done) and not measured:
-                of_done = fidelity[fidelity["run_id"].isin(done["run_id"])] if len(fidelity) else fidelity
-                recorded = set(of_done["metric"]) if len(fidelity) else set()
-                listed = [m for m in METRICS if m in recorded or (m in done.columns and done[m].notna().any())]
-                what = ", ".join(listed) or "nothing"
-                raise ResultsError(f"--metric {name}: no finished run here has it. Measured: {what}")
-        return tuple(dict.fromkeys(choice.metrics)), "asked for"
+def _metrics(
+    done: pd.DataFrame, fidelity: pd.DataFrame, choice: Choice, named: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Return the metrics to show, those that the study is judged by, and why these.
+
+    Args:
+        done: Finished runs of the whole study.
+        fidelity: The table of that name.
+        choice: The metrics that were asked for.
+        named: Metrics that the study's plan names.
+    """
     names, why = [], []
     for best, embedded in HEADLINES:
         lacking = int(done[best].isna().sum())
         names.append(best if len(done) and not lacking else embedded)
         if lacking:
             why.append(f"{embedded} instead of {best}, which {lacking} of {_runs(len(done))} lack")
-    return tuple(names), "; ".join(why) or ("measured of every run" if len(done) else "no run is finished")
+    for name in named:
+        describe(name)
+        if _is_measured(name, done, fidelity):
+            names.append(name)
+    judged = tuple(dict.fromkeys(names))
+    if not choice.metrics:
+        return judged, judged, "; ".join(why) or ("measured of every run" if len(done) else "no run is finished")
+    for name in choice.metrics:
+        describe(name)
+        if len(done) and not _is_measured(name, done, fidelity):
+            of_done = fidelity[fidelity["run_id"].isin(done["run_id"])] if len(fidelity) else fidelity
+            recorded = set(of_done["metric"]) if len(fidelity) else set()
+            listed = [m for m in METRICS if m in recorded or (m in done.columns and done[m].notna().any())]
+            what = ", ".join(listed) or "nothing"
+            raise ResultsError(f"--metric {name}: no finished run here has it. Measured: {what}")
+    return tuple(dict.fromkeys(choice.metrics)), judged, "asked for"
+
+
+def _is_measured(name: str, done: pd.DataFrame, fidelity: pd.DataFrame) -> bool:
+    return bool(done[name].notna().any()) if name in done.columns else bool(len(_recorded(fidelity, name)))
 
 
 def _compares_sets(metric: str) -> bool:
@@ -362,8 +403,21 @@ def _one_extractor(done: pd.DataFrame, fidelity: pd.DataFrame, metrics: Sequence
     return digests
 
 
-def _one_size(runs: pd.DataFrame, asked: str | None) -> pd.DataFrame:
-    """Refuse to mix Frechet distances of unequal numbers of images: their bias depends on it."""
+def _measured_alike(runs: pd.DataFrame, fidelity: pd.DataFrame, digests: Mapping[str, str]) -> pd.DataFrame:
+    """Leave out runs that were measured with other weights of the networks."""
+    if not digests or not len(fidelity):
+        return runs
+    rows = fidelity[fidelity["extractor"].isin(list(digests)) & fidelity["weights_digest"].notna()]
+    other = rows["weights_digest"] != rows["extractor"].map(digests)
+    return runs[~runs["run_id"].isin(rows.loc[other, "run_id"])] if other.any() else runs
+
+
+def _one_size(runs: pd.DataFrame, asked: str | None) -> tuple[pd.DataFrame, list[tuple[int, int]]]:
+    """Refuse to mix Frechet distances of unequal numbers of images: their bias depends on it.
+
+    Returns:
+        The runs of one size, and the sizes: (samples, real images).
+    """
     measured = runs[(runs["status"] == "done") & runs[[*FEATURES]].notna().any(axis=1)]
     counts = _counts(measured, "fd_n", "fd_ref_n")
     sizes = {f"{n}/{ref_n}": (n, ref_n) for (n, ref_n), _ in counts}
@@ -372,15 +426,20 @@ def _one_size(runs: pd.DataFrame, asked: str | None) -> pd.DataFrame:
         chosen = {size: pair for size, pair in sizes.items() if asked in (size, size.split("/")[0])}
         if len(measured) and not chosen:
             raise ResultsError(f"--samples {asked}: no run was measured with so many. Found: {listed}")
-        odd = measured.index[~measured["fd_n"].isin([n for n, _ in chosen.values()])]
-        odd = odd.union(measured.index[~measured["fd_ref_n"].isin([ref_n for _, ref_n in chosen.values()])])
-        runs, sizes = runs.drop(odd), chosen
+        sizes = chosen
     if len(sizes) > 1:
         raise ResultsError(
             f"runs measured with unequal numbers of images (samples/real) do not compare: {listed}; "
             f"choose one, as in --samples {next(iter(sizes))}, or run the others again"
         )
-    return runs
+    return _of_sizes(runs, list(sizes.values())), list(sizes.values())
+
+
+def _of_sizes(runs: pd.DataFrame, sizes: Sequence[tuple[int, int]]) -> pd.DataFrame:
+    """Keep the runs that were measured with these numbers of images, or with none."""
+    measured = (runs["status"] == "done") & runs[[*FEATURES]].notna().any(axis=1)
+    fits = runs["fd_n"].isin([n for n, _ in sizes]) & runs["fd_ref_n"].isin([ref_n for _, ref_n in sizes])
+    return runs[fits | ~measured]
 
 
 def _runs(n: int) -> str:

@@ -72,8 +72,8 @@ class VariantRows:
     values: dict[str, SeedGrid]  # by metric
     done: pd.DataFrame  # finished runs, with a column `label`
     newest: frozenset[str]  # label of each variant's newest configuration, of those with a finished run if any
-    study: tuple[str, ...]  # every variant with a finished run here, also those that are not shown
     stated: dict[str, Stated]  # what the file of each variant of the study said
+    runs: pd.DataFrame  # finished or not, with a column `label`
 
 
 def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str]) -> VariantRows:
@@ -116,7 +116,7 @@ def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str
     elif against in several:
         hash_ = base.partition(" @")[2]
         notes.append(f"{_name(against)} has several configurations; differences are to the newest, @{hash_}")
-    return VariantRows(tuple(rows), base, values, done, frozenset(newest.values()), selected.study, selected.stated)
+    return VariantRows(tuple(rows), base, values, done, frozenset(newest.values()), selected.stated, runs)
 
 
 def unequal_machines(done: pd.DataFrame) -> list[str]:
@@ -195,6 +195,7 @@ def _rows(
     medians = timed.groupby(done["label"]).median().astype("float64").replace(np.nan, None).to_dict("index")
     of_label = done.groupby("label").indices
     unfinished = _unfinished(runs, done, notes)
+    unstable = done["unstable"].fillna(False).astype(bool).groupby(done["label"]).sum().to_dict()
     all_seeds, run_ids = done["seed"].to_numpy(), done["run_id"].to_numpy()
     means = {name: _means(grid, None) for name, grid in values.items()}
     differences = {name: _means(grid, grid.of(against)) for name, grid in values.items()}
@@ -219,6 +220,7 @@ def _rows(
                 run_ids=tuple(map(str, run_ids[places])),
                 runs=len(seeds) + sum(lost.values()),
                 unfinished=lost,
+                unstable=int(unstable.get(label, 0)),
                 values={name: of.get(label, NO_VALUE) for name, of in means.items()},
                 differences=None
                 if label == against

@@ -32,28 +32,35 @@ def adjusted_p(differences: np.ndarray, one_sided: Sequence[bool] | None = None)
     Returns:
         (m,) in (0, 1]. With all seeds in a column its smallest possible p is 2^(1 - n), one-sided 2^(-n).
     """
+    return p_values(differences, one_sided)[1]
+
+
+def p_values(differences: np.ndarray, one_sided: Sequence[bool] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return each comparison's p-value (m,), of its own and adjusted for the family; arguments as `adjusted_p`."""
     d = np.asarray(differences, np.float64)
     upper = np.zeros(d.shape[1], bool) if one_sided is None else np.asarray(one_sided, bool)
     if d.size == 0:
-        return np.ones(d.shape[1])
+        return np.ones(d.shape[1]), np.ones(d.shape[1])
     present = ~np.isnan(d)
     counts, d = present.sum(0), np.where(present, d, 0.0)
     observed = _statistics(d.sum(0)[None], d, counts, upper)[0]
     order = np.argsort(-observed, kind="stable")
     d, counts, observed, upper = d[:, order], counts[order], observed[order], upper[order]
-    at_least, patterns = np.zeros(len(order)), 0
+    alone, at_least, patterns = np.zeros(len(order)), np.zeros(len(order)), 0
+    least = observed - 1e-9 * np.where(np.isfinite(observed), np.abs(observed), 0.0)
     # Two-sided statistics do not change when all signs flip: half of the patterns are enough.
     for signs in _sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1]), half=not upper.any()):
         drawn = _statistics(signs @ d, d, counts, upper)
         # The largest T among each comparison and all weaker ones.
         largest = np.maximum.accumulate(drawn[:, ::-1], axis=1)[:, ::-1]
-        at_least += (largest >= observed - 1e-9 * np.where(np.isfinite(observed), np.abs(observed), 0.0)).sum(0)
+        alone += (drawn >= least).sum(0)
+        at_least += (largest >= least).sum(0)
         patterns += len(signs)
-    exact = len(d) <= EXACT_SEEDS
-    p = at_least / patterns if exact else (at_least + 1) / (patterns + 1)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.maximum.accumulate(np.minimum(p, 1.0))
-    return adjusted
+    estimated = int(len(d) > EXACT_SEEDS)  # count the observed pattern too
+    p = np.empty((2, len(order)))
+    p[0, order] = (alone + estimated) / (patterns + estimated)
+    p[1, order] = np.maximum.accumulate((at_least + estimated) / (patterns + estimated))
+    return p[0], p[1]
 
 
 def simultaneous_quantile(differences: np.ndarray, alpha: float) -> float:

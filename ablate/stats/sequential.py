@@ -15,6 +15,7 @@ the family, at any time (Vovk and Wang, "E-values: calibration, combination and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +47,32 @@ def e_values(differences: Sequence[float] | np.ndarray) -> np.ndarray:
         log = (v + 1) / 2 * (np.log(squares) - np.log(residual + n * mean**2 / scale)) - np.log(scale) / 2
     log = np.where((n < 2) | (squares == 0), 0.0, log)
     return np.exp(np.minimum(log, LOG_LARGEST))
+
+
+def critical(n: int, level: float) -> float:
+    """Return the T of n seeds whose e-value is 1 / level; infinite: none has so large a one."""
+    if n < 2:
+        return math.inf
+    v, scale = n - 1, 1 + EFFECT_VARIANCE * n
+    ratio = (math.sqrt(scale) / level) ** (2 / (v + 1))  # of the two parentheses in e_n
+    return math.sqrt(v * (ratio - 1) / (1 - ratio / scale)) if ratio < scale else math.inf
+
+
+def seeds_for_sign(mean: float, sd: float, level: float, most: int) -> int | None:
+    """Return how many seeds bring the sign's e-value to 1 / level on average; None: more than `most`.
+
+    Args:
+        mean: Expected difference, above 0.
+        sd: Its standard deviation over seeds.
+        level: As for `critical`.
+        most: The largest number.
+    """
+    from scipy import special
+
+    positive = float(special.ndtr(mean / sd)) if sd > 0 else 1.0
+    gain = positive * math.log1p(SIGN_BET) + (1 - positive) * math.log1p(-SIGN_BET)
+    needed = math.ceil(-math.log(level) / gain) if gain > 0 else math.inf
+    return int(needed) if needed <= most else None
 
 
 def sign_e_values(differences: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from ablate.stats import joint, sequential
-from ablate.stats.paired import sign_flip
 
 STUDY = Path(__file__).parents[2] / "results/studies/quick_cats/runs.parquet"
 AXES = (
@@ -49,10 +49,21 @@ def test_every_pattern_is_counted(n: int, m: int) -> None:
     np.testing.assert_allclose(joint.adjusted_p(d), by_hand(d))
 
 
-def test_one_comparison_has_the_p_of_the_sign_flip_test() -> None:
-    for seed in range(20):
-        x = np.random.default_rng(seed).normal(0.5, 1, 9)
-        assert joint.adjusted_p(x[:, None])[0] == pytest.approx(sign_flip(x))
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_one_comparison_has_the_p_of_scipys_permutation_test(one_sided: bool) -> None:
+    d = np.random.default_rng(3).normal([0.0, 0.4, 0.8], 1, (10, 3))
+    alone, _ = joint.p_values(d, [one_sided] * 3)
+    for x, p in zip(d.T, alone, strict=True):
+        reference = stats.permutation_test(
+            (x,),
+            lambda x, axis: np.mean(x, axis=axis),
+            permutation_type="samples",
+            n_resamples=2**11,
+            vectorized=True,
+            alternative="greater" if one_sided else "two-sided",
+        )
+        assert p == pytest.approx(reference.pvalue)
+        assert joint.adjusted_p(x[:, None], [one_sided])[0] == pytest.approx(reference.pvalue)
 
 
 def test_the_order_of_comparisons_and_chunks_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

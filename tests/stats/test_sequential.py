@@ -63,6 +63,16 @@ def test_the_simulation_of_many_studies_computes_the_same_evidence() -> None:
         np.testing.assert_allclose(simulate.largest_adjusted(found), [sequential.adjusted(now).max() for now in found])
 
 
+@pytest.mark.parametrize("n", [2, 5, 8, 30])
+def test_the_critical_t_has_the_critical_e(n: int) -> None:
+    x = np.random.default_rng(n).normal(1, 1, n)
+    e = sequential.e_values(x)[-1]
+    t = abs(x.mean()) / (x.std(ddof=1) / n**0.5)
+    assert sequential.critical(n, 1 / e) == pytest.approx(t)
+    assert np.isinf(sequential.critical(1, 0.05))
+    assert np.isinf(sequential.critical(4, 0.05))  # 11.2 is the largest e of four seeds
+
+
 def test_a_clear_difference_is_decided_within_a_few_seeds() -> None:
     x = 3 + np.random.default_rng(0).normal(size=12)
     assert 3 <= int(np.argmax(sequential.e_values(x) >= 20)) + 1 <= 7

@@ -19,7 +19,7 @@ from ablate import __version__
 from ablate.base.text import printable
 from ablate.report.findings import CLAIM_VERDICTS, VERDICTS, Findings
 from ablate.report.render import report_tables
-from ablate.report.render.page import contents, lead
+from ablate.report.render.page import contents
 
 WORDS = {*VERDICTS, *CLAIM_VERDICTS}  # tables show these as badges
 
@@ -67,7 +67,7 @@ def to_fragment(
         tables = report_tables.verdict_tables(findings)
         context = {
             "title": report_tables.title(findings),
-            "lead": lead(findings),
+            "lead": report_tables.lead(findings),
             "explanation": " ".join(report_tables.explanation(findings)),
             "heads": tables[0].heads if tables else (),
             "rows": tables[0].lines if tables else (),

@@ -7,6 +7,7 @@ from ablate.report.render.report_tables import (
     EMPTY,
     claim_table,
     explanation,
+    lead,
     other_tables,
     quality_table,
     title,
@@ -23,7 +24,7 @@ def to_markdown(findings: Findings) -> str:
     """
     if not findings.rows:
         return EMPTY + "\n"
-    parts = [f"## {escape(title(findings))}"]
+    parts = [f"## {escape(title(findings))}", escape(lead(findings))]
     for table in verdict_tables(findings):
         parts += _section(table)
     if findings.comparisons:

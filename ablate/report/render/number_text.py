@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from ablate.report.findings import Value
+from ablate.report.findings import Design, Value
 
 COUNTS = ("params", "macs", "train_macs", "macs_image", "bytes", "file_bytes")
 UNITS = ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3))
@@ -62,6 +62,13 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "-"
     return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def evidence(value: float | None, design: Design) -> str:
+    """Return p (of a planned study) or e (of a grown one)."""
+    if value is None or design == "planned":
+        return p_value(value)
+    return f"{value:.0e}" if value >= 1e6 else number(value) if value < 100 else f"{value:,.0f}"
 
 
 def percent(fraction: float | None) -> str:

@@ -15,7 +15,6 @@ from ablate.base.text import printable
 from ablate.data import cats
 from ablate.report import plot_data
 from ablate.report.findings import Claim, Comparison, Findings
-from ablate.report.judged_metrics import COSTS
 from ablate.report.render import report_tables, run_plots, verdict_plots
 from ablate.report.render.gallery import data_images, is_embedded, make_gallery
 from ablate.report.render.number_text import interval, signed
@@ -23,7 +22,7 @@ from ablate.report.render.text_table import TextTable
 from ablate.report.render.vega import records
 from ablate.store import tables as results
 
-TITLES = {"helps": "Better than {}", "hurts": "Worse than {}", "undecided": "Undecided"}
+TITLES = {"helps": "Better than {}", "hurts": "Worse than {}", "same": "The same as {}", "undecided": "Undecided"}
 RAW = ("runs", "curves", "denoising", "latency")
 SECTIONS = {  # element id -> name in the navigation
     "verdicts": "Findings",
@@ -76,7 +75,11 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
     gallery = make_gallery(findings, artifacts)
     timed = [row.label for row in findings.rows if row.costs["latency_step_ms"] is not None]
     plots = {
-        "differences": [verdict_plots.differences(findings, metric) for metric in findings.metrics],
+        "differences": [
+            plot(findings, metric)
+            for metric in findings.metrics
+            for plot in (verdict_plots.differences, verdict_plots.e_values)
+        ],
         "trade_offs": [verdict_plots.trade_off(front, i) for i, front in enumerate(findings.fronts)],
         "training": [
             run_plots.denoising(tables["denoising"], runs, compared.against),
@@ -90,7 +93,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "findings": findings,
         "title": f"Ablation study of {_plural(compared.variants, 'variant')}",
         "subtitle": _subtitle(findings, mine),
-        "lead": lead(findings),
+        "lead": report_tables.lead(findings),
         "explanation": " ".join(report_tables.explanation(findings)) if findings.comparisons else "",
         "cards": cards_of(findings) if findings.comparisons else [],
         "claims": [_claim_text(claim, findings) for claim in findings.claims],
@@ -126,34 +129,6 @@ def _subtitle(findings: Findings, runs: pd.DataFrame) -> str:
     budget = "equal training steps" if compared.budget == "steps" else "equal training MACs"
     where = f"Preset {compared.preset} on {compared.data}" if compared.preset else "No preset"
     return f"{where}: {_plural(compared.runs, 'run')} under {_plural(len(seeds), 'seed')}, {budget}{when}."
-
-
-def lead(findings: Findings) -> str:
-    """Return the findings in one sentence."""
-    if not findings.rows:
-        return "There are no runs yet: start some with `ablate run`."
-    compared, judged = findings.compared, _judged(findings)
-    if not judged:
-        return "Nothing to compare yet: that needs finished runs of the baseline and of a variant at the same seeds."
-    metric = compared.headline[0]
-    what = metric if metric in COSTS else "the images"
-    counts = Counter(one.verdict for one in judged)
-    not_judged = sum(one.verdict == "undecided" and one.seeds_needed == one.n for one in judged)
-    parts = []
-    if n := counts["hurts"]:
-        parts.append(f"{n} {_make(n)} {what} worse: there, the way of {compared.against} earns its place")
-    if n := counts["helps"]:
-        parts.append(f"{n} {_make(n)} {'them' if parts and what == 'the images' else what} better")
-    if n := counts["undecided"] - not_judged:
-        parts.append(f"{n} cannot be told from chance with the seeds there are")
-    if not_judged:
-        parts.append(f"{not_judged} {'is' if not_judged == 1 else 'are'} not judged")
-    changes = _plural(len(judged), "change")
-    return f"Of {changes} to {compared.against}, {'; '.join(parts)} (judged by {metric})."
-
-
-def _make(n: int) -> str:
-    return "makes" if n == 1 else "make"
 
 
 def _judged(findings: Findings) -> list[Comparison]:
@@ -205,7 +180,7 @@ def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
         ("Data", f"{compared.data}, fingerprint {str(compared.data_digest)[:16]}{_sizes(runs)}"),
         (
             "Statistics",
-            "Sign-flip tests of paired differences, corrected by Holm. 95 % intervals by Student's t, not corrected.",
+            report_tables.explanation(findings)[0] if findings.comparisons else "No tests: nothing to compare.",
         ),
     ]
     for metric in findings.metrics:

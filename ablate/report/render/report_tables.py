@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from ablate.report.findings import VERDICTS, Claim, Comparison, Effect, Factorial, Findings, Front, Metric, Point
+from ablate.report.findings import (
+    VERDICTS,
+    Claim,
+    Comparison,
+    Effect,
+    Factorial,
+    Findings,
+    Front,
+    Metric,
+    Point,
+    VariantRow,
+)
 from ablate.report.judged_metrics import COSTS
 from ablate.report.render.number_text import (
     decimals_of,
     decimals_of_interval,
+    evidence,
     interval,
     mean_sd,
-    p_value,
     percent,
     quantity,
     rounded,
@@ -39,19 +51,60 @@ def title(findings: Findings) -> str:
     return f"{what}: variants {compared.variants}, runs {compared.runs}"
 
 
+def lead(findings: Findings) -> str:
+    """Return what was judged, how, and with how many seeds, in one sentence."""
+    compared = findings.compared
+    if not findings.rows:
+        return EMPTY
+    if not findings.comparisons:
+        return "Nothing to compare yet: that needs finished runs of the baseline and of a variant at the same seeds."
+    metric = compared.headline[0]
+    judged = [one for one in findings.comparisons if one.metric == metric]
+    counts, what = Counter(one.verdict for one in judged), metric if metric in COSTS else "the images"
+    parts = [
+        f"{counts['hurts']} {_make(counts['hurts'])} {what} worse" if counts["hurts"] else "",
+        f"{counts['helps']} {_make(counts['helps'])} {what} better" if counts["helps"] else "",
+        f"{counts['same']} {_is(counts['same'])} the same within the margin" if counts["same"] else "",
+        f"{counts['undecided']} {_is(counts['undecided'])} undecided" if counts["undecided"] else "",
+    ]
+    said = [part for part in parts if part]
+    listed = f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else said[0]
+    seeds = sorted({one.n for one in judged})
+    many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    how = "joint sign-flip tests of a planned study" if compared.design == "planned" else "e-values of a grown study"
+    changes = f"Of {len(judged):,} change{'' if len(judged) == 1 else 's'} to {compared.against}"
+    return f"{changes}, {listed}: judged by {metric} over {many} seed{'' if seeds == [1] else 's'}, with {how}."
+
+
+def _make(n: int) -> str:
+    return "makes" if n == 1 else "make"
+
+
+def _is(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
 def explanation(findings: Findings) -> list[str]:
     """Return the meaning of the verdicts and of the columns of the verdict tables, a line each."""
     compared = findings.compared
-    many = f" after Holm's correction over {compared.family} tests" if compared.family > 1 else ""
-    allowing = f", allowing for all {compared.study_tests} tests of the study" if compared.study_tests > 1 else ""
+    tests = f"{compared.tests} test{'' if compared.tests == 1 else 's'}"
+    if compared.design == "planned":
+        how = f"joint sign-flip test, corrected for {tests} (step-down max-T). Decided where p is at most"
+        how = f"Planned: {compared.why_design}. {how.capitalize()} {compared.alpha:g}"
+    else:
+        how = f"e-values, valid however seeds were added, corrected for {tests}. Decided where e is at least"
+        how = f"Grown: {compared.why_design}. So {how} {1 / compared.alpha:g}"
     lines = [
+        f"{how} and the 95 % interval excludes 0.",
         f"hurts: the change makes the metric worse than {compared.against}, so the part that it replaces earns its "
         "place. helps: the change makes it better.",
-        f"Decided by a paired sign-flip test at {compared.alpha:g}{many}, and a 95 % interval without 0.",
-        f"detects: the smallest true difference that is found with probability {compared.power:g}.",
-        f"seeds: finished by both / needed for the difference seen{allowing}.",
+        "95 %: the interval of this difference alone. all: intervals that hold for all tests together.",
+        f"detects: the smallest true difference that is found with probability {compared.power:g}. "
+        "needs: seeds in all to find the difference seen.",
     ]
-    if max((comparison.n for comparison in findings.comparisons), default=0) < compared.least_seeds:
+    if any(comparison.exploratory for comparison in findings.comparisons):
+        lines.append("exploratory: not what the study was to be judged by, so a verdict asks for new seeds.")
+    if max((c.n + c.diverged for c in findings.comparisons), default=0) < compared.least_seeds:
         lines.append(f"With fewer than {compared.least_seeds} seeds none of these tests can decide.")
     return lines
 
@@ -71,24 +124,35 @@ def verdict_tables(findings: Findings) -> list[TextTable]:
 def _verdicts(findings: Findings, metric: Metric) -> TextTable:
     mine = [comparison for comparison in findings.comparisons if comparison.metric == metric.name]
     decimals = difference_decimals(findings, metric.name)
+    rows, design = {row.label: row for row in findings.rows}, findings.compared.design
     lines = [
         (
             c.label,
             signed(c.mean, decimals),
             interval(c.low, c.high, decimals),
-            p_value(c.p),
-            p_value(c.p_holm),
+            interval(c.all_low, c.all_high, decimals),
+            evidence(c.adjusted, design),
             rounded(c.detectable, decimals),
-            seeds(c),
+            seeds(c.n, rows[c.label]),
+            needs(c),
             c.verdict,
             c.why,
         )
         for c in sorted(mine, key=lambda c: (VERDICTS.index(c.verdict), -abs(c.mean or 0.0)))
     ]
     difference = f"{metric.name}\nvs {findings.compared.against}"
-    heads = ("variant", difference, "95 % interval", "p", "p Holm", "detects", "seeds", "verdict", "why")
+    heads = ("variant", difference, "95 %", "all", _head(findings), "detects", "seeds", "needs", "verdict", "why")
     better = "higher is better" if metric.higher_is_better else "lower is better"
-    return TextTable(f"{metric.name}, {better}", heads, tuple(lines), (0, 7, 8), drop=(8, 3, 5, 4, 1))
+    exploratory = ", exploratory" if any(c.exploratory for c in mine) else ""
+    return TextTable(
+        f"{metric.name}, {better}{exploratory}", heads, tuple(lines), (0, 6, 8, 9), drop=(9, 3, 5, 7, 4, 1)
+    )
+
+
+def _head(findings: Findings) -> str:
+    """Return the head of the column of corrected evidence."""
+    letter = "p" if findings.compared.design == "planned" else "e"
+    return f"{letter} of {findings.compared.tests}" if findings.compared.tests > 1 else letter
 
 
 def difference_decimals(findings: Findings, metric: str) -> int:
@@ -102,11 +166,18 @@ def difference_decimals(findings: Findings, metric: str) -> int:
     return max(decimals, decimals_of_interval(halves[len(halves) // 2])) if halves else decimals
 
 
-def seeds(one: Comparison | Claim) -> str:
-    """Return how many seeds there are, and how many an undecided verdict needs."""
+def seeds(n: int, row: VariantRow) -> str:
+    """Return how many seeds count, of how many: `8`, `6/8, 2 diverged`, `8, 3 unstable`."""
+    more = [f"{k} {status}" for status, k in row.unfinished.items() if k]
+    more += [f"{row.unstable} unstable"] if row.unstable else []
+    return ", ".join([f"{n}" if n == row.runs else f"{n}/{row.runs}", *more])
+
+
+def needs(one: Comparison | Claim) -> str:
+    """Return how many seeds an undecided verdict needs in all."""
     if one.verdict != "undecided" or one.seeds_needed == one.n:
-        return f"{one.n}"
-    return f"{one.n}/{'many' if one.seeds_needed is None else f'{one.seeds_needed:,}'}"
+        return "-"
+    return "many" if one.seeds_needed is None else f"{one.seeds_needed:,}"
 
 
 def budget_table(findings: Findings) -> TextTable | None:
@@ -141,15 +212,17 @@ def claim_table(findings: Findings) -> TextTable | None:
                 f"{claim.metric} {claim.expect}{margin}",
                 signed(claim.mean, decimals),
                 interval(claim.low, claim.high, decimals),
-                p_value(claim.p_holm),
-                seeds(claim),
+                evidence(claim.adjusted, findings.compared.design),
+                f"{claim.n}",
+                needs(claim),
                 claim.verdict,
                 claim.why,
                 claim.because,
             )
         )
-    heads = ("variant", "claim", "difference", "95 % interval", "p Holm", "seeds", "verdict", "why", "because")
-    return TextTable("Claims", heads, tuple(lines), (0, 1, 6, 7, 8), drop=(8, 7, 4, 2))
+    letter = _head(findings)
+    heads = ("variant", "claim", "difference", "95 %", letter, "seeds", "needs", "verdict", "why", "because")
+    return TextTable("Claims", heads, tuple(lines), (0, 1, 7, 8, 9), drop=(9, 8, 4, 6, 2))
 
 
 def claim_decimals(findings: Findings, claim: Claim) -> int:
@@ -166,20 +239,21 @@ def factorial_table(findings: Findings, study: Factorial) -> TextTable:
 
     def line(effect: Effect) -> tuple[str, ...]:
         difference = (signed(effect.mean, decimals), interval(effect.low, effect.high, decimals))
-        tests = (p_value(effect.p), p_value(effect.p_holm), str(effect.n), effect.verdict, effect.why)
+        tests = (evidence(effect.adjusted, findings.compared.design), str(effect.n), effect.verdict, effect.why)
         return (" x ".join(effect.levels), *difference, *tests)
 
+    letter = "p" if findings.compared.design == "planned" else "e"
     legend = (
         "One level: its effect averaged over the levels of the other axes. Several, joined by x: their interaction, "
         "which is what they do together beyond the sum of each."
     )
     return TextTable(
         f"Effects of {' x '.join(study.axes)} on {study.metric}",
-        ("effect", "difference", "95 % interval", "p", "p Holm", "seeds", "verdict", "why"),
+        ("effect", "difference", "95 %", f"{letter} of {len(study.effects)}", "seeds", "verdict", "why"),
         tuple(map(line, study.effects)),
-        (0, 6, 7),
+        (0, 5, 6),
         (legend,),
-        (7, 3),
+        (6,),
     )
 
 
@@ -253,7 +327,7 @@ def quality_table(findings: Findings, plus_minus: str, *, narrow: bool = False) 
         variant, axis = row.label, row.axis or "-"
         if narrow:
             variant, axis = variant.replace("+", "+\n"), axis.replace("+", "+\n").replace(" ", "\n")
-        line = [variant, axis, f"{len(row.seeds)}" if len(row.seeds) == row.runs else f"{len(row.seeds)}/{row.runs}"]
+        line = [variant, axis, seeds(len(row.seeds), row)]
         for name in names:
             line.append(mean_sd(row.values[name], decimals[name], plus_minus))
             differences = row.differences

@@ -14,6 +14,7 @@ from ablate.report.render.report_tables import (
     EMPTY,
     claim_table,
     explanation,
+    lead,
     other_tables,
     quality_table,
     title,
@@ -23,7 +24,7 @@ from ablate.report.render.report_tables import (
 from ablate.report.render.text_table import TextTable, columns_that_fit, fits, to_rich
 
 SCREEN = 40  # lines; notes and claims are left out where they would not fit
-CLAIM_COLUMNS = (0, 1, 6)  # variant, claim and verdict
+CLAIM_COLUMNS = (0, 1, 7)  # variant, claim and verdict
 
 
 def render(findings: Findings, *, full: bool = False) -> RenderableType:
@@ -46,7 +47,8 @@ class _Report:
         if not findings.rows:
             yield Text(EMPTY)
             return
-        yield Text(title(findings) + "\n", style="bold")
+        yield Text(title(findings), style="bold")
+        yield Text(lead(findings) + "\n")
         verdicts = [part for table in verdict_tables(findings) for part in _section(table, options)]
         if findings.comparisons:
             verdicts += [*(Text(line, style="dim") for line in explanation(findings)), Text("")]
@@ -68,8 +70,8 @@ class _Report:
             if claims is None
             else [Text(claims.title, style="bold"), to_rich(claims, CLAIM_COLUMNS), Text("")],
         }
-        # Two lines of the title, two of the last sentence.
-        room = SCREEN - 4 - _height(console, options, verdicts)
+        # The title, two lines of the first sentence and a blank, two of the last sentence.
+        room = SCREEN - 6 - _height(console, options, verdicts)
         left_out = []
         for name, parts in optional.items():
             height = _height(console, options, parts)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 COLOURS = {
-    **dict.fromkeys(("helps", "supported", "passed"), "green"),
+    **dict.fromkeys(("helps", "same", "supported", "passed"), "green"),
     **dict.fromkeys(("hurts", "contradicted", "failed"), "red"),
 }
 GAP = 2  # between columns

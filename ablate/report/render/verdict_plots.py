@@ -13,10 +13,11 @@ import pandas as pd
 from ablate.report.findings import VERDICTS, Comparison, Findings, Front, Metric
 from ablate.report.render import report_tables
 from ablate.report.render.number_text import COUNTS, interval, signed
+from ablate.report.render.text_table import TextTable
 from ablate.report.render.vega import ACCENT, FG, FONT, QUIET, ROW, WIDTH, Plot, below, finish
 
 COLOURS = alt.Scale(domain=list(VERDICTS), range=[f"var(--{name})" for name in VERDICTS])
-SHAPES = alt.Scale(domain=list(VERDICTS), range=["triangle-left", "triangle-right", "circle"])
+SHAPES = alt.Scale(domain=list(VERDICTS), range=["triangle-left", "triangle-right", "square", "circle"])
 FRONT = ("on the front", "beaten")
 
 
@@ -27,17 +28,22 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
         return None
     mine.sort(key=lambda one: (one.mean or 0.0) * (-1 if metric.higher_is_better else 1))
     decimals = report_tables.difference_decimals(findings, metric.name)
-    frame = pd.DataFrame([_difference(one, decimals) for one in mine])
+    rows = {row.label: row for row in findings.rows}
+    frame = pd.DataFrame([_difference(one, decimals, report_tables.seeds(one.n, rows[one.label])) for one in mine])
     against, better = findings.compared.against, "higher" if metric.higher_is_better else "lower"
     y = alt.Y("variant:N", sort=frame["variant"].tolist(), title=None, axis=alt.Axis(labelLimit=220))
     colour = alt.Color("verdict:N", scale=COLOURS, legend=below("the change"))
     shape = alt.Shape("verdict:N", scale=SHAPES, legend=below("the change"))
-    tips = [alt.Tooltip(f"{name}:N") for name in ("variant", "difference", "interval", "verdict", "seeds")]
+    tips = [
+        alt.Tooltip(f"{name}:N") for name in ("variant", "difference", "interval", "for all tests", "verdict", "seeds")
+    ]
     base = alt.Chart(frame).encode(y=y, tooltip=tips)
-    x = alt.X("low:Q", title=f"difference in {metric.name} ({better} is better)")
+    title = f"difference in {metric.name} ({better} is better)"
+    x, x_all = alt.X("low:Q", title=title), alt.X("all_low:Q", title=title)
     chart = alt.layer(
         alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(x="x:Q"),
-        base.mark_rule(strokeWidth=3, opacity=0.55).encode(x=x, x2="high:Q", color=colour),
+        base.mark_rule(strokeWidth=1, opacity=0.8).encode(x=x_all, x2="all_high:Q", color=colour),
+        base.mark_rule(strokeWidth=4, opacity=0.55).encode(x=x, x2="high:Q", color=colour),
         base.mark_point(filled=True, size=90, opacity=1).encode(x="mean:Q", color=colour, shape=shape),
     ).properties(width=WIDTH, height=ROW * len(frame))
     listed = "; ".join(f"{one.label} {signed(one.mean, decimals)}, {one.verdict}" for one in mine)
@@ -46,15 +52,16 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
         f"differences-{metric.name}",
         chart,
         f"{metric.name}: the effect of each change",
-        f"Each line is one change to {against}: the mean of its paired differences over seeds and their 95 % interval, "
-        f"not corrected for the number of changes. {metric.about[:1].upper()}{metric.about[1:]}; {better} is better. "
-        "If a line crosses the dashed one, there may be no difference at all.",
+        f"Each line is one change to {against}: the mean of its paired differences over seeds, thick their 95 % "
+        "interval, thin the interval that holds for all tests together. "
+        f"{metric.about[:1].upper()}{metric.about[1:]}; {better} is better. "
+        "Where the thin line crosses the dashed one, there may be no difference at all.",
         f"Differences to {against} in {metric.name}: {listed}.",
         next(table for table in tables if table.title.startswith(f"{metric.name},")),
     )
 
 
-def _difference(one: Comparison, decimals: int) -> dict[str, Any]:
+def _difference(one: Comparison, decimals: int, seeds: str) -> dict[str, Any]:
     return {
         "variant": one.label,
         "mean": one.mean,
@@ -63,8 +70,54 @@ def _difference(one: Comparison, decimals: int) -> dict[str, Any]:
         "difference": signed(one.mean, decimals),
         "interval": interval(one.low, one.high, decimals),
         "verdict": one.verdict,
-        "seeds": report_tables.seeds(one),
+        "all_low": one.mean if one.all_low is None else one.all_low,
+        "all_high": one.mean if one.all_high is None else one.all_high,
+        "for all tests": interval(one.all_low, one.all_high, decimals),
+        "seeds": seeds,
     }
+
+
+def e_values(findings: Findings, metric: Metric) -> Plot | None:
+    """Plot the evidence after each seed of a grown study; None for a planned one."""
+    mine = [one for one in findings.comparisons if one.metric == metric.name and one.e_by_seed]
+    if not mine:
+        return None
+    points = [
+        {"variant": one.label, "seeds": i + 1, "seed": seed, "e": e}
+        for one in mine
+        for i, (seed, e) in enumerate(zip(one.e_seeds or (), one.e_by_seed or (), strict=True))
+    ]
+    decided = 1 / findings.compared.alpha
+    x = alt.X("seeds:Q", title="seeds", axis=alt.Axis(tickMinStep=1, format="d"))
+    scale = alt.Scale(type="log")
+    tips = [alt.Tooltip("variant:N"), alt.Tooltip("seeds:Q"), alt.Tooltip("seed:Q"), alt.Tooltip("e:Q", format=".3g")]
+    lines = alt.Chart(pd.DataFrame(points)).encode(
+        x=x,
+        y=alt.Y("e:Q", scale=scale, title="e", axis=alt.Axis(format="~g", tickCount=6)),
+        color=alt.Color("variant:N", legend=below("variant")),
+        tooltip=tips,
+    )
+    rule = alt.Chart(pd.DataFrame({"e": [decided]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(y="e:Q")
+    chart = alt.layer(rule, lines.mark_line(), lines.mark_point(filled=True, size=30)).properties(
+        width=WIDTH, height=260
+    )
+    ends = "; ".join(f"{one.label} {(one.e_by_seed or (1.0,))[-1]:.3g}" for one in mine)
+    table = TextTable(
+        f"Evidence on {metric.name} by seed",
+        ("variant", "seeds", "e"),
+        tuple((one.label, f"{i + 1}", f"{e:.3g}") for one in mine for i, e in enumerate(one.e_by_seed or ())),
+        (0,),
+    )
+    return finish(
+        f"e-values-{metric.name}",
+        chart,
+        f"{metric.name}: the evidence seed by seed",
+        "Each line is one change: its e-value after each seed, in the order of the seeds. Without any difference it "
+        f"reaches {decided:g} (dashed) with a probability of at most {findings.compared.alpha:g}, however often one "
+        f"looks. The verdict corrects it for {findings.compared.tests} tests.",
+        f"e-values after the last seed, {metric.name}: {ends}.",
+        table,
+    )
 
 
 def trade_off(front: Front, index: int) -> Plot | None:

@@ -1,0 +1,84 @@
+"""How a study came about: planned, all its seeds chosen before any result was there, or grown.
+
+The tables `runs` and `plans` say which. A study is planned if all of its runs name one plan, the plan
+was recorded before they started, and every run of the plan has ended. Everything else is grown:
+seeds may have been added, or a study stopped, because of what was seen.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ablate.report.findings import Design
+
+ENDED = ("done", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class StudyDesign:
+    """The design of a study, and the reason in a clause."""
+
+    word: Design
+    why: str
+
+
+def planned_metrics(runs: pd.DataFrame, plans: pd.DataFrame | None) -> list[str]:
+    """Return the metrics that every plan of these runs names; none if a run has no plan.
+
+    Args:
+        runs: Rows of `runs`.
+        plans: The table of that name.
+    """
+    if plans is None or not len(runs) or runs["plan_id"].isna().any():
+        return []
+    mine = plans[plans["plan_id"].isin(runs["plan_id"])]
+    lists = [_list(text) for text in mine["metrics"]]
+    named = [name for name in lists[0] if all(name in other for other in lists)] if lists else []
+    return [name for name in named if isinstance(name, str)]
+
+
+def design_of(runs: pd.DataFrame, plans: pd.DataFrame | None) -> StudyDesign:
+    """Say how a study came about.
+
+    Args:
+        runs: Its rows of `runs`, finished or not, of the configurations that are judged.
+        plans: The table of that name.
+    """
+    total, unnamed = len(runs), int(runs["plan_id"].isna().sum())
+    if unnamed:
+        return StudyDesign("grown", f"{_of(unnamed, total)} {'has' if unnamed == 1 else 'have'} no plan")
+    names = runs["plan_id"].unique()
+    if len(names) > 1:
+        return StudyDesign("grown", f"its runs belong to {len(names)} plans")
+    plan = plans[plans["plan_id"].isin(names)] if plans is not None else pd.DataFrame()
+    if not len(plan):
+        return StudyDesign("grown", "there is no record of its plan")
+    row = plan.iloc[0]
+    if "max_seeds" in plan and pd.notna(row["max_seeds"]):
+        return StudyDesign("grown", "its seeds were added until decided, as planned")
+    if (runs["started_at"].notna() & (runs["started_at"] < row["created_at"])).any():
+        return StudyDesign("grown", "runs are older than their plan")
+    seeds = [seed for seed in _list(row["seeds"]) if isinstance(seed, int)]
+    variants = [(one.get("name"), one.get("config_hash")) for one in _list(row["variants"]) if isinstance(one, dict)]
+    of_plan = {(name, config, seed) for name, config in variants for seed in seeds}
+    ended = runs[runs["status"].isin(ENDED)]
+    missing = of_plan - set(zip(ended["variant"], ended["config_hash"], ended["seed"], strict=True))
+    if missing:
+        return StudyDesign("grown", f"its plan is not finished: {_of(len(missing), len(of_plan))} are missing")
+    return StudyDesign("planned", f"its {total:,} runs belong to one plan of {len(seeds)} seeds")
+
+
+def _of(n: int, total: int) -> str:
+    return f"{n:,} of {total:,} runs"
+
+
+def _list(text: object) -> list[object]:
+    """Read a JSON list; a foreign or damaged value is empty."""
+    with suppress(ValueError, TypeError, RecursionError):
+        value = json.loads(str(text))
+        return value if isinstance(value, list) else []
+    return []

@@ -33,7 +33,7 @@ def test_the_findings_are_those_of_the_command(folder: Path) -> None:
     told = json.loads(shown.output)["comparisons"]
     frame = results.verdicts()
     assert frame["label"].tolist() == [one["label"] for one in told]
-    assert frame["p_holm"].tolist() == [one["p_holm"] for one in told]
+    assert frame["adjusted"].tolist() == [one["adjusted"] for one in told]
     found = dict(
         zip(frame.loc[frame["metric"] == "fd", "label"], frame.loc[frame["metric"] == "fd", "verdict"], strict=True)
     )
@@ -66,7 +66,7 @@ def test_a_notebook_shows_verdicts_or_the_runs_where_they_do_not_compare(folder:
     assert "&lt;b&gt;odd" in mixed
     assert "<b>odd" not in mixed
     (tmp_path / "empty").mkdir()
-    assert "There are no runs yet" in ablate.load_results(tmp_path / "empty")._repr_html_()
+    assert "No runs yet" in ablate.load_results(tmp_path / "empty")._repr_html_()
 
 
 def test_errors_say_what_is_allowed(folder: Path, tmp_path: Path) -> None:

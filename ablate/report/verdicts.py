@@ -269,10 +269,11 @@ def _verdict(question: _Question, evidence: Evidence | None, tests: Family) -> t
         margin=question.margin,
     )
     row = question.row
-    if row.unfinished["diverged"] and word in ("helps", "same"):
-        word, why = "undecided", f"{why} where it finished"
     lost = [f"{row.unfinished[status]} {status}" for status in ("diverged", "failed") if row.unfinished[status]]
-    return word, f"{why}; {', '.join(lost)} of {row.runs} seeds" if lost else why
+    listed = f"of {_seeds(row.runs)} {' and '.join(lost)}"
+    if row.unfinished["diverged"] and word in ("helps", "same"):
+        return "undecided", f"{why}, but {listed}"
+    return word, f"{why}; {listed}" if lost else why
 
 
 def verdict_of(
@@ -331,7 +332,7 @@ def _one(value: float | None, by_e: bool) -> str:
 
 
 def _number(value: float, by_e: bool) -> str:
-    return f"{value:,.0f}" if by_e and 1000 <= value < 1e6 else f"{value:.2g}"
+    return f"{value:,.0f}" if by_e and 100 <= value < 1e6 else f"{value:.2g}"
 
 
 def _seeds(n: int) -> str:

@@ -105,12 +105,12 @@ def test_report_to_a_file(run: Command, tmp_path: Path, monkeypatch: pytest.Monk
     assert "exists already" in run("report", "-o", "r.md")[2]
     assert run("report", "-o", "r.md", "--force")[0] == 0
     assert run("report", "--format", "json", "-o", "r.json")[0] == 0
-    assert json.loads(Path("r.json").read_text())["version"] == 1
+    assert json.loads(Path("r.json").read_text())["version"] == 2
     assert "the ending says markdown" in run("report", "--format", "json", "-o", "x.md")[2]
     assert "allowed: .html, .htm, .md, .json" in run("report", "-o", "x.pdf")[2]
     assert "needs a file to write to, as in -o report.html" in run("report", "--format", "html")[2]
     page = types.ModuleType("ablate.report.render.html")
-    page.to_html = lambda findings, folder: f"<p>{findings.compared.family} {folder}</p>"  # type: ignore[attr-defined]
+    page.to_html = lambda findings, folder: f"<p>{findings.compared.tests} {folder}</p>"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ablate.report.render.html", page)
     assert run("report", "-o", "r.html")[0] == 0
     assert Path("r.html").read_text() == "<p>6 results</p>"

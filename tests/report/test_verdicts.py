@@ -172,7 +172,7 @@ def test_a_plan_whose_failed_runs_have_ended_is_planned() -> None:
     findings = findings_of(made)
     assert findings.compared.design == "planned"
     assert comparison(findings, "no_drift").verdict == "hurts"
-    assert comparison(findings, "no_drift").why.endswith("; 1 failed of 8 seeds")
+    assert comparison(findings, "no_drift").why.endswith("; of 8 seeds 1 failed")
 
 
 @pytest.mark.parametrize("n", range(1, 6))
@@ -190,7 +190,7 @@ def test_seeds_that_diverged_are_the_worst_in_the_test() -> None:
         run |= {"status": "diverged", "fd": None, "pd": None}
     one = comparison(findings_of(made), "no_drift")
     assert (before.verdict, one.verdict, one.n, one.diverged) == ("undecided", "hurts", 2, 6)
-    assert "6 diverged of 8 seeds" in one.why
+    assert "of 8 seeds 6 diverged" in one.why
     for run in made["runs"][14:16]:
         run |= {"status": "diverged", "fd": None, "pd": None}
     none_left = comparison(findings_of(made), "no_drift")

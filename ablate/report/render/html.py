@@ -68,7 +68,7 @@ def to_fragment(
         context = {
             "title": report_tables.title(findings),
             "lead": report_tables.lead(findings),
-            "explanation": " ".join(report_tables.explanation(findings)),
+            "explanation": " ".join(report_tables.explanation(findings)) if findings.comparisons else "",
             "heads": tables[0].heads if tables else (),
             "rows": tables[0].lines if tables else (),
         }

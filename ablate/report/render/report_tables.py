@@ -98,7 +98,8 @@ def explanation(findings: Findings) -> list[str]:
         f"{how} and the 95 % interval excludes 0.",
         f"hurts: the change makes the metric worse than {compared.against}, so the part that it replaces earns its "
         "place. helps: the change makes it better.",
-        "95 %: the interval of this difference alone. all: intervals that hold for all tests together.",
+        "95 %: the interval of this difference alone. all: intervals that hold for all tests together; they are "
+        "wider than the tests need, so one may include 0 where the test decides.",
         f"detects: the smallest true difference that is found with probability {compared.power:g}. "
         "needs: seeds in all to find the difference seen.",
     ]
@@ -327,7 +328,7 @@ def quality_table(findings: Findings, plus_minus: str, *, narrow: bool = False) 
         variant, axis = row.label, row.axis or "-"
         if narrow:
             variant, axis = variant.replace("+", "+\n"), axis.replace("+", "+\n").replace(" ", "\n")
-        line = [variant, axis, seeds(len(row.seeds), row)]
+        line = [variant, axis, f"{len(row.seeds)}" if len(row.seeds) == row.runs else f"{len(row.seeds)}/{row.runs}"]
         for name in names:
             line.append(mean_sd(row.values[name], decimals[name], plus_minus))
             differences = row.differences

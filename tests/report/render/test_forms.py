@@ -24,7 +24,7 @@ from ablate.report.render.markdown import to_markdown
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
 SCHEMA = Findings.model_json_schema(mode="serialization")
-SCHEMA_SHA256 = "a5f1d578d22b11667952dedfb2c97fe509fc6bd520d0a1a7daff824be81f3914"
+SCHEMA_SHA256 = "3a93843082a360efdbef99dbcf7735f1a5327a915fd3c50c348d04ed02c0e196"
 
 
 @cache
@@ -63,9 +63,9 @@ def test_the_schema_changes_only_on_purpose() -> None:
 @pytest.mark.parametrize("seeds", [1, 2, 6, 12])
 def test_documents_are_valid(seeds: int) -> None:
     document = validate(study(seeds))
-    assert document["version"] == 1
+    assert document["version"] == 2
     assert {c["verdict"] for c in document["comparisons"]} == (
-        {"helps", "hurts", "undecided"} if seeds == 12 else {"undecided"}
+        {"helps", "hurts", "undecided"} if seeds >= 6 else {"undecided"}
     )
 
 
@@ -79,7 +79,7 @@ def test_documents_of_little_are_valid() -> None:
 
 def test_what_is_not_a_report_is_not_valid() -> None:
     document = validate(study())
-    for change in ({"version": 2}, {"rows": None}, {"comparisons": [{}]}, {"more": 1}):
+    for change in ({"version": 1}, {"rows": None}, {"comparisons": [{}]}, {"more": 1}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.Draft202012Validator(SCHEMA).validate(document | change)
     document["comparisons"][0]["verdict"] = "perhaps"
@@ -154,16 +154,17 @@ def test_terminal_markdown_and_json_agree(metric: str, seeds: int) -> None:
             assert row["verdict"] == c["verdict"]
             assert row["why"] == c["why"]
             assert near(row[head], c["mean"])
-            bounds = row["95 % interval"].strip("[]").split(", ")
+            bounds = row["95 %"].strip("[]").split(", ")
             assert len(bounds) == 1 + (c["low"] is not None)
             assert near(bounds[0], c["low"])
             assert near(bounds[-1], c["high"])
-            assert near(row["p"], c["p"])
-            assert near(row["p Holm"], c["p_holm"])
+            bounds = row["all"].strip("[]").split(", ")
+            assert near(bounds[0], c["all_low"])
+            assert near(bounds[-1], c["all_high"])
+            assert number(row["e of 10"]) == pytest.approx(c["adjusted"], rel=0.02)
             assert near(row["detects"], c["detectable"])
-            there, _, needed = row["seeds"].partition("/")
-            assert int(there) == c["n"]
-            assert needed == ("" if c["verdict"] != "undecided" else str(c["seeds_needed"] or "many"))
+            assert int(row["seeds"]) == c["n"]
+            assert row["needs"] == ("-" if c["verdict"] != "undecided" else f"{c['seeds_needed'] or 'many'}")
     for text in (to_markdown(report), rich(report, 400)):
         for claim in validate(report)["claims"]:
             assert (
@@ -181,15 +182,19 @@ def test_verdicts_fit_at_any_width(width: int) -> None:
     first = text.split("Claims")[0]
     for c in study().comparisons:
         assert re.search(rf"^{re.escape(c.label)} .*{c.verdict}", first, re.M), (c.label, width)
-    assert "detects " in first.split("fd, lower")[1].split("pd, lower")[0] or width < 100
-    assert ("why" in first) == (width >= 140)
+    assert "e of 10" in first.split("fd, lower")[1].split("pd, lower")[0] or width < 100
+    assert ("why" in first) == (width >= 200)
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_the_verdict_table_comes_first_and_says_each_verdict_once(full: bool) -> None:
     lines = [line.rstrip() for line in rich(study(), 100, full).splitlines()]
     assert lines[0] == "preset quick, data cats (55555555), equal steps: variants 5, runs 60"
-    assert lines[2] == "fd, lower is better"
+    assert " ".join(lines[1:3]) == (
+        "Of 4 changes to baseline, 2 make the images worse, 1 makes the images better and 1 is undecided: "
+        "judged by fd over 12 seeds, with e-values of a grown study."
+    )
+    assert lines[4] == "fd, lower is better"
     text = "\n".join(lines)
     for metric in ("fd", "pd"):
         table = text.split(f"{metric}, lower is better")[1].split("lower is better")[0].split("hurts:")[0]
@@ -233,9 +238,8 @@ def test_colour_stands_only_where_a_verdict_does() -> None:
 
 
 def test_few_seeds_are_said_at_any_width() -> None:
-    family = study(3).compared.family
     said = f"With fewer than {study(3).compared.least_seeds} seeds none of these tests can decide."
-    assert family == 10
+    assert study(3).compared.tests == 10
     for width in (60, 200):
         assert said in " ".join(rich(study(3), width).split())
     assert "none of these tests" not in rich(study(), 200)

@@ -74,7 +74,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_it_says_what_was_found_without_scripts(html: str) -> None:
     text = " ".join(Reader(html).text.split())
     assert "Of 3 changes to baseline, 1 makes the images worse" in text
-    assert "1 makes them better; 1 cannot be told from chance" in text
+    assert "1 makes the images better and 1 is undecided: judged by fd over" in text
     better, worse = text.index("Better than baseline 1"), text.index("Worse than baseline 1")
     undecided = text.index("Undecided 1")
     assert better < text.index("direct fd -", better) < worse < text.index("no_drift fd +", worse) < undecided
@@ -96,7 +96,7 @@ def test_it_has_every_plot_with_its_table_and_every_image_with_its_words(html: s
     found = Reader(html)
     plots = [figure["id"] for figure in found.all("figure") if figure.get("class") == "plot"]
     assert plots == [
-        *("differences-fd", "differences-pd", "front-0", "front-1"),
+        *("differences-fd", "e-values-fd", "differences-pd", "e-values-pd", "front-0", "front-1"),
         *("denoising", "curves", "sensitivity", "latency"),
     ]
     assert html.count('<svg xmlns="http://www.w3.org/2000/svg"') == len(plots)
@@ -191,7 +191,7 @@ def test_without_a_pair_nothing_is_called_a_difference(tmp_path: Path, truth: di
 
 def test_no_runs_is_a_page_too(tmp_path: Path) -> None:
     text = Reader(page(tmp_path)).text
-    assert "There are no runs yet" in text
+    assert "No runs yet" in text
     assert "Methods and environment" in text
 
 

@@ -14,22 +14,6 @@ from ablate.report import gate
 from ablate.stats import family, joint, paired, sequential
 
 
-def decided(x: np.ndarray, family: int = 1) -> bool:
-    """Whether a verdict stands whose p is the smallest of a family."""
-    found = paired.summarise(x)
-    return paired.is_real(found, min(1.0, family * (found.p or 1.0)))
-
-
-def study(random: np.random.Generator, variants: int, seeds: int, shift: float) -> tuple[bool, bool]:
-    """One study of variants against a shared baseline, the first of them shifted: is one claimed falsely, is the first found?"""
-    runs = random.normal(0, 1, (variants + 1, seeds))
-    pairs = [paired.summarise(runs[i] - runs[0] + (shift if i == 1 else 0)) for i in range(1, variants + 1)]
-    corrected = paired.holm([pair.p or 1.0 for pair in pairs])
-    words = [paired.compare(pair, p, variants).word for pair, p in zip(pairs, corrected, strict=True)]
-    wrong = words[1:] if shift else words
-    return any(word != "undecided" for word in wrong), words[0] == "hurts"
-
-
 def covered(random: np.random.Generator, n: int, law: Callable[..., np.ndarray]) -> bool:
     found = paired.summarise(law(random, n))
     return (found.low or 0) <= 0 <= (found.high or 0)
@@ -69,7 +53,7 @@ def planned_error(random: np.random.Generator, law: str, seeds: int, variants: i
     d = differences(random, law, seeds, variants)[0]
     if unequal:
         d[-2:, ::2] = np.nan
-    return any(one.differs for one in family.planned(d, [None] * variants))
+    return any(one.differs for one in family.planned(d, [None] * variants).evidence)
 
 
 def e_values(d: np.ndarray) -> np.ndarray:
@@ -118,15 +102,25 @@ def topped_up_error_by_p(random: np.random.Generator, law: str) -> bool:
     """The same for one sign-flip test of the most promising variant after each seed, without a correction."""
     d = differences(random, law, 12, 14)[0]
     best = int(np.argmax(np.abs(d[:5].mean(0)) / d[:5].std(0)))
-    return any(decided(d[:n, best]) for n in range(6, 13))
+    return any(joint.adjusted_p(d[:n, best : best + 1])[0] <= paired.ALPHA for n in range(6, 13))
 
 
 def power(random: np.random.Generator, seeds: int, shift: float) -> tuple[bool, bool]:
     """Is the first of 14 variants, shifted by `shift` spreads, found: by joint sign flips, and by Holm's correction?"""
     d = differences(random, "normal", seeds, 14)[0]
     d[:, 0] += shift * 2**0.5
-    p = paired.holm([paired.sign_flip(d[:, j]) for j in range(14)])
-    return joint.adjusted_p(d)[0] <= paired.ALPHA, paired.is_real(paired.summarise(d[:, 0]), p[0])
+    alone, adjusted = joint.p_values(d)
+    smallest_first = np.argsort(alone, kind="stable")
+    holm = np.maximum.accumulate(alone[smallest_first] * np.arange(14, 0, -1))
+    return adjusted[0] <= paired.ALPHA, holm[np.flatnonzero(smallest_first == 0)[0]] <= paired.ALPHA
+
+
+def found_at_detectable(random: np.random.Generator, tests: Callable[..., family.Family], n: int, m: int) -> bool:
+    """Whether the first of m comparisons is found where it differs by what its family says it detects."""
+    d = random.normal(size=(n, m)) - random.normal(size=(n, 1))
+    effect = paired.detectable(2**0.5, n, tests(d, [None] * m).critical(n)) or 0.0
+    d[:, 0] += effect
+    return tests(d, [None] * m).evidence[0].differs
 
 
 def families(trials: int, report: Callable[[str, float], None]) -> None:
@@ -172,18 +166,10 @@ def main(trials: int) -> None:
     for name, law in (("normal", normal), ("exponential", skewed)):
         for n in (2, 3, 6, 12, 30):
             print(f"interval covers, {name}, n = {n}: {share(lambda n=n, law=law: covered(random, n, law))}")
-    for n in (5, 6, 7, 8, 11, 20):
-        print(f"false verdict, one comparison, n = {n}: {share(lambda n=n: decided(normal(random, n)))}")
-    for variants, n in ((8, 10), (14, 11), (28, 12)):
-        print(
-            f"a false verdict in a study of {variants}, n = {n}: {share(lambda v=variants, n=n: study(random, v, n, 0.0)[0])}"
-        )
-    for size in (1, 8, 28):
-        for extra in (0, 1, 2, 5):
-            n = paired.min_seeds(paired.ALPHA / size) + extra
-            effect = paired.detectable(1.0, n, paired.ALPHA / size) or 0.0
-            found = share(lambda n=n, e=effect, f=size: decided(e + normal(random, n), f))
-            print(f"found at {effect:.3f} sd, predicted 0.8, first of {size}, n = {n}: {found}")
+    for tests in (family.planned, family.grown):
+        for n, m in ((8, 1), (8, 14), (12, 14)):
+            found = share(lambda tests=tests, n=n, m=m: found_at_detectable(random, tests, n, m))
+            print(f"found where predicted at 0.8, {tests.__name__}, n = {n}, first of {m}: {found}")
     for variants in (1, 5, 14):
         print(f"false alarm of the gate, {variants} variants, n = 6: {share(lambda v=variants: alarm(random, v, 6))}")
 

@@ -22,9 +22,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ablate import cli
+from ablate.base import host
 from ablate.base.errors import AblateError, DataError, VariantError
 from ablate.base.text import printable
-from ablate.data import image_files
 from ablate.data.datasets import read_images
 from ablate.models.kpn.filters import KERNEL_WEIGHTS
 from ablate.store import tables
@@ -289,7 +289,7 @@ def test_more_images_than_memory_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = zipped(tmp_path / "a.zip", {f"{i}.png": b"not read" for i in range(100)})
-    monkeypatch.setattr(image_files, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
+    monkeypatch.setattr(host, "host_bytes", lambda: 100 * 3 * 64 * 64 - 1)
     refused(lambda: read_images(path, size=64), DataError, r"100 images of 64 x 64 needs 0\.0 GB of memory")
 
 

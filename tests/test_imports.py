@@ -42,7 +42,9 @@ WITHOUT_TORCH = [
     "cli",
     "data.cats",
     "data.datasets",
+    "data.image_arrays",
     "data.image_files",
+    "data.pairing",
     "report.render.html",
     *(
         f"{room}.{path.stem}"

@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from ablate.base.errors import DataError
+
 # numpy's and torch's libraries read these when they are first imported.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -19,3 +21,20 @@ def host_bytes() -> int | None:
         with suppress(OSError, ValueError):  # the file says "max" where there is no limit
             limits.append(int(Path(path).read_text(encoding="ascii")))
     return min(limits, default=None)
+
+
+def check_memory(where: str, what: str, needed: int) -> None:
+    """Refuse to allocate more memory than this machine has.
+
+    Args:
+        where: The path, for the message.
+        what: What is allocated, for the message.
+        needed: Bytes.
+
+    Raises:
+        DataError: More is needed than the machine has in all.
+    """
+    available = host_bytes()
+    if available is not None and needed > available:
+        found = f"{what} needs {needed / 1e9:,.1f} GB of memory, there are {available / 1e9:,.1f} GB in all"
+        raise DataError(f"{where}: {found}; fix: use fewer or smaller images")

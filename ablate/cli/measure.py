@@ -41,9 +41,13 @@ def measure(
         Path | None,
         typer.Option(
             "--baseline",
-            help="Images that pair with those of FAKE, one by one: adds the paired difference.",
+            help="Images that pair with those of FAKE by their names: adds the paired difference.",
             show_default=False,
         ),
+    ] = None,
+    array: Annotated[
+        str | None,
+        typer.Option("--array", help="The array of an .npz that holds the images.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The seed of random halves, subsets and resamples.")] = 0,
     weights: WeightsOption = None,
@@ -51,6 +55,10 @@ def measure(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document with a key for each metric.")] = False,
 ) -> None:
     """Judge any set of images against another, with the metrics of a run.
+
+    lpips, pd and psnr_db compare images in pairs, and so does --baseline. Two images are a pair if
+    their names are equal (without suffix), or else the numbers in their names. Rows of an .npz are
+    numbered from 0. If an image has no partner, the command refuses.
 
     Example: ablate measure photos.zip samples/ --metric fd --metric kid --weights weights/
     """
@@ -69,7 +77,11 @@ def measure(
     target = pick_device(device)
     with ExitStack() as opened:
         paths = {"real": real, "fake": fake, "baseline": baseline}
-        images = {k: opened.enter_context(ImageFiles(p, size=size)) for k, p in paths.items() if p is not None}
+        images = {
+            role: opened.enter_context(ImageFiles(path, size=size, array=array))
+            for role, path in paths.items()
+            if path is not None
+        }
         metric_networks = load_networks(asked, weights, target)
         wanted = asked or default_metrics(metric_networks)
         with Progress() as progress:
@@ -83,10 +95,13 @@ def measure(
                 baseline=images.get("baseline"),
                 progress=progress,
             )
-    for some in images.values():
-        for kind in sorted(some.converted):
-            what = "laid on white" if kind == "transparent" else "read as RGB"
-            typer.echo(f"note: {some.where}: {kind} images {what}", err=True)
+            notes = {some.where: some.notes() for some in images.values()}
+            for some in images.values():
+                if copies := some.copies():
+                    notes[some.where].append(f"{copies:,} of {len(some):,} images are exact copies of others")
+    for where, lines in notes.items():
+        for line in lines:
+            typer.echo(f"note: {where}: {line}", err=True)
     if not asked:
         for network, why in metric_networks.missing.items():
             tell_missing(network, why)

@@ -1,7 +1,8 @@
 """Data sets: the embedded cats or the user's images, without duplicates, split, with a digest.
 
-One distinct image in ten is held out: those with the smallest SHA-256 of their pixels. The split
-depends on the images, not on their names or order.
+One distinct image in ten is held out: those with the smallest SHA-256 of their pixels, and the
+mirror images of these, because training mirrors. The split depends on the images, not on their
+names or order.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ablate.base.errors import DataError
+from ablate.base.host import check_memory
+from ablate.base.text import one_line
 from ablate.data import cats
-from ablate.data.image_files import ImageFiles, check_memory, one_line
+from ablate.data.image_files import ImageFiles
 
 EMBEDDED_DIGEST = "bbcfbb4d4cf058b2aa6e2bd948ffab9480a423891f34f9530c13289df98c9654"  # of the cats at 64 pixels
 MIN_DISTINCT = 32  # images
@@ -32,6 +36,27 @@ class ImageSet:
     digest: str  # SHA-256 (hexadecimal) of both shapes and all pixels
     duplicates: int  # exact copies of an earlier image's pixels, dropped
     credit: str  # the author and licence; "" for a user's own images
+    notes: tuple[str, ...] = ()  # what a user should know of how the images were read
+
+    def training_images(self, n: int) -> np.ndarray:
+        """Return n training images at random, always the same; all of them if there are fewer."""
+        return self.train if n >= len(self.train) else self.train[self._order[:n]]
+
+    def other_training_images(self, n: int) -> np.ndarray:
+        """Return the images that `training_images(n)` leaves out."""
+        return self.train[self._order[n:]]
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """The training images' indices in an order without meaning.
+
+        A user's images may be sorted by class, so they are ordered by their digests. The embedded
+        cats are composed at random.
+        """
+        if is_embedded(self.digest):
+            return np.arange(len(self.train))
+        digests = [_digest(image) for image in self.train]
+        return np.array(sorted(range(len(digests)), key=digests.__getitem__))
 
 
 def load_dataset(source: str, *, size: int = 64) -> ImageSet:
@@ -50,7 +75,7 @@ def load_dataset(source: str, *, size: int = 64) -> ImageSet:
             images.
     """
     if source == cats.NAME:
-        return _split(cats.NAME, cats.compose(cats.COUNT, size=size), cats.CREDIT)
+        return _split(cats.NAME, cats.compose(cats.COUNT, size=size), cats.CREDIT, [])
     if not source:
         raise DataError(f"data: no name given; allowed: {cats.NAME}, or the path of a folder, a .zip or a .npz")
     path = Path(source)
@@ -60,7 +85,9 @@ def load_dataset(source: str, *, size: int = 64) -> ImageSet:
         )
     place = path.resolve()
     name = place.name if place.is_dir() else place.stem  # a folder's name may have dots: photos.v2
-    return _split(one_line(name), read_images(path, size=size), "", where=one_line(path))
+    with ImageFiles(path, size=size) as files:
+        images, notes = _read_all(files, size), files.notes()
+    return _split(one_line(name), images, "", notes, where=one_line(path))
 
 
 def is_embedded(digest: str | None) -> bool:
@@ -82,27 +109,40 @@ def read_images(path: Path, *, size: int) -> np.ndarray:
         DataError: The path or one of its images cannot be read; the message names the file.
     """
     with ImageFiles(path, size=size) as images:
-        check_memory(images.where, f"{len(images):,} images of {size} x {size}", len(images) * 3 * size**2)
-        array = np.empty((len(images), 3, size, size), np.uint8)
-        for i, image in enumerate(images.read(range(len(images)))):
-            array[i] = image
-        return array
+        return _read_all(images, size)
 
 
-def _split(name: str, images: np.ndarray, credit: str, *, where: str = cats.NAME) -> ImageSet:
+def _read_all(images: ImageFiles, size: int) -> np.ndarray:
+    check_memory(images.where, f"{len(images):,} images of {size} x {size}", len(images) * 3 * size**2)
+    array = np.empty((len(images), 3, size, size), np.uint8)
+    for i, image in enumerate(images.read(range(len(images)))):
+        array[i] = image
+    return array
+
+
+def _split(name: str, images: np.ndarray, credit: str, notes: list[str], *, where: str = cats.NAME) -> ImageSet:
     """Drop copies, hold out one in ten and compute the digest."""
     first: dict[bytes, int] = {}
     for i, image in enumerate(images):
-        first.setdefault(hashlib.sha256(image.tobytes()).digest(), i)
+        first.setdefault(_digest(image), i)
     duplicates = len(images) - len(first)
     if len(first) < MIN_DISTINCT:
         raise DataError(
             f"{where}: {len(first)} distinct images, {duplicates} copies; allowed: at least {MIN_DISTINCT} distinct"
         )
     held = [first[digest] for digest in sorted(first)[: -(-len(first) // HELD_OUT_EVERY)]]
+    mirrored = (_digest(images[i][..., ::-1]) for i in held)
+    twins = sorted({digest for digest in mirrored if digest in first} - {_digest(images[i]) for i in held})
+    held += [first[digest] for digest in twins]
+    if duplicates:
+        notes = [*notes, f"{duplicates:,} of {len(images):,} images are exact copies of others, dropped"]
     train = images[sorted(set(first.values()) - set(held))]
     held_out = images[held]
-    return ImageSet(name, train, held_out, fingerprint(train, held_out), duplicates, credit)
+    return ImageSet(name, train, held_out, fingerprint(train, held_out), duplicates, credit, tuple(notes))
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
 
 
 def fingerprint(train: np.ndarray, held_out: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Image files in a folder, a zip or an `.npz` file: listed, and decoded one by one.
+"""The images of a folder, a zip or an `.npz` file: listed, and decoded one by one.
 
 Any size and mode is read. An image is rotated as its EXIF data say and laid on white if it is
 transparent. If a size is asked for, it is cropped to its central square and resized (Lanczos to
@@ -7,11 +7,12 @@ shrink, bicubic to enlarge).
 
 from __future__ import annotations
 
+import hashlib
 import io
-import math
 import os
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -21,50 +22,68 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ablate.base.errors import DataError
-from ablate.base.host import host_bytes
-from ablate.base.text import printable
+from ablate.base.text import one_line
+from ablate.data.image_arrays import read_array
 
 SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".tga", ".avif",
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".webp", ".bmp", ".dib", ".gif",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".avif",
 )  # fmt: skip
 # Image files that Pillow alone does not read. They are errors: to skip them silently would change
 # the data set.
 UNREADABLE = (
     ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx",
-    ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw",
+    ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".exr", ".hdr", ".pfm", ".svg", ".eps", ".ico", ".pcx",
 )  # fmt: skip
 # The decoders that a file may reach, whatever its name says. Others of Pillow's (EPS) start other
 # programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "AVIF")
 MAX_PIXELS = 50_000_000  # of one image
 MAX_BYTES = 256 * 2**20  # of one image's file
 
-_Source = tuple[str, Callable[[], bytes]]  # an image file's name in messages, and a function that reads it
+CONVERTED = {  # kind -> what is done with such images
+    "transparent": "laid on white",
+    "greyscale": "read as RGB",
+    "16-bit": "read as 8-bit",
+    "CMYK": "read as RGB",
+}
+
+# An image file: its path within the set, its name in messages, and a function that reads it.
+_Source = tuple[str, str, Callable[[], bytes]]
 _Decoder = tuple[str, Callable[[], np.ndarray]]  # an image's name in messages, and a function that decodes it
 
 
 class ImageFiles:
     """The images of a folder with its subfolders, a zip or an `.npz` file, decoded when read.
 
-    Image files are sorted by name. An `.npz` is held in memory. Its array "images", or else its
-    first array, is uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 (RGB) or 4 (RGBA).
+    Image files are sorted by name. An `.npz` is held in memory (`ablate.data.image_arrays`).
 
     Attributes:
         where: The path, for messages.
         size: Width and height to crop and resize to, in pixels; None: unchanged, and all of one
             size.
-        converted: Kinds of images read that were not plain RGB: `greyscale`, `transparent`.
+        names: The path of each image within the set, without its suffix; None for an array, whose
+            images have numbers only.
     """
 
-    def __init__(self, path: Path, *, size: int | None = None) -> None:
+    def __init__(self, path: Path, *, size: int | None = None, array: str | None = None) -> None:
         """List the images.
+
+        Args:
+            path: The folder, zip or `.npz` file.
+            size: As the attribute.
+            array: The array of an `.npz` that holds the images; None: the only one that can be images.
 
         Raises:
             DataError: The path cannot be read or holds no images.
         """
         self.where, self.size = one_line(path), size
-        self.converted: set[str] = set()
+        self.names: list[str] | None = None
+        self._array, self._layout = array, ""
+        self._left_out: Counter[str] = Counter()
+        self._converted: set[str] = set()
+        self._digests: dict[int, bytes] = {}
+        self._darkest, self._brightest, self._flat = 255, 0, True  # of the images read
         self._open = ExitStack()
         self._first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first image read
         if size is not None and size < 1:
@@ -104,6 +123,7 @@ class ImageFiles:
                 raise DataError(
                     f"{name}: {found} pixels, where {first} has {wanted}; fix: --size crops and resizes all"
                 )
+            self._look_at(i, image)
             yield image
 
     def batches(self, indices: Sequence[int], batch: int) -> Iterator[np.ndarray]:
@@ -111,20 +131,69 @@ class ImageFiles:
         for start in range(0, len(indices), batch):
             yield np.stack(list(self.read(indices[start : start + batch])))
 
+    def digests(self) -> list[bytes]:
+        """Return the SHA-256 of each image's pixels. Images that were not read yet are read.
+
+        Raises:
+            DataError: As for `read`.
+        """
+        for _ in self.read(i for i in range(len(self)) if i not in self._digests):
+            pass
+        return [self._digests[i] for i in range(len(self))]
+
+    def copies(self) -> int:
+        """Return how many images have the pixels of an earlier one. Images not read yet are read.
+
+        Raises:
+            DataError: As for `read`.
+        """
+        return len(self) - len(set(self.digests()))
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of the images read so far: a line for each matter."""
+        lines = []
+        if self._left_out:
+            counts = (f"{count:,} {kind}" for kind, count in sorted(self._left_out.items()))
+            lines.append(f"left out: {', '.join(counts)}")
+        if self._layout:
+            lines.append(self._layout)
+        lines += [f"{kind} images {CONVERTED[kind]}" for kind in sorted(self._converted)]
+        if self._digests:
+            lines += self._odd_values()
+        return lines
+
+    def _odd_values(self) -> list[str]:
+        if self._flat and self._darkest == self._brightest and self._darkest in (0, 255):
+            return [f"all images are {'black' if self._darkest == 0 else 'white'}"]
+        if self._brightest == 1:
+            return ["all values are 0 or 1, nearly black: images need 0 to 255"]
+        return ["every image is of one colour"] if self._flat else []
+
+    def _look_at(self, i: int, image: np.ndarray) -> None:
+        """Keep the digest of an image read for the first time, and the range of its values."""
+        if i in self._digests:
+            return
+        self._digests[i] = hashlib.sha256(np.ascontiguousarray(image).data).digest()
+        lowest, highest = image.min((1, 2)), image.max((1, 2))
+        self._darkest, self._brightest = min(self._darkest, int(lowest.min())), max(self._brightest, int(highest.max()))
+        self._flat = self._flat and bool((lowest == highest).all())
+
     def _list(self, path: Path) -> list[_Decoder]:
         if os.path.isdir(path):
-            return self._decoders_of(_files_in_folder(path))
+            return self._decoders_of(_files_in_folder(path, self._left_out))
         if not os.path.isfile(path):
             missing = "is not a file or folder" if os.path.exists(path) else "no such file or folder"
             raise DataError(f"{self.where}: {missing}; allowed: a folder, a .zip or a .npz")
         if path.suffix.lower() == ".npz":
-            array = _array_of(path, self.where)
+            array, self._layout = read_array(path, self.where, self._array)
+            _check_pixels(self.where, *array.shape[1:3])
             return [(f"{self.where}: image {i}", partial(self._decode_row, array, i)) for i in range(len(array))]
         if path.suffix.lower() != ".zip":
             found = path.suffix or "nothing"
             raise DataError(f"{self.where}: found a file ending in {found}; allowed: a folder, a .zip or a .npz")
         try:
-            return self._decoders_of(_files_in_zip(self._open.enter_context(zipfile.ZipFile(path)), self.where))
+            archive = self._open.enter_context(zipfile.ZipFile(path))
+            return self._decoders_of(_files_in_zip(archive, self.where, self._left_out))
         except DataError:
             raise
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -135,7 +204,8 @@ class ImageFiles:
     def _decoders_of(self, sources: list[_Source]) -> list[_Decoder]:
         if not sources:
             raise DataError(f"{self.where}: no images found; looked for files ending in {', '.join(SUFFIXES)}")
-        return [(name, partial(self._decode_file, name, read)) for name, read in sources]
+        self.names = [inside.rpartition(".")[0] for inside, _, _ in sources]
+        return [(name, partial(self._decode_file, name, read)) for _, name, read in sources]
 
     def _decode_file(self, name: str, read: Callable[[], bytes]) -> np.ndarray:
         """Decode an image file."""
@@ -175,26 +245,35 @@ class ImageFiles:
 
     def _to_array(self, name: str, image: Image.Image) -> np.ndarray:
         """Return an image as uint8 RGB (3, H, W), at the size asked for."""
-        if image.has_transparency_data:
-            self.converted.add("transparent")
+        if image.mode.startswith("I"):
+            self._converted.add("16-bit")
+        if image.mode == "CMYK":
+            self._converted.add("CMYK")
+        elif image.has_transparency_data:
+            self._converted.add("transparent")
         elif image.mode[0] in "1LIF":
-            self.converted.add("greyscale")
+            self._converted.add("greyscale")
         rgb = _to_rgb(name, image)
         if self.size is not None:
             rgb = _to_square(rgb, self.size)
         return np.asarray(rgb).transpose(2, 0, 1)
 
 
-def _files_in_folder(root: Path) -> list[_Source]:
+def _files_in_folder(root: Path, left_out: Counter[str]) -> list[_Source]:
+    """List the image files of a folder and its subfolders, and count the other files by kind."""
+
     def fail(error: OSError) -> None:
         raise DataError(f"{one_line(error.filename)}: cannot be listed ({error.strerror})") from error
 
     paths = []
     for folder, folders, files in os.walk(root, onerror=fail):
+        left_out["hidden"] += sum(not _is_visible(name) for name in folders)
         folders[:] = [name for name in folders if _is_visible(name)]
-        paths += [Path(folder, name) for name in files if _is_image(PurePosixPath(name))]
-    paths.sort(key=lambda path: path.relative_to(root).as_posix())
-    return [(one_line(path), partial(_read_file, path)) for path in paths]
+        left_out["links to folders"] += sum(os.path.islink(os.path.join(folder, name)) for name in folders)
+        paths += [Path(folder, name) for name in files if _is_image(PurePosixPath(name), left_out)]
+    found = sorted((path.relative_to(root).as_posix(), path) for path in paths)
+    left_out -= Counter()  # drops zeros
+    return [(inside, one_line(path), partial(_read_file, path)) for inside, path in found]
 
 
 def _read_file(path: Path) -> bytes:
@@ -204,30 +283,40 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _files_in_zip(archive: zipfile.ZipFile, where: str) -> list[_Source]:
+def _files_in_zip(archive: zipfile.ZipFile, where: str, left_out: Counter[str]) -> list[_Source]:
+    """List the image files of a zip, and count the other files by kind."""
+
     def read(entry: zipfile.ZipInfo) -> bytes:
         _check_bytes(f"{where}: {one_line(entry.filename)}", entry.file_size)
         return archive.read(entry)
 
     names = ((entry, PurePosixPath(entry.filename.replace("\\", "/"))) for entry in archive.infolist())
-    entries = [entry for entry, name in names if not entry.is_dir() and _is_image(name)]
+    entries = [entry for entry, name in names if not entry.is_dir() and _is_image(name, left_out)]
     entries.sort(key=lambda entry: entry.filename)
-    return [(f"{where}: {one_line(entry.filename)}", partial(read, entry)) for entry in entries]
+    return [
+        (entry.filename.replace("\\", "/"), f"{where}: {one_line(entry.filename)}", partial(read, entry))
+        for entry in entries
+    ]
 
 
 def _is_visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _is_image(path: PurePosixPath) -> bool:
+def _is_image(path: PurePosixPath, left_out: Counter[str]) -> bool:
+    """Return whether a file's name is that of an image, and count it by kind if not."""
     if not all(_is_visible(part) or part == ".." for part in path.parts):
+        left_out["hidden"] += 1
         return False
     if path.suffix.lower() in UNREADABLE:
         raise DataError(
             f"{one_line(path)}: a kind of image that is not read; allowed: {', '.join(FORMATS)}; "
             "fix: convert or remove it"
         )
-    return path.suffix.lower() in SUFFIXES
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    left_out[one_line(path.suffix.lower()) or "without a suffix"] += 1
+    return False
 
 
 def _check_bytes(name: str, found: int) -> None:
@@ -266,69 +355,3 @@ def _to_square(image: Image.Image, size: int) -> Image.Image:
     if side != size:
         image = image.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC)
     return image
-
-
-def _array_of(path: Path, where: str) -> np.ndarray:
-    """Return the images of an `.npz` as (N, H, W, C)."""
-    try:
-        with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
-            names = list(file)
-            name = "images" if "images" in names else (names or [""])[0]
-            check_memory(where, f"the array {one_line(name)}", _claimed_bytes(path, name))
-            array: np.ndarray = file[name] if names else np.empty(0)
-    except DataError:
-        raise
-    except Exception as error:  # as in _decode_file, a damaged zip or header can raise anything
-        reason = one_line(error) or type(error).__name__
-        raise DataError(f"{where}: not an .npz of plain arrays ({reason}); fix: save it again") from error
-    wrong = DataError(
-        f"{where}: found {array.dtype} {array.shape}; "
-        "allowed: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4"
-    )
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or 0 in array.shape:
-        raise wrong
-    if array.ndim == 3:
-        array = array.reshape(*array.shape, 1)
-    # If both axes could be the channels (images 3 or 4 pixels wide), read the images as square.
-    elif array.shape[1] in (1, 3, 4) and (array.shape[3] not in (1, 3, 4) or array.shape[2] == array.shape[3]):
-        array = array.transpose(0, 2, 3, 1)
-    _, height, width, channels = array.shape
-    if channels not in (1, 3, 4):
-        raise wrong
-    _check_pixels(where, width, height)
-    return array
-
-
-def _claimed_bytes(path: Path, name: str) -> int:
-    """Return the size that an array of an `.npz` claims: numpy allocates it before it reads."""
-    with zipfile.ZipFile(path) as archive:
-        inside = set(archive.namelist()) & {name, f"{name}.npy"}
-        if not inside:
-            return 0
-        with archive.open(inside.pop()) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-    return math.prod(shape) * dtype.itemsize
-
-
-def check_memory(where: str, what: str, needed: int) -> None:
-    """Refuse to allocate more memory than this machine has.
-
-    Args:
-        where: The path, for the message.
-        what: What is allocated, for the message.
-        needed: Bytes.
-
-    Raises:
-        DataError: More is needed than the machine has in all.
-    """
-    available = host_bytes()
-    if available is not None and needed > available:
-        found = f"{what} needs {needed / 1e9:,.1f} GB of memory, there are {available / 1e9:,.1f} GB in all"
-        raise DataError(f"{where}: {found}; fix: use fewer or smaller images")
-
-
-def one_line(text: object) -> str:
-    """Return a path or a message as one printable line, whatever bytes it contains."""
-    return printable(" ".join(str(text).split()))

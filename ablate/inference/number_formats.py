@@ -310,7 +310,7 @@ def _share(run: TrainedRun, macs: Mapping[str, int]) -> float:
 
 def _scorer(run: TrainedRun, data: ImageSet, networks: MetricNetworks, images: Tensor) -> Callable[[Tensor], Row]:
     """Return a function that compares images (N, 3, 64, 64) with the float32 ones."""
-    reference = data.train[: run.config.measure.fd_reference]
+    reference = data.training_images(run.config.measure.fd_reference)
     features: dict[
         str, tuple[Extractor, Features, Features]
     ] = {}  # column -> extractor, of reference and float32 images

@@ -12,6 +12,7 @@ import pandas as pd
 from ablate.base.errors import ResultsError
 from ablate.base.machine import code_version, device_bytes, environment, pick_device, use_threads
 from ablate.base.progress import Progress
+from ablate.base.text import one_line
 from ablate.data.datasets import load_dataset
 from ablate.inference import number_formats
 from ablate.launch.plans import planned
@@ -93,6 +94,8 @@ def launch(
     start = time.monotonic()
     data = load_dataset(request.data)
     load_wall_s = time.monotonic() - start
+    for note in data.notes:
+        progress.say(f"note: {one_line(request.data)}: {note}")
     for spec in {spec.variant: spec for spec in specs}.values():
         memory.check(spec.variant, spec.config, device_bytes(target))
 

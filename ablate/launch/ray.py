@@ -25,7 +25,7 @@ from ablate.base.errors import AblateError
 from ablate.base.host import THREAD_VARIABLES
 from ablate.base.machine import code_version
 from ablate.base.progress import Progress, Study, Task
-from ablate.base.text import printable
+from ablate.base.text import one_line, printable
 from ablate.data.datasets import ImageSet, load_dataset
 from ablate.launch.plans import planned
 from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
@@ -118,6 +118,8 @@ def launch(
     start = time.monotonic()
     data = load_dataset(request.data)
     load_wall_s = time.monotonic() - start
+    for note in data.notes:
+        progress.say(f"note: {one_line(request.data)}: {note}")
     with ExitStack() as stack:
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ablate.base import rng
 from ablate.base.errors import DataError
 from ablate.base.progress import Progress
 from ablate.data.image_files import ImageFiles
+from ablate.data.pairing import match_by_name
 from ablate.metrics.extractors import BATCH, Extractor
 from ablate.metrics.neighbours import DIVERSITY_IMAGES, sample_metrics, to_float
 from ablate.metrics.networks import MetricNetworks
@@ -27,6 +28,7 @@ from ablate.metrics.set_distances import (
     collect_features,
     feature_statistics,
     images_used,
+    kept_rows,
     rank_warning,
     set_metrics,
 )
@@ -44,6 +46,11 @@ class ImageSubset:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def copies(self) -> int:
+        """Return how many of the images have the pixels of an earlier one."""
+        digests = self.images.digests()
+        return len(self) - len({digests[i] for i in self.indices})
 
     def batches(self) -> Iterator[np.ndarray]:
         """Start a stream of batches (B, 3, H, W) uint8."""
@@ -71,7 +78,7 @@ def choose_subsets(
     """Choose the reference and the images that are judged.
 
     With fake images: all real images, and all fake ones or n of them at random. Without: two random
-    halves of the real images.
+    halves of the real images. Exact copies of an image are in one half.
 
     Raises:
         DataError: There are fewer than n images, too few for a distance, or the sources' sizes
@@ -89,11 +96,40 @@ def choose_subsets(
         raise DataError(f"--n {n}: {where} has {len(fake or real):,} images; allowed: 2 to {most:,}{half}")
     count = n or most
     if fake is None:
-        order = rng.permutation(seed, "halves", 0, len(real)).tolist()
-        return ImageSubset(real, sorted(order[:count])), ImageSubset(real, sorted(order[count : 2 * count]))
+        halves = _disjoint(real.digests(), count, rng.permutation(seed, "halves", 0, len(real)).tolist())
+        size = min(map(len, halves))
+        if size < 2 or (n is not None and size < n):
+            raise DataError(
+                f"{real.where}: {real.copies():,} of {len(real):,} images are exact copies of others, which stay in "
+                f"one half; found {size} for the other half, asked for {count if n else 'at least 2'}; "
+                "fix: remove the copies"
+            )
+        first, second = (ImageSubset(real, sorted(half[:size])) for half in halves)
+        return first, second
     _check_same_size(real, fake)
     order = rng.permutation(seed, "subset", 0, len(fake)).tolist()
     return ImageSubset(real, list(range(len(real)))), ImageSubset(fake, sorted(order[:count]))
+
+
+def _disjoint(images: Sequence[Hashable], n: int, order: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Divide images at random into n and the others, with equal images on one side only.
+
+    Args:
+        images: Equal values are equal images.
+        n: Size of the first part. Copies that would make it larger are in neither part.
+        order: The images' places in a random order.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i in order:
+        groups.setdefault(images[i], []).append(i)
+    first: list[int] = []
+    rest: list[int] = []
+    for group in groups.values():
+        if len(first) < n:
+            first += group[: n - len(first)]
+        else:
+            rest += group
+    return first, rest
 
 
 def _check_same_size(a: ImageFiles, b: ImageFiles) -> None:
@@ -123,17 +159,18 @@ def measure_sets(
         networks: What to measure with.
         n: Number of fake images to use, chosen at random; None: all.
         seed: Chooses the halves, the n images, the subsets of the extrapolation and the resamples.
-        baseline: Images paired with the fake ones; adds `<metric>_difference` for every Frechet
-            distance.
+        baseline: Images paired with the fake ones by their names; adds `<metric>_difference` for
+            every Frechet distance.
         progress: Bars to show.
 
     Returns:
         Metric -> `value` (None if it cannot be measured), `n`, `ref_n`; `error`, `low`, `high`
-        where they exist; the same of real images against real ones as `floor`, `floor_n`,
-        `floor_ref_n`; `extractor`, `weights_digest`; `note` for a warning.
+        where they exist; the same of n real images against the other real ones as `floor`,
+        `floor_n`, `floor_ref_n`; `extractor`, `weights_digest`; `note` for warnings.
 
     Raises:
-        DataError: An image cannot be read, the sizes differ, or there are too few images.
+        DataError: An image cannot be read, the sizes differ, there are too few images, or images
+            that are compared in pairs cannot be paired by their names.
     """
     reference, judged = choose_subsets(real, fake, n, seed)
     networks = _without_too_large(networks, real)
@@ -142,12 +179,15 @@ def measure_sets(
         if not any(metric.kind == "frechet" for metric in metrics):
             raise DataError("--baseline: only a Frechet distance has a paired difference; fix: add --metric fd")
         _check_same_size(real, baseline)
-        if len(baseline) != len(fake or real):
-            raise DataError(
-                f"{baseline.where}: {len(baseline):,} images, {(fake or real).where}: {len(fake or real):,}; "
-                "a paired difference needs two sets of paired images"
-            )
-        paired_with = ImageSubset(baseline, judged.indices)
+        partners = match_by_name(fake or real, baseline)
+        paired_with = ImageSubset(baseline, [partners[i] for i in judged.indices])
+    pair_names = [metric.name for metric in metrics if metric.kind == PAIRS]
+    targets = None
+    if pair_names:
+        if fake is None:
+            raise DataError(f"--metric {', '.join(pair_names)}: images are compared in pairs; fix: name a second set")
+        partners = match_by_name(fake, real)
+        targets = ImageSubset(real, [partners[i] for i in judged.indices])
     found: dict[str, Measurement] = {}
     with_floor = fake is not None  # a half of the real images against the other half is the floor itself
     for network in dict.fromkeys(metric.network for metric in metrics if metric.kind in SETS):
@@ -159,9 +199,8 @@ def measure_sets(
     for distance in dict.fromkeys(metric.distance for metric in metrics if metric.kind in SAMPLES):
         if distance in networks.distances:
             found |= _sample_metrics(reference, judged, distance, networks, with_floor, seed, progress)
-    pair_names = [metric.name for metric in metrics if metric.kind == PAIRS]
-    if pair_names:
-        found |= _pair_metrics(reference, judged, pair_names, networks, progress)
+    if targets is not None:
+        found |= _pair_metrics(targets, judged, pair_names, networks, progress)
     return {metric.name: found.get(metric.name) or _missing(metric, networks) for metric in metrics} | {
         name: measurement for name, measurement in found.items() if name.endswith("_difference")
     }
@@ -213,27 +252,41 @@ def _set_metrics(
         names[kind]: _measurement(estimate, images_used(kind, fake), images_used(kind, real)) | source
         for kind, estimate in set_metrics(fake, real, kinds, seed).items()
     }
-    if with_floor and len(real.rows) >= 4:
-        halves = _halves(real, len(judged), seed)
-        sizes = {"floor_n": halves[0].statistics.n, "floor_ref_n": halves[1].statistics.n}
-        for kind, estimate in set_metrics(*halves, kinds, seed).items():
-            found[names[kind]] |= {"floor": estimate.value, **sizes}
-    warning = rank_warning(fake, real)
+    notes = {name: list[str]() for name in found}
+    counts = {
+        "N": fake.statistics.n - judged.copies(),
+        "reference N": real.statistics.n - reference.copies(),
+    }
+    warning = rank_warning(counts, len(real.statistics.mu))
     for kind in {"frechet", "infinity"} & set(kinds):
         if warning and names[kind] in found:
-            found[names[kind]]["note"] = warning
+            notes[names[kind]].append(warning)
+    if with_floor:
+        digests = reference.images.digests()
+        rows = [digests[reference.indices[i]] for i in kept_rows(len(reference))]
+        order = rng.permutation(seed, "floor", 0, len(rows)).tolist()
+        for n in {images_used(kind, fake) for kind in kinds}:
+            some = [kind for kind in kinds if names[kind] in found and images_used(kind, fake) == n]
+            halves = _disjoint(rows, n, order)
+            if len(halves[0]) == n <= len(halves[1]):
+                parts = [Features(feature_statistics(real.rows[half]), real.rows[half]) for half in map(sorted, halves)]
+                sizes = {"floor_n": n, "floor_ref_n": len(halves[1])}
+                for kind, estimate in set_metrics(parts[0], parts[1], some, seed).items():
+                    found[names[kind]] |= {"floor": estimate.value, **sizes}
+            else:
+                have = len(set(rows))
+                fix = f"; --n {have // 2} has one" if have >= 4 else ""
+                for kind in some:
+                    notes[names[kind]].append(
+                        f"no real/real: N = {n:,} needs {2 * n:,} different real images, found {have:,}{fix}"
+                    )
+    for name, lines in notes.items():
+        if lines:
+            found[name]["note"] = "; ".join(lines)
     if other is not None and "frechet" in kinds:
         difference = bootstrap_difference(fake.rows, other.rows, real.statistics, seed=seed)
         found[f"{names['frechet']}_difference"] = _measurement(difference, len(fake.rows), len(reference)) | source
     return found
-
-
-def _halves(real: Features, n: int, seed: int) -> tuple[Features, Features]:
-    """Split the real images at random into n of them (at most half) and the rest."""
-    order = rng.permutation(seed, "floor", 0, len(real.rows)).numpy()
-    size = min(n, len(order) // 2)
-    parts = real.rows[order[:size]], real.rows[order[size:]]
-    return Features(feature_statistics(parts[0]), parts[0]), Features(feature_statistics(parts[1]), parts[1])
 
 
 def _sample_metrics(
@@ -271,23 +324,18 @@ def _sample_metrics(
 
 
 def _pair_metrics(
-    reference: ImageSubset,
+    targets: ImageSubset,
     judged: ImageSubset,
     names: Collection[str],
     networks: MetricNetworks,
     progress: Progress,
 ) -> dict[str, Measurement]:
-    """Compare image by image, in the order of the files' names."""
+    """Compare each image with its target."""
     count = len(judged)
-    if len(reference) != count:
-        raise DataError(
-            f"--metric {', '.join(names)}: images are compared one by one; found {len(reference):,} and {count:,}; "
-            "fix: give as many in both"
-        )
     distances = {name: networks.distances[name] for name in names if name in networks.distances}
     sums = {name: 0.0 for name in names if METRICS[name].network is None or name in distances}
     with progress.task("pairs", count) as bar, torch.inference_mode():
-        for batch in zip(reference.batches(), judged.batches(), strict=True):
+        for batch in zip(targets.batches(), judged.batches(), strict=True):
             target, x = (to_float(images, networks.device) for images in batch)
             scores = pair_scores(x, target, distances, networks.device)
             for name in sums:

@@ -1,7 +1,7 @@
 """Distances between two sets of images, in the features of a network.
 
     Frechet   d = |mu_1 - mu_2|^2 + tr(S_1) + tr(S_2) - 2 tr((S_1 S_2)^(1/2))      `fd`, `fid`
-    infinity  the intercept of d over 1/n, from subsets of both sets             `fd_inf`, `fid_inf`
+    infinity  the intercept of d over 1/n, from parts of both sets               `fd_inf`, `fid_inf`
     kernel    squared MMD of the kernel (x.y / D + 1)^3, mean over random subsets  `kd`, `kid`
     precision, recall   share of one set within the k-nearest-neighbour balls (k = 3) of the other
 
@@ -9,7 +9,8 @@ The Frechet distance of finite sets is biased: it falls roughly with 1/n as the 
 compare equal sizes only. Below D images a covariance has no full rank. The distance has no
 bootstrap interval: resampling adds the bias a second time, and the interval would miss the value
 itself. A difference of two distances has one (`bootstrap_difference`). Values equal
-torch-fidelity's. Where many distances are needed, the trace is computed from singular values.
+torch-fidelity's. Where many distances are needed, the trace is computed from eigenvalues of a
+symmetric matrix.
 
 Reference: Heusel et al., arXiv 1706.08500 (FID); Binkowski et al., arXiv 1801.01401 (KID);
 Kynkaanniemi et al., arXiv 1904.06991 (precision, recall); Chong and Forsyth, arXiv 1911.07023
@@ -18,11 +19,10 @@ Kynkaanniemi et al., arXiv 1904.06991 (precision, recall); Chong and Forsyth, ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import scipy.stats
 import torch
 from numpy.typing import NDArray
@@ -40,8 +40,8 @@ KEPT = 20_000  # feature rows kept of a set; of a larger set, the Frechet distan
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 NEIGHBOURHOOD = 3
 SMALLEST = {"frechet": 2, "infinity": 8, "kernel": 2, "precision": NEIGHBOURHOOD + 1, "recall": NEIGHBOURHOOD + 1}
-EXTRAPOLATION_SIZES = 10  # subset sizes in the extrapolation
-SMALLEST_SHARE = 0.25  # of the sets, in the extrapolation
+EXTRAPOLATION_PARTS = 4  # the most parts that a set is cut into
+EXTRAPOLATION_DRAWS = 5  # of parts at random
 RESAMPLES = 400
 LEVEL = 0.95
 
@@ -91,7 +91,7 @@ def set_metrics(fake: Features, real: Features, kinds: Collection[str] = SETS, s
         fake: The features of generated images.
         real: The features of the reference.
         kinds: Which of `SETS` to compute.
-        seed: Chooses the subsets of the extrapolation.
+        seed: Chooses the parts of the extrapolation.
     """
     size = min(len(fake.rows), len(real.rows))
     possible = [kind for kind in SETS if kind in kinds and size >= SMALLEST[kind]]
@@ -113,12 +113,20 @@ def images_used(kind: str, features: Features) -> int:
     return features.statistics.n if kind == "frechet" else len(features.rows)
 
 
-def rank_warning(fake: Features, real: Features) -> str | None:
-    """Return a warning if a set has no more images than features: no full rank."""
-    d = len(real.statistics.mu)
-    sizes = {"N": fake.statistics.n, "reference N": real.statistics.n}
-    few = [f"{name} = {n:,}" for name, n in sizes.items() if n <= d]
-    return f"{' and '.join(few)} below the {d:,} features: covariance of no full rank" if few else None
+def rank_warning(distinct: Mapping[str, int], features: int) -> str | None:
+    """Return a warning if a set has no more distinct images than features: no full rank.
+
+    Args:
+        distinct: What a number is called, and the number of different images.
+        features: The number of features.
+    """
+    few = [f"{name} = {n:,}" for name, n in distinct.items() if n <= features]
+    return f"{' and '.join(few)} below the {features:,} features: covariance of no full rank" if few else None
+
+
+def kept_rows(n: int, keep: int = KEPT) -> NDArray[np.int64]:
+    """Return which of n images keep their feature rows: all, or a random subset, always the same."""
+    return _random_subset(n, min(keep, n), 0)
 
 
 def collect_features(
@@ -147,7 +155,7 @@ def collect_features(
     if n < 2:
         raise DataError(f"found {n} image{'' if n == 1 else 's'}; a distance between sets needs at least 2 in each")
     chosen = np.zeros(n, bool)
-    chosen[_random_subset(n, min(keep, n), 0)] = True
+    chosen[kept_rows(n, keep)] = True
     rows: list[NDArray[np.float32]] = []
     mean, scatter, seen = np.zeros(0), np.zeros((0, 0)), 0
     for features in extract(batches, extractor, on_batch):
@@ -189,31 +197,43 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
 def frechet_infinity(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
     """Return the Frechet distance extrapolated to sets of infinite size.
 
-    Random subsets of both sets, each with the share s = 1/4 ... 1 (evenly spaced), give distances
-    d(s). Their bias is (alpha / n + beta / m) / s + O(1/s^2). So the intercept of a straight line
-    of d over 1/s has no first-order bias.
+    Both sets are cut at random into k equal parts, k = 1 ... 4, and d(k) is the mean distance of
+    part i of one set to part i of the other. The bias of a distance is (alpha / n + beta / m) k +
+    O(k^2) for sets of n and m images. So the intercept of a straight line of d over k has no
+    first-order bias. The value is the mean over 5 random draws of the parts.
 
-    `error` is the standard error of the intercept. It says how well the line fits, not how far
-    another set of images would lie: the points share images. With fewer images than features the
-    bias is of another order, and the intercept means little.
+    `low` and `high` are the smallest and the largest of the draws. `error` is the standard error of
+    the intercept of the mean line: how well the line fits. Neither says how far another set of
+    images would lie, because all parts share their images. With fewer images than features the bias
+    is of another order, and the value means little.
 
     Args:
         a: (N, D) features, N >= 8.
         b: (M, D) features, M >= 8.
-        seed: Chooses the subsets.
+        seed: Chooses the parts.
 
     Raises:
         DataError: There are fewer than 8 images in a set.
+
+    Reference: Chong and Forsyth, arXiv 1911.07023.
     """
     _check_sizes("infinity", a, b)
-    shares = np.linspace(SMALLEST_SHARE, 1, EXTRAPOLATION_SIZES)
-    distances = []
-    for i, share in enumerate(shares):
-        subsets = [x[_random_subset(len(x), round(share * len(x)), seed, i, j)] for j, x in enumerate((a, b))]
-        distances.append(_factored_distance(_factor(subsets[0]), _factor(subsets[1])))
-    line = scipy.stats.linregress(1 / shares, distances)
+    rows = [np.asarray(x, np.float64) for x in (a, b)]
+    counts = np.arange(1, EXTRAPOLATION_PARTS + 1)
+    whole = _distance_of_rows(*rows)
+    distances = np.empty((EXTRAPOLATION_DRAWS, len(counts)))
+    for draw in range(EXTRAPOLATION_DRAWS):
+        orders = [rng.permutation(seed, f"part/{draw}/{j}", 0, len(x)).numpy() for j, x in enumerate(rows)]
+        for column, count in enumerate(counts):
+            parts = [[x[some] for some in np.array_split(o, count)] for x, o in zip(rows, orders, strict=True)]
+            each = [_distance_of_rows(*pair) for pair in zip(*parts, strict=True)] if count > 1 else [whole]
+            distances[draw, column] = np.mean(each)
+    intercepts = [float(scipy.stats.linregress(counts, one).intercept) for one in distances]
+    line = scipy.stats.linregress(counts, distances.mean(0))
     error = float(line.intercept_stderr)
-    return Estimate(float(line.intercept), None if np.isnan(error) else error)  # nan: all distances are equal
+    if np.isnan(error):  # all distances are equal
+        return Estimate(float(line.intercept))
+    return Estimate(float(line.intercept), error, min(intercepts), max(intercepts))
 
 
 def kernel_distance(fake: np.ndarray, real: np.ndarray) -> Estimate:
@@ -328,20 +348,25 @@ class _Resampled:
         return float(mean @ mean + variance + self.trace - 2 * cross)
 
 
-def _factor(rows: np.ndarray) -> tuple[Array, Array]:
-    """Return the mean (D,) and a triangular R (min(N, D), D) with R^T R the covariance."""
-    x = np.asarray(rows, np.float64)
-    mean = x.mean(0)
-    (triangle,) = scipy.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r", check_finite=False)
-    return mean, triangle[: min(x.shape)]
+def _distance_of_rows(a: Array, b: Array) -> float:
+    """Return the Frechet distance of two sets of feature vectors, (N, D) and (M, D).
 
-
-def _factored_distance(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
-    """Return the Frechet distance: tr((S_1 S_2)^(1/2)) sums the singular values of R_1 R_2^T."""
-    (mean_a, root_a), (mean_b, root_b) = a, b
-    cross = scipy.linalg.svdvals(root_a @ root_b.T, check_finite=False).sum()
-    shift = mean_a - mean_b
-    return float(shift @ shift + (root_a**2).sum() + (root_b**2).sum() - 2 * cross)
+    The eigenvalues of S_1 S_2 come from the smallest symmetric matrix that has them all.
+    """
+    x, y = sorted(((rows - rows.mean(0)) / np.sqrt(len(rows) - 1) for rows in (a, b)), key=len)
+    if len(x) < x.shape[1]:
+        cross = x @ y.T
+        gram = cross @ cross.T
+    else:
+        try:
+            root = np.linalg.cholesky(x.T @ x)
+        except np.linalg.LinAlgError:  # copies, or features that are constant: no full rank
+            values, vectors = np.linalg.eigh(x.T @ x)
+            root = vectors * np.sqrt(values.clip(0))
+        gram = root.T @ (y.T @ y) @ root
+    shift = a.mean(0) - b.mean(0)
+    squares = shift @ shift + (x**2).sum() + (y**2).sum()
+    return float(squares - 2 * np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum())
 
 
 def _random_subset(n: int, size: int, seed: int, *key: int) -> NDArray[np.int64]:

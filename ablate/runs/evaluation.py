@@ -94,9 +94,9 @@ def _save_denoising_strip(context: RunContext, model: Denoiser, codec: ImageCode
 def measure_fidelity(context: RunContext, samples: np.ndarray, codec: ImageCodec) -> None:
     """Measure distances to training images with every extractor, of samples and of real images."""
     data, rows, budget = context.data, context.rows, context.spec.config.measure
-    reference = data.train[: budget.fd_reference]
+    reference = data.training_images(budget.fd_reference)
     # Real against real: images outside the reference, held-out ones first.
-    real = np.concatenate([data.held_out, data.train[budget.fd_reference :]])[: len(samples)]
+    real = np.concatenate([data.held_out, data.other_training_images(budget.fd_reference)])[: len(samples)]
     reconstructed = None if codec is PIXEL_CODEC else _reconstruct(real, codec, context.device)
     kept: dict[str, Tensor] = {}
     for extractor in context.networks.extractors.values():
@@ -142,7 +142,7 @@ def _add_set_metrics(
 def measure_neighbours(context: RunContext, samples: np.ndarray) -> None:
     """Measure the samples' diversity and nearest training images, by every perceptual distance."""
     rows = context.rows
-    train = context.data.train[: context.spec.config.measure.nearest_train]
+    train = context.data.training_images(context.spec.config.measure.nearest_train)
     for name, distance in context.networks.distances.items():
         with context.task("neighbours", len(train)) as bar:
             metrics = sample_metrics(

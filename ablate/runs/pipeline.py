@@ -262,6 +262,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "n_train": len(data.train),
         "n_held_out": len(data.held_out),
         "duplicates": data.duplicates,
+        "data_notes": "; ".join(data.notes) or None,
         "budget": spec.budget,
         "plan_id": spec.plan_id,
         "about": spec.about,

@@ -186,6 +186,41 @@ def test_the_cats_are_known_by_their_digest_alone(tmp_path: Path) -> None:
     assert not is_embedded(load_dataset(str(tmp_path / "cats.npz"), size=16).digest)
 
 
+def test_some_training_images_are_of_all_classes_whatever_the_files_are_called(tmp_path: Path) -> None:
+    classes = [*(noise(60) // 2), *(noise(60, seed=1) | 128)]  # dark images first, then bright ones
+    chosen = []
+    for name, order in (("sorted", np.arange(120)), ("shuffled", np.random.default_rng(0).permutation(120))):
+        np.savez(tmp_path / f"{name}.npz", np.stack([classes[i] for i in order]))
+        data = load_dataset(str(tmp_path / f"{name}.npz"), size=16)
+        some, others = data.training_images(40), data.other_training_images(40)
+        assert len(some) + len(others) == len(data.train) == len(np.unique(np.concatenate([some, others]), axis=0))
+        assert data.training_images(1000) is data.train
+        assert 10 <= sum(image.max() > 127 for image in some) <= 30
+        chosen.append(some)
+    assert np.array_equal(*chosen)
+
+
+def test_mirror_images_are_held_out_together(tmp_path: Path) -> None:
+    images = noise(60)
+    np.savez(tmp_path / "mirrored.npz", np.concatenate([images, images[:, :, ::-1]]))
+    data = load_dataset(str(tmp_path / "mirrored.npz"), size=16)
+    train, held_out = ({image.tobytes() for image in part} for part in (data.train, data.held_out))
+    assert len(held_out) >= 12
+    assert all(np.ascontiguousarray(image[..., ::-1]).tobytes() in held_out for image in data.held_out)
+    assert not train & held_out
+
+
+def test_what_was_done_with_the_images_is_noted(tmp_path: Path) -> None:
+    for i, image in enumerate([*noise(40), *noise(3)]):
+        (tmp_path / f"{i}.png").write_bytes(encode(image if i else Image.fromarray(image).convert("L")))
+    (tmp_path / "notes.txt").write_text("x")
+    assert load_dataset(str(tmp_path), size=16).notes == (
+        "left out: 1 .txt",
+        "greyscale images read as RGB",
+        "2 of 43 images are exact copies of others, dropped",
+    )
+
+
 def test_a_name_keeps_what_follows_a_dot(tmp_path: Path) -> None:
     (tmp_path / "photos.v2").mkdir()
     for i, image in enumerate(noise(40)):

@@ -101,6 +101,94 @@ def test_an_image_of_a_kind_that_is_not_read_is_not_left_out_silently(tmp_path: 
     assert len(read_images(tmp_path, size=16)) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("z.jpe", "JPEG"), ("z.JPE", "JPEG"), ("z.jif", "JPEG"), ("z.mpo", "MPO"), ("z.mpo", "JPEG")),
+        *(
+            ("z.apng", "PNG"),
+            ("z.dib", "DIB"),
+            ("z.pbm", "PPM"),
+            ("z.pgm", "PPM"),
+            ("b/z.ppm", "PPM"),
+            ("z.tga", "TGA"),
+        ),
+    ],
+)
+def test_every_kind_that_can_be_read_is_read(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.png").write_bytes(encode(noise(1)[0]))
+    image = Image.fromarray(noise(1)[0]).convert({"z.pbm": "1", "z.pgm": "L"}.get(name, "RGB"))
+    (tmp_path / name).write_bytes(encode(image, kind))
+    assert len(read_images(tmp_path, size=16)) == 2
+
+
+LEFT_OUT = {
+    "a.png": "",
+    **{f"{i}.txt": "2 .txt" for i in range(2)},
+    "b/c.json": "1 .json",
+    "noext": "1 without a suffix",
+    "B.TXT.bak": "1 .bak",
+    "more.zip": "1 .zip",
+    "more.npz": "1 .npz",
+    ".DS_Store": "hidden",
+    ".thumbs/a.png": "hidden",
+    "__MACOSX/._a.png": "hidden",
+    "a.png\n.x": "1 .x",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_left_out_is_counted_by_kind(tmp_path: Path, packed: bool) -> None:
+    folder = tmp_path / "set"
+    for name in LEFT_OUT:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encode(noise(1)[0]))
+    if packed:
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+            for name in LEFT_OUT:
+                archive.write(folder / name, name)
+    else:
+        (folder / "more").symlink_to(tmp_path, target_is_directory=True)
+        (folder / "linked.png").symlink_to(folder / "a.png")
+    with image_files.ImageFiles(tmp_path / ("set.zip" if packed else "set")) as images:
+        (line,) = images.notes()
+        assert len(images) == (1 if packed else 2)  # a link to an image is an image
+    for said in LEFT_OUT.values():
+        assert said in line
+    assert ("1 links to folders" in line) is not packed
+    assert "3 hidden" in line
+    assert line.isprintable()
+
+
+def test_nothing_is_said_of_plain_images(tmp_path: Path) -> None:
+    for i, image in enumerate(noise(3)):
+        (tmp_path / f"{i}.png").write_bytes(encode(image))
+    with image_files.ImageFiles(tmp_path) as images:
+        assert images.copies() == 0
+        assert images.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "said"),
+    [
+        (Image.new("L", (16, 16), 128), "PNG", ["greyscale images read as RGB"]),
+        (Image.new("1", (16, 16), 1), "PNG", ["greyscale images read as RGB"]),
+        (Image.new("RGBA", (16, 16), (255, 0, 0, 51)), "PNG", ["transparent images laid on white"]),
+        (Image.fromarray(np.full((16, 16), 40_000, np.uint16)), "PNG", ["16-bit images read as 8-bit", "greyscale"]),
+        (Image.new("CMYK", (16, 16), (9, 9, 9, 0)), "JPEG", ["CMYK images read as RGB"]),
+        (Image.new("RGB", (16, 16), (1, 2, 3)).quantize(4), "PNG", []),
+    ],
+)
+def test_what_is_converted_is_said(tmp_path: Path, image: Image.Image, kind: str, said: list[str]) -> None:
+    (tmp_path / "a.png").write_bytes(encode(image, kind))
+    (tmp_path / "b.png").write_bytes(encode(noise(1)[0]))
+    with image_files.ImageFiles(tmp_path) as images:
+        list(images.read(range(2)))
+        assert len(images.notes()) == len(said)
+        assert all(any(note.startswith(one) for note in images.notes()) for one in said)
+
+
 def test_an_encoded_image_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "MAX_BYTES", 100)
     with pytest.raises(DataError, match=r"a\.png: [0-9]+ bytes; allowed: 100"):

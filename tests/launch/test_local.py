@@ -32,7 +32,7 @@ from ablate.study.plan import RunSpec, plan
 from ablate.study.request import Rerun, StudyRequest
 
 SPECS = plan(["baseline", "no_drift"], [0, 1, 2], "smoke")
-DATA = SimpleNamespace(name="set", digest="d")
+DATA = SimpleNamespace(name="set", digest="d", notes=())
 IDS = [spec.run_id("set", "d") for spec in SPECS]
 
 

@@ -100,10 +100,13 @@ def test_two_sets(folder: Path, ablate: Run, measure: Measure) -> None:
     for name in SETS:
         assert (found[name]["n"], found[name]["ref_n"]) == (24, 40)
         assert len(found[name]["weights_digest"]) == 64
-    assert (found["fd"]["floor_n"], found["fd"]["floor_ref_n"]) == (20, 20)
-    assert 0 < found["fd"]["floor"] < found["fd"]["value"]
-    assert "N = 24 and reference N = 40 below the 1,280 features" in found["fd"]["note"]
+    assert "floor" not in found["fd"]
+    assert found["fd"]["note"] == (
+        "N = 24 and reference N = 40 below the 1,280 features: covariance of no full rank; "
+        "no real/real: N = 24 needs 48 different real images, found 40; --n 20 has one"
+    )
     assert found["fd_inf"]["error"] > 0
+    assert found["fd_inf"]["low"] < found["fd_inf"]["value"] < found["fd_inf"]["high"]
     assert found["memorised_pd"]["low"] == 0
     assert 0 < found["nearest_pd"]["value"] < found["diversity_pd"]["value"]
     # The same images in another form, and the second time from the cache.
@@ -111,6 +114,68 @@ def test_two_sets(folder: Path, ablate: Run, measure: Measure) -> None:
     assert again["fd"]["value"] == pytest.approx(found["fd"]["value"], rel=1e-6)
     shown = ablate("measure", "real", "fake", "--metric", "fd", cwd=folder)
     assert f"{found['fd']['value']:.2f}" in shown.stdout
+
+
+def test_the_floor_is_at_the_size_of_the_distance(folder: Path, ablate: Run, measure: Measure) -> None:
+    found = measure("real", "fake", "--n", "12", "-m", "fd", "-m", "kd", cwd=folder)
+    for name in ("fd", "kd"):
+        assert (found[name]["n"], found[name]["floor_n"], found[name]["floor_ref_n"]) == (12, 12, 28)
+    assert 0 < found["fd"]["floor"] < found["fd"]["value"]
+    shown = ablate("measure", "real", "fake", "--metric", "fd", cwd=folder)
+    assert "N = 24 needs 48 different real images, found 40; --n 20 has one" in " ".join(shown.stdout.split())
+
+
+def test_copies_are_said_and_stay_in_one_half(folder: Path, ablate: Run, tmp_path: Path) -> None:
+    real = blobs(40, 0)
+    np.savez(tmp_path / "twice.npz", np.concatenate([real[:20], real[:20]]))
+    np.savez(tmp_path / "different.npz", real)
+    floors = []
+    for name in ("twice", "different"):
+        done = ablate("measure", str(tmp_path / f"{name}.npz"), "-m", "fd", "--json", cwd=folder)
+        found = json.loads(done.stdout)["fd"]
+        floors.append(found["value"])
+        assert (found["n"], found["ref_n"]) == (20, 20)
+        assert ("20 of 40 images are exact copies of others" in done.stderr) is (name == "twice")
+        assert f"N = {10 if name == 'twice' else 20} and reference" in found["note"]  # different images only
+    assert floors[0] > 0.9 * floors[1]
+
+
+def test_copies_of_one_image_have_no_halves(folder: Path, ablate: Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", np.concatenate([blobs(1, 0)] * 8))
+    done = ablate("measure", str(tmp_path / "one.npz"), "-m", "fd", cwd=folder)
+    assert done.returncode == 1
+    assert "7 of 8 images are exact copies of others, which stay in one half; found 0" in done.stderr
+
+
+def test_images_are_paired_by_their_names(folder: Path, ablate: Run, measure: Measure, tmp_path: Path) -> None:
+    images = blobs(24, 1)
+    for name, form in (("plain", "sample_{}.png"), ("padded", "{:05}.png"), ("letters", "{}.png")):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / form.format(i if name != "letters" else chr(97 + i)))
+    for words in (("fake.npz", "plain"), ("plain", "fake.npz"), ("plain", "padded")):
+        paths = [str(tmp_path / word) if word != "fake.npz" else word for word in words]
+        assert measure(*paths, "-m", "pd", cwd=folder)["pd"]["value"] == pytest.approx(0, abs=1e-6)
+        with_baseline = measure("real", paths[0], "--baseline", paths[1], "-m", "fd", cwd=folder)
+        assert with_baseline["fd_difference"]["error"] == pytest.approx(0, abs=1e-3)
+    for words in (("fake.npz", "letters", "-m", "pd"), ("real", "fake.npz", "--baseline", "letters", "-m", "fd")):
+        refused = ablate("measure", *(str(tmp_path / w) if w == "letters" else w for w in words), cwd=folder)
+        assert refused.returncode == 1
+        assert "has no partner in" in refused.stderr
+    alone = ablate("measure", "fake.npz", "-m", "pd", cwd=folder)
+    assert "--metric pd: images are compared in pairs; fix: name a second set" in alone.stderr
+    assert "numbers in their names" in " ".join(ablate("measure", "--help", cwd=folder).stdout.split())
+
+
+def test_one_array_of_several_is_chosen(folder: Path, ablate: Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "both.npz", train_images=blobs(24, 1), val_images=blobs(24, 2))
+    words = ("measure", str(tmp_path / "both.npz"), str(tmp_path / "both.npz"), "-m", "fd", "--json")
+    assert (
+        "2 arrays can be images: train_images: uint8 (24, 64, 64, 3), val_images" in ablate(*words, cwd=folder).stderr
+    )
+    done = ablate(*words, "--array", "val_images", cwd=folder)
+    assert json.loads(done.stdout)["fd"]["n"] == 24
+    assert done.stderr.count("array val_images of shape (24, 64, 64, 3) read as (N, H, W, C)") == 1
 
 
 def test_one_set_is_its_own_floor(folder: Path, measure: Measure) -> None:
@@ -259,10 +324,13 @@ def bad(folder: Path, tmp_path: Path) -> Path:
         (["real", "absent"], "absent: no such file or folder"),
         (["real", "fake", "--size", "0"], "real: size 0 asked for"),
         (["real", "fake", "--metric", "fdi"], "--metric fdi: no such metric; did you mean fd? Allowed: fd, "),
-        (["real", "fake", "--metric", "pd"], "--metric pd: images are compared one by one; found 40 and 24"),
+        (
+            ["real", "fake", "--metric", "pd"],
+            "fake: 24 images, real: 40; images are compared in pairs; fix: give as many in both",
+        ),
         (
             ["real", "fake", "--baseline", "real"],
-            "real: 40 images, fake: 24; a paired difference needs two sets of paired images",
+            "fake: 24 images, real: 40; images are compared in pairs; fix: give as many in both",
         ),
         (["real", "fake", "--weights", "absent"], "absent: no such folder of weights"),
         (["real", "fake", "--weights", "weights"], "alexnet_features.safetensors: damaged, or not a weight file"),

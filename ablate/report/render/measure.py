@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ablate.report.render.text_table import TextTable, to_rich
 
-HEADS = ("metric", "value", "± / interval", "N", "ref N", "real/real", "at N")
+HEADS = ("metric", "value", "± / interval", "N", "ref N", "real/real", "its ref N")
 
 
 def to_json(document: Mapping[str, Mapping[str, Any]]) -> str:
@@ -26,7 +26,7 @@ def render(document: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     for name, entry in document.items():
         if entry.get("note"):
             notes.setdefault(entry["note"], []).append(name)
-        floor = (_value(entry["floor"]) if "floor" in entry else "", _count(entry.get("floor_n")))
+        floor = (_value(entry["floor"]) if "floor" in entry else "", _count(entry.get("floor_ref_n")))
         counts = (_count(entry.get("n")), _count(entry.get("ref_n")))
         lines.append((name, _value(entry["value"]), _uncertainty(entry), *counts, *floor))
     warnings = (Text(f"! {', '.join(names)}: {note}", style="yellow") for note, names in notes.items())

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from ablate.base.progress import Progress
 from ablate.launch.stale import stale_note, stale_runs
 from ablate.launch.study import forecast_study, run_study
 from ablate.report.builder import build, read
+from ablate.report.findings import Findings
 from ablate.report.selection import Choice
 from ablate.runs.context import Row
 from ablate.store import tables
@@ -107,25 +110,42 @@ def make_study(
 def judge(request: StudyRequest, planned: Sequence[Planned]) -> list[Standing]:
     """Return the verdicts on each variant of a study, by the tables of its folder as they are now."""
     specs = {run.spec.variant: run.spec for run in planned if run.spec.variant != BASELINE}
+    runs = tables.read(request.results, "runs")
+    done = runs[runs["run_id"].isin([run.run_id for run in planned]) & (runs["status"] == "done")]
+    digests = done["data_digest"].dropna()
+    found = findings_of(request, planned, digests.iloc[0]) if len(digests) else None
+    configs = {} if found is None else {row.label: row.config_hash for row in found.rows}
     verdicts: dict[str, dict[str, str]] = {name: {} for name in specs}
     seeds = dict.fromkeys(specs, 0)
-    frames = read(request.results) if request.results.is_dir() else {"runs": tables.read(request.results, "runs")}
-    runs = frames["runs"]
-    done = runs[runs["run_id"].isin([run.run_id for run in planned]) & (runs["status"] == "done")]
-    if len(done):
-        # Other runs of the folder may differ in what must be equal.
-        comparable = (runs["preset"] == request.preset) & (runs["data_digest"] == done["data_digest"].iloc[0])
-        sizes = done[["fd_n", "fd_ref_n"]].dropna().drop_duplicates().itertuples(index=False)
-        samples = [f"{n}/{ref_n}" for n, ref_n in sizes]
-        choice = Choice(budget=request.budget, claims=False, samples=samples[0] if len(samples) == 1 else None)
-        findings = build(frames | {"runs": runs[comparable]}, choice)
-        configs = {row.label: row.config_hash for row in findings.rows}
-        for one in findings.comparisons:
-            if one.variant in specs and configs[one.label] == specs[one.variant].config.hash:
-                judged = not one.why.startswith("not judged")
-                verdicts[one.variant][one.metric] = one.verdict if judged else "not judged"
-                seeds[one.variant] = max(seeds[one.variant], one.n)
+    for one in () if found is None else found.comparisons:
+        if one.variant in specs and configs[one.label] == specs[one.variant].config.hash:
+            judged = not one.why.startswith("not judged")
+            verdicts[one.variant][one.metric] = one.verdict if judged else "not judged"
+            seeds[one.variant] = max(seeds[one.variant], one.n)
     return [Standing(name, seeds[name], verdicts[name]) for name in specs]
+
+
+def findings_of(request: StudyRequest, planned: Sequence[Planned], digest: str) -> Findings | None:
+    """Return what a report finds in the runs of a folder that compare with a study; None: there are none.
+
+    Args:
+        request: The study.
+        planned: Its runs.
+        digest: Of its data.
+
+    Raises:
+        ResultsError: The folder cannot be read, or finished runs of the study do not compare.
+    """
+    runs = tables.read(request.results, "runs")
+    comparable = runs[(runs["preset"] == request.preset) & (runs["data_digest"] == digest)]
+    configs = {(run.spec.variant, run.spec.config.hash) for run in planned}
+    own = [pair in configs for pair in zip(comparable["variant"], comparable["config_hash"], strict=True)]
+    alike = comparable[pd.Series(own, comparable.index, dtype=bool)]
+    # Other runs of the folder may have been measured with other numbers of images.
+    sizes = alike.loc[alike["status"] == "done", ["fd_n", "fd_ref_n"]].dropna().drop_duplicates()
+    samples = [f"{n}/{ref_n}" for n, ref_n in sizes.itertuples(index=False)]
+    choice = Choice(budget=request.budget, claims=False, samples=samples[0] if len(samples) == 1 else None)
+    return build(read(request.results) | {"runs": comparable}, choice) if len(comparable) else None
 
 
 def _next_runs(

@@ -25,13 +25,14 @@ LAYERS = [
     ["launch"],
     ["report"],
     ["studies"],
+    ["planning"],
     ["api"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 REPORT_READS = {"base", "data", "report", "stats", "store", "study"}
-REPORT_READERS = {"api", "cli", "report", "studies"}
+REPORT_READERS = {"api", "cli", "planning", "report", "studies"}
 WITHOUT_TORCH = [
     "api",
     "base.errors",

@@ -3,9 +3,10 @@
 # ruff: noqa: I001 (the order of the commands in --help)
 from ablate.cli.app import app, main
 from ablate.cli import study
+from ablate.cli import plan
 from ablate.cli import verdicts
 from ablate.cli import runs
 from ablate.cli import measure
 from ablate.cli import doctor
 
-__all__ = ["app", "doctor", "main", "measure", "runs", "study", "verdicts"]
+__all__ = ["app", "doctor", "main", "measure", "plan", "runs", "study", "verdicts"]

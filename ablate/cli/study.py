@@ -107,31 +107,52 @@ def show(
     Console().print(render_variant(chosen, preset, config, baseline, spent.params, spent.macs, spent.decode_macs))
 
 
+# What makes a plan: the options of `run` that `plan` has too.
+VariantsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        "-v",
+        help="A variant, several as in a,b, a combination as in a+b, or all. Repeatable. Default: baseline.",
+        show_default=False,
+        autocompletion=variant_names,
+    ),
+]
+FactorsOption = Annotated[
+    str | None,
+    typer.Option("--factors", help="Axes, as in drift,prediction: run every combination of their variants."),
+]
+BaselineOption = Annotated[
+    bool,
+    typer.Option(
+        "--baseline/--no-baseline",
+        help="Also run the baseline at the same seeds, to compare with. The default.",
+        show_default=False,
+    ),
+]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, as in 0, 0-4 or 0,3,7-9.")]
+BudgetOption = Annotated[
+    Budget,
+    typer.Option("--budget", help="Train each variant for equal steps, or for the baseline's training MACs."),
+]
+DataOption = Annotated[str, typer.Option("--data", help="cats (embedded), or a folder, zip or .npz of images.")]
+MetricsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        "-m",
+        help="Measure this too. Its weights may be downloaded. Repeatable.",
+        show_default=False,
+    ),
+]
+
+
 @app.command()
 def run(
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--variant",
-            "-v",
-            help="A variant, several as in a,b, a combination as in a+b, or all. Repeatable. Default: baseline.",
-            show_default=False,
-            autocompletion=variant_names,
-        ),
-    ] = None,
-    factors: Annotated[
-        str | None,
-        typer.Option("--factors", help="Axes, as in drift,prediction: run every combination of their variants."),
-    ] = None,
-    baseline: Annotated[
-        bool,
-        typer.Option(
-            "--baseline/--no-baseline",
-            help="Also run the baseline at the same seeds, to compare with. The default.",
-            show_default=False,
-        ),
-    ] = True,
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, as in 0, 0-4 or 0,3,7-9.")] = "0",
+    variant: VariantsOption = None,
+    factors: FactorsOption = None,
+    baseline: BaselineOption = True,
+    seeds: SeedsOption = "0",
     until_decided: Annotated[
         bool,
         typer.Option(
@@ -144,21 +165,10 @@ def run(
         typer.Option("--max-seeds", help="With --until-decided: seeds at most. Default: 16.", show_default=False),
     ] = None,
     preset: PresetOption = variants.DEFAULT_PRESET,
-    budget: Annotated[
-        Budget,
-        typer.Option("--budget", help="Train each variant for equal steps, or for the baseline's training MACs."),
-    ] = Budget.steps,
-    data: Annotated[str, typer.Option("--data", help="cats (embedded), or a folder, zip or .npz of images.")] = "cats",
+    budget: BudgetOption = Budget.steps,
+    data: DataOption = "cats",
     results: ResultsOption = Path("results"),
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric",
-            "-m",
-            help="Measure this too. Its weights may be downloaded. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    metrics: MetricsOption = None,
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     launcher: Annotated[

@@ -24,7 +24,7 @@ def forecast_study(request: StudyRequest) -> list[Planned]:
     Raises:
         AblateError: An unknown name, or data or a device that cannot be used.
     """
-    specs, _ = _specs(request)
+    specs, _ = study_specs(request)
     open_trackers(request.log, request.results)
     return local.forecast(request, specs, tables.read(request.results, "runs"))
 
@@ -51,7 +51,7 @@ def run_study(
         AblateError: An unknown name, data that cannot be used, or a run that cannot go on.
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after saving.
     """
-    specs, quantize_finished = _specs(request)
+    specs, quantize_finished = study_specs(request)
     trackers = open_trackers(request.log, request.results)
     tables.check_folder(request.results)
 
@@ -93,7 +93,7 @@ def described(row: Row, how: str) -> str:
     return f"{row['run_id']}: {what}"
 
 
-def _specs(request: StudyRequest) -> tuple[list[RunSpec], bool]:
+def study_specs(request: StudyRequest) -> tuple[list[RunSpec], bool]:
     """Return the runs, and whether finished ones may lack number formats that were asked for."""
     specs = request.specs(match_training_macs if request.budget == "macs" else None)
     return with_formats(specs, request.quantize, request.scopes)

@@ -24,7 +24,7 @@ from ablate.launch.ray_worker import resumable_files
 from ablate.store import tables
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
-COMMANDS = ["list", "show", "run", "report", "compare", "gate", "measure", "bench", "replay", "doctor"]
+COMMANDS = ["list", "show", "run", "plan", "report", "compare", "gate", "measure", "bench", "replay", "doctor"]
 COMMANDS += ["sample", "export"]
 
 # The files of a finished run at `smoke`, in order.

@@ -38,8 +38,15 @@ def test_the_order_of_its_parts_does_not_name_a_plan() -> None:
     same = plans.make_plan(variants=PLAN.variants[::-1], seeds=(0, 1, 1), **kept)
     assert same.plan_id == PLAN.plan_id
     assert replace(PLAN, data="other name").plan_id == PLAN.plan_id
-    for other in (replace(PLAN, seeds=(0, 1, 2)), replace(PLAN, metrics=("fid",)), replace(PLAN, preset="quick")):
-        assert other.plan_id != PLAN.plan_id
+    changes = ({"seeds": (0, 1, 2)}, {"metrics": ("fid",)}, {"preset": "quick"}, {"max_seeds": 2})
+    for change in changes:
+        assert replace(PLAN, **change).plan_id != PLAN.plan_id
+
+
+def test_a_fixed_plan_keeps_its_name() -> None:
+    """Rows of earlier runs name it."""
+    assert PLAN.plan_id == "de3dd8b42fb4"
+    assert replace(PLAN, max_seeds=None) == PLAN
 
 
 def test_many_processes_record_one_plan(tmp_path: Path) -> None:

@@ -79,18 +79,18 @@ def render_plan(planned: Sequence[Planned]) -> RenderableType:
         table.columns[column].justify = "right"
     for run in planned:
         steps, seed = f"{run.spec.config.train.steps:,}", str(run.spec.seed)
-        estimate = "" if run.finished else _duration(run.wall_s)
+        estimate = "" if run.finished else duration(run.wall_s)
         table.add_row(run.spec.variant, seed, steps, "done" if run.finished else "to run", estimate)
     known = [run.wall_s for run in planned if not run.finished]
     total = [seconds for seconds in known if seconds is not None]
-    duration = _duration(sum(total)) if total else "unknown" if known else "0 s"
-    table.caption = f"{len(known)} of {len(planned)} to run: {duration}"
+    time = duration(sum(total)) if total else "unknown" if known else "0 s"
+    table.caption = f"{len(known)} of {len(planned)} to run: {time}"
     if total and len(total) < len(known):
         table.caption += f", and {len(known) - len(total)} of unknown length"
     return table
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """Return a time in seconds, minutes or hours, or `unknown`."""
     if seconds is None:
         return "unknown"

@@ -1,0 +1,159 @@
+"""The plan of a study before it is run: what it will judge, what it can show, and how long it takes."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+
+import pandas as pd
+
+from ablate.base.errors import AblateError, ResultsError, did_you_mean
+from ablate.base.machine import code_version, environment, pick_device
+from ablate.data.datasets import load_dataset
+from ablate.launch.local import forecast
+from ablate.launch.plans import planned as plan_of
+from ablate.launch.study import study_specs
+from ablate.report.findings import Findings
+from ablate.report.judged_metrics import HEADLINES
+from ablate.report.plan_preview import MetricPower, PlannedRun, PlanPreview
+from ablate.stats.paired import POWER
+from ablate.stats.planned_power import detectable_effect
+from ablate.store import plans, tables
+from ablate.studies import findings_of
+from ablate.study.plan import Planned
+from ablate.study.request import StudyRequest
+from ablate.study.variants import BASELINE
+
+POWER_SEEDS = (4, 6, 8, 12)
+HOW = (
+    "Simulated for a planned study and its joint test: normal differences, any two variants correlated by 1/2 (they "
+    "share the baseline), metrics independent, one true difference."
+)
+
+
+def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool = False) -> PlanPreview:
+    """Return the plan that `ablate run` would record for a request, and what it can show.
+
+    Args:
+        request: The study.
+        sds: Standard deviations of the paired differences, as in `fd=5`; a number alone is of the
+            first metric. Those of other metrics come from runs in the folder.
+        record: Record the plan, unless it is recorded already.
+
+    Raises:
+        AblateError: An unknown name, data that cannot be used, no variant besides the baseline, or
+            one of `sds` that is no number above 0 or of a metric that is not judged.
+    """
+    specs, _ = study_specs(request)
+    data, past = load_dataset(request.data), tables.read(request.results, "runs")
+    names = [spec.variant for spec in specs if spec.variant != BASELINE]
+    variants = list(dict.fromkeys(names))
+    if not variants or len(names) == len(specs):
+        missing = "no variant to compare with the baseline" if not variants else "no baseline to compare with"
+        raise AblateError(f"ablate plan: {missing}; name a variant, and leave the baseline in")
+    plan, _ = plan_of(specs, request, data)
+    # Times of other machines do not count.
+    here = past["environment"] == environment(pick_device(request.device))
+    runs = forecast(request, specs, past.assign(wall_s=past["wall_s"].where(here)))
+    finished = past[past["run_id"].isin([run.run_id for run in runs]) & (past["status"] == "done")]
+    found: Findings | None = None
+    with suppress(ResultsError):  # runs that do not compare tell no spread
+        found = findings_of(request, runs, data.digest)
+    metrics = judged_metrics(request, found)
+    given = _parse_sds(sds, metrics)
+    counts = sorted({*POWER_SEEDS, *([len(plan.seeds)] if len(plan.seeds) <= max(POWER_SEEDS) else [])})
+    effects = tuple(detectable_effect(n, len(variants), len(metrics)) for n in counts)
+    if record:
+        plans.record(request.results, plan, code_version())
+    return PlanPreview(
+        plan_id=plan.plan_id,
+        recorded_at=_recorded_at(request, plan.plan_id),
+        preset=plan.preset,
+        data=plan.data,
+        data_digest=plan.data_digest,
+        budget=plan.budget,
+        variants=tuple(dict.fromkeys(spec.variant for spec in specs)),
+        seeds=plan.seeds,
+        metrics=metrics,
+        tests=len(variants) * len(metrics),
+        level=plan.level,
+        power=POWER,
+        runs=tuple(_run(run) for run in runs),
+        of_other_plans=int((finished["plan_id"] != plan.plan_id).fillna(True).sum()),
+        power_seeds=tuple(counts),
+        effects=effects,
+        wall_s=_wall_s(runs, counts),
+        metric_power=tuple(_metric_power(name, given, found, variants, effects) for name in metrics),
+        how=HOW,
+    )
+
+
+def judged_metrics(request: StudyRequest, found: Findings | None) -> tuple[str, ...]:
+    """Return the metrics that a study is judged by: the headline metrics, then others asked for.
+
+    Without runs that tell, a better headline metric counts if it is asked for: its weights may be
+    missing.
+    """
+    expected = [best if best in request.metrics else embedded for best, embedded in HEADLINES]
+    headline = expected if found is None else list(found.compared.headline)
+    return tuple(dict.fromkeys([*headline, *request.metrics]))
+
+
+def _parse_sds(texts: Iterable[str], metrics: Sequence[str]) -> dict[str, float]:
+    sds = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            sd = float(number)
+        except ValueError:
+            sd = math.nan
+        if not 0 < sd < math.inf:
+            raise AblateError(f"--sd {text}: it must be a number above 0, as in 5 or fd=5; one --sd for each metric")
+        name = name.strip() or metrics[0]
+        if name not in metrics:
+            near = did_you_mean(name, metrics)
+            raise AblateError(f"--sd {text}: {name} is not judged here{near} Allowed: {', '.join(metrics)}")
+        sds[name] = sd
+    return sds
+
+
+def _run(run: Planned) -> PlannedRun:
+    spec = run.spec
+    return PlannedRun(run_id=run.run_id, variant=spec.variant, seed=spec.seed, finished=run.finished, wall_s=run.wall_s)
+
+
+def _wall_s(runs: Sequence[Planned], counts: Sequence[int]) -> tuple[float | None, ...]:
+    """Return the seconds that every variant's runs of so many seeds take, one after another."""
+    one_seed = {run.spec.variant: run.wall_s for run in runs}.values()
+    known = [seconds for seconds in one_seed if seconds is not None]
+    return tuple(n * sum(known) if len(known) == len(one_seed) else None for n in counts)
+
+
+def _metric_power(
+    metric: str,
+    sds: Mapping[str, float],
+    found: Findings | None,
+    variants: Sequence[str],
+    effects: Sequence[float | None],
+) -> MetricPower:
+    past = [] if found is None else [one for one in found.comparisons if one.metric == metric and one.sd]
+    mine = [one for one in past if one.variant in variants] or past
+    spreads = [one.sd for one in mine if one.sd is not None]
+    sd, source = None, "unknown"
+    if metric in sds:
+        sd, source = sds[metric], "given"
+    elif spreads:
+        sd = statistics.median(spreads)
+        source = f"of {mine[0].label}, {mine[0].n} seeds"
+        if len(mine) > 1:
+            source = f"median of {len(mine)} variants, {min(spreads):.3g} to {max(spreads):.3g}"
+    detectable = tuple(None if sd is None or effect is None else effect * sd for effect in effects)
+    return MetricPower(metric=metric, sd=sd, sd_from=source, detectable=detectable)
+
+
+def _recorded_at(request: StudyRequest, plan_id: str) -> str | None:
+    recorded = tables.read(request.results, "plans")
+    times = recorded.loc[recorded["plan_id"] == plan_id, "created_at"]
+    return None if not len(times) or pd.isna(times.iloc[0]) else times.iloc[0].isoformat()

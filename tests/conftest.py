@@ -1,9 +1,14 @@
 """One thread for the whole test run: small tensors, and threads that wait for each other on a busy machine cost tenfold."""
 
 import gc
+import hashlib
 import os
 import signal
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -19,8 +24,37 @@ settings.register_profile(
 )
 settings.load_profile("busy")
 
+# Several processes take these files first: one that starts last would leave the other processes idle.
+LONGEST = ("kill", "number_formats", "ray", "docs", "cli", "loop", "onnx_runtime", "steal", "neighbours", "autoencoder")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
 
 def pytest_collection_finish() -> None:
     """Spare later garbage collections what the imports left: `ablate run` collects before it times calls, and tests run it often."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def each_graph_exported_once() -> Iterator[None]:
+    """Keep what the ONNX exporter returns for a module: it takes twenty seconds, and commands export one run again and again."""
+    import torch
+
+    export, kept = torch.onnx.export, dict[str, Any]()
+
+    def export_once(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], **options: Any) -> Any:
+        digest = hashlib.sha256(repr((module, [x.shape for x in inputs], options)).encode())
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        key = digest.hexdigest()
+        if key not in kept:
+            kept[key] = export(module, inputs, **options)
+        return kept[key]
+
+    with mock.patch.object(torch.onnx, "export", export_once):
+        yield

@@ -76,7 +76,7 @@ def run(command: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, each_graph_exported_once: None) -> Path:
     """A new user's folder with images of their own, after the README's commands and two more variants."""
     if not STUDIES.is_dir():
         pytest.skip("the shipped studies are not here")

@@ -22,7 +22,7 @@ from ablate.models.kpn.denoiser import build
 from ablate.study import variants
 from ablate.study.plan import RunSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_graph_exported_once")]
 
 PAGE = Path(__file__).parents[2] / "docs/number-formats.md"
 CONFIG = variants.resolve(variants.load("baseline"), "smoke")
@@ -39,7 +39,7 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, each_graph_exported_once: None) -> Path:
     """The baseline with int8 and int4, its file of each scheme, and a run that failed."""
     path = tmp_path_factory.mktemp("work")
     np.savez(path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))

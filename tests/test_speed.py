@@ -43,6 +43,7 @@ def test_the_published_step_trains_the_same() -> None:
         state.update(config.train.lr, config.train.grad_clip, config.train.ema)
 
 
+@pytest.mark.slow
 def test_rows_are_complete_and_strict_json() -> None:
     with Progress() as progress:
         rows = speed.measure(["upsampling"], CPU, rounds=5, threads=1, progress=progress)

@@ -231,6 +231,7 @@ def test_without_weights_a_metric_is_null_and_says_why(folder: Path, measure: Me
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real AlexNet weights in {SHARED}")
+@pytest.mark.slow
 def test_weights_at_hand_are_used_unasked(folder: Path, measure: Measure) -> None:
     found = measure("real", "fake", "--weights", str(SHARED / "weights"), cwd=folder)
     assert {"diversity_lpips", "nearest_lpips", "memorised_lpips"} < set(found)

@@ -149,6 +149,7 @@ PUBLISHED = {
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real AlexNet and VGG16 weights in {SHARED}")
 @pytest.mark.parametrize("net", ["alex", "vgg"])
+@pytest.mark.slow
 def test_lpips_is_the_packages_on_real_weights(net: str) -> None:
     found = load_lpips(net, search=Search(SHARED))
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pages
+import pytest
 from typer.testing import CliRunner
 
 from ablate import cli
@@ -42,6 +43,7 @@ def test_it_yields_at_the_start_and_at_every_change(tmp_path: Path) -> None:
     assert line.startswith("no_drift-smoke-cats-s0-00000000: preview of step 100")
 
 
+@pytest.mark.slow
 def test_it_writes_the_file_again_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     folder, output = pages.make(tmp_path / "results", {"baseline": 0.0}, [0], images=False), tmp_path / "report.md"
     words = [sys.executable, "-m", "ablate", "report", "--results", str(folder), "--watch", "-o", str(output)]

@@ -192,6 +192,7 @@ def test_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
 
+@pytest.mark.slow
 def test_every_damage_is_noticed(tmp_path: Path) -> None:
     """Cut the file anywhere or change any byte: the same rows come back, or one clear error; never other rows."""
     tables.append(tmp_path, {"runs": [run(str(i), fd=float(i), config="{}" * i) for i in range(20)]})

@@ -1,6 +1,7 @@
 """Training of the autoencoder: cached by content, resumable, latents scaled to unit variance."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from ablate.training.checkpoint import TrainingState
 CONFIG = variants.resolve(variants.load("latent"), "smoke")
 
 
+def random_images() -> torch.Tensor:
+    return torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return random_images()
 
 
 @pytest.fixture
@@ -51,6 +56,16 @@ def prepare(
     return trained, steps
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the autoencoder of `CONFIG`."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ABLATE_CACHE", str(folder))
+        prepare(random_images(), folder)
+    return folder / "autoencoders"
+
+
 def test_latents_have_unit_variance_and_the_cache_returns_the_same_autoencoder(
     images: torch.Tensor, tmp_path: Path, cache: Path
 ) -> None:
@@ -79,13 +94,15 @@ def test_latents_have_unit_variance_and_the_cache_returns_the_same_autoencoder(
     ids=lambda changed: next(iter(changed)),
 )
 def test_everything_it_depends_on_is_in_the_cache_key(
-    images: torch.Tensor, tmp_path: Path, cache: Path, changed: dict[str, Any]
+    images: torch.Tensor, tmp_path: Path, cache: Path, trained: Path, changed: dict[str, Any]
 ) -> None:
-    prepare(images, tmp_path)
+    shutil.copytree(trained, cache)
+    assert prepare(images, tmp_path)[1] == []
     assert prepare(images, tmp_path, **changed)[1]
     assert len(list(cache.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_trains_another_autoencoder(
     images: torch.Tensor, tmp_path: Path, cache: Path
 ) -> None:
@@ -97,9 +114,9 @@ def test_another_number_of_threads_trains_another_autoencoder(
 
 
 def test_settings_of_the_denoiser_alone_are_not_in_the_cache_key(
-    images: torch.Tensor, tmp_path: Path, cache: Path
+    images: torch.Tensor, tmp_path: Path, cache: Path, trained: Path
 ) -> None:
-    prepare(images, tmp_path)
+    shutil.copytree(trained, cache)
     other = variants.resolve(variants.load("latent+no_perceptual+v_pred"), "smoke")
     assert prepare(images, tmp_path, config=other)[1] == []
 

@@ -20,6 +20,7 @@ from ablate.base.errors import AblateError
 from ablate.base.text import printable
 
 INTERRUPTED = 130  # exit code
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in torch's messages, which have no class of their own
 
 
 class _PlainTypes:
@@ -136,6 +137,14 @@ def main() -> NoReturn:
     except AblateError as error:
         # A message may quote a file's name or content: nothing in it may steer the terminal.
         typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not any(words in text for words in OUT_OF_MEMORY):
+            raise
+        what = printable(text[:200]) or "this machine has no more"
+        fix = "use fewer or smaller images (measure: --size, --n) or a smaller batch, or close other programs"
+        typer.echo(f"error: out of memory: {what}; fix: {fix}", err=True)
         sys.exit(1)
     except OSError as error:
         if error.filename is not None:  # a file's error: code that opens files must explain it

@@ -94,8 +94,6 @@ def launch(
     start = time.monotonic()
     data = load_dataset(request.data)
     load_wall_s = time.monotonic() - start
-    for note in data.notes:
-        progress.say(f"note: {one_line(request.data)}: {note}")
     for spec in {spec.variant: spec for spec in specs}.values():
         memory.check(spec.variant, spec.config, device_bytes(target))
 
@@ -104,6 +102,8 @@ def launch(
         assembled = load_networks(request.asked_metrics, request.weights, target)
         for network, reason in assembled.missing.items():
             on_missing(network, reason)
+        for note in data.notes:
+            progress.say(f"note: {one_line(request.data)}: {note}")
         return assembled
 
     with ExitStack() as stack:

@@ -118,8 +118,6 @@ def launch(
     start = time.monotonic()
     data = load_dataset(request.data)
     load_wall_s = time.monotonic() - start
-    for note in data.notes:
-        progress.say(f"note: {one_line(request.data)}: {note}")
     with ExitStack() as stack:
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
@@ -144,6 +142,8 @@ def launch(
         metric_networks = load_networks(metrics, weights, torch.device("cpu"))
         for network, reason in metric_networks.missing.items():
             on_missing(network, reason)
+        for note in data.notes:
+            progress.say(f"note: {one_line(request.data)}: {note}")
         record(folder, plan, code_version())
         contents = {path.name: path.read_bytes() for path in weight_paths(metric_networks, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}

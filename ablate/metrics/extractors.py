@@ -34,12 +34,18 @@ from ablate.models.weight_files import digest
 from ablate.study.metric_names import EMBEDDED, INCEPTION
 
 BATCH = 32  # images
+BATCH_PIXELS = 2**20  # of larger images, fewer are computed at once
 MEGABYTES = {
     "dinov2_vits14": 85,
     "dinov2_vitb14": 331,
     "dinov2_vitl14": 1161,
     "dinov2_vitg14": 4336,
 }  # approximate size of the weights
+
+
+def batch_size(height: int, width: int, most: int = BATCH) -> int:
+    """Return how many images of a size are computed at once, so that memory does not grow with it."""
+    return max(1, min(most, BATCH_PIXELS // (height * width)))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ablate.base.errors import DataError
 from ablate.base.progress import Progress
 from ablate.data.image_files import ImageFiles
 from ablate.data.pairing import match_by_name
-from ablate.metrics.extractors import BATCH, Extractor
+from ablate.metrics.extractors import Extractor, batch_size
 from ablate.metrics.neighbours import DIVERSITY_IMAGES, sample_metrics, to_float
 from ablate.metrics.networks import MetricNetworks
 from ablate.metrics.pair_distances import pair_scores
@@ -54,7 +54,8 @@ class ImageSubset:
 
     def batches(self) -> Iterator[np.ndarray]:
         """Start a stream of batches (B, 3, H, W) uint8."""
-        return self.images.batches(self.indices, BATCH)
+        _, height, width = next(self.images.read(self.indices[:1])).shape
+        return self.images.batches(self.indices, batch_size(height, width))
 
     def random_images(self, n: int, seed: int) -> np.ndarray:
         """Return at most n images (N, 3, H, W) uint8, chosen at random."""

@@ -16,7 +16,7 @@ form).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ablate.base.errors import DataError
+from ablate.metrics.extractors import batch_size
 from ablate.metrics.pair_distances import Distance
 from ablate.metrics.set_distances import LEVEL, Estimate
 
@@ -33,6 +34,7 @@ QUANTILE = 0.01  # of the held-out images' distances
 P_VALUE = 0.001  # below it the memorisation flag is raised
 NEIGHBOUR_QUERIES = 256  # samples whose nearest training image is searched, and as many real images for comparison
 DIVERSITY_IMAGES = 512  # samples whose diversity is measured
+EMBEDDING_BYTES = 2**29  # of embeddings held at once; those of more or larger images are computed in turns
 
 
 @dataclass(frozen=True)
@@ -96,25 +98,44 @@ def sample_metrics(
         on_batch: Called with the number of candidates in each finished batch.
     """
     with torch.inference_mode():
-        embedded = [embed_images(x[:DIVERSITY_IMAGES], distance, device) for x in (samples, real)]
-        spread = [Estimate(diversity(e)) for e in embedded]
-        queries = torch.cat([e[:NEIGHBOUR_QUERIES] for e in embedded])
-        count = min(len(embedded[0]), NEIGHBOUR_QUERIES)
-        skip: dict[bytes, list[int]] = {}
-        for i, image in enumerate(real[:NEIGHBOUR_QUERIES] if real_are_candidates else ()):
-            skip.setdefault(image.tobytes(), []).append(count + i)
-        neighbours = nearest_images(queries, candidates(), distance, skip=skip, on_batch=on_batch)
+        some = [x[:DIVERSITY_IMAGES] for x in (samples, real)]
+        spread = [Estimate(diversity(embedded_batches(x, distance, device))) for x in some]
+        count = min(len(samples), NEIGHBOUR_QUERIES)
+        queries = np.concatenate([x[:NEIGHBOUR_QUERIES] for x in some])
+        bytes_each = 4 * next(embedded_batches(queries[:1], distance, device)).shape[1]
+        turn = max(1, EMBEDDING_BYTES // bytes_each)
+        found = []
+        for start in range(0, len(queries), turn):
+            skip: dict[bytes, list[int]] = {}
+            for i in range(max(start, count), min(start + turn, len(queries))) if real_are_candidates else ():
+                skip.setdefault(queries[i].tobytes(), []).append(i - start)
+            tell = on_batch if start == 0 else _nothing
+            # Not kept in a variable: it would still be held while the next turn is computed.
+            found.append(
+                nearest_images(
+                    embed_images(queries[start : start + turn], distance, device),
+                    candidates(),
+                    distance,
+                    skip=skip,
+                    on_batch=tell,
+                )
+            )
+        neighbours = Neighbours(torch.cat([one.distance for one in found]), torch.cat([one.index for one in found]))
     of_samples, of_real = neighbours.distance[:count], neighbours.distance[count:]
     memorised = memorisation(of_samples, of_real)
     medians = [Estimate(float(x.median())) for x in (of_samples, of_real)]
     return SampleMetrics(
         samples={"diversity": spread[0], "nearest": medians[0], "memorised": memorised.share},
         real={"diversity": spread[1], "nearest": medians[1]},
-        counts={"diversity": len(embedded[0]), "nearest": count, "memorised": count},
-        real_counts={"diversity": len(embedded[1]), "nearest": len(of_real)},
+        counts={"diversity": len(some[0]), "nearest": count, "memorised": count},
+        real_counts={"diversity": len(some[1]), "nearest": len(of_real)},
         memorised=memorised.flag,
         neighbours=Neighbours(of_samples, neighbours.index[:count]),
     )
+
+
+def _nothing(n: int) -> None:
+    """Show no progress: the candidates of the first turn are the bar."""
 
 
 def to_float(images: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
@@ -125,23 +146,44 @@ def to_float(images: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
 
 def embed_images(images: np.ndarray, distance: Distance, device: torch.device | str, batch: int = 64) -> Tensor:
     """Return the embeddings (N, E) float32, on the device, of images (N, 3, H, W) uint8."""
-    return torch.cat([distance.embed(to_float(images[i : i + batch], device)) for i in range(0, len(images), batch)])
+    found, start = torch.empty(0), 0
+    for embedded in embedded_batches(images, distance, device, batch):
+        if start == 0:  # filled batch by batch: to concatenate would hold all of them twice
+            found = embedded.new_empty((len(images), embedded.shape[1]))
+        found[start : start + len(embedded)] = embedded
+        start += len(embedded)
+    return found
 
 
-def diversity(embeddings: Tensor) -> float:
+def embedded_batches(
+    images: np.ndarray, distance: Distance, device: torch.device | str, batch: int = 64
+) -> Iterator[Tensor]:
+    """Yield the embeddings (B, E) float32 of images (N, 3, H, W) uint8, in batches."""
+    size = batch_size(images.shape[2], images.shape[3], most=batch)
+    return (distance.embed(to_float(images[i : i + size], device)) for i in range(0, len(images), size))
+
+
+def diversity(embeddings: Iterable[Tensor]) -> float:
     """Return the mean distance over all pairs: 2 N / (N - 1) (mean |e|^2 - |mean e|^2).
 
+    Mean and scatter are updated batch by batch in float64 (Chan et al.).
+
     Args:
-        embeddings: (N, E) float, N >= 2.
+        embeddings: (B, E) float each, N >= 2 in all.
 
     Raises:
         DataError: There is only one image.
     """
-    n = len(embeddings)
+    n, scatter, mean = 0, 0.0, torch.zeros(())
+    for batch in embeddings:
+        of_batch = batch.mean(0, dtype=torch.float64)
+        shift = of_batch - mean if n else torch.zeros_like(of_batch)
+        scatter += float((batch - of_batch).square().sum()) + float(shift @ shift) * n * len(batch) / (n + len(batch))
+        n += len(batch)
+        mean = of_batch if n == len(batch) else mean + shift * (len(batch) / n)
     if n < 2:
         raise DataError(f"diversity: found {n} image; it needs at least 2")
-    centred = embeddings - embeddings.mean(0)
-    return float(2 / (n - 1) * centred.square().sum(dtype=torch.float64))
+    return 2 / (n - 1) * scatter
 
 
 def nearest_images(

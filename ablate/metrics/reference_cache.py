@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ablate.metrics.extractors import BATCH, Extractor
+from ablate.metrics.extractors import Extractor, batch_size
 from ablate.metrics.set_distances import KEPT, Features, Statistics, collect_features
 from ablate.store.atomic_files import replacing
 from ablate.store.cache import cache_folder
@@ -48,7 +48,8 @@ def reference_features(
 
 def batches_of(images: np.ndarray) -> Iterator[np.ndarray]:
     """Yield images (N, 3, H, W) in batches."""
-    return (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+    size = batch_size(*images.shape[2:])
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 def cached_features(

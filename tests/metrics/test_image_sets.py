@@ -13,10 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch_fidelity
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from ablate.cli import main
-from ablate.study.metric_names import METRICS
+from ablate.metrics.pair_distances import load_lpips
+from ablate.metrics.weights import Search
+from ablate.study.metric_names import EMBEDDED, METRICS
 
 SHARED = Path(__file__).parents[3] / "shared"
 SETS = ("fd", "fd_inf", "kd", "precision", "recall", "diversity_pd", "nearest_pd", "memorised_pd")
@@ -383,6 +389,28 @@ def test_doctor_shows_and_clears_the_cache(folder: Path, tmp_path: Path, ablate:
     assert "no such part of the cache; did you mean statistics?" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "error: out of memory: this machine has no more; fix: use fewer or smaller images"),
+        (MemoryError("Unable to allocate\n9 GiB"), "error: out of memory: Unable to allocate 9 GiB; fix:"),
+        (RuntimeError("alloc_cpu: can't allocate memory: 9 bytes"), "can't allocate memory: 9 bytes; fix:"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9 GiB"), "error: out of memory: CUDA out of memory."),
+    ],
+)
+def test_running_out_of_memory_is_one_line(
+    folder: Path, ablate: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(np, "stack", fail)
+    done = ablate("measure", "real", "fake", "-m", "kd", cwd=folder)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line
+
+
 def test_names_are_strict() -> None:
     assert {name for name, metric in METRICS.items() if metric.network == "inception-v3-compat"} == {
         *("fid", "fid_inf", "kid", "precision_inception", "recall_inception")
@@ -390,3 +418,77 @@ def test_names_are_strict() -> None:
     assert {name for name, metric in METRICS.items() if "lpips" in name} == {
         name for name, metric in METRICS.items() if (metric.network or "").startswith("lpips-")
     }
+
+
+class Images(Dataset[Tensor]):
+    """The form in which torch-fidelity takes images in memory."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i]
+
+
+def write_as(kind: str, image: np.ndarray, path: Path) -> np.ndarray:
+    """Write an image as a file of a kind; return the pixels (H, W, 3) that a viewer shows, found in another way."""
+    plain = Image.fromarray(image)
+    if kind == "JPEG":
+        plain.save(path.with_suffix(".jpg"), quality=90)
+        return np.asarray(Image.open(path.with_suffix(".jpg")).convert("RGB"))
+    if kind == "palette":
+        indices = (image[..., 0] // 64).astype(np.uint8)
+        colours = np.array([[9, 8, 7], [250, 0, 100], [3, 200, 30], [90, 91, 92]], np.uint8)
+        coded = Image.fromarray(indices, "P")
+        coded.putpalette(colours.ravel().tolist())
+        coded.save(path)
+        return colours[indices]
+    if kind == "greyscale":
+        Image.fromarray(image[..., 0]).save(path)
+        return image[..., :1].repeat(3, 2)
+    if kind == "16-bit":
+        Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(path)
+        return image[..., :1].repeat(3, 2)
+    if kind == "rotated":
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        plain.save(path, exif=exif)
+        return image[::-1, ::-1]
+    if kind == "CMYK":
+        ink = np.concatenate([image, image[..., :1] // 2], -1)
+        Image.frombytes("CMYK", (64, 64), ink.tobytes()).save(path.with_suffix(".tif"))
+        left = (255 - ink.astype(float)) / 255
+        return np.rint(255 * left[..., :3] * left[..., 3:]).astype(np.uint8)
+    plain.save(path)
+    return image
+
+
+@pytest.mark.slow
+def test_files_of_every_kind_measure_as_their_pixels_do(folder: Path, measure: Measure, tmp_path: Path) -> None:
+    """Equal to torch-fidelity, numpy and the `lpips` package on the pixels, to 1e-5."""
+    kinds = ("PNG", "JPEG", "greyscale", "palette", "16-bit", "rotated", "CMYK")
+    sets = {}
+    for name, seed in (("one", 0), ("two", 2)):
+        (tmp_path / name).mkdir()
+        images = blobs(21, seed)
+        sets[name] = np.stack(
+            [write_as(kinds[i % 7], image, tmp_path / name / f"{i}.png") for i, image in enumerate(images)]
+        )
+    weights = ["--weights", str(SHARED / "weights"), "-m", "lpips"] if SHARED.is_dir() else []
+    words = (str(tmp_path / "one"), str(tmp_path / "two"), "-m", "fd", "-m", "psnr_db", *weights)
+    found = {name: entry["value"] for name, entry in measure(*words, cwd=folder).items()}
+    x, y = (torch.from_numpy(sets[name].transpose(0, 3, 1, 2).copy()) for name in ("one", "two"))
+    score = torch_fidelity.calculate_metrics(
+        input1=Images(y), input2=Images(x), fid=True, feature_extractor=EMBEDDED, cuda=False,
+        cache=False, verbose=False, save_cpu_ram=True,
+    )  # fmt: skip
+    assert found["fd"] == pytest.approx(score["frechet_inception_distance"], rel=1e-5)
+    mse = ((x.double() - y.double()) ** 2).mean((1, 2, 3))
+    assert found["psnr_db"] == pytest.approx(float((10 * torch.log10(255**2 / mse)).mean()), rel=1e-5)
+    if weights:
+        network = load_lpips("alex", search=Search(SHARED / "weights"))
+        expected = float(network.model(y / 127.5 - 1, x / 127.5 - 1).mean())
+        assert found["lpips"] == pytest.approx(expected, rel=1e-5)

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.base.errors import DataError
-from ablate.metrics.neighbours import diversity, embed_images, memorisation, nearest_images, sample_metrics, to_float
+from ablate.metrics.neighbours import (
+    diversity,
+    embedded_batches,
+    memorisation,
+    nearest_images,
+    sample_metrics,
+    to_float,
+)
 
 CPU = torch.device("cpu")
 
@@ -38,10 +45,10 @@ def test_diversity_is_the_mean_over_all_pairs() -> None:
     images, distance = smooth_images(9, 0), Colours()
     x = to_float(images, CPU)
     pairs = [float(distance(x[i : i + 1], x[j : j + 1])) for i in range(9) for j in range(i)]
-    assert diversity(embed_images(images, distance, CPU, batch=4)) == pytest.approx(np.mean(pairs), rel=1e-5)
-    assert diversity(torch.ones(5, 3)) == 0
+    assert diversity(embedded_batches(images, distance, CPU, batch=4)) == pytest.approx(np.mean(pairs), rel=1e-5)
+    assert diversity([torch.ones(5, 3), torch.ones(1, 3)]) == 0
     with pytest.raises(DataError, match="needs at least 2"):
-        diversity(torch.ones(1, 3))
+        diversity([torch.ones(1, 3)])
 
 
 def test_nearest_is_the_least_distance_and_may_skip_the_image_itself() -> None:

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import command
@@ -328,30 +328,25 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_ro
     earlier = {"run_id": "earlier", "variant": "v", "preset": "smoke", "seed": 0, "status": "done"}
     tables.append(Path("results"), {"runs": [earlier]})
 
-    def full(limit: int) -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    @contextmanager
+    def full(limit: int) -> Iterator[None]:
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+            signal.signal(signal.SIGXFSZ, handler)
 
-    words = [
-        sys.executable,
-        "-m",
-        "ablate",
-        "run",
-        "--preset",
-        "smoke",
-        "--data",
-        "set.npz",
-        "--variant",
-        "small",
-        "--no-baseline",
-    ]
-    environment = {**os.environ, "ABLATE_CACHE": "cache", "ABLATE_OFFLINE": "1"}
-    for limit in (
-        60_000,
-        300_000,
-    ):  # bytes a file: the tables fit, a checkpoint does not; then a checkpoint does, an image does not
-        fill = partial(full, limit)
-        done = subprocess.run(words, capture_output=True, text=True, env=environment, preexec_fn=fill)
+    def ablate(*words: str) -> subprocess.CompletedProcess[str]:
+        return command.ablate(*words, cwd=user.parent, ABLATE_CACHE="cache", ABLATE_OFFLINE="1")
+
+    run = ("run", "--preset", "smoke", "--data", "set.npz", "--variant", "small", "--no-baseline")
+    # Bytes a file: the tables fit and a checkpoint does not; then a checkpoint does and an image does not.
+    for limit in (60_000, 300_000):
+        with full(limit):
+            done = ablate(*run)
         assert done.returncode == 1, done.stderr
         error = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert len(error) == 1
@@ -359,13 +354,12 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_ro
         assert "Traceback" not in done.stderr
         assert tables.read(Path("results"), "runs")["run_id"].tolist()[0] == "earlier"
         assert [path for path in Path("results").rglob("*") if is_temporary(path)] == []
-    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    done = ablate(*run)
     assert done.returncode == 0, done.stderr
     assert sorted(tables.read(Path("results"), "runs")["status"]) == ["done", "done"]
     model = next(Path("results").rglob("model.safetensors"))
     model.write_bytes(model.read_bytes()[:1000])
-    sample = [sys.executable, "-m", "ablate", "sample", "small", "-n", "1", "-o", "x.png"]
-    shown = subprocess.run(sample, capture_output=True, text=True, env=environment)
+    shown = ablate("sample", "small", "-n", "1", "-o", "x.png")
     assert shown.returncode == 1
     assert "model.safetensors: damaged" in shown.stderr
     assert len(shown.stderr.splitlines()) == 1

@@ -171,6 +171,8 @@ def measure_formats(
     Returns:
         The rows of `quantized` and `latency`; empty if there is nothing to do.
     """
+    if not wanted.schemes:
+        return {}
     model = exportable(run.model, run.config, run.codec)
     pairs = [
         (scheme, scope)

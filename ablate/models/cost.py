@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def cost(config: Config) -> Cost:
         VariantError: The network does not fit into this machine's memory.
     """
     check_weights("the configuration", config, host_bytes())
-    params, macs = _denoiser(config.model)
+    params, macs = map(dict, _denoiser(config.model))
     step, decode, training = 3 * sum(macs.values()) * config.train.batch, 0, 0
     if config.model.space == "latent":
         params["decoder"], encode, decode = _autoencoder(config.autoencoder)
@@ -95,6 +96,7 @@ def match_training_macs(config: Config, reference: Config) -> Config:
     return config.replaced(train={"steps": steps})
 
 
+@lru_cache(maxsize=64)  # the seeds of a variant have one cost
 def _denoiser(model: ModelConfig) -> tuple[dict[str, int], dict[str, int]]:
     with torch.random.fork_rng(devices=[]):
         denoiser = Denoiser(model)

@@ -62,8 +62,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     table = make_rows(selected, choice.against, choice.budget, notes)
     notes += _lost_rows(frames.get("artifacts"))
     notes += [f"{note}; costs show times of one machine only" for note in unequal_machines(table.done)]
-    judge_claims = choice.claims and choice.against == BASELINE
-    if choice.claims and not judge_claims:
+    if choice.claims and choice.against != BASELINE:
         notes.append(f"claims are not judged: they are about the baseline, not {choice.against}")
     study = make_rows(selected.whole_study(), choice.against, choice.budget, [])
     design = design_of(study.runs[study.runs["label"].isin(study.newest)], frames.get("plans"))
@@ -76,7 +75,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         frames.get("fidelity", pd.DataFrame()),
         _formats(study.done, frames.get("quantized")),
         choice.budget,
-        judge_claims=judge_claims,
+        show_claims=choice.claims,
         same_within=choice.same_within,
     )
     factorials = make_factorials(table, design, choice.budget, notes)

@@ -69,11 +69,15 @@ def design_of(runs: pd.DataFrame, plans: pd.DataFrame | None) -> StudyDesign:
     missing = of_plan - set(zip(ended["variant"], ended["config_hash"], ended["seed"], strict=True))
     if missing:
         return StudyDesign("grown", f"its plan is not finished: {_of(len(missing), len(of_plan))} are missing")
-    return StudyDesign("planned", f"its {total:,} runs belong to one plan of {len(seeds)} seeds")
+    return StudyDesign("planned", f"its {total:,} runs belong to one plan of {_seeds(len(seeds))}")
 
 
 def _of(n: int, total: int) -> str:
     return f"{n:,} of {total:,} runs"
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'' if n == 1 else 's'}"
 
 
 def _list(text: object) -> list[object]:

@@ -202,7 +202,7 @@ class _Rendered:
         yield Text("")
         yield terminal.fit(self._means(), options)
         yield Text("")
-        for line in report_tables.explanation(self.findings):
+        for line in report_tables.explanation(self.findings, all_intervals=False):
             yield Text(line, style="dim")
         yield Text("")
         if report.pairs:

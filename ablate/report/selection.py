@@ -62,7 +62,7 @@ class Choice:
     samples: str | None = None  # samples behind the Frechet distances: `512`, or with the real images `512/2048`
     extractor: str | None = None  # the start of a digest of weights
     variants: tuple[str, ...] = ()  # only these, and `against`; empty: all
-    claims: bool = True  # whether to judge the claims in the variants' files too
+    claims: bool = True  # whether to show the claims of the variants' files
     same_within: str | None = None  # differences up to this count as none: `2%` of the other's mean, or a number
 
 

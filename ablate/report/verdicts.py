@@ -146,7 +146,7 @@ def make_verdicts(
     formats: pd.DataFrame,
     budget: str,
     *,
-    judge_claims: bool,
+    show_claims: bool,
     same_within: str | None = None,
 ) -> Verdicts:
     """Judge every variant and every claim.
@@ -159,7 +159,7 @@ def make_verdicts(
         fidelity: The table of that name, for claims on metrics that `runs` lacks.
         formats: The rows of `quantized` of the study's runs, with their `label` and `seed`.
         budget: `steps` or `macs`.
-        judge_claims: Whether to judge claims: they are about the baseline only.
+        show_claims: Whether to return claims. Those on the baseline are tests of the family in any case.
         same_within: Differences up to this size count as none: `2%` of the other's mean, or a number.
     """
     if study.against is None:
@@ -170,11 +170,11 @@ def make_verdicts(
         for metric, grid in study.values.items()
         for row in one.rows
     }
-    claims = list(_stated_claims(one, fidelity, formats, questions)) if judge_claims else []
+    on_baseline = study.against.partition(" @")[0] == BASELINE
+    claims = list(_stated_claims(one, fidelity, formats, questions)) if on_baseline else []
     confirmatory = [q for q in questions.values() if q.metric in judged]
     confirmatory += [q for q, _ in claims if q.key not in questions]
-    planned_against = study.against.partition(" @")[0] == BASELINE
-    main = _Judged(confirmatory, design, exploratory=not planned_against)
+    main = _Judged(confirmatory, design, exploratory=not on_baseline)
     extra = _Judged((q for q in questions.values() if q.metric not in judged), design, exploratory=True)
     labels = [row.label for row in shown.rows]
     return Verdicts(
@@ -185,7 +185,9 @@ def make_verdicts(
             if (label, metric) in questions
         ),
         tuple(
-            _claim(q, claim, extra if q.key in extra.evidence else main) for q, claim in claims if q.row.label in labels
+            _claim(q, claim, extra if q.key in extra.evidence else main)
+            for q, claim in claims
+            if show_claims and q.row.label in labels
         ),
         main.family.tests,
         main.family.least_seeds,
@@ -316,7 +318,9 @@ def verdict_of(
         return "undecided", f"{tested}, but the interval includes 0: one seed is far from the others"
     if evidence.differs_alone and clear:
         found = f"differs by {summary.mean or 0.0:+.3g} [{low:+.3g}, {high:+.3g}]"
-        return "undecided", f"{found}, but not after correction for {tests.tests} tests: {tested}"
+        one = f"{_one(evidence.alone, evidence.by_e)} over {_seeds(n)}"
+        corrected = f"corrected {_number(evidence.difference, evidence.by_e)}"
+        return "undecided", f"{found}, but not after correction for {tests.tests} tests ({one}, {corrected})"
     return "undecided", f"no difference seen: {_one(evidence.alone, evidence.by_e)} over {_seeds(n)}"
 
 

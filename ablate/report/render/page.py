@@ -152,7 +152,8 @@ def cards_of(findings: Findings) -> list[tuple[str, str, list[VariantCard]]]:
             why += f"; {basis} {one.seeds_needed:,} seeds"
         cards[one.verdict].append(VariantCard(one.label, about[one.label], effect, why))
     against = findings.compared.against or "the baseline"
-    return [(verdict, TITLES[verdict].format(against), group) for verdict, group in cards.items()]
+    shown = {verdict: group for verdict, group in cards.items() if group or verdict != "same"}
+    return [(verdict, TITLES[verdict].format(against), group) for verdict, group in shown.items()]
 
 
 def _claim_text(claim: Claim, findings: Findings) -> ClaimText:

@@ -34,6 +34,10 @@ from ablate.report.trade_offs import FRONT_WITHOUT_TIME
 from ablate.report.variant_rows import COST_HEADS, UNEQUAL_MACHINES, count
 
 EMPTY = "No runs yet: start some with `ablate run`."
+ALL_INTERVALS = (
+    " all: intervals that hold for all tests together; they are wider than the tests need, so one may include 0 where "
+    "the test decides."
+)
 FRONT_HEADS = {
     "latency_image_ms": "ms/image",
     "latency_step_ms": "ms/step",
@@ -84,13 +88,13 @@ def _is(n: int) -> str:
     return "is" if n == 1 else "are"
 
 
-def explanation(findings: Findings) -> list[str]:
+def explanation(findings: Findings, *, all_intervals: bool = True) -> list[str]:
     """Return the meaning of the verdicts and of the columns of the verdict tables, a line each."""
     compared = findings.compared
     tests = f"{compared.tests} test{'' if compared.tests == 1 else 's'}"
     if compared.design == "planned":
-        how = f"joint sign-flip test, corrected for {tests} (step-down max-T). Decided where p is at most"
-        how = f"Planned: {compared.why_design}. {how.capitalize()} {compared.alpha:g}"
+        how = f"Joint sign-flip test, corrected for {tests} (step-down max-T). Decided where p is at most"
+        how = f"Planned: {compared.why_design}. {how} {compared.alpha:g}"
     else:
         how = f"e-values, valid however seeds were added, corrected for {tests}. Decided where e is at least"
         how = f"Grown: {compared.why_design}. So {how} {1 / compared.alpha:g}"
@@ -98,8 +102,7 @@ def explanation(findings: Findings) -> list[str]:
         f"{how} and the 95 % interval excludes 0.",
         f"hurts: the change makes the metric worse than {compared.against}, so the part that it replaces earns its "
         "place. helps: the change makes it better.",
-        "95 %: the interval of this difference alone. all: intervals that hold for all tests together; they are "
-        "wider than the tests need, so one may include 0 where the test decides.",
+        "95 %: the interval of this difference alone." + (ALL_INTERVALS if all_intervals else ""),
         f"detects: the smallest true difference that is found with probability {compared.power:g}. "
         "needs: seeds in all to find the difference seen.",
     ]

@@ -55,7 +55,7 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
         f"Each line is one change to {against}: the mean of its paired differences over seeds, thick their 95 % "
         "interval, thin the interval that holds for all tests together. "
         f"{metric.about[:1].upper()}{metric.about[1:]}; {better} is better. "
-        "Where the thin line crosses the dashed one, there may be no difference at all.",
+        "The verdicts come from the tests: a thin line may cross the dashed one where the test decides.",
         f"Differences to {against} in {metric.name}: {listed}.",
         next(table for table in tables if table.title.startswith(f"{metric.name},")),
     )
@@ -94,7 +94,7 @@ def e_values(findings: Findings, metric: Metric) -> Plot | None:
     lines = alt.Chart(pd.DataFrame(points)).encode(
         x=x,
         y=alt.Y("e:Q", scale=scale, title="e", axis=alt.Axis(format="~g", tickCount=6)),
-        color=alt.Color("variant:N", legend=below("variant")),
+        color=alt.Color("variant:N", legend=alt.Legend(orient="bottom", columns=5, title=None)),
         tooltip=tips,
     )
     rule = alt.Chart(pd.DataFrame({"e": [decided]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(y="e:Q")

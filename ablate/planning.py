@@ -85,7 +85,7 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
         power_seeds=tuple(counts),
         effects=effects,
         wall_s=_wall_s(runs, counts),
-        metric_power=tuple(_metric_power(name, given, found, variants, effects) for name in metrics),
+        metric_power=tuple(one for name in metrics for one in _metric_power(name, given, found, variants, effects)),
         how=HOW,
     )
 
@@ -133,24 +133,33 @@ def _wall_s(runs: Sequence[Planned], counts: Sequence[int]) -> tuple[float | Non
 
 def _metric_power(
     metric: str,
-    sds: Mapping[str, float],
+    given: Mapping[str, float],
     found: Findings | None,
     variants: Sequence[str],
     effects: Sequence[float | None],
-) -> MetricPower:
-    past = [] if found is None else [one for one in found.comparisons if one.metric == metric and one.sd]
-    mine = [one for one in past if one.variant in variants] or past
-    spreads = [one.sd for one in mine if one.sd is not None]
-    sd, source = None, "unknown"
-    if metric in sds:
-        sd, source = sds[metric], "given"
-    elif spreads:
-        sd = statistics.median(spreads)
-        source = f"of {mine[0].label}, {mine[0].n} seeds"
-        if len(mine) > 1:
-            source = f"median of {len(mine)} variants, {min(spreads):.3g} to {max(spreads):.3g}"
-    detectable = tuple(None if sd is None or effect is None else effect * sd for effect in effects)
-    return MetricPower(metric=metric, sd=sd, sd_from=source, detectable=detectable)
+) -> list[MetricPower]:
+    """Return what a metric can show: of each variant by its own spread, and of the others by a typical one."""
+    comparisons = [] if found is None else found.comparisons
+    past = [(one, one.sd) for one in comparisons if one.metric == metric and one.sd]
+    sds: list[tuple[str | None, float | None, str]] = []  # variant, standard deviation, its source
+    if metric in given:
+        sds = [(None, given[metric], "given")]
+    else:
+        sds = [(one.variant, sd, f"{one.n} seeds") for one, sd in past if one.variant in variants]
+        if len(sds) < len(variants):
+            spreads = [sd for _, sd in past]
+            many = f"median of {len(past)} variants" if len(past) > 1 else "".join(one.label for one, _ in past)
+            sds.append((None, statistics.median(spreads) if spreads else None, many or "unknown"))
+    return [
+        MetricPower(
+            metric=metric,
+            variant=variant,
+            sd=sd,
+            sd_from=source,
+            detectable=tuple(None if sd is None or effect is None else effect * sd for effect in effects),
+        )
+        for variant, sd, source in sds
+    ]
 
 
 def _recorded_at(request: StudyRequest, plan_id: str) -> str | None:

@@ -55,8 +55,8 @@ def test_a_plan_is_shown_without_any_run(tmp_path: Path, data: Path) -> None:
     assert "tests: 4 (2 variants x 2 metrics); at most 5 % of studies make a false claim" in lines
     assert "runs: 21, 0 finished, 21 to run: unknown" in lines
     (row,) = [line.split() for line in lines if line.startswith("fd ")]
-    assert row[:3] == ["fd", "-", "nothing"]
-    assert row[4] == "sd"
+    assert row[:5] == ["fd", "all", "-", "unknown", "nothing"]
+    assert row[6] == "sd"
     assert max(map(len, lines)) <= 80
     assert not (tmp_path / "results").exists()
 
@@ -69,7 +69,7 @@ def test_past_runs_tell_spreads_and_times(tmp_path: Path, data: Path) -> None:
     assert found["power_seeds"] == [4, 6, 8, 12]
     fd, pd = found["metric_power"]
     assert fd["sd"] == pytest.approx(3.0, rel=0.3)
-    assert fd["sd_from"] == "of no_drift, 40 seeds"
+    assert (fd["variant"], fd["sd_from"]) == ("no_drift", "40 seeds")
     assert pd["sd"] == pytest.approx(fd["sd"] / 1000)
     assert fd["detectable"][0] is None
     assert fd["detectable"][1:] == pytest.approx([effect * fd["sd"] for effect in found["effects"][1:]])
@@ -80,8 +80,10 @@ def test_past_runs_tell_spreads_and_times(tmp_path: Path, data: Path) -> None:
         "runs: 16, 0 finished, 16 to run: 27 min" in plan(tmp_path, data, "-v", "no_drift", "--seeds", "40-47").stdout
     )
     # A variant that was never run: the spread of the others.
-    (fd, _) = document(tmp_path, data, "--variant", "direct", "--seeds", "0-7")["metric_power"]
-    assert fd["sd_from"].startswith("median of 2 variants, ")
+    found = document(tmp_path, data, "--variant", "no_drift,direct", "--seeds", "0-7")
+    of_fd = [(one["variant"], one["sd_from"]) for one in found["metric_power"] if one["metric"] == "fd"]
+    assert of_fd == [("no_drift", "40 seeds"), (None, "median of 2 variants")]
+    assert "fd      others" in plan(tmp_path, data, "--variant", "no_drift,direct", "--seeds", "0-7").stdout
 
 
 def test_times_of_other_machines_and_runs_of_other_data_do_not_count(tmp_path: Path, data: Path) -> None:

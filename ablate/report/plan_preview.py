@@ -16,9 +16,10 @@ class PlannedRun(Record):
 
 
 class MetricPower(Record):
-    """What a metric can show. `detectable` follows the order of `PlanPreview.power_seeds`."""
+    """What a metric can show of a variant. `detectable` follows the order of `PlanPreview.power_seeds`."""
 
     metric: str
+    variant: str | None  # None: every variant that has no entry of its own for this metric
     sd: float | None  # of the paired differences; None: unknown
     sd_from: str  # where it comes from, in a few words
     detectable: tuple[float | None, ...]  # smallest true difference; None: nothing, or the sd is unknown

@@ -59,10 +59,20 @@ def _question(plan: PlanPreview) -> str:
 
 
 def _table(plan: PlanPreview) -> TextTable:
-    heads = ("metric", "sd", *(f"{n} seeds" for n in plan.power_seeds))
-    lines = [(one.metric, number(one.sd), *_cells(one, plan.effects)) for one in plan.metric_power]
-    lines.append(("time", "", *map(duration, plan.wall_s)))
-    return TextTable("", heads, tuple(lines), left=(0,))
+    heads = ("metric", "variant", "sd", "from", *(f"{n} seeds" for n in plan.power_seeds))
+    own = {one.metric for one in plan.metric_power if one.variant is not None}
+    lines = [
+        (
+            one.metric,
+            one.variant or ("others" if one.metric in own else "all"),
+            number(one.sd),
+            one.sd_from,
+            *_cells(one, plan.effects),
+        )
+        for one in plan.metric_power
+    ]
+    lines.append(("time", "", "", "", *map(duration, plan.wall_s)))
+    return TextTable("", heads, tuple(lines), left=(0, 1, 3))
 
 
 def _cells(one: MetricPower, effects: Sequence[float | None]) -> list[str]:
@@ -74,10 +84,12 @@ def _cells(one: MetricPower, effects: Sequence[float | None]) -> list[str]:
 
 
 def _foot(plan: PlanPreview) -> list[Text]:
-    sources = "; ".join(f"{one.metric}: {one.sd_from}" for one in plan.metric_power)
     return [
         Text(""),
-        Text(f"sd: of the paired differences ({sources}); --sd {plan.metrics[0]}=NUMBER sets it."),
+        Text(
+            f"sd: of the paired differences, from runs in this folder; --sd {plan.metrics[0]}=NUMBER sets it. "
+            "time: of all runs, one after another."
+        ),
         Text(plan.how),
     ]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.base.errors import AblateError, ResultsError
+from ablate.base.errors import AblateError, ResultsError, VariantError
 from ablate.base.text import printable, split_names
 from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
-from ablate.study.variants import BASELINE, canonical
+from ablate.study.variants import BASELINE, canonical, load
 
 if TYPE_CHECKING:
+    from ablate.report.findings import Findings
     from ablate.report.selection import Choice
 
 PresetChoice = Annotated[
@@ -142,6 +144,7 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None, f
     from ablate.report.builder import build, read
 
     findings = build(read(folder), choice)
+    _note_edited_files(findings)
     if format_ is Format.rich:
         from rich.console import Console
 
@@ -166,6 +169,24 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None, f
     with output_file(output) as temporary:
         temporary.write_text(text, "utf-8")
     typer.echo(f"{printable(output)}: written", err=True)
+
+
+def _note_edited_files(findings: Findings) -> None:
+    """Say which variants' files no longer say what the rows recorded. The report judges the rows."""
+    stated: dict[str, list[tuple[str, ...]]] = {}
+    for claim in findings.claims:
+        stated.setdefault(claim.variant, []).append((claim.metric, claim.expect, claim.margin or "", claim.because))
+    edited = []
+    for row in findings.rows:
+        with suppress(VariantError):  # the file is gone, or cannot be read: no matter to a report
+            file = load(row.variant)
+            claims = [(one.metric, one.expect, one.margin or "", one.because) for one in file.claims]
+            other_claims = row.variant in stated and claims != stated[row.variant]
+            if row.about and (printable(file.about) != row.about or other_claims):
+                edited.append(row.variant)
+    if edited:
+        names = ", ".join(dict.fromkeys(edited))
+        typer.echo(f"note: the files of {names} say something else now; judged is what the rows recorded", err=True)
 
 
 def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None, full: bool) -> None:

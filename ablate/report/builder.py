@@ -64,7 +64,9 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     notes += [f"{note}; costs show times of one machine only" for note in unequal_machines(table.done)]
     if choice.claims and choice.against != BASELINE:
         notes.append(f"claims are not judged: they are about the baseline, not {choice.against}")
-    study = make_rows(selected.whole_study(), choice.against, choice.budget, [])
+    whole = selected.whole_study()
+    narrowed = len(whole.runs) > len(selected.runs) or whole.metrics != selected.metrics
+    study = make_rows(whole, choice.against, choice.budget, []) if narrowed else table
     design = design_of(study.runs[study.runs["label"].isin(study.newest)], frames.get("plans"))
     formats = _formats(table.done, frames.get("quantized"))
     verdicts = make_verdicts(

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 EXACT_SEEDS = 20  # up to 2^20 sign patterns are all counted
-RANDOM_PATTERNS = 2**16  # beyond that, from a fixed seed
+RANDOM_PATTERNS = 2**14  # beyond that, from a fixed seed
 CHUNK_NUMBERS = 2**22  # numbers held at once
 
 
@@ -108,12 +109,18 @@ def _statistics(sums: np.ndarray, d: np.ndarray, counts: np.ndarray, upper: np.n
     return np.where(counts >= 2, t, 0.0)
 
 
+@lru_cache(maxsize=1)
+def _random_signs(n: int) -> np.ndarray:
+    """Return random signs (RANDOM_PATTERNS, n) int8, the same in every call."""
+    return 2 * np.random.default_rng(0).integers(0, 2, (RANDOM_PATTERNS, n), np.int8) - 1
+
+
 def _sign_patterns(n: int, chunk: int, *, half: bool) -> Iterator[np.ndarray]:
     """Yield sign patterns (k, n) float64: all 2^n, or the half whose last sign is +; random ones for many seeds."""
     if n > EXACT_SEEDS:
-        random = np.random.default_rng(0)
+        signs = _random_signs(n)
         for start in range(0, RANDOM_PATTERNS, chunk):
-            yield 2.0 * random.integers(0, 2, (min(chunk, RANDOM_PATTERNS - start), n)) - 1
+            yield signs[start : start + chunk].astype(np.float64)
         return
     bits, total = np.arange(n), 2 ** (n - 1 if half else n)
     for start in range(0, total, chunk):

@@ -52,6 +52,24 @@ def test_report_says_first_what_helps_and_what_hurts(run: Command) -> None:
     assert "Quality and costs" in run("report", "--full")[1]
 
 
+def test_a_file_that_says_something_else_now_is_noted(run: Command, folder: Path) -> None:
+    before = run("report")
+    assert before[2] == ""
+    (folder.parent / "variants").mkdir()
+    file = folder.parent / "variants" / "direct.toml"
+    text = 'about = "Other words."\nsource = "b"\naxis = "drift"\n[model]\ndrift_channels = 8\n'
+    file.write_text(text.replace("drift", "x") + "[")  # cannot be read
+    assert run("report") == before
+    (folder.parent / "variants" / "own.toml").write_text(text)
+    file.unlink()
+    made = synthetic.rows({"own": 1.0}, range(12))
+    for row in made["runs"]:
+        row |= {"about": "What it said.", "claims": "[]"}
+    synthetic.save(folder, made)
+    code, _, err = run("report")
+    assert (code, err) == (0, "note: the files of own say something else now; judged is what the rows recorded\n")
+
+
 def test_report_in_json_by_either_name(run: Command) -> None:
     assert run("report", "--json") == run("report", "--format", "json")
     code, _, err = run("report", "--json", "--format", "markdown")

@@ -19,7 +19,7 @@ from ablate.launch import local
 from ablate.store import tables
 from ablate.study.plan import RunSpec
 
-DATA = SimpleNamespace(name="set", digest="d" * 64)
+DATA = SimpleNamespace(name="set", digest="d" * 64, notes=("2 images are left out",))
 # Variant -> its true difference, in standard deviations. `direct` is never decided.
 EFFECTS = {"baseline": 0.0, "no_drift": 20.0, "v_pred": 4.0, "direct": 0.0}
 
@@ -89,6 +89,7 @@ def test_each_variant_gets_seeds_until_it_is_decided_or_has_the_most(
     ]
     assert f"seed {needed}: 1 of 2 variants are undecided" in done.stderr
     assert done.stderr.count("not measured") == 1
+    assert done.stderr.count("2 images are left out") == 1
 
     (plan,) = tables.to_records(tables.read(tmp_path / "results", "plans"))
     assert (plan["max_seeds"], plan["seeds"]) == (12, json.dumps(list(range(12))))

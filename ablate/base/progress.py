@@ -74,6 +74,7 @@ class Progress:
     """
 
     def __init__(self, *, enabled: bool | None = None) -> None:
+        self._said_once: set[str] = set()
         self._bars = _bars() if (sys.stderr.isatty() or _in_notebook() if enabled is None else enabled) else None
 
     def __enter__(self) -> Progress:
@@ -85,8 +86,11 @@ class Progress:
         if self._bars is not None:
             self._bars.stop()
 
-    def say(self, text: str) -> None:
-        """Write a line to stderr, above the bars."""
+    def say(self, text: str, *, once: bool = False) -> None:
+        """Write a line to stderr, above the bars; with `once` not if it was written so before."""
+        if once and text in self._said_once:
+            return
+        self._said_once |= {text} if once else set()
         if self._bars is None:
             print(text, file=sys.stderr, flush=True)
         else:

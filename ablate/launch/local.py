@@ -103,7 +103,7 @@ def launch(
         for network, reason in assembled.missing.items():
             on_missing(network, reason)
         for note in data.notes:
-            progress.say(f"note: {one_line(request.data)}: {note}")
+            progress.say(f"note: {one_line(request.data)}: {note}", once=True)
         return assembled
 
     with ExitStack() as stack:

@@ -143,7 +143,7 @@ def launch(
         for network, reason in metric_networks.missing.items():
             on_missing(network, reason)
         for note in data.notes:
-            progress.say(f"note: {one_line(request.data)}: {note}")
+            progress.say(f"note: {one_line(request.data)}: {note}", once=True)
         record(folder, plan, code_version())
         contents = {path.name: path.read_bytes() for path in weight_paths(metric_networks, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}

@@ -44,7 +44,7 @@ class ProgressActor:
         """Record the progress of a run."""
         self._updates.progress[run_id] = progress
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, once: bool = False) -> None:
         """Record a line for the user."""
         self._updates.messages.append(text)
 
@@ -66,7 +66,7 @@ class RemoteProgress(Progress):
         super().__init__(enabled=False)
         self._actor, self._run_id, self._host, self._sent_s = actor, run_id, host, 0.0
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, *, once: bool = False) -> None:
         """Send a line for the user."""
         self._actor.say.remote(text)
 

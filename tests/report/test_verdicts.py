@@ -146,6 +146,10 @@ GROWN = {
         lambda made: made["runs"][-1].update(status="interrupted"),
         "its plan is not finished: 1 of 32 runs are missing",
     ),
+    "until decided": (
+        lambda made: made["plans"][0].update(max_seeds=16),
+        "its seeds were added until decided, as planned",
+    ),
     "older than the plan": (
         lambda made: made["runs"][3].update(started_at=synthetic.START - timedelta(days=9)),
         "runs are older than their plan",

@@ -21,7 +21,7 @@ print(results.runs[["variant", "seed", "fd", "fd_floor", "pd", "train_wall_s"]].
 
 # Paired differences, their intervals and p-values: the figures of `ablate report`.
 verdicts = results.verdicts()
-print(verdicts[["label", "metric", "mean", "low", "high", "p_holm", "verdict"]].to_string(index=False))
+print(verdicts[["label", "metric", "mean", "low", "high", "adjusted", "verdict"]].to_string(index=False))
 for one in results.findings().comparisons:
     print(f"{one.label} by {one.metric}: {one.verdict} ({one.why}); seeds needed: {one.seeds_needed or 'unknown'}")
 

@@ -15,7 +15,7 @@ from ablate.report.render.run_images import SIZE, STRIPS, pack, preview_files, r
 from ablate.store.image_grids import GAP
 
 # Bytes of data URIs: with plots and their library a page of fifteen variants stays below 5 MB.
-SAMPLES_BYTES, PREVIEWS_BYTES, STRIPS_BYTES, NEAREST_BYTES = 1_300_000, 700_000, 500_000, 350_000
+SAMPLES_BYTES, PREVIEWS_BYTES, STRIPS_BYTES, NEAREST_BYTES = 1_250_000, 670_000, 480_000, 350_000
 MOST_PREVIEWS = 6  # per variant
 CELL = SIZE + GAP
 

@@ -83,7 +83,7 @@ def e_values(findings: Findings, metric: Metric) -> Plot | None:
     if not mine:
         return None
     points = [
-        {"variant": one.label, "seeds": i + 1, "seed": seed, "e": e}
+        {"variant": one.label, "seeds": i + 1, "seed": seed, "e": float(f"{e:.4g}")}
         for one in mine
         for i, (seed, e) in enumerate(zip(one.e_seeds or (), one.e_by_seed or (), strict=True))
     ]
@@ -98,15 +98,13 @@ def e_values(findings: Findings, metric: Metric) -> Plot | None:
         tooltip=tips,
     )
     rule = alt.Chart(pd.DataFrame({"e": [decided]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(y="e:Q")
-    chart = alt.layer(rule, lines.mark_line(), lines.mark_point(filled=True, size=30)).properties(
-        width=WIDTH, height=260
-    )
+    chart = alt.layer(rule, lines.mark_line()).properties(width=WIDTH, height=260)
     ends = "; ".join(f"{one.label} {(one.e_by_seed or (1.0,))[-1]:.3g}" for one in mine)
     table = TextTable(
         f"Evidence on {metric.name} by seed",
-        ("variant", "seeds", "e"),
-        tuple((one.label, f"{i + 1}", f"{e:.3g}") for one in mine for i, e in enumerate(one.e_by_seed or ())),
-        (0,),
+        ("variant", "e after each seed"),
+        tuple((one.label, ", ".join(f"{e:.3g}" for e in one.e_by_seed or ())) for one in mine),
+        (0, 1),
     )
     return finish(
         f"e-values-{metric.name}",

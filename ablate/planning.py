@@ -1,7 +1,9 @@
-"""The plan of a study before it is run: what it will judge, what it can show, and how long it takes."""
+"""The plan of a study before it is run: what it judges, the differences it can detect, how long it takes."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +36,7 @@ HOW = (
 
 
 def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool = False) -> PlanPreview:
-    """Return the plan that `ablate run` would record for a request, and what it can show.
+    """Return the plan that `ablate run` would record for a request, and the differences that it can detect.
 
     Args:
         request: The study.
@@ -62,6 +64,8 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
     with suppress(ResultsError):  # runs that do not compare tell no spread
         found = findings_of(request, runs, data.digest)
     metrics = judged_metrics(request, found)
+    stated = {(spec.variant, claim["metric"]) for spec in specs for claim in json.loads(spec.claims)}
+    claims = len(stated - set(itertools.product(variants, metrics)))
     given = _parse_sds(sds, metrics)
     counts = sorted({*POWER_SEEDS, *([len(plan.seeds)] if len(plan.seeds) <= max(POWER_SEEDS) else [])})
     effects = tuple(detectable_effect(n, len(variants), len(metrics)) for n in counts)
@@ -77,7 +81,7 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
         variants=tuple(dict.fromkeys(spec.variant for spec in specs)),
         seeds=plan.seeds,
         metrics=metrics,
-        tests=len(variants) * len(metrics),
+        tests=len(variants) * len(metrics) + claims,
         level=plan.level,
         power=POWER,
         runs=tuple(_run(run) for run in runs),

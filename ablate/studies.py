@@ -44,11 +44,11 @@ class Standing:
 
     @property
     def decided(self) -> bool:
-        """Whether no further seed can change more: each metric is decided or cannot be judged at all."""
+        """Whether more seeds would change nothing: each metric is decided, or cannot be judged."""
         return bool(self.verdicts) and "undecided" not in self.verdicts.values()
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the verdicts in one line."""
         seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
         metrics = ", ".join(f"{metric} {verdict}" for metric, verdict in self.verdicts.items())
         return f"{self.variant}: {'decided' if self.decided else 'undecided'} with {seeds}: {metrics or 'no pair'}"
@@ -119,7 +119,7 @@ def judge(request: StudyRequest, planned: Sequence[Planned]) -> list[Standing]:
     seeds = dict.fromkeys(specs, 0)
     for one in () if found is None else found.comparisons:
         if one.variant in specs and configs[one.label] == specs[one.variant].config.hash:
-            judged = not one.why.startswith("not judged")
+            judged = one.adjusted is not None or not one.n
             verdicts[one.variant][one.metric] = one.verdict if judged else "not judged"
             seeds[one.variant] = max(seeds[one.variant], one.n)
     return [Standing(name, seeds[name], verdicts[name]) for name in specs]
@@ -151,7 +151,7 @@ def findings_of(request: StudyRequest, planned: Sequence[Planned], digest: str) 
 def _next_runs(
     request: StudyRequest, planned: Sequence[Planned], undecided: Iterable[str], tried: Collection[Run]
 ) -> set[Run]:
-    """Return the runs of the next round: of each undecided variant the seeds asked for, or its next one."""
+    """Return the runs of the next round: each undecided variant at the seeds asked for, then at its next seed."""
     table = tables.read(request.results, "runs")
     ended = set(table.loc[table["status"].isin(ENDED), "run_id"])
     to_make = {(run.spec.variant, run.spec.seed) for run in planned if run.run_id not in ended}.difference(tried)

@@ -61,6 +61,10 @@ def test_a_plan_is_shown_without_any_run(tmp_path: Path, data: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+def test_claims_on_other_metrics_are_tests_too(tmp_path: Path, data: Path) -> None:
+    assert document(tmp_path, data, "--variant", "direct", "--seeds", "0-5")["tests"] == 4  # two claims on int8
+
+
 def test_past_runs_tell_spreads_and_times(tmp_path: Path, data: Path) -> None:
     here = environment(pick_device("auto"))
     pilot(tmp_path, data, {"baseline": 0.0, "no_drift": 5.0, "v_pred": 90.0}, range(40), environment=here)

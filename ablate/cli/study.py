@@ -157,7 +157,7 @@ def run(
         bool,
         typer.Option(
             "--until-decided",
-            help="After these seeds go on seed by seed: each variant until it is decided, or has --max-seeds.",
+            help="Then add seeds one by one to each variant, until it is decided or has --max-seeds.",
         ),
     ] = False,
     max_seeds: Annotated[
@@ -218,9 +218,7 @@ def run(
     failed: Annotated[
         bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
     ] = False,
-    stale: Annotated[
-        bool, typer.Option("--stale", help="Also make finished runs again that were computed by other code.")
-    ] = False,
+    stale: Annotated[bool, typer.Option("--stale", help="Also remake finished runs that other code computed.")] = False,
     steal: Annotated[
         bool, typer.Option("--steal", help="Take runs from another process that hangs while it makes them.")
     ] = False,

@@ -48,10 +48,10 @@ class ImageSet:
 
     @cached_property
     def _order(self) -> np.ndarray:
-        """The training images' indices in an order without meaning.
+        """Indices of the training images, shuffled: the first n are a random subset.
 
         A user's images may be sorted by class, so they are ordered by their digests. The embedded
-        cats are composed at random.
+        cats are in random order already.
         """
         if is_embedded(self.digest):
             return np.arange(len(self.train))

@@ -60,7 +60,7 @@ def _numbers(names: list[str]) -> list[tuple[int, ...]]:
 
 
 def _from_zero(numbers: list[tuple[int, ...]]) -> Keys:
-    """Return single numbers, counted from 0 where they are counted from 1 without gaps."""
+    """Return keys of one number as that number; 1 to n without gaps becomes 0 to n - 1."""
     single = [one[0] if len(one) == 1 else one for one in numbers]
     if set(single) == set(range(1, len(single) + 1)):
         return [one - 1 for one in single if isinstance(one, int)]
@@ -68,7 +68,7 @@ def _from_zero(numbers: list[tuple[int, ...]]) -> Keys:
 
 
 def _match(a: Keys, b: Keys) -> list[int] | None:
-    """Return the place in b of each key of a, if both hold the same keys, once each."""
+    """Return the index in b of each key of a, if both hold the same keys, once each."""
     places = {key: i for i, key in enumerate(b)}
     if len(places) < len(b) or len(set(a)) < len(a) or set(a) != set(places):
         return None
@@ -76,7 +76,7 @@ def _match(a: Keys, b: Keys) -> list[int] | None:
 
 
 def _matches(keys: Sequence[Keys]) -> int:
-    """Return how many keys both sets hold once."""
+    """Return how many keys occur exactly once in each of the two sets."""
     counts = [Counter(one) for one in keys]
     return sum(n == 1 == counts[1][key] for key, n in counts[0].items())
 

@@ -135,7 +135,7 @@ def sample_metrics(
 
 
 def _nothing(n: int) -> None:
-    """Show no progress: the candidates of the first turn are the bar."""
+    """Show no progress: the bar counts the candidates of the first block only."""
 
 
 def to_float(images: np.ndarray | Tensor, device: torch.device | str) -> Tensor:

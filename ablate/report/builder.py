@@ -11,11 +11,12 @@ import pandas as pd
 
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
+from ablate.report.clean_rows import finite
 from ablate.report.design import design_of
 from ablate.report.factorial_effects import make_factorials
 from ablate.report.findings import Compared, Findings, Value, VariantRow
 from ablate.report.quantized_summary import summarise
-from ablate.report.selection import Choice, finite, select
+from ablate.report.selection import Choice, select
 from ablate.report.trade_offs import make_fronts
 from ablate.report.variant_rows import describe_metrics, make_rows, unequal_machines
 from ablate.report.verdicts import make_verdicts

@@ -1,4 +1,4 @@
-"""How a study came about: planned, all its seeds chosen before any result was there, or grown.
+"""Whether a study was planned (all seeds chosen before any result) or grown (seeds may have been added).
 
 The tables `runs` and `plans` say which. A study is planned if all of its runs name one plan, the plan
 was recorded before they started, and every run of the plan has ended. Everything else is grown:
@@ -8,12 +8,15 @@ seeds may have been added, or a study stopped, because of what was seen.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from ablate.report.findings import Design
+from ablate.stats import family
 
 ENDED = ("done", "diverged", "failed")
 
@@ -24,6 +27,10 @@ class StudyDesign:
 
     word: Design
     why: str
+
+    def judge(self, differences: np.ndarray, margins: Sequence[float | None]) -> family.Family:
+        """Return the evidence by the test that this design allows; arguments as `ablate.stats.family.planned`."""
+        return (family.planned if self.word == "planned" else family.grown)(differences, margins)
 
 
 def planned_metrics(runs: pd.DataFrame, plans: pd.DataFrame | None) -> list[str]:

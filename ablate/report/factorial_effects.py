@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ablate.report.design import StudyDesign
+from ablate.report.differences import unjudged
 from ablate.report.findings import Effect, Factorial, VariantRow
 from ablate.report.judged_metrics import higher_is_better
 from ablate.report.variant_rows import SeedGrid, VariantRows
-from ablate.report.verdicts import difference_fields, unjudged, verdict_of
-from ablate.stats import factorial, family, paired
+from ablate.report.verdicts import difference_fields, verdict_of
+from ablate.stats import factorial, paired
 from ablate.study.variants import BASELINE
 
 
@@ -65,7 +66,7 @@ def _factorial(
     known = ~np.isnan(np.stack([*values.values()])).any(axis=0)
     contrasts = list(factorial.effects(crossed, {cell: x[known] for cell, x in values.items()}))
     columns = np.stack([contrast for _, _, contrast in contrasts], axis=1)
-    tests = (family.planned if design.word == "planned" else family.grown)(columns, [None] * len(contrasts))
+    tests = design.judge(columns, [None] * len(contrasts))
     up, effects = higher_is_better(metric), []
     for (levels, axes, contrast), evidence in zip(contrasts, tests.evidence, strict=True):
         summary = paired.summarise(contrast)

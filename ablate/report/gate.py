@@ -25,6 +25,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from ablate.base.errors import ResultsError
+from ablate.report.differences import unjudged
 from ablate.report.findings import Record
 from ablate.report.judged_metrics import COSTS, higher_is_better
 from ablate.report.render import terminal
@@ -32,7 +33,6 @@ from ablate.report.render.number_text import decimals_of_interval, interval, sig
 from ablate.report.render.text_table import TextTable, coloured
 from ablate.report.selection import Choice, select
 from ablate.report.variant_rows import make_rows, unequal_machines
-from ablate.report.verdicts import unjudged
 from ablate.stats import paired
 
 

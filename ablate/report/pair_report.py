@@ -224,7 +224,6 @@ class _Rendered:
     def _means(self) -> TextTable:
         """Return means over the seeds that both have, so that they differ by the difference beside them."""
         lines, rows = [], {row.label: row for row in self.findings.rows}
-        letter = "p" if self.findings.compared.design == "planned" else "e"
         for c in self.report.comparisons:
             decimals = report_tables.difference_decimals(self.findings, c.metric)
             values = [(pair.a[c.metric], pair.b[c.metric]) for pair in self.report.pairs]
@@ -238,7 +237,7 @@ class _Rendered:
                 report_tables.needs(c),
             )
             lines.append((c.metric, *means, *difference, *tests))
-        tested = f"{letter} of {self.findings.compared.tests}"
+        tested = report_tables.evidence_head(self.findings)
         heads = ("metric", "A", "B", "B - A", "95 %", tested, "detects", "seeds", "needs")
         return TextTable("", heads, tuple(lines), (0, 7), drop=(8, 6, 5, 1, 2, 7))
 

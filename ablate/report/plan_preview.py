@@ -16,7 +16,7 @@ class PlannedRun(Record):
 
 
 class MetricPower(Record):
-    """What a metric can show of a variant. `detectable` follows the order of `PlanPreview.power_seeds`."""
+    """The differences of a variant in a metric that a plan detects, in the order of `PlanPreview.power_seeds`."""
 
     metric: str
     variant: str | None  # None: every variant that has no entry of its own for this metric
@@ -26,7 +26,7 @@ class MetricPower(Record):
 
 
 class PlanPreview(Record):
-    """A plan, and what it can show."""
+    """A plan, and the differences that it can detect."""
 
     plan_id: str
     recorded_at: str | None  # ISO 8601, UTC; None: not recorded
@@ -37,7 +37,7 @@ class PlanPreview(Record):
     variants: tuple[str, ...]  # the baseline too
     seeds: tuple[int, ...]
     metrics: tuple[str, ...]  # that it is judged by
-    tests: int  # variants without the baseline x metrics
+    tests: int  # variants without the baseline x metrics, and their claims on other metrics
     level: float  # share of studies in which any claim may be false
     power: float  # probability that `detectable` is for
     runs: tuple[PlannedRun, ...]

@@ -30,13 +30,15 @@ def _head(plan: PlanPreview) -> list[str]:
     to_run = [run for run in plan.runs if not run.finished]
     known = [run.wall_s for run in to_run if run.wall_s is not None]
     time = duration(sum(known) if len(known) == len(to_run) else None)
+    more = plan.tests - others * len(plan.metrics)
+    claims = f", {more} claim{'s' * (more != 1)} on others" if more else ""
     lines = [
         f"plan {plan.plan_id}: {recorded}",
         f"preset {plan.preset}, data {printable(plan.data)} ({plan.data_digest[:8]}), equal {budget}",
         f"variants: {', '.join(plan.variants)}",
         f"seeds: {ranges(plan.seeds)}",
         f"judged by: {', '.join(plan.metrics)}",
-        f"tests: {plan.tests} ({others} variant{'s' * (others != 1)} x {len(plan.metrics)} metrics); at most "
+        f"tests: {plan.tests} ({others} variant{'s' * (others != 1)} x {len(plan.metrics)} metrics{claims}); at most "
         f"{100 * plan.level:g} % of studies make a false claim",
         f"runs: {len(plan.runs)}, {len(plan.runs) - len(to_run)} finished, {len(to_run)} to run"
         + (f": {time}" if to_run else ""),

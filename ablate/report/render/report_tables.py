@@ -96,8 +96,8 @@ def explanation(findings: Findings, *, all_intervals: bool = True) -> list[str]:
         how = f"Joint sign-flip test, corrected for {tests} (step-down max-T). Decided where p is at most"
         how = f"Planned: {compared.why_design}. {how} {compared.alpha:g}"
     else:
-        how = f"e-values, valid however seeds were added, corrected for {tests}. Decided where e is at least"
-        how = f"Grown: {compared.why_design}. So {how} {1 / compared.alpha:g}"
+        how = f"So e-values are used: they stay valid however seeds were added. Corrected for {tests}. Decided where e"
+        how = f"Grown: {compared.why_design}. {how} is at least {1 / compared.alpha:g}"
     lines = [
         f"{how} and the 95 % interval excludes 0.",
         f"hurts: the change makes the metric worse than {compared.against}, so the part that it replaces earns its "
@@ -107,7 +107,7 @@ def explanation(findings: Findings, *, all_intervals: bool = True) -> list[str]:
         "needs: seeds in all to find the difference seen.",
     ]
     if any(comparison.exploratory for comparison in findings.comparisons):
-        lines.append("exploratory: not what the study was to be judged by, so a verdict asks for new seeds.")
+        lines.append("exploratory: the study was not planned to be judged by this. Confirm it with new seeds.")
     if max((c.n + c.diverged for c in findings.comparisons), default=0) < compared.least_seeds:
         lines.append(f"With fewer than {compared.least_seeds} seeds none of these tests can decide.")
     return lines
@@ -145,7 +145,18 @@ def _verdicts(findings: Findings, metric: Metric) -> TextTable:
         for c in sorted(mine, key=lambda c: (VERDICTS.index(c.verdict), -abs(c.mean or 0.0)))
     ]
     difference = f"{metric.name}\nvs {findings.compared.against}"
-    heads = ("variant", difference, "95 %", "all", _head(findings), "detects", "seeds", "needs", "verdict", "why")
+    heads = (
+        "variant",
+        difference,
+        "95 %",
+        "all",
+        evidence_head(findings),
+        "detects",
+        "seeds",
+        "needs",
+        "verdict",
+        "why",
+    )
     better = "higher is better" if metric.higher_is_better else "lower is better"
     exploratory = ", exploratory" if any(c.exploratory for c in mine) else ""
     return TextTable(
@@ -153,10 +164,10 @@ def _verdicts(findings: Findings, metric: Metric) -> TextTable:
     )
 
 
-def _head(findings: Findings) -> str:
-    """Return the head of the column of corrected evidence."""
+def evidence_head(findings: Findings, tests: int | None = None) -> str:
+    """Return the head of a column of evidence that is corrected for some tests; None: all of the study."""
     letter = "p" if findings.compared.design == "planned" else "e"
-    return f"{letter} of {findings.compared.tests}" if findings.compared.tests > 1 else letter
+    return f"{letter} of {findings.compared.tests if tests is None else tests}"
 
 
 def difference_decimals(findings: Findings, metric: str) -> int:
@@ -224,8 +235,8 @@ def claim_table(findings: Findings) -> TextTable | None:
                 claim.because,
             )
         )
-    letter = _head(findings)
-    heads = ("variant", "claim", "difference", "95 %", letter, "seeds", "needs", "verdict", "why", "because")
+    tested = evidence_head(findings)
+    heads = ("variant", "claim", "difference", "95 %", tested, "seeds", "needs", "verdict", "why", "because")
     return TextTable("Claims", heads, tuple(lines), (0, 1, 7, 8, 9), drop=(9, 8, 4, 6, 2))
 
 
@@ -246,14 +257,13 @@ def factorial_table(findings: Findings, study: Factorial) -> TextTable:
         tests = (evidence(effect.adjusted, findings.compared.design), str(effect.n), effect.verdict, effect.why)
         return (" x ".join(effect.levels), *difference, *tests)
 
-    letter = "p" if findings.compared.design == "planned" else "e"
     legend = (
         "One level: its effect averaged over the levels of the other axes. Several, joined by x: their interaction, "
         "which is what they do together beyond the sum of each."
     )
     return TextTable(
         f"Effects of {' x '.join(study.axes)} on {study.metric}",
-        ("effect", "difference", "95 %", f"{letter} of {len(study.effects)}", "seeds", "verdict", "why"),
+        ("effect", "difference", "95 %", evidence_head(findings, len(study.effects)), "seeds", "verdict", "why"),
         tuple(map(line, study.effects)),
         (0, 5, 6),
         (legend,),

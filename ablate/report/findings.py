@@ -137,7 +137,7 @@ class Comparison(Difference):
     seeds: tuple[int, ...]
     differences: tuple[float, ...]  # in the order of `seeds`
     diverged: int  # further seeds at which one of the two diverged: in tests they are the largest difference
-    e_by_seed: tuple[float, ...] | None  # of a grown study: e alone after each seed; `e_seeds` says which
+    e_by_seed: tuple[float, ...] | None  # of a grown study, if judged: e alone after each seed; `e_seeds` says which
     e_seeds: tuple[int, ...] | None
     exploratory: bool  # by a metric or against a variant that the study was not to be judged by
     margin: float | None  # of `same`, in the metric's unit

@@ -106,7 +106,7 @@ def _comparison(pair: Differences, judged: _Judged) -> Comparison:
     evidence = judged.evidence.get(pair.key)
     verdict, why = _verdict(pair, evidence, judged.family)
     tested = ~np.isnan(pair.column)
-    path = sequential.e_values(pair.column[tested]).tolist() if judged.family.by_e else None
+    path = sequential.e_values(pair.column[tested]).tolist() if judged.family.by_e and evidence else None
     critical = judged.family.critical(summary.n)
     return Comparison(
         label=row.label,

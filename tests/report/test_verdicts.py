@@ -380,6 +380,7 @@ def test_latents_are_not_judged_by_images_that_other_noise_was_added_to() -> Non
     assert comparison(findings, "latent").verdict == "hurts"
     one = comparison(findings, "latent", "pd")
     assert (one.verdict, one.adjusted, one.seeds_needed) == ("undecided", None, 9)
+    assert one.e_by_seed is None
     assert one.why == "not judged: one adds its noise to latents, the other to pixels"
     assert comparison(findings, "no_drift", "pd").verdict == "hurts"
     assert comparison(findings_of(made, against="latent"), "no_drift", "pd").adjusted is None

@@ -94,7 +94,11 @@ def e_values(findings: Findings, metric: Metric) -> Plot | None:
     lines = alt.Chart(pd.DataFrame(points)).encode(
         x=x,
         y=alt.Y("e:Q", scale=scale, title="e", axis=alt.Axis(format="~g", tickCount=6)),
-        color=alt.Color("variant:N", legend=alt.Legend(orient="bottom", columns=5, title=None)),
+        color=alt.Color(
+            "variant:N",
+            scale=alt.Scale(scheme="tableau20"),
+            legend=alt.Legend(orient="bottom", columns=5, title=None),
+        ),
         tooltip=tips,
     )
     rule = alt.Chart(pd.DataFrame({"e": [decided]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(y="e:Q")

@@ -241,6 +241,7 @@ def run(
     until_decided: bool = False,
     max_seeds: int | None = None,
     factors: str | None = None,
+    set: str | Sequence[str] = (),
     baseline: bool = True,
     data: str | PathLike[str] = "cats",
     results: str | PathLike[str] = "results",
@@ -276,6 +277,8 @@ def run(
         max_seeds: Seeds at most, with `until_decided`; None: 16.
         preset: The preset: `smoke`, `quick`, `standard`, `paper`.
         factors: Axes, as in `drift,prediction`: every combination of their variants.
+        set: Settings for every variant chosen, as in `train.lr=3e-4`; `train.lr=1e-3,3e-4`: one
+            variant per value.
         baseline: Also run the baseline at the same seeds, to compare with.
         data: `cats`, or a folder, zip or `.npz` of images.
         results: The results folder. It is created if it is missing.

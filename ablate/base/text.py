@@ -18,4 +18,17 @@ def one_line(text: object) -> str:
 def split_names(values: str | Iterable[str] | None) -> tuple[str, ...]:
     """Return the names of `a,b`, or of several such texts, in order and once each."""
     texts = [values] if isinstance(values, str) else values or ()
-    return tuple(dict.fromkeys(name.strip() for text in texts for name in text.split(",") if name.strip()))
+    parts = [name.strip() for text in texts for name in split_outside_brackets(text, ",")]
+    return tuple(dict.fromkeys(name for name in parts if name))
+
+
+def split_outside_brackets(text: str, separator: str) -> list[str]:
+    """Split a text at a separator of one letter, except inside `[...]`."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == separator and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts

@@ -15,6 +15,7 @@ from ablate.cli.study import (
     FactorsOption,
     MetricsOption,
     SeedsOption,
+    SetOption,
     VariantsOption,
 )
 from ablate.study import variants
@@ -24,6 +25,7 @@ from ablate.study import variants
 def plan(
     variant: VariantsOption = None,
     factors: FactorsOption = None,
+    set: SetOption = None,
     baseline: BaselineOption = True,
     seeds: SeedsOption = "0",
     preset: PresetOption = variants.DEFAULT_PRESET,

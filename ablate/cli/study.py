@@ -122,6 +122,15 @@ FactorsOption = Annotated[
     str | None,
     typer.Option("--factors", help="Axes, as in drift,prediction: run every combination of their variants."),
 ]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Set a key of the configuration, as in train.lr=3e-4. train.lr=1e-3,3e-4: one variant per value. "
+        "Repeatable.",
+        show_default=False,
+    ),
+]
 BaselineOption = Annotated[
     bool,
     typer.Option(
@@ -151,6 +160,7 @@ MetricsOption = Annotated[
 def run(
     variant: VariantsOption = None,
     factors: FactorsOption = None,
+    set: SetOption = None,
     baseline: BaselineOption = True,
     seeds: SeedsOption = "0",
     until_decided: Annotated[

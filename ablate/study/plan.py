@@ -43,7 +43,9 @@ class RunSpec:
             return self.recorded_id
         name = re.sub(r"[^A-Za-z0-9._+-]", "_", data)[:40]
         # A file's name has at most 255 bytes. The digest keeps cut names apart.
-        return f"{self.variant[:120]}-{self.preset}-{name}-{self._content(digest)}"
+        # Brackets are patterns to a shell. No variant's own name contains @.
+        variant = self.variant.replace("[", "@").replace("]", "@")[:120]
+        return f"{variant}-{self.preset}-{name}-{self._content(digest)}"
 
     def _content(self, digest: str) -> str:
         content = hashlib.sha256(f"{self.config.to_json()}/{digest}/{self.seed}".encode()).hexdigest()[:8]

@@ -16,6 +16,7 @@ from ablate.base.text import split_names
 from ablate.study import variants
 from ablate.study.config import Config
 from ablate.study.metric_names import Metric, choose
+from ablate.study.overrides import sweep
 from ablate.study.plan import MAX_SEEDS, RunSpec, factor_combinations, parse_seeds, plan
 from ablate.study.validation import Settings, explain
 
@@ -52,6 +53,14 @@ def _combinations(axes: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
+def _sweep(given: Any) -> Any:
+    texts = (given,) if isinstance(given, str) else given
+    try:
+        return tuple(sweep(texts)) if all(isinstance(text, str) for text in texts) else given
+    except VariantError as error:
+        raise ValueError(str(error)) from error
+
+
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     choose(names)
     return names
@@ -73,6 +82,8 @@ class StudyRequest(Settings):
     Attributes:
         variant: Variants: names, `a+b` for a combination, `all` for every one.
         factors: Combinations of variants, from axes as in `drift,prediction`.
+        set: Settings for every variant chosen, as in `train.lr=3e-4`; `train.lr=1e-3,3e-4`: one
+            variant per value.
         baseline: Also run the baseline at the same seeds, to have something to compare with.
         seeds: Seeds, as in `0-4` or `0,3`.
         until_decided: After these seeds go on seed by seed, each variant until it is decided.
@@ -102,6 +113,7 @@ class StudyRequest(Settings):
 
     variant: Annotated[Names, Field(min_length=1)] = (variants.BASELINE,)
     factors: Annotated[tuple[str, ...], BeforeValidator(_combinations)] = ()
+    set: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
     baseline: bool = True
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
     until_decided: bool = False
@@ -180,8 +192,12 @@ class StudyRequest(Settings):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The variants asked for, with the combinations of the factors."""
-        return (*self.variant, *self.factors)
+        """The variants asked for, with the combinations of the factors, each with what is set."""
+        chosen = (*self.variant, *self.factors)
+        if not self.set:
+            return chosen
+        every = [name for given in chosen for name in (variants.names() if given == "all" else [given])]
+        return tuple(name + end for name in every for end in self.set)
 
     @property
     def all_seeds(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ablate.base.errors import VariantError, did_you_mean
+from ablate.study.overrides import parse_name, settings_text
 
 if TYPE_CHECKING:  # pydantic is imported when a file is read: `ablate --help` does not wait for it
     from ablate.study.claims import Claim
@@ -82,10 +83,14 @@ def load(name: str) -> Variant:
 
     Args:
         name: `no_drift`, or `no_drift+v_pred`: the deltas are joined; their order does not matter.
+            `no_drift[train.lr=0.0003]` also sets keys of the configuration.
 
     Raises:
         VariantError: An unknown name, a damaged or invalid file, or two parts that set one key differently.
     """
+    names_given, overrides = parse_name(name)
+    if overrides:
+        return _overridden(load("+".join(names_given)), overrides)
     parts = canonical(name).split("+")
     variants = [_load_one(part) for part in parts]
     if len(variants) == 1:
@@ -117,8 +122,13 @@ def load_packaged(name: str) -> Variant | None:
 
 
 def canonical(name: str) -> str:
-    """Return the name of a combination: its parts sorted, without the baseline."""
-    return "+".join(sorted({part.strip() for part in name.split("+")} - {BASELINE}) or [BASELINE])
+    """Return the name of a combination: its parts sorted, without the baseline; then what is set.
+
+    Raises:
+        VariantError: Settings in brackets that cannot be read.
+    """
+    parts, overrides = parse_name(name)
+    return "+".join(sorted(set(parts) - {BASELINE}) or [BASELINE]) + settings_text(overrides)
 
 
 def resolve(variant: Variant, preset: str) -> Config:
@@ -162,6 +172,33 @@ def _load_one(name: str) -> Variant:
         raise VariantError(f"unknown variant {name!r}{did_you_mean(name, known)} Allowed: {', '.join(known)}")
     path = PACKAGED / f"{name}.toml"
     return _read_variant(path if path.is_file() else USER / f"{name}.toml")
+
+
+def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
+    """Return the variant with other settings, which win over its own."""
+    from ablate.study.variant_file import PresetFile, settings_of, validated
+
+    name = variant.name + settings_text(overrides)
+    table: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        section, dot, key = dotted.partition(".")
+        if section == "quantize":
+            raise VariantError(f"{name}: {dotted} is no part of a variant; use --quantize and --scopes")
+        if dot:
+            table.setdefault(section, {})[key] = value
+        else:
+            table[section] = value
+    settings = settings_of(validated(name, PresetFile, table))
+    axes = [] if variant.name == BASELINE else [variant.axis]
+    return Variant(
+        name=name,
+        about=f"{variant.about} With {settings_text(overrides)[1:-1]}.",
+        source=variant.source,
+        axis="+".join([*axes, *sorted(overrides)]),
+        claims=(),
+        delta=MappingProxyType(dict(variant.delta) | settings),
+        compound=True,
+    )
 
 
 def _read_variant(path: Path) -> Variant:

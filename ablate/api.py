@@ -24,6 +24,7 @@ from ablate.store import tables
 from ablate.store.atomic_files import output_file
 from ablate.store.output import check_output
 from ablate.study import variants
+from ablate.study.variants import registry
 
 Budget = Literal["steps", "macs"]
 SHOWN = (
@@ -263,6 +264,7 @@ def run(
     compile: Literal["auto", "on", "off"] = "auto",
     save_every_s: float = 60.0,
     log: str | Sequence[str] = (),
+    variants: str | PathLike[str] | None = None,
     on_row: Callable[[dict[str, Any], str], None] | None = None,
 ) -> Results:
     """Train, sample, measure and record variants and their baseline, as `ablate run` does.
@@ -301,6 +303,8 @@ def run(
         compile: Compile the transformer blocks; `auto`: if the training is long enough.
         save_every_s: Seconds between checkpoints.
         log: Trackers that record finished runs too: `tensorboard`, `mlflow`.
+        variants: The folder of your own variants and presets; None: `ABLATE_VARIANTS`, else
+            `variants`.
         on_row: Called after each run, instead of the line on stderr, with the run's row and how it
             went: `made`, `quantised`, or the reason for skipping it.
 
@@ -313,26 +317,27 @@ def run(
         KeyboardInterrupt: Interrupted, after saving. The same call goes on from there.
     """
     options = dict(locals())  # the parameters are named after the fields of StudyRequest
-    del options["on_row"]
+    del options["on_row"], options["variants"]
     from ablate.study.request import StudyRequest, as_call
 
-    request = StudyRequest.of(as_call, options)
-    from ablate.base.progress import Progress
-    from ablate.launch.study import described
-    from ablate.studies import make_study
+    with registry(None if variants is None else Path(variants)):
+        request = StudyRequest.of(as_call, options)
+        from ablate.base.progress import Progress
+        from ablate.launch.study import described
+        from ablate.studies import make_study
 
-    progress = Progress()
+        progress = Progress()
 
-    def on_missing(network: str, why: str) -> None:
-        lost = [metric.name for metric in request.asked_metrics if metric.network == network]
-        if lost:
-            warnings.warn(f"no {', '.join(lost)}: {why}", stacklevel=2)
+        def on_missing(network: str, why: str) -> None:
+            lost = [metric.name for metric in request.asked_metrics if metric.network == network]
+            if lost:
+                warnings.warn(f"no {', '.join(lost)}: {why}", stacklevel=2)
 
-    make_study(
-        request,
-        progress=progress,
-        on_row=on_row or (lambda row, how: progress.say(described(row, how))),
-        on_missing=on_missing,
-        say=progress.say,
-    )
+        make_study(
+            request,
+            progress=progress,
+            on_row=on_row or (lambda row, how: progress.say(described(row, how))),
+            on_missing=on_missing,
+            say=progress.say,
+        )
     return Results(request.results)

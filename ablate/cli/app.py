@@ -106,7 +106,28 @@ def run_ids(context: typer.Context) -> list[str]:
 
 ResultsOption = Annotated[Path, typer.Option("--results", help="The results folder.")]
 PresetOption = Annotated[
-    str, typer.Option("--preset", help="The preset: smoke, quick, standard or paper.", autocompletion=preset_names)
+    str,
+    typer.Option(
+        "--preset", help="The preset: smoke, quick, standard, paper or your own.", autocompletion=preset_names
+    ),
+]
+
+
+def _use_registry(context: typer.Context, folder: Path | None) -> None:
+    from ablate.study.variants import registry
+
+    context.with_resource(registry(folder))
+
+
+OwnVariantsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--variants",
+        help="The folder of your own variants and presets (also ABLATE_VARIANTS). Default: variants.",
+        show_default=False,
+        callback=_use_registry,
+        is_eager=True,
+    ),
 ]
 RunArgument = Annotated[
     str,

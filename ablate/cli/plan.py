@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.cli.app import Budget, PresetOption, ResultsOption, app
+from ablate.cli.app import Budget, OwnVariantsOption, PresetOption, ResultsOption, app
 from ablate.cli.study import (
     BaselineOption,
     BudgetOption,
@@ -26,6 +26,7 @@ def plan(
     variant: VariantsOption = None,
     factors: FactorsOption = None,
     set: SetOption = None,
+    variants: OwnVariantsOption = None,
     baseline: BaselineOption = True,
     seeds: SeedsOption = "0",
     preset: PresetOption = variants.DEFAULT_PRESET,
@@ -53,8 +54,8 @@ def plan(
 
     Example: ablate plan --variant no_drift,v_pred --seeds 0-7
     """
-    options = dict(locals())  # those named after the fields of StudyRequest, and three more
-    for name in ("sd", "record", "as_json"):
+    options = dict(locals())  # those named after the fields of StudyRequest, and four more
+    for name in ("variants", "sd", "record", "as_json"):
         del options[name]
     from ablate.planning import preview_plan
     from ablate.study.request import StudyRequest, as_options

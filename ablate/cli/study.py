@@ -17,6 +17,7 @@ from ablate.cli.app import (
     INTERRUPTED,
     Budget,
     DeviceOption,
+    OwnVariantsOption,
     PresetOption,
     ResultsOption,
     WeightsOption,
@@ -46,7 +47,10 @@ class Compile(StrEnum):
 
 
 @app.command("list")
-def list_variants(as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False) -> None:
+def list_variants(
+    own_variants: OwnVariantsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
     """List the variants: name, axis and what each changes.
 
     Example: ablate list
@@ -70,6 +74,7 @@ def list_variants(as_json: Annotated[bool, typer.Option("--json", help="One JSON
 def show(
     name: Annotated[str, typer.Argument(help="A variant, or several joined by +.", autocompletion=variant_names)],
     preset: PresetOption = variants.DEFAULT_PRESET,
+    own_variants: OwnVariantsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Show a variant: its configuration, its parameters and its MACs by module.
@@ -161,6 +166,7 @@ def run(
     variant: VariantsOption = None,
     factors: FactorsOption = None,
     set: SetOption = None,
+    variants: OwnVariantsOption = None,
     baseline: BaselineOption = True,
     seeds: SeedsOption = "0",
     until_decided: Annotated[
@@ -259,7 +265,7 @@ def run(
     Example: ablate run --variant no_drift --seeds 0-2
     """
     options = dict(locals())  # the parameters are named after the fields of StudyRequest
-    del options["dry_run"]
+    del options["dry_run"], options["variants"]
     from ablate.study.request import StudyRequest, as_options
 
     request = StudyRequest.of(as_options, options)

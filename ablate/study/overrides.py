@@ -29,7 +29,7 @@ def parse_name(name: str) -> tuple[list[str], dict[str, Any]]:
         if not bracket:
             continue
         if not inner.endswith("]"):
-            raise VariantError(f"{name}: the bracket is not closed; write it as in baseline[train.lr=0.0003]")
+            raise VariantError(f"unknown variant {name!r}: its bracket is not closed; write baseline[train.lr=0.0003]")
         for setting in split_outside_brackets(inner[:-1], ","):
             key, value = _parse_setting(setting)
             if settings.setdefault(key, value) != value:

@@ -135,7 +135,8 @@ def plan(
         VariantError: An unknown name, an invalid file or an unknown preset.
     """
     wanted = [name for given in names for name in (variants.names() if given == "all" else [given])]
-    loaded = {v.name: v for v in map(variants.load, wanted)}
+    used = (variants.without_idle_settings(name, preset) for name in wanted)
+    loaded = {v.name: v for v in map(variants.load, used)}
     added = add_baseline and variants.BASELINE not in loaded
     if added:
         loaded = {variants.BASELINE: variants.load(variants.BASELINE)} | loaded

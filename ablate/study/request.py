@@ -56,7 +56,7 @@ def _combinations(axes: Any) -> Any:
 def _sweep(given: Any) -> Any:
     texts = (given,) if isinstance(given, str) else given
     try:
-        return tuple(sweep(texts)) if all(isinstance(text, str) for text in texts) else given
+        return tuple(sweep(texts)) if texts and all(isinstance(text, str) for text in texts) else given
     except VariantError as error:
         raise ValueError(str(error)) from error
 

@@ -47,7 +47,8 @@ class _Words(Settings):
 
 
 _SETTINGS: dict[str, Any] = {name: (_optional(section), None) for name, section in SECTIONS.items()}
-PresetFile = create_model("PresetFile", __base__=Settings, **_SETTINGS)
+SettingsTable = create_model("SettingsTable", __base__=Settings, **_SETTINGS)
+PresetFile = create_model("PresetFile", __base__=Settings, extends=(Line | None, None), **_SETTINGS)
 VariantFile = create_model("VariantFile", __base__=_Words, **_SETTINGS)
 
 

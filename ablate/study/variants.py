@@ -5,13 +5,18 @@
 The baseline sets what the model is, the preset its budget, the variant what is changed. Every key of
 `Config` is set by the baseline or by the preset, never by both. The packaged files are in
 `variants/` at the top of the repository, and in `ablate/variants/` of a wheel. A user's own variants
-are in `./variants/`, which in a checkout can be the same folder.
+and presets are in `./variants/` or another folder (see `registry`), which in a checkout can be the
+same folder.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,10 +35,11 @@ PACKAGED = next(
     folder for folder in (_ROOT / "ablate/variants", _ROOT / "variants") if (folder / "baseline.toml").is_file()
 )
 PRESETS = PACKAGED / "presets"
-USER = Path("variants")
+FOLDER_VARIABLE = "ABLATE_VARIANTS"
 BASELINE = "baseline"
 DEFAULT_PRESET = "quick"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of folders' names and is printed
+_registry: ContextVar[Path | None] = ContextVar("registry", default=None)
 
 
 @dataclass(frozen=True)
@@ -49,33 +55,63 @@ class Variant:
     compound: bool = False  # it changes more than its axis
 
 
+@contextmanager
+def registry(folder: Path | None) -> Iterator[None]:
+    """Take the user's variants and presets from a folder; None: `ABLATE_VARIANTS`, else `./variants`.
+
+    Raises:
+        VariantError: There is no such folder.
+    """
+    if folder is not None and not folder.is_dir():
+        raise VariantError(f"{folder}: no such folder; it should hold variants as NAME.toml, and presets in presets/")
+    token = _registry.set(folder)
+    try:
+        yield
+    finally:
+        _registry.reset(token)
+
+
+def own_folder() -> Path:
+    """Return the folder of the user's own variants."""
+    return _registry.get() or Path(os.environ.get(FOLDER_VARIABLE) or "variants")
+
+
 def names() -> list[str]:
     """Return every variant's name, the baseline first, the packaged ones before the user's.
 
     Raises:
-        VariantError: A file of `./variants` has a packaged variant's name, or one not allowed.
+        VariantError: A file of the user's has a packaged variant's name, or one not allowed.
     """
-    packaged = sorted(p.stem for p in PACKAGED.glob("*.toml"))
-    # Editors and file managers leave hidden files.
-    own = USER.is_dir() and USER.resolve() != PACKAGED
-    user = sorted(p.stem for p in USER.glob("*.toml") if not p.name.startswith(".")) if own else []
-    for name in user:
-        if not NAME.fullmatch(name):
-            allowed = "at most 64 of a-z A-Z 0-9 _ . and -, the first a letter or digit"
-            raise VariantError(
-                f"{USER}/{name!a}.toml: this cannot be a variant's name; allowed: {allowed}; rename the file"
-            )
-        if name in packaged:
-            raise VariantError(f"{USER / name}.toml: the name {name} is taken by a packaged variant; rename the file")
-    return [BASELINE, *(name for name in packaged if name != BASELINE), *user]
+    packaged = sorted(path.stem for path in PACKAGED.glob("*.toml"))
+    own = _own_names(own_folder(), PACKAGED, "variant")
+    return [BASELINE, *(name for name in packaged if name != BASELINE), *own]
 
 
 def presets() -> list[str]:
-    """Return the presets, the cheapest first."""
-    order = ["smoke", "quick", "standard", "paper"]
-    return sorted(
-        (p.stem for p in PRESETS.glob("*.toml")), key=lambda name: (order.index(name) if name in order else 9, name)
-    )
+    """Return the presets, the packaged ones first, of those the cheapest first.
+
+    Raises:
+        VariantError: As for `names`.
+    """
+    rank = {name: at for at, name in enumerate(("smoke", "quick", "standard", "paper"))}
+    packaged = sorted((path.stem for path in PRESETS.glob("*.toml")), key=lambda name: (rank.get(name, 9), name))
+    return [*packaged, *_own_names(own_folder() / "presets", PRESETS, "preset")]
+
+
+def _own_names(folder: Path, packaged: Path, kind: str) -> list[str]:
+    if not folder.is_dir() or folder.resolve() == packaged:
+        return []
+    # Editors and file managers leave hidden files.
+    own = sorted(path.stem for path in folder.glob("*.toml") if not path.name.startswith("."))
+    for name in own:
+        if not NAME.fullmatch(name):
+            allowed = "at most 64 of a-z A-Z 0-9 _ . and -, the first a letter or digit"
+            raise VariantError(
+                f"{folder}/{name!a}.toml: this cannot be a {kind}'s name; allowed: {allowed}; rename the file"
+            )
+        if (packaged / f"{name}.toml").is_file():
+            raise VariantError(f"{folder / name}.toml: the name {name} is taken by a packaged {kind}; rename the file")
+    return own
 
 
 def load(name: str) -> Variant:
@@ -137,14 +173,33 @@ def resolve(variant: Variant, preset: str) -> Config:
     Raises:
         VariantError: An unknown preset, or values that do not fit together.
     """
-    if preset not in presets():
-        raise VariantError(
-            f"unknown preset {preset!r}{did_you_mean(preset, presets())} Allowed: {', '.join(presets())}"
-        )
-    from ablate.study.variant_file import PresetFile, configuration, read, settings_of
+    from ablate.study.variant_file import configuration
 
-    given = settings_of(read(PRESETS / f"{preset}.toml", PresetFile))
-    return configuration(f"{variant.name} at preset {preset}", _baseline_settings() | given | dict(variant.delta))
+    settings = _baseline_settings() | _preset_settings(preset) | dict(variant.delta)
+    return configuration(f"{variant.name} at preset {preset}", settings)
+
+
+def without_idle_settings(name: str, preset: str) -> str:
+    """Return a variant's name without the settings in brackets that it has anyway at this preset.
+
+    A sweep may contain the value that the variant has already: that run is the variant's own.
+
+    Raises:
+        VariantError: As for `load` and `resolve`.
+    """
+    parts, overrides = parse_name(name)
+    if not overrides:
+        return canonical(name)
+    base = canonical("+".join(parts))
+    settings = load(name).delta  # the values as the configuration holds them
+    own = resolve(load(base), preset).model_dump()
+    changed = {key: value for key, value in overrides.items() if settings[key] != _value_at(own, key)}
+    return base + settings_text(changed)
+
+
+def _value_at(config: dict[str, Any], dotted: str) -> Any:
+    section, _, key = dotted.partition(".")
+    return config[section][key]
 
 
 def from_json(text: str, preset: str) -> Config:
@@ -155,14 +210,15 @@ def from_json(text: str, preset: str) -> Config:
     Raises:
         VariantError: Not such JSON, or values that do not fit together.
     """
-    from ablate.study.variant_file import PresetFile, configuration, settings_of, validated
+    from ablate.study.variant_file import SettingsTable, configuration, settings_of, validated
 
     what = "a run's configuration"
     try:
         table = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise VariantError(f"{what} cannot be read: {' '.join(str(error).split())}") from error
-    given = settings_of(validated(what, PresetFile, table))
+    given = settings_of(validated(what, SettingsTable, table))
+    preset = preset if preset in presets() else DEFAULT_PRESET  # a user's own, which is not here
     return configuration(what, settings_of(resolve(load(BASELINE), preset)) | given)
 
 
@@ -171,12 +227,12 @@ def _load_one(name: str) -> Variant:
     if name not in known:
         raise VariantError(f"unknown variant {name!r}{did_you_mean(name, known)} Allowed: {', '.join(known)}")
     path = PACKAGED / f"{name}.toml"
-    return _read_variant(path if path.is_file() else USER / f"{name}.toml")
+    return _read_variant(path if path.is_file() else own_folder() / f"{name}.toml")
 
 
 def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
     """Return the variant with other settings, which win over its own."""
-    from ablate.study.variant_file import PresetFile, settings_of, validated
+    from ablate.study.variant_file import SettingsTable, settings_of, validated
 
     name = variant.name + settings_text(overrides)
     table: dict[str, Any] = {}
@@ -188,7 +244,7 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
             table.setdefault(section, {})[key] = value
         else:
             table[section] = value
-    settings = settings_of(validated(name, PresetFile, table))
+    settings = settings_of(validated(name, SettingsTable, table))
     axes = [] if variant.name == BASELINE else [variant.axis]
     return Variant(
         name=name,
@@ -216,6 +272,26 @@ def _read_variant(path: Path) -> Variant:
             if key in baseline and baseline[key] == value:
                 raise VariantError(f"{path}: {key} = {value!r} is the baseline's value already; leave it out")
     return Variant(name, file.about, file.source, file.axis, file.claim, MappingProxyType(delta), file.compound)
+
+
+def _preset_settings(preset: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what a preset sets, over what the preset that it extends sets."""
+    from ablate.study.variant_file import PresetFile, read, settings_of
+
+    if preset not in (allowed := presets()):
+        raise VariantError(f"unknown preset {preset!r}{did_you_mean(preset, allowed)} Allowed: {', '.join(allowed)}")
+    path = PRESETS / f"{preset}.toml"
+    path = path if path.is_file() else own_folder() / "presets" / f"{preset}.toml"
+    file = read(path, PresetFile)
+    extends = getattr(file, "extends", None)
+    if extends in (*extended, preset):
+        raise VariantError(f"{path}: it extends itself: {' extends '.join((*extended, preset, extends))}")
+    settings = (_preset_settings(extends, (*extended, preset)) if extends else {}) | settings_of(file)
+    if path.parent != PRESETS:
+        missing = sorted(_preset_settings(DEFAULT_PRESET).keys() - settings.keys())
+        if missing:
+            raise VariantError(f'{path}: {missing[0]} is missing; set it, or begin with extends = "{DEFAULT_PRESET}"')
+    return settings
 
 
 def _baseline_settings() -> dict[str, Any]:

@@ -70,9 +70,18 @@ class Format(StrEnum):
     json = "json"
     markdown = "markdown"
     html = "html"
+    latex = "latex"
+    csv = "csv"
 
 
-ENDINGS = {Format.rich: "md", Format.json: "json", Format.markdown: "md", Format.html: "html"}
+ENDINGS = {
+    ".html": Format.html,
+    ".htm": Format.html,
+    ".md": Format.markdown,
+    ".json": Format.json,
+    ".tex": Format.latex,
+    ".csv": Format.csv,
+}
 
 
 @app.command()
@@ -101,7 +110,7 @@ def report(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write to this file: .html, .md or .json.", show_default=False),
+        typer.Option("--output", "-o", help="Write to this file: .html, .md, .tex, .csv or .json.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     watch: Annotated[
@@ -111,6 +120,7 @@ def report(
     """Say which changes help, which hurt, and which are undecided.
 
     Files (-o report.html, .md, .json) and --full also show quality, costs, trade-offs and number formats.
+    .tex is the table for a paper, .csv one row per variant and metric.
 
     Example: ablate report -o report.html
     """
@@ -125,7 +135,7 @@ def report(
     elif format_ is Format.html:
         raise AblateError("--format html: needs a file to write to, as in -o report.html")
     elif watch and format_ is not Format.rich:
-        raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report.{ENDINGS[format_]}")
+        raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report{_ending(format_)}")
     metrics, only = tuple(split_names(metric)), tuple(map(canonical, split_names(variants)))
     choice = Choice(
         preset, data, budget.value, canonical(against), metrics, samples, extractor, only, same_within=same_within
@@ -157,12 +167,22 @@ def _write(folder: Path, choice: Choice, format_: Format, output: Path | None, f
         text = str(importlib.import_module("ablate.report.render.html").to_html(findings, folder))
     elif format_ is Format.json:
         text = findings.to_json()
+    elif format_ is Format.latex:
+        from ablate.report.render.latex import to_latex
+
+        text = to_latex(findings)
+    elif format_ is Format.csv:
+        from ablate.report.render.csv import to_csv
+
+        text = to_csv(findings)
+        for note in findings.notes:  # a table of data has no place for them
+            typer.echo(f"note: {note}", err=True)
     else:
         from ablate.report.render.markdown import to_markdown
 
         text = to_markdown(findings)
     if output is None:
-        typer.echo(text)
+        typer.echo(text, nl=not text.endswith("\n"))
         return
     from ablate.store.atomic_files import output_file
 
@@ -231,12 +251,15 @@ def _format_of(output: Path, asked: Format, force: bool) -> Format:
     """Return the form of a file's ending, and refuse another one that was asked for."""
     from ablate.store.output import check_output
 
-    endings = {".html": Format.html, ".htm": Format.html, ".md": Format.markdown, ".json": Format.json}
-    check_output(output, tuple(endings), force=force)
-    of_ending = endings[output.suffix.lower()]
+    check_output(output, tuple(ENDINGS), force=force)
+    of_ending = ENDINGS[output.suffix.lower()]
     if asked not in (Format.rich, of_ending):
         raise AblateError(f"--format {asked} --output {output}: the ending says {of_ending}; choose one of the two")
     return of_ending
+
+
+def _ending(format_: Format) -> str:
+    return next(ending for ending, of_ending in ENDINGS.items() if of_ending is format_)
 
 
 @app.command()

@@ -12,7 +12,7 @@ number of samples. Nothing else is mixed in.
     same       = any difference is smaller than the margin
     undecided  = the seeds so far cannot decide; `why` says what is missing
 
-`low` and `high` are the 95 % interval of one difference (Student's t over seeds); those of
+`low` and `high` are the 95 % interval of one mean or difference (Student's t over seeds); those of
 `all_low` and `all_high` hold for all comparisons together. The evidence is p where the study was
 planned (small decides), and e where it was grown (large decides); `adjusted` is corrected over
 `Compared.tests` tests. An unknown number is None, never NaN.
@@ -49,10 +49,12 @@ class Record(BaseModel):
 
 
 class Value(Record):
-    """A mean over `n` seeds and its standard deviation."""
+    """A mean over `n` seeds, its standard deviation, and its 95 % interval (Student's t)."""
 
     mean: float | None  # None for no seed
-    sd: float | None  # None for fewer than two seeds
+    sd: float | None  # None, as `low` and `high`, for fewer than two seeds
+    low: float | None
+    high: float | None
     n: int
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
 
 import pandas as pd
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -19,6 +18,7 @@ from ablate.report.render.number_text import decimals_of, evidence, interval, me
 from ablate.report.render.run_images import sample_file
 from ablate.report.render.text_table import TextTable, coloured, fits
 from ablate.report.selection import Choice
+from ablate.stats import paired
 from ablate.store import tables
 from ablate.study.variants import canonical
 
@@ -259,5 +259,4 @@ class _Rendered:
 
 
 def _mean_sd(values: list[float], decimals: int) -> str:
-    value = Value(mean=fmean(values) if values else None, sd=stdev(values) if len(values) > 1 else None, n=len(values))
-    return mean_sd(value, decimals, "±")
+    return mean_sd(Value(**asdict(paired.summarise(values))), decimals, "±")

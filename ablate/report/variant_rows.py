@@ -19,6 +19,7 @@ from ablate.report.findings import Metric, Value, VariantRow
 from ablate.report.judged_metrics import describe, higher_is_better
 from ablate.report.selection import SelectedRuns
 from ablate.report.stated import NOTHING, Stated
+from ablate.stats import paired
 from ablate.study.metric_names import FEATURES, METRICS
 from ablate.study.variants import BASELINE
 
@@ -35,7 +36,7 @@ COST_HEADS = {  # cost -> head of its column
 TIMES = ("train_wall_s", "latency_step_ms", "latency_image_ms")
 UNFINISHED = ("diverged", "failed", "interrupted")
 AUTOENCODER = ("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db")
-NO_VALUE = Value(mean=None, sd=None, n=0)
+NO_VALUE = Value(mean=None, sd=None, low=None, high=None, n=0)
 MACHINE = ("device", "processor", "arithmetic", "threads", "vector_units")
 
 
@@ -234,14 +235,21 @@ def _rows(
 
 
 def _means(grid: SeedGrid, theirs: np.ndarray | None) -> dict[str, Value]:
-    """Return mean and sd of every label, or of its differences to other values (seeds,)."""
+    """Return mean, sd and interval of every label, or of its differences to other values (seeds,)."""
     x = grid.values if theirs is None else grid.values - theirs[:, None]
     n = np.sum(~np.isnan(x), axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.nansum(x, axis=0) / n
         sd = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / (n - 1))
     columns = zip(grid.columns, mean.tolist(), sd.tolist(), n.tolist(), strict=True)
-    return {name: Value(mean=m if k else None, sd=s if k > 1 else None, n=k) for name, m, s, k in columns}
+    return {name: _value(m, s, k) for name, m, s, k in columns}
+
+
+def _value(mean: float, sd: float, n: int) -> Value:
+    if n < 2:
+        return NO_VALUE.model_copy(update={"mean": mean, "n": n}) if n else NO_VALUE
+    half = paired.half_width(n, sd)
+    return Value(mean=mean, sd=sd, low=mean - half, high=mean + half, n=n)
 
 
 def _note_lacking_seeds(

@@ -125,13 +125,31 @@ def test_report_to_a_file(run: Command, tmp_path: Path, monkeypatch: pytest.Monk
     assert run("report", "--format", "json", "-o", "r.json")[0] == 0
     assert json.loads(Path("r.json").read_text())["version"] == 2
     assert "the ending says markdown" in run("report", "--format", "json", "-o", "x.md")[2]
-    assert "allowed: .html, .htm, .md, .json" in run("report", "-o", "x.pdf")[2]
+    assert "allowed: .html, .htm, .md, .json, .tex, .csv" in run("report", "-o", "x.pdf")[2]
     assert "needs a file to write to, as in -o report.html" in run("report", "--format", "html")[2]
     page = types.ModuleType("ablate.report.render.html")
     page.to_html = lambda findings, folder: f"<p>{findings.compared.tests} {folder}</p>"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ablate.report.render.html", page)
     assert run("report", "-o", "r.html")[0] == 0
     assert Path("r.html").read_text() == "<p>6 results</p>"
+
+
+def test_report_as_a_table_for_a_paper_and_as_data(run: Command) -> None:
+    for ending, format_, start in (("tex", "latex", "% Needs "), ("csv", "csv", "preset,data,variant,")):
+        assert run("report", "-o", f"r.{ending}") == (0, "", f"r.{ending}: written\n")
+        code, out, _ = run("report", "--format", format_)
+        assert (code, out) == (0, Path(f"r.{ending}").read_text())
+        assert out.startswith(start)
+        assert f"--watch --format {format_}: needs a file" in run("report", "--watch", "--format", format_)[2]
+    assert run("report", "--format", "csv", "-m", "fd", "-v", "direct")[1].count("\n") == 3
+
+
+def test_csv_has_no_notes_but_the_command_says_them(run: Command, folder: Path) -> None:
+    lost = synthetic.rows({"direct": 0.0}, [99], status="failed", fd=None, error="it broke")
+    synthetic.save(folder, {"runs": lost["runs"]})
+    _, out, err = run("report", "--format", "csv")
+    assert err == "note: direct: seed 99 failed, not in the means: it broke\n"
+    assert "note" not in out
 
 
 def test_gate_fails_only_where_the_interval_says_so(run: Command) -> None:

@@ -77,7 +77,8 @@ def rich(report: Findings, width: int = 80, encoding: str = "utf-8") -> str:
 
 
 def close(mean: float, sd: float, n: int) -> object:
-    return pytest.approx({"mean": mean, "sd": sd, "n": n})
+    half = {2: 12.706204736}[n] * sd / math.sqrt(n)  # Student's t of n - 1 degrees of freedom
+    return pytest.approx({"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n})
 
 
 STUDY = (
@@ -112,7 +113,7 @@ def test_means_spread_and_paired_differences_by_hand(tmp_path: Path) -> None:
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
     report = build(tmp_path, run("baseline", 0, 260.0), run("no_drift", 0, 270.0))
-    assert report.rows[1].values["fd"] == Value(mean=270.0, sd=None, n=1)
+    assert report.rows[1].values["fd"] == Value(mean=270.0, sd=None, low=None, high=None, n=1)
     assert "270.0 ± -" in rich(report)
     assert "+10.0 ± -" in rich(report)
 
@@ -156,7 +157,7 @@ def test_unequal_configurations_are_rows_of_their_own(tmp_path: Path) -> None:
     assert [row.label for row in group.rows] == ["baseline @new", "baseline @baseline", "no_drift"]
     assert group.rows[0].values["fd"].mean == 200.0
     assert group.rows[2].differences is not None
-    assert group.rows[2].differences["fd"] == Value(mean=70.0, sd=None, n=1)
+    assert group.rows[2].differences["fd"] == Value(mean=70.0, sd=None, low=None, high=None, n=1)
     assert "the baseline has several configurations; differences are to the newest, @new" in group.notes
     assert "no_drift: an unequal budget: 500 steps, nfe 32; the baseline: 900 steps, nfe 32" in group.notes
     failed = run("baseline", 0, None, status="failed", config_hash="bad", finished_at=later)
@@ -167,7 +168,7 @@ def test_unequal_configurations_are_rows_of_their_own(tmp_path: Path) -> None:
 def test_seeds_that_the_baseline_lacks_are_said(tmp_path: Path) -> None:
     group = build(tmp_path, *STUDY[:2], run("no_drift", 1, 284.0), run("no_drift", 7, 400.0))
     assert group.rows[1].differences is not None
-    assert group.rows[1].differences["fd"] == Value(mean=14.0, sd=None, n=1)
+    assert group.rows[1].differences["fd"] == Value(mean=14.0, sd=None, low=None, high=None, n=1)
     assert "no_drift: fd difference over seed 1: the baseline lacks seed 7" in group.notes
 
 
@@ -295,7 +296,10 @@ def test_quantities(name: str, value: float | None, text: str) -> None:
 
 
 def test_a_small_negative_difference_is_not_minus_zero() -> None:
-    assert number_text.mean_sd(Value(mean=-0.00001, sd=0.002, n=3), 3, "±", sign=True) == "+0.000±0.002"
+    assert (
+        number_text.mean_sd(Value(mean=-0.00001, sd=0.002, low=-0.005, high=0.005, n=3), 3, "±", sign=True)
+        == "+0.000±0.002"
+    )
 
 
 def test_a_budget_chooses_the_runs_it_makes_comparable(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ablate.report import plot_data
 from ablate.report.findings import Claim, Comparison, Findings
 from ablate.report.render import report_tables, run_plots, verdict_plots
 from ablate.report.render.gallery import data_images, is_embedded, make_gallery
+from ablate.report.render.latex import to_latex
 from ablate.report.render.number_text import interval, signed
 from ablate.report.render.text_table import TextTable
 from ablate.report.render.vega import records
@@ -104,6 +105,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "has_plots": any(shown.values()),
         "data_images": data_images(findings, artifacts, gallery) if findings.rows else [],
         "quality": report_tables.quality_table(findings, " ± ") if findings.rows else None,
+        "latex": to_latex(findings),
         "methods": _methods(findings, mine),
         "environment": _environment(mine),
         "credits": _credits(findings),

@@ -24,7 +24,7 @@ from ablate.report.render.markdown import to_markdown
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
 SCHEMA = Findings.model_json_schema(mode="serialization")
-SCHEMA_SHA256 = "3a93843082a360efdbef99dbcf7735f1a5327a915fd3c50c348d04ed02c0e196"
+SCHEMA_SHA256 = "5d9aba810b1f78bc2c1eba00286ad0f8ddc7ed30f344642d847338dfb8858747"
 
 
 @cache
@@ -73,7 +73,13 @@ def test_documents_of_little_are_valid() -> None:
     made = synthetic.rows({"no_drift": 1.0}, [0])
     assert validate(findings_of(made))["compared"]["against"] is None
     made["runs"][0] |= {"status": "failed", "fd": None, "pd": None, "data": None, "data_digest": None}
-    assert validate(findings_of(made))["rows"][0]["values"]["fd"] == {"mean": None, "sd": None, "n": 0}
+    assert validate(findings_of(made))["rows"][0]["values"]["fd"] == {
+        "mean": None,
+        "sd": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+    }
     assert validate(findings_of({"runs": [], "fidelity": [], "quantized": []}))["rows"] == []
 
 

@@ -195,6 +195,13 @@ def test_no_runs_is_a_page_too(tmp_path: Path) -> None:
     assert "Methods and environment" in text
 
 
+def test_the_table_for_a_paper_is_there_to_copy(html: str, tmp_path: Path) -> None:
+    text = Reader(html).text
+    start, end = text.index("% Needs \\usepackage{booktabs}."), text.index("\\end{table}")
+    assert text[start:end].count("\\\\\n") == 1 + 4
+    assert "Copy as LaTeX" in text[:start]
+
+
 @pytest.mark.slow
 def test_many_variants_fit_into_five_megabytes(tmp_path: Path) -> None:
     names = ["baseline", *(f"variant_{i}" for i in range(14))]

@@ -257,6 +257,7 @@ def run(
     gpus: float | None = None,
     quantize: str | None = None,
     scopes: str | None = None,
+    fail_fast: bool = False,
     force: bool = False,
     failed: bool = False,
     stale: bool = False,
@@ -296,6 +297,7 @@ def run(
         gpus: With ray: GPUs of a run, as in 0.5; None: 1 if there are any.
         quantize: Number formats to measure, as in `int8,fp8`; None: the preset's.
         scopes: What is quantised; None: the preset's.
+        fail_fast: Stop at the first failed run; else the others are made first.
         force: Make finished runs again.
         failed: Make failed and diverged runs again, and no others.
         stale: Also make finished runs again that were computed by other code.

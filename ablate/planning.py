@@ -105,6 +105,21 @@ def judged_metrics(request: StudyRequest, found: Findings | None) -> tuple[str, 
     return tuple(dict.fromkeys([*headline, *request.metrics]))
 
 
+def family_line(request: StudyRequest, planned: Sequence[Planned]) -> str:
+    """Return in one line what a report will judge of these runs."""
+    names = dict.fromkeys(run.spec.variant for run in planned)
+    variants = [name for name in names if name != BASELINE]
+    if len(variants) in (0, len(names)):
+        missing = "no variant" if not variants else "no baseline"
+        return f"nothing will be judged: there is {missing} among these runs"
+    metrics = judged_metrics(request, None)
+    tests = len(variants) * len(metrics)
+    return (
+        f"to be judged by {', '.join(metrics)}: {', '.join(variants)}; {tests} tests, and those of variants "
+        "that the folder has already (ablate plan shows more)"
+    )
+
+
 def _parse_sds(texts: Iterable[str], metrics: Sequence[str]) -> dict[str, float]:
     sds = {}
     for text in texts:

@@ -6,7 +6,8 @@ Each message is one line: what was asked, what was found, what is allowed, how t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Sequence
 
 
 class AblateError(Exception):
@@ -41,3 +42,51 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean X?` with the closest allowed word, or `.` if none is close."""
     near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else "."
+
+
+# Error number of the operating system -> what to do about it.
+_FIXES = {
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some of your disk quota",
+    errno.EACCES: "allow this user to write there",
+    errno.EPERM: "allow this user to write there",
+    errno.EROFS: "its file system is read-only: mount it writable",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs: this machine has too many open files",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "mount the network folder again",
+}
+_OF_EVERY_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE)
+
+
+def how_to_fix(error: BaseException, otherwise: str = "fix that") -> str:
+    """Return what to do about a file that cannot be written, by the error's number."""
+    return _FIXES.get(getattr(error, "errno", None) or 0, otherwise)
+
+
+def hits_every_run(error: BaseException | None) -> bool:
+    """Return whether an error comes from the disk or its permissions, so that each next run fails too."""
+    while error is not None:
+        if getattr(error, "errno", None) in _OF_EVERY_RUN:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def failed_runs(failures: Sequence[tuple[str, str]]) -> AblateError:
+    """Return the error at the end of a study whose other runs were made.
+
+    Args:
+        failures: The name of each failed run, and its error.
+    """
+    by_error: dict[str, list[str]] = {}
+    for run_id, error in failures:
+        by_error.setdefault(error, []).append(run_id)
+    said = "; ".join(f"{_some(names)}: {error}" for error, names in by_error.items())
+    what = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
+    return AblateError(f"{what} failed: {said}; fix that, and run the same command again")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

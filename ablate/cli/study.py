@@ -230,6 +230,9 @@ def run(
             show_default=False,
         ),
     ] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first failed run. Default: make the others first.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Make finished runs again and replace their rows.")] = False,
     failed: Annotated[
         bool, typer.Option("--failed", help="Make failed and diverged runs again, and no others.")
@@ -276,9 +279,12 @@ def run(
     if dry_run:
         from rich.console import Console
 
+        from ablate.planning import family_line
         from ablate.report.render.variants import render_plan
 
-        Console().print(render_plan(forecast_study(request)))
+        planned = forecast_study(request)
+        Console().print(render_plan(planned))
+        typer.echo(family_line(request, planned))
         if request.until_decided:
             typer.echo("these are the most runs there may be: a variant gets no more seeds once it is decided")
         return

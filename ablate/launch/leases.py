@@ -20,7 +20,7 @@ from pathlib import Path
 
 import filelock
 
-from ablate.base.errors import ResultsError
+from ablate.base.errors import ResultsError, how_to_fix
 from ablate.store.owners import Owner
 
 LOCK_TIMEOUT_S = 60.0
@@ -104,5 +104,5 @@ class Leases:
             why = f"locked by another process for {LOCK_TIMEOUT_S:g} s; end it and run again"
             raise ResultsError(f"{self._folder}: {why}") from error
         except OSError as error:
-            why = f"cannot be written ({error.strerror or error}); choose another --results folder"
-            raise ResultsError(f"{self._folder}: {why}") from error
+            fix = f"{how_to_fix(error)} or choose another --results folder"
+            raise ResultsError(f"{self._folder}: cannot be written ({error.strerror or error}); {fix}") from error

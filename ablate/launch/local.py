@@ -9,7 +9,7 @@ from functools import cache
 
 import pandas as pd
 
-from ablate.base.errors import ResultsError
+from ablate.base.errors import LeaseLostError, failed_runs, hits_every_run
 from ablate.base.machine import code_version, device_bytes, environment, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.base.text import one_line
@@ -27,6 +27,10 @@ from ablate.runs.pipeline import execute_run
 from ablate.store.plans import record
 from ablate.study.plan import Planned, RunSpec, estimate_wall_s
 from ablate.study.request import Rerun, StudyRequest
+
+FEATURES = 1280  # stored float32 per sample, of the embedded extractor
+IMAGE_BYTES = 1_500_000  # of a run's grids
+CHECKPOINT_BYTES = 32  # per parameter: two checkpoints, each with weights, their average and two moments in float32
 
 
 def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame) -> list[Planned]:
@@ -46,7 +50,7 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
     stale = stale_runs(past) if rerun is Rerun.stale else {}
     here = past[past["environment"] == environment(pick_device(request.device))]
     times = here if "done" in set(here["status"]) else past
-    macs = {spec.variant: cost(spec.config).train_macs(spec.config.train.steps) for spec in specs}
+    costs = {spec.variant: cost(spec.config) for spec in specs}
     planned = []
     for spec in specs:
         run_id = spec.as_recorded(data.name, data.digest, past).run_id(data.name, data.digest)
@@ -54,7 +58,10 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
             continue
         made_again = run_id in stale if rerun is Rerun.stale else rerun is Rerun.all and not spec.added
         finished = status.get(run_id) == "done" and not made_again
-        planned.append(Planned(spec, run_id, finished, estimate_wall_s(spec, macs[spec.variant], times)))
+        spent = costs[spec.variant]
+        wall_s = estimate_wall_s(spec, spent.train_macs(spec.config.train.steps), times)
+        kept = 4 * (spent.total_params + FEATURES * spec.config.measure.fd_samples) + IMAGE_BYTES
+        planned.append(Planned(spec, run_id, finished, wall_s, kept, CHECKPOINT_BYTES * spent.total_params))
     return planned
 
 
@@ -87,7 +94,9 @@ def launch(
 
     Raises:
         AblateError: The device or the data cannot be used, or a run cannot go on.
-        LeaseLostError: Another process took over the run that this one was making.
+            Another process took over the run that this one was making.
+            With `fail_fast` the first error of a run, else at the end one that names all failed runs.
+            An error of the disk or its permissions, which each next run would meet, stops at once.
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after saving.
     """
     folder, target = request.results, pick_device(request.device)
@@ -121,42 +130,43 @@ def launch(
             say=progress.say,
         )
         study = stack.enter_context(progress.study(queue.total))
-        problems: list[ResultsError] = []
+        failures: list[tuple[str, str]] = []
         for run in queue.runs():
             if run is None:
                 time.sleep(poll_s)
                 continue
             study.left_to(queue.skipped, 1)
             with run:
-                if run.quantise:
-                    try:
+                try:
+                    if run.quantise:
                         finished = finished_runs.load_run(folder, run.run_id, target)
-                    except ResultsError as error:  # go on with the other runs
-                        problems.append(error)
-                    else:
                         formats = run.spec.config.quantize
                         added = number_formats.add_missing_formats(
                             folder, finished, data, metric_networks(), formats, session=queue.session, progress=progress
                         )
                         on_row(run.row | {"rows": added}, "quantised")
-                else:
-                    networks = metric_networks()
-                    record(folder, plan, code_version())
-                    row = execute_run(
-                        run.spec,
-                        data,
-                        folder,
-                        networks=networks,
-                        progress=progress,
-                        load_wall_s=load_wall_s,
-                        save_every_s=request.save_every_s,
-                        finished_before=run.finished_before,
-                        compile=request.compile,
-                        still_ours=run.lease.still_ours,
-                    )
-                    on_row(row, "made")
+                    else:
+                        networks = metric_networks()
+                        record(folder, plan, code_version())
+                        row = execute_run(
+                            run.spec,
+                            data,
+                            folder,
+                            networks=networks,
+                            progress=progress,
+                            load_wall_s=load_wall_s,
+                            save_every_s=request.save_every_s,
+                            finished_before=run.finished_before,
+                            compile=request.compile,
+                            still_ours=run.lease.still_ours,
+                        )
+                        on_row(row, "made")
+                except Exception as error:
+                    if request.fail_fast or isinstance(error, LeaseLostError) or hits_every_run(error):
+                        raise
+                    failures.append((run.run_id, f"{type(error).__name__}: {one_line(error)}"))
+                    if not run.quantise:  # that run is finished, and stays so
+                        on_row(run.row | {"status": "failed", "error": failures[-1][1]}, "made")
             study.made_one()
-        if problems:
-            others = len(problems) - 1
-            more = f" (and {others} more runs could not be measured in number formats)" if others else ""
-            raise ResultsError(f"{problems[0]}{more}")
+        if failures:
+            raise failed_runs(failures)

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import torch
 
-from ablate.base.errors import AblateError
+from ablate.base.errors import AblateError, failed_runs
 from ablate.base.host import THREAD_VARIABLES
 from ablate.base.machine import code_version
 from ablate.base.progress import Progress, Study, Task
@@ -209,12 +209,12 @@ class _Launcher:
         }
         self._images, self._weights = ray.put(data), [ray.put(weights)] if weights else []
         self._running: dict[Any, _Running] = {}
-        self._failures: list[str] = []
+        self._failures: list[tuple[str, str]] = []
 
     def make_all(
         self, queue: WorkQueue, runs: Iterator[QueuedRun | None], task: Callable[..., RunTask], poll_s: float
     ) -> None:
-        """Make the runs, then raise the first failure. `task` takes the fields that differ."""
+        """Make the runs, then raise their failures. `task` takes the fields that differ."""
         self._check_room()
         queue_empty, next_s = False, 0.0
         try:
@@ -239,8 +239,7 @@ class _Launcher:
             for one in self._running.values():
                 one.at_end.close()
         if self._failures:
-            more = f" (and {len(self._failures) - 1} more failed)" if len(self._failures) > 1 else ""
-            raise AblateError(f"{self._failures[0]}{more}; fix that, and run the same command again")
+            raise failed_runs(self._failures)
 
     def _slots(self) -> int:
         """Return how many runs fit the cluster now. It may grow and shrink."""
@@ -343,7 +342,7 @@ class _Launcher:
         elif payload is not None:
             record_remote_run(self._folder, run.run_id, payload.files, payload.rows)
         if result.how == "failed":
-            self._failures.append(f"{run.run_id}: {result.error}")
+            self._failures.append((run.run_id, str(result.error)))
             if not run.quantise:  # that run is finished, and stays so
                 self._on_row(run.row | {"status": "failed", "error": result.error}, "made")
         elif result.how != "interrupted":

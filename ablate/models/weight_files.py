@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ablate.base.errors import ResultsError
+from ablate.base.errors import ResultsError, how_to_fix
 from ablate.store.atomic_files import replacing
 
 
@@ -35,7 +35,7 @@ def save_tensors(
         with replacing(path, previous) as temporary:
             save_file({name: t.detach().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
     except (OSError, SafetensorError) as error:
-        fix = "free some space or choose another --results folder"
+        fix = f"{how_to_fix(error, 'free some disk space')}, or choose another --results folder"
         raise ResultsError(f"{path}: cannot be written ({error}); {fix}") from error
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ablate.base import machine
-from ablate.base.errors import DivergedError, ResultsError
+from ablate.base.errors import DivergedError, ResultsError, how_to_fix
 from ablate.base.progress import Progress, Task
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import sample_images, to_uint8
@@ -245,7 +245,7 @@ def _move_artifacts(working: Path, artifacts: Path) -> None:
             os.replace(path, artifacts / path.name)
         sync_folder(artifacts)
     except OSError as error:
-        raise ResultsError(f"{artifacts}: cannot be written ({error}); fix the folder and run again") from error
+        raise ResultsError(f"{artifacts}: cannot be written ({error}); {how_to_fix(error)} and run again") from error
 
 
 def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precision: str, run_id: str) -> Row:

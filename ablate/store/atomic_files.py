@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ablate.base.errors import ResultsError
+from ablate.base.errors import ResultsError, how_to_fix
 from ablate.base.text import printable
 
 
@@ -62,7 +62,7 @@ def output_file(path: Path) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise ResultsError(
-            f"{printable(path)}: cannot be written ({error}); free some space or choose another folder"
+            f"{printable(path)}: cannot be written ({error}); {how_to_fix(error)}, or choose another folder"
         ) from error
 
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ablate.base.errors import ResultsError
+from ablate.base.errors import ResultsError, how_to_fix
 from ablate.store import schema
 from ablate.store.atomic_files import sync_folder
 from ablate.store.owners import Owner
@@ -78,8 +78,8 @@ def append(
             sync_folder(results)
         except OSError as error:
             raise ResultsError(
-                f"{results}: the rows could not be saved: {_reason(error)}; earlier rows are kept; free the disk or "
-                "fix the folder and run again, or choose another --results folder"
+                f"{results}: the rows could not be saved: {_reason(error)}; earlier rows are kept; "
+                f"{how_to_fix(error)} and run again, or choose another --results folder"
             ) from error
         finally:
             for written in staged.values():
@@ -122,9 +122,8 @@ def check_folder(results: Path) -> None:
         file = next((path for path in (results, *results.parents) if path.exists() and not path.is_dir()), results)
         raise ResultsError(f"{results}: {file} is a file, not a folder; choose another --results folder") from error
     except OSError as error:
-        raise ResultsError(
-            f"{results}: cannot write in this folder: {_reason(error)}; fix that or choose another --results folder"
-        ) from error
+        fix = f"{how_to_fix(error)} or choose another --results folder"
+        raise ResultsError(f"{results}: cannot write in this folder: {_reason(error)}; {fix}") from error
 
 
 def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -232,7 +231,9 @@ def _lock(results: Path, timeout: float) -> Iterator[None]:
             "wait for it or end it, then run again"
         ) from error
     except OSError as error:
-        raise ResultsError(f"{results}: cannot be locked: {_reason(error)}; choose another --results folder") from error
+        raise ResultsError(
+            f"{results}: cannot be locked: {_reason(error)}; {how_to_fix(error)} or choose another --results folder"
+        ) from error
     try:
         with suppress(OSError):  # for information only; writing the tables reports a full disk
             Owner.here().write(holder)

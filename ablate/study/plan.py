@@ -166,12 +166,23 @@ def plan(
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of a forecast. `wall_s` is an estimate in seconds; None: no past run tells."""
+    """A run of a forecast.
+
+    Attributes:
+        spec: The run.
+        run_id: Its name.
+        finished: It is not to be made.
+        wall_s: Estimated seconds; None: no past run tells.
+        disk_bytes: Estimated size of its files when it has finished.
+        more_disk_bytes: Estimated size of its checkpoints, which exist while it is made.
+    """
 
     spec: RunSpec
     run_id: str
     finished: bool
     wall_s: float | None
+    disk_bytes: int = 0
+    more_disk_bytes: int = 0
 
 
 def estimate_wall_s(spec: RunSpec, train_macs: int, runs: pd.DataFrame) -> float | None:

@@ -102,6 +102,7 @@ class StudyRequest(Settings):
         gpus: With ray: GPUs of a run, as in 0.5; None: 1 if there are any.
         quantize: Number formats, as in `int8,fp8`, `all` or `none`; None: the preset's.
         scopes: What is quantised; None: the preset's.
+        fail_fast: Stop at the first failed run; else the others are made first.
         force: Make finished runs again.
         failed: Make failed and diverged runs again, and no others.
         stale: Also make finished runs again that were computed by other code.
@@ -132,6 +133,7 @@ class StudyRequest(Settings):
     gpus: Annotated[float, Field(ge=0), AfterValidator(_gpus)] | None = None
     quantize: str | None = None
     scopes: str | None = None
+    fail_fast: bool = False
     force: bool = False
     failed: bool = False
     stale: bool = False
@@ -149,6 +151,8 @@ class StudyRequest(Settings):
         if self.stale and self.failed:
             _refuse("stale makes finished runs again, failed only failed ones; choose one", "failed", "stale")
         self._check_until_decided()
+        if self.launcher == "ray" and self.fail_fast:
+            _refuse("with ray other runs go on beside a failed one; choose the launcher local", "fail_fast")
         if self.launcher == "local":
             for name in ("jobs", "gpus", "ray_address"):
                 if getattr(self, name) is not None:

@@ -284,12 +284,13 @@ def test_equal_training_macs_are_another_run_and_another_report(study: Path, tmp
 def test_a_dry_run_lists_and_writes_nothing(study: Path, tmp_path: Path) -> None:
     listed = smoke("--variant", "no_drift", "--factors", "drift,skip", "--seeds", "0-1", "--dry-run", cwd=study)
     assert listed.returncode == 0, listed.stderr
-    lines = [line.split() for line in listed.stdout.splitlines()]
-    assert sum("run" in line for line in lines) == 10  # 6 combinations x 2 seeds, less those done
-    assert sum("done" in line for line in lines) == 2
+    assert listed.stdout.count("│ to run │") == 10  # 6 combinations x 2 seeds, less those done
+    assert listed.stdout.count("│ done ") == 2
     assert "10 of 12 to run: " in listed.stdout
     nowhere = smoke("--dry-run", "--results", str(tmp_path / "new"), cwd=study)
-    assert "1 of 1 to run: unknown" in nowhere.stdout
+    assert "1 of 1 to run: unknown\ndisk: 1." in nowhere.stdout
+    assert "nothing will be judged" in nowhere.stdout
+    assert "to be judged by fd, pd: " in listed.stdout
     assert not (tmp_path / "new").exists()
 
 

@@ -98,7 +98,9 @@ def test_a_report_for_which_there_is_no_room_is_one_line(run: Command, monkeypat
     monkeypatch.setattr(os, "fsync", full)
     code, out, err = run("report", "-o", "report.md")
     assert (code, out) == (1, "")
-    assert err.startswith("error: report.md: cannot be written ([Errno 28] No space left on device); free some space")
+    assert err.startswith(
+        "error: report.md: cannot be written ([Errno 28] No space left on device); free some disk space"
+    )
     assert not Path("report.md").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ablate.base.errors import DivergedError, ResultsError
+from ablate.base.errors import AblateError, DivergedError, ResultsError
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
 from ablate.launch import local, queue
@@ -72,15 +73,17 @@ def go(
     steal: bool = False,
     poll_s: float = 0.02,
     specs: Sequence[RunSpec] = SPECS,
+    fail_fast: bool = False,
+    said: dict[str, str] | None = None,
 ) -> dict[str, str]:
     """Launch the study; return what was said of each run."""
-    said: dict[str, str] = {}
+    said = {} if said is None else said
 
     def tell(row: dict[str, Any], how: str) -> None:
         said[row["run_id"]] = how
 
     chosen = {"force": Rerun.all, "failed": Rerun.failed, "stale": Rerun.stale}
-    options = {name: rerun is one for name, one in chosen.items()} | {"steal": steal}
+    options = {name: rerun is one for name, one in chosen.items()} | {"steal": steal, "fail_fast": fail_fast}
     request = StudyRequest(data="set", results=folder, device="cpu", **options)
     progress = Progress(enabled=False)
     launch(request, specs, poll_s=poll_s, progress=progress, on_row=tell, on_missing=lambda *_: None)
@@ -273,8 +276,47 @@ def test_a_failure_gives_the_lease_back(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(local, "execute_run", fail)
     with pytest.raises(ResultsError, match="full"):
-        go(tmp_path)
+        go(tmp_path, fail_fast=True)
     assert leases(tmp_path) == []
+
+
+def test_after_a_failed_run_the_others_are_made_and_all_failures_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch)
+
+    def fail_two(spec: RunSpec, *given: Any, **options: Any) -> dict[str, Any]:
+        if spec.run_id("set", "d") in IDS[1:3]:
+            raise RuntimeError("a shape\nis wrong")
+        return fake(spec, *given, **options)
+
+    monkeypatch.setattr(local, "execute_run", fail_two)
+    said: dict[str, str] = {}
+    with pytest.raises(AblateError) as caught:
+        go(tmp_path, said=said)
+    assert str(caught.value) == (
+        f"2 runs failed: {IDS[1]}, {IDS[2]}: RuntimeError: a shape is wrong; fix that, and run the same command again"
+    )
+    assert fake.made == [IDS[0], *IDS[3:]]
+    assert set(said) == set(IDS)
+    assert leases(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_stops_the_study_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    Fake(monkeypatch)
+    tried: list[str] = []
+
+    def fail(spec: RunSpec, *_: object, **__: object) -> None:
+        tried.append(spec.variant)
+        raise ResultsError("cannot be written") from OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(local, "execute_run", fail)
+    with pytest.raises(ResultsError, match="cannot be written"):
+        go(tmp_path)
+    assert len(tried) == 1
 
 
 def test_sigterm_interrupts_and_gives_the_lease_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

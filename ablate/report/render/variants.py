@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,7 @@ def render_list(variants: Sequence[Variant], presets: Sequence[str]) -> Renderab
     """Return a table of variants: name, axis, and what each changes."""
     table = Table("variant", "axis", "about", caption=f"presets: {', '.join(presets)}", caption_justify="left")
     for v in variants:
-        table.add_row(v.name, v.axis, v.about)
+        table.add_row(*map(Text, (v.name, v.axis, v.about)))  # brackets are no markup
     return table
 
 
@@ -53,8 +54,8 @@ def render_variant(
             differs = value != theirs[section][key]
             settings.add_row(
                 f"{section}.{key}",
-                _text(value),
-                _text(theirs[section][key]) if differs else "",
+                Text(_text(value)),
+                Text(_text(theirs[section][key]) if differs else ""),
                 style="bold" if differs else None,
             )
         settings.add_section()
@@ -73,21 +74,23 @@ def render_variant(
 
 
 def render_plan(planned: Sequence[Planned]) -> RenderableType:
-    """Return a table of planned runs: variant, seed, steps, status and estimated time."""
-    table = Table("variant", "seed", "steps", "status", "estimate", caption_justify="left")
+    """Return a table of planned runs: variant, seed, steps, status and estimated time; below it time and disk."""
+    table = Table("variant", "seed", "steps", "status", "estimate")
     for column in (1, 2, 4):
         table.columns[column].justify = "right"
     for run in planned:
         steps, seed = f"{run.spec.config.train.steps:,}", str(run.spec.seed)
         estimate = "" if run.finished else duration(run.wall_s)
-        table.add_row(run.spec.variant, seed, steps, "done" if run.finished else "to run", estimate)
-    known = [run.wall_s for run in planned if not run.finished]
-    total = [seconds for seconds in known if seconds is not None]
-    time = duration(sum(total)) if total else "unknown" if known else "0 s"
-    table.caption = f"{len(known)} of {len(planned)} to run: {time}"
-    if total and len(total) < len(known):
-        table.caption += f", and {len(known) - len(total)} of unknown length"
-    return table
+        table.add_row(Text(run.spec.variant), seed, steps, "done" if run.finished else "to run", estimate)
+    to_run = [run for run in planned if not run.finished]
+    known = [run.wall_s for run in to_run if run.wall_s is not None]
+    lines = [f"{len(to_run)} of {len(planned)} to run: {duration(sum(known) if known or not to_run else None)}"]
+    if 0 < len(known) < len(to_run):
+        lines[0] += f", and {len(to_run) - len(known)} of unknown length"
+    if to_run:
+        kept, more = sum(run.disk_bytes for run in to_run), max(run.more_disk_bytes for run in to_run)
+        lines.append(f"disk: {decimal(kept)}, and {decimal(more)} while a run is made")
+    return Group(table, *map(Text, lines))
 
 
 def duration(seconds: float | None) -> str:

@@ -5,7 +5,7 @@
     results = ablate.load_results("results")
     results.verdicts()
 
-`run`, `load_results` and `Results` are imported at their first use: `ablate --help` imports none of
+`run`, `load_results`, `merge` and `Results` are imported at their first use: `ablate --help` imports none of
 their libraries.
 """
 
@@ -14,7 +14,7 @@ import os
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Results", "__version__", "load_results", "run"]
+__all__ = ["Results", "__version__", "load_results", "merge", "run"]
 
 # ONNX Runtime sends telemetry unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

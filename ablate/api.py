@@ -234,6 +234,34 @@ def load_results(path: str | PathLike[str] = "results") -> Results:
     return Results(path)
 
 
+def merge(
+    folders: Iterable[str | PathLike[str]],
+    output: str | PathLike[str],
+    *,
+    prefer: str | PathLike[str] | None = None,
+) -> Results:
+    """Put the runs of several results folders into one, as `ablate merge` does, and open it.
+
+    Args:
+        folders: The folders to read.
+        output: The folder to write: a new one, or one to add to.
+        prefer: One of these folders, whose rows are taken where those of a run differ.
+
+    Raises:
+        ResultsError: A folder cannot be read or written, or rows of a run differ without `prefer`.
+    """
+    from ablate.launch.leases import Leases
+    from ablate.store import merge as merging
+
+    merging.merge(
+        [Path(folder) for folder in folders],
+        Path(output),
+        prefer=None if prefer is None else Path(prefer),
+        refuse_running=Leases(Path(output)).refuse_held,
+    )
+    return Results(output)
+
+
 def run(
     variant: str | Sequence[str] = variants.BASELINE,
     seeds: str | int | Iterable[int] = 0,

@@ -5,8 +5,9 @@ from ablate.cli.app import app, main
 from ablate.cli import study
 from ablate.cli import plan
 from ablate.cli import verdicts
+from ablate.cli import results
 from ablate.cli import runs
 from ablate.cli import measure
 from ablate.cli import doctor
 
-__all__ = ["app", "doctor", "main", "measure", "plan", "runs", "study", "verdicts"]
+__all__ = ["app", "doctor", "main", "measure", "plan", "results", "runs", "study", "verdicts"]

@@ -12,7 +12,7 @@ of the old one, locks it, and writes its own name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +81,16 @@ class Leases:
                 except (filelock.Timeout, OSError):  # held, or not ours to try
                     owners[path.stem] = Owner.read(path.with_suffix(".json"))
         return owners
+
+    def refuse_held(self, run_ids: Collection[str]) -> None:
+        """Refuse to change runs while a process makes one of them.
+
+        Raises:
+            ResultsError: One of the runs is being made.
+        """
+        for run_id, owner in self.held().items():
+            if run_id in run_ids:
+                raise ResultsError(f"{run_id}: {owner.describe()} is making it; wait for it, or end it, and try again")
 
     def _give_back(self, lock: filelock.BaseFileLock, path: Path, note: Path, me: Owner) -> None:
         # Lock files are opened only while `.lock` is held, so nobody waits for one that is deleted

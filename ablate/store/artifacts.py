@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from ablate.base.errors import ResultsError
+from ablate.base.text import printable
+
 
 def folders_without_row(results: Path, run_ids: Collection[str]) -> list[Path]:
     """Return the folders of finished runs that the table `runs` does not hold, by name.
@@ -22,3 +25,14 @@ def folders_without_row(results: Path, run_ids: Collection[str]) -> list[Path]:
         for name in sorted(folders)
         if name not in run_ids and not name.endswith(".part") and f"{name}.part" not in folders
     ]
+
+
+def run_folder(results: Path, run_id: str) -> Path:
+    """Return the folder of a finished run.
+
+    Raises:
+        ResultsError: The run's name leads elsewhere: a table may come from anyone.
+    """
+    if run_id in ("", "..") or Path(run_id).name != run_id or "\\" in run_id:
+        raise ResultsError(f"{results / 'runs'}.parquet: {printable(run_id)!r} cannot be a run: it is no file name")
+    return results / "artifacts" / run_id

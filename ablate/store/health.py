@@ -62,7 +62,7 @@ def examine(folder: Path, running: Collection[str]) -> Health:
         try:
             tables[table] = results.read(folder, table)
         except ResultsError as error:
-            findings.append(Finding("table", printable(error), "restore the file from a copy, or move it away"))
+            findings.append(Finding("table", printable(error), "do that, or restore the file from a copy"))
     if "runs" in tables:
         runs = tables["runs"]
         weights = _weight_files(folder, runs)

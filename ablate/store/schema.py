@@ -124,17 +124,26 @@ _REQUIRED = {  # never null
 }
 
 
-def _schema(table: str) -> pa.Schema:
+def _schema(table: str, unknown: Sequence[pa.Field] = ()) -> pa.Schema:
     kinds = {name: kind for kind, names in _COLUMNS[table] for name in names.split()}
     fields = [pa.field(name, kind, nullable=name not in _REQUIRED[table]) for name, kind in kinds.items()]
+    fields += [field.with_nullable(True).remove_metadata() for field in unknown]
     # With pandas' metadata, a plain `pd.read_parquet` reads nullable integers as such, not as
     # floats.
-    frame = pd.DataFrame({name: pd.Series(dtype=_DTYPES[kind]) for name, kind in kinds.items()})
+    dtypes = {field.name: _DTYPES[field.type] for field in fields if field.type in _DTYPES}
+    frame = pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in dtypes.items()})
     pandas_metadata = pa.Schema.from_pandas(frame, preserve_index=False).metadata[b"pandas"]
     return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode(), b"pandas": pandas_metadata})
 
 
 SCHEMAS: dict[str, pa.Schema] = {table: _schema(table) for table in _COLUMNS}
+
+
+def with_unknown(table: str, found: pa.Schema) -> pa.Schema:
+    """Return the schema of a table, followed by the columns of a file that this version does not know."""
+    unknown = [field for field in found if field.name not in SCHEMAS[table].names]
+    plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in unknown]
+    return _schema(table, plain) if plain else SCHEMAS[table]
 
 
 def check_table(table: str) -> None:
@@ -220,6 +229,17 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def fit(content: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a table in a schema that has all of its columns; the columns that it lacks are null."""
+    columns = [
+        content[field.name].cast(field.type)
+        if field.name in content.column_names
+        else pa.nulls(len(content), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def dictionary_encoded(schema: pa.Schema) -> pa.Schema:

@@ -3,10 +3,13 @@
     <results>/<table>.parquet      the tables of `schema.SCHEMAS`, readable by `pandas.read_parquet`
     <results>/.lock, .lock.json    the lock of the one writer, and who holds it
 
+A table is replaced as a whole: written to a file beside the old one, flushed to the disk, renamed
+over it. A reader sees the old table or the new one, never a part of one, and a killed process loses
+no saved row.
+
 A table of an older schema version is migrated when it is read, and written in the current version
-by the next run. A newer one is refused. A table is replaced as a whole: written to a file beside
-the old one, flushed to the disk, renamed over it. A reader sees the old table or the new one, never
-a part of one, and a killed process loses no saved row.
+by the next run. A newer one is refused, and so is a table that holds a key twice. Columns that this
+version does not know are read, and kept when rows are added or replaced; new rows are null there.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import base64
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import filelock
@@ -59,32 +64,66 @@ def append(
         owner = schema.KEYS[table][0]
         owners.setdefault(owner, set()).update(str(row[owner]) for row in rows[table])
     check_folder(results)
-    with _lock(results, timeout):
-        staged: dict[Path, Path] = {}
-        try:
-            for table, added in new.items():
-                path = results / f"{table}.parquet"
-                kept, owner = _load(path, table, encoded=True), schema.KEYS[table][0]
-                ids = pa.array(sorted(owners[owner]), pa.string())
-                if not replace:
-                    _check_new(table, added, kept)
-                elif pc.any(replaced := pc.is_in(kept[owner], value_set=ids)).as_py():
-                    kept = kept.filter(pc.invert(replaced))
-                # A fixed name: the next writer overwrites what a killed process left.
-                staged[path] = results / f".{table}.parquet.tmp"
-                _write(staged[path], pa.concat_tables([kept, added.cast(schema.dictionary_encoded(added.schema))]))
-            for path, written in staged.items():
-                os.replace(written, path)
-            sync_folder(results)
-        except OSError as error:
-            raise ResultsError(
-                f"{results}: the rows could not be saved: {_reason(error)}; earlier rows are kept; "
-                f"{how_to_fix(error)} and run again, or choose another --results folder"
-            ) from error
-        finally:
-            for written in staged.values():
-                with suppress(OSError):
-                    written.unlink(missing_ok=True)
+    with lock(results, timeout):
+        content: dict[str, pa.Table] = {}
+        for table, added in new.items():
+            kept, owner = load(results, table, encoded=True), schema.KEYS[table][0]
+            ids = pa.array(sorted(owners[owner]), pa.string())
+            if not replace:
+                _check_new(table, added, kept)
+            elif pc.any(replaced := pc.is_in(kept[owner], value_set=ids)).as_py():
+                kept = kept.filter(pc.invert(replaced))
+            content[table] = pa.concat_tables([kept, schema.fit(added, kept.schema)])
+        put(results, content)
+
+
+def remove(results: Path, run_ids: Collection[str], *, timeout: float = 60.0) -> None:
+    """Remove all rows of some runs.
+
+    `runs` is put in place first: a process that is killed in between leaves rows of runs that are
+    gone, which no command uses.
+
+    Args:
+        results: The results folder.
+        run_ids: The runs; those that have no row are ignored.
+        timeout: Seconds to wait for another writer.
+
+    Raises:
+        ResultsError: A table cannot be read or written, or the folder stayed locked.
+    """
+    ids = pa.array(sorted(run_ids), pa.string())
+    with lock(results, timeout):
+        content: dict[str, pa.Table] = {}
+        for table in schema.RUN_TABLES:
+            rows = load(results, table, encoded=True)
+            if pc.any(removed := pc.is_in(rows["run_id"], value_set=ids)).as_py():
+                content[table] = rows.filter(pc.invert(removed))
+        put(results, content)
+
+
+def put(results: Path, content: Mapping[str, pa.Table]) -> None:
+    """Write whole tables, then put them in place in the order given. Hold the folder's lock.
+
+    Raises:
+        ResultsError: A table cannot be written. The tables are then as they were.
+    """
+    # Fixed names: the next writer overwrites what a killed process left.
+    staged = {results / f"{table}.parquet": results / f".{table}.parquet.tmp" for table in content}
+    try:
+        for path, rows in zip(staged.values(), content.values(), strict=True):
+            _write(path, rows)
+        for path, written in staged.items():
+            os.replace(written, path)
+        sync_folder(results)
+    except OSError as error:
+        raise ResultsError(
+            f"{results}: the rows could not be saved: {_reason(error)}; earlier rows are kept; "
+            f"{how_to_fix(error)} and run again, or choose another --results folder"
+        ) from error
+    finally:
+        for written in staged.values():
+            with suppress(OSError):
+                written.unlink(missing_ok=True)
 
 
 def read(results: Path, table: str) -> pd.DataFrame:
@@ -95,16 +134,35 @@ def read(results: Path, table: str) -> pd.DataFrame:
         table: A name in `schema.SCHEMAS`.
 
     Returns:
-        One row per the table's key, columns as in `schema.SCHEMAS[table]`; dtypes `string`,
-        `Int64`, `float64`, `boolean` and `datetime64[us, UTC]`.
+        One row per the table's key, columns as in `schema.SCHEMAS[table]`, then those that this
+        version does not know; dtypes `string`, `Int64`, `float64`, `boolean` and
+        `datetime64[us, UTC]`.
 
     Raises:
-        ResultsError: An unknown table, or a file that is damaged, foreign, unreadable or written by
-            a newer version.
+        ResultsError: An unknown table, or a file that is damaged, foreign, unreadable, written by
+            a newer version, or that holds a key twice.
     """
     schema.check_table(table)
-    frame: pd.DataFrame = _load(results / f"{table}.parquet", table).to_pandas()
+    content = load(results, table)
+    repeated = repeated_keys(table, content)
+    if len(repeated):
+        key = ", ".join(f"{name} = {value}" for name, value in repeated.slice(0, 1).to_pylist()[0].items())
+        more = f" (and {len(repeated) - 1:,} more)" if len(repeated) > 1 else ""
+        raise ResultsError(
+            f"{results / table}.parquet: two rows with {key}{more}, as after gluing tables of two folders; "
+            f"ablate merge {quote(str(results))} -o NEW_FOLDER keeps one of equal rows"
+        )
+    frame: pd.DataFrame = content.to_pandas()
     return frame
+
+
+def repeated_keys(table: str, content: pa.Table) -> pa.Table:
+    """Return the keys of the rows whose key an earlier row of the table has."""
+    keys = content.select(list(schema.KEYS[table]))
+    # As dictionary codes: pandas is slow with texts.
+    codes = [column.dictionary_encode() if pa.types.is_string(column.type) else column for column in keys.columns]
+    repeated = pa.table(codes, keys.column_names).to_pandas().duplicated()
+    return keys.filter(pa.array(repeated, pa.bool_()))
 
 
 def check_folder(results: Path) -> None:
@@ -155,8 +213,13 @@ def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:
             )
 
 
-def _load(path: Path, table: str, *, encoded: bool = False) -> pa.Table:
-    """Read a table, with texts as dictionary codes if `encoded`."""
+def load(results: Path, table: str, *, encoded: bool = False) -> pa.Table:
+    """Read one table as it is, with texts as dictionary codes if `encoded`; a key may be there twice.
+
+    Raises:
+        ResultsError: As `read`.
+    """
+    path = results / f"{table}.parquet"
     wanted = schema.dictionary_encoded(schema.SCHEMAS[table]) if encoded else schema.SCHEMAS[table]
     fix = "restore it from a copy, or move it away to start an empty table"
     try:
@@ -184,12 +247,12 @@ def _load(path: Path, table: str, *, encoded: bool = False) -> pa.Table:
             kinds = {field.name: field.type for field in found.schema}
             # Columns that were added later are null in older rows.
             wrong = [f.name for f in wanted if (f.name in kinds or not f.nullable) and kinds.get(f.name) != f.type]
-            wrong += [name for name in kinds if name not in wanted.names]
+            wrong += [name for name, count in Counter(found.column_names).items() if count > 1]
             if wrong:
                 names = ", ".join(map(repr, wrong))
                 raise ResultsError(f"{path}: its columns are not those of schema version {version}: {names}; {fix}")
-            columns = {f.name: found[f.name] if f.name in kinds else pa.nulls(len(found), f.type) for f in wanted}
-            return pa.table(columns, schema=wanted)
+            kept = schema.with_unknown(table, found.schema)
+            return schema.fit(found, schema.dictionary_encoded(kept) if encoded else kept)
     except FileNotFoundError:
         return wanted.empty_table()
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -220,11 +283,16 @@ def _write(path: Path, table: pa.Table) -> None:
 
 
 @contextmanager
-def _lock(results: Path, timeout: float) -> Iterator[None]:
+def lock(results: Path, timeout: float = 60.0) -> Iterator[None]:
+    """Let no other process write tables of a results folder in the block.
+
+    Raises:
+        ResultsError: The folder cannot be locked, or another process held it for `timeout` seconds.
+    """
     holder = results / ".lock.json"
-    lock = filelock.FileLock(results / ".lock", timeout=timeout)
+    file_lock = filelock.FileLock(results / ".lock", timeout=timeout)
     try:
-        lock.acquire()
+        file_lock.acquire()
     except filelock.Timeout as error:
         raise ResultsError(
             f"{results}: locked by {Owner.read(holder).describe()}, waited {timeout:g} s; "
@@ -241,7 +309,7 @@ def _lock(results: Path, timeout: float) -> Iterator[None]:
     finally:
         with suppress(OSError):
             holder.unlink(missing_ok=True)
-        lock.release()
+        file_lock.release()
 
 
 def _reason(error: Exception) -> str:

@@ -277,6 +277,23 @@ def test_columns_that_came_later_are_null_in_older_rows(tmp_path: Path) -> None:
     assert pd.read_parquet(path)["lpips_vgg"].tolist()[1:] == [3.0]
 
 
+@pytest.mark.parametrize("value", [7, "mine", pd.Categorical(["c"]), [1.5, None], datetime(2026, 1, 1, tzinfo=UTC)])
+def test_columns_of_another_version_are_read_and_kept(tmp_path: Path, value: object) -> None:
+    tables.append(tmp_path, {"runs": [run("a", fd=1.0), run("b", fd=2.0)]})
+    path = tmp_path / "runs.parquet"
+    table = pq.read_table(path)
+    mine = pa.array(value if isinstance(value, pd.Categorical) else [value]).take(pa.array([0, 0]))
+    pq.write_table(table.append_column("mine", mine), path)
+    kept = tables.read(tmp_path, "runs")["mine"].tolist()[0]
+    tables.append(tmp_path, {"runs": [run("b", fd=3.0), run("c")]})
+    found = tables.read(tmp_path, "runs")
+    assert list(found.columns) == [*SCHEMAS["runs"].names, "mine"]
+    assert found["fd"].tolist()[:2] == [1.0, 3.0]
+    assert str(found["mine"].tolist()[0]) == str(kept)
+    assert found["mine"].isna().tolist() == [False, True, True]
+    pd.testing.assert_frame_equal(pd.read_parquet(path), found)
+
+
 def test_foreign_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.parquet"
     pq.write_table(pa.table({"x": [1]}), path)

@@ -4,8 +4,8 @@
     <results>/.lock, .lock.json    the lock of the one writer, and who holds it
 
 A table is replaced as a whole: written to a file beside the old one, flushed to the disk, renamed
-over it. A reader sees the old table or the new one, never a part of one, and a killed process loses
-no saved row.
+over it. A reader sees the old table or the new one, never a part of one, even if it opens the path
+twice (`ablate.store.parquet_files`), and a killed process loses no saved row.
 
 A table of an older schema version is migrated when it is read, and written in the current version
 by the next run. A newer one is refused, and so is a table that holds a key twice. Columns that this
@@ -14,7 +14,6 @@ version does not know are read, and kept when rows are added or replaced; new ro
 
 from __future__ import annotations
 
-import base64
 import os
 import tempfile
 import textwrap
@@ -32,7 +31,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ablate.base.errors import ResultsError, how_to_fix
-from ablate.store import schema
+from ablate.store import parquet_files, schema
 from ablate.store.atomic_files import sync_folder
 from ablate.store.owners import Owner
 
@@ -110,8 +109,8 @@ def put(results: Path, content: Mapping[str, pa.Table]) -> None:
     # Fixed names: the next writer overwrites what a killed process left.
     staged = {results / f"{table}.parquet": results / f".{table}.parquet.tmp" for table in content}
     try:
-        for path, rows in zip(staged.values(), content.values(), strict=True):
-            _write(path, rows)
+        for (path, written), rows in zip(staged.items(), content.values(), strict=True):
+            parquet_files.write(written, rows, replaced=path)
         for path, written in staged.items():
             os.replace(written, path)
         sync_folder(results)
@@ -266,20 +265,6 @@ def load(results: Path, table: str, *, encoded: bool = False) -> pa.Table:
                 f"{path}: cannot be read: {_reason(error)}; fix that or choose another --results folder"
             ) from error
         raise ResultsError(f"{path}: damaged ({_reason(error)}); {fix}") from error
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    with path.open("wb") as file:
-        texts = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]  # numbers rarely repeat
-        options = {"compression": "lz4", "use_dictionary": texts, "write_statistics": False, "store_schema": False}
-        with pq.ParquetWriter(file, table.schema, write_page_checksum=True, **options) as writer:
-            # The stored schema has plain texts: readers would otherwise see categories.
-            plain = schema.plain_text(table.schema)
-            arrow = base64.b64encode(plain.serialize().to_pybytes())
-            writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": arrow})
-            writer.write_table(table)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager

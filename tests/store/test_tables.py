@@ -70,6 +70,23 @@ def test_rows_come_back_with_sensible_dtypes(tmp_path: Path) -> None:
     assert frame.set_index("run_id").loc["b", ["fd", "fd_n", "git_dirty", "started_at"]].isna().all()
 
 
+def test_a_reader_that_opens_a_table_twice_finds_the_old_rows_after_it_was_replaced(tmp_path: Path) -> None:
+    """pandas, polars and DuckDB read the footer, open the path again, and read the rows that the footer names."""
+    draw, path = np.random.default_rng(0), tmp_path / "curves.parquet"
+    tables.append(tmp_path, {"curves": curve("a", 500)})
+    for turn in range(40):
+        footer, before = pq.read_metadata(path), tables.read(tmp_path, "curves")
+        # Rows are added, and replaced by fewer or more; few at a time, or a multiple of all that were there.
+        steps = int(draw.integers(1, 3000 if turn % 8 == 7 else 60))
+        tables.append(tmp_path, {"curves": curve("abcdefgh"[int(draw.integers(8))], steps)})
+        read = pq.ParquetFile(path, metadata=footer, page_checksum_verification=True).read().to_pandas()
+        pd.testing.assert_frame_equal(read, before)
+        assert len(tables.read(tmp_path, "curves")) == pq.read_metadata(path).num_rows != 0
+    rows = pd.read_parquet(path)
+    pq.write_table(pa.Table.from_pandas(rows), tmp_path / "alone.parquet", compression="lz4")
+    assert path.stat().st_size < 4 * (tmp_path / "alone.parquet").stat().st_size
+
+
 def test_files_have_the_mode_that_the_user_gives_new_ones(tmp_path: Path) -> None:
     """safetensors writes for the owner alone, and others would be told that the file is missing."""
     (tmp_path / "plain").touch()

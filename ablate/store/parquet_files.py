@@ -1,0 +1,85 @@
+"""The Parquet file of a table, safe for readers that open its path several times.
+
+pandas, polars and DuckDB read the footer from one handle, and from another the rows that it points
+to. If the file is replaced in between, the footer is the old file's and the rows are the new file's.
+So the new file also holds the old rows, where the old footer expects them:
+
+    in front:  PAR1 | new rows | zeros | old rows | footer of the new rows    if the new rows fit
+    behind:    PAR1 | zeros | old rows | new rows | footer of the new rows    otherwise
+
+A file is at most about three times as long as its rows. Rows from before the old ones are not kept:
+a read may overlap with one replacement, not with two.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ablate.store import schema
+
+MAGIC = b"PAR1"  # the first bytes of every Parquet file
+
+
+def write(path: Path, table: pa.Table, *, replaced: Path) -> None:
+    """Write a table to a new file and flush it to the disk.
+
+    Args:
+        path: The new file.
+        table: The rows, with texts as dictionary codes.
+        replaced: The file that will be replaced by the new one; it may be missing.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    begin, old = _rows_of(replaced)
+    size = pa.MockOutputStream()
+    with _writer(size, table.schema) as writer:
+        writer.write_table(table)
+    fits = size.size() <= begin
+    with path.open("wb") as file:
+        sink = pa.PythonFile(file, "w")
+        # The writer starts with `MAGIC`, and puts the footer where `sink` is when it is closed.
+        with _writer(sink, table.schema) as writer:
+            if fits:
+                writer.write_table(table)
+            sink.write(bytes(begin - sink.tell()) + old)
+            if not fits:
+                writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _writer(sink: object, encoded: pa.Schema) -> pq.ParquetWriter:
+    texts = [field.name for field in encoded if pa.types.is_dictionary(field.type)]  # numbers rarely repeat
+    options = {"compression": "lz4", "use_dictionary": texts, "write_statistics": False, "store_schema": False}
+    writer = pq.ParquetWriter(sink, encoded, write_page_checksum=True, **options)
+    # The stored schema has plain texts: readers would otherwise see categories.
+    plain = schema.plain_text(encoded)
+    arrow = base64.b64encode(plain.serialize().to_pybytes())
+    writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": arrow})
+    return writer
+
+
+def _rows_of(path: Path) -> tuple[int, bytes]:
+    """Return where the rows of a file begin, and their bytes; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            metadata = pq.read_metadata(file)
+            if metadata.num_rows:
+                first = metadata.row_group(0).column(0)
+                last = metadata.row_group(metadata.num_row_groups - 1).column(metadata.num_columns - 1)
+                begin, end = _first_page(first), _first_page(last) + last.total_compressed_size
+                file.seek(begin)
+                return begin, file.read(max(0, end - begin))
+    except (OSError, pa.ArrowException):
+        pass
+    return len(MAGIC), b""
+
+
+def _first_page(column: pq.ColumnChunkMetaData) -> int:
+    return int(column.dictionary_page_offset or column.data_page_offset)

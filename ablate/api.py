@@ -103,7 +103,7 @@ class Results:
         Args:
             choice: Which runs to compare, with the names of the report's options: `preset`, `data`,
                 `budget` ("steps" or "macs"), `against` (a variant), `metrics`, `variants`,
-                `samples`, `extractor`.
+                `samples`, `extractor`, `where` (a condition as text), `without_seeds`.
 
         Raises:
             ResultsError: The runs differ in preset, data set or metric, and `choice` names none.
@@ -217,6 +217,9 @@ def _choice(words: dict[str, Any]) -> Choice:
     if given.get("budget", "steps") not in ("steps", "macs"):
         raise AblateError(f"findings(budget={given['budget']!r}): unknown; allowed: steps, macs")
     given |= {name: str(given[name]) for name in ("preset", "data", "against", "samples", "extractor") if name in given}
+    if "without_seeds" in given:
+        seeds = given["without_seeds"]
+        given["without_seeds"] = (seeds,) if isinstance(seeds, int) else tuple(seeds)
     if "variants" in given:
         given["variants"] = tuple(map(variants.canonical, given["variants"]))
     return Choice(**given | {"against": variants.canonical(given.get("against", variants.BASELINE))})

@@ -138,6 +138,14 @@ RunArgument = Annotated[
         autocompletion=run_ids,
     ),
 ]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        help="Only runs that fit a condition on columns of runs, as in \"variant == 'no_drift' and seed < 3\".",
+        show_default=False,
+    ),
+]
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="A folder of weights (also ABLATE_WEIGHTS).", show_default=False)
 ]

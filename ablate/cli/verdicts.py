@@ -6,7 +6,7 @@ import importlib
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,6 +52,19 @@ JudgedBy = Annotated[
         "--metric", "-m", help="Show these metrics, as in fd,pd. Repeatable. Default: fid, else fd; lpips, else pd."
     ),
 ]
+JudgedWhere = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        help="Judge only runs that fit a condition on columns of runs, as in \"axis == 'drift' and seed < 3\", and the "
+        "runs that they are compared with.",
+        show_default=False,
+    ),
+]
+WithoutSeedOption = Annotated[
+    list[int] | None,
+    typer.Option("--without-seed", help="Leave out the runs of this seed. Repeatable.", show_default=False),
+]
 VariantChoice = Annotated[
     list[str] | None,
     typer.Option(
@@ -95,6 +108,8 @@ def report(
     variants: VariantChoice = None,
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
+    where: JudgedWhere = None,
+    without_seed: WithoutSeedOption = None,
     same_within: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +153,16 @@ def report(
         raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report{_ending(format_)}")
     metrics, only = tuple(split_names(metric)), tuple(map(canonical, split_names(variants)))
     choice = Choice(
-        preset, data, budget.value, canonical(against), metrics, samples, extractor, only, same_within=same_within
+        preset,
+        data,
+        budget.value,
+        canonical(against),
+        metrics,
+        samples,
+        extractor,
+        only,
+        same_within=same_within,
+        **_filters(where, without_seed),
     )
     if not watch:
         _write(folder, choice, format_, output, full)
@@ -147,6 +171,11 @@ def report(
         _watch(folder, choice, format_, output, full)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _filters(where: str | None, without_seeds: list[int] | None) -> dict[str, Any]:
+    """Return the fields of `Choice` that leave runs out."""
+    return {"where": where, "without_seeds": tuple(dict.fromkeys(without_seeds or ()))}
 
 
 def _write(folder: Path, choice: Choice, format_: Format, output: Path | None, full: bool) -> None:
@@ -283,6 +312,8 @@ def compare(
     metric: JudgedBy = None,
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
+    where: JudgedWhere = None,
+    without_seed: WithoutSeedOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Compare two variants, or two runs: the verdict on B, and the values of both seed by seed.
@@ -294,7 +325,8 @@ def compare(
     from ablate.report.selection import Choice
 
     metrics = tuple(split_names(metric))
-    choice = Choice(preset, data, budget.value, metrics=metrics, samples=samples, extractor=extractor)
+    filters = _filters(where, without_seed)
+    choice = Choice(preset, data, budget.value, metrics=metrics, samples=samples, extractor=extractor, **filters)
     pair, findings = pair_report.compare(read(folder), folder, a, b, choice)
     if as_json:
         typer.echo(pair.to_json())
@@ -319,6 +351,8 @@ def gate(
     budget: BudgetChoice = Budget.steps,
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
+    where: JudgedWhere = None,
+    without_seed: WithoutSeedOption = None,
     allow_diverged: Annotated[
         bool, typer.Option("--allow-diverged", help="Judge by the finished seeds though others diverged.")
     ] = False,
@@ -337,7 +371,16 @@ def gate(
 
     tolerance = gates.parse_tolerance(max_regression)
     only = tuple(map(canonical, split_names(variants)))
-    choice = Choice(preset, data, budget.value, canonical(against), samples=samples, extractor=extractor, variants=only)
+    choice = Choice(
+        preset,
+        data,
+        budget.value,
+        canonical(against),
+        samples=samples,
+        extractor=extractor,
+        variants=only,
+        **_filters(where, without_seed),
+    )
     outcome = gates.gate(read(folder), metric, tolerance, choice, allow_diverged=allow_diverged)
     if as_json:
         typer.echo(outcome.to_json())

@@ -12,11 +12,11 @@ import pandas as pd
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.report.clean_rows import finite
-from ablate.report.design import design_of
+from ablate.report.design import StudyDesign, design_of
 from ablate.report.factorial_effects import make_factorials
 from ablate.report.findings import Compared, Findings, Value, VariantRow
 from ablate.report.quantized_summary import summarise
-from ablate.report.selection import Choice, select
+from ablate.report.selection import Choice, SelectedRuns, select, without_left_out
 from ablate.report.trade_offs import make_fronts
 from ablate.report.variant_rows import describe_metrics, make_rows, unequal_machines
 from ablate.report.verdicts import make_verdicts
@@ -58,6 +58,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     if choice.same_within is not None and not 0 < read_margin(choice.same_within, 1.0) < math.inf:
         allowed = "allowed: a percentage as in 2%, or a number above 0 in the metric's unit"
         raise ResultsError(f"--same-within {choice.same_within}: not a margin; {allowed}")
+    every, frames = frames, without_left_out(frames, choice)
     selected = select(frames, choice)
     notes = selected.notes
     table = make_rows(selected, choice.against, choice.budget, notes)
@@ -69,6 +70,10 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     narrowed = len(whole.runs) > len(selected.runs) or whole.metrics != selected.metrics
     study = make_rows(whole, choice.against, choice.budget, []) if narrowed else table
     design = design_of(study.runs[study.runs["label"].isin(study.newest)], frames.get("plans"))
+    left_out = 0
+    if choice.filters and len(selected.every):
+        left_out, design = _after_leaving_out(every, selected, choice, design)
+        notes.insert(0, f"left out, not judged: {left_out} runs of this study, by {choice.filters}")
     formats = _formats(table.done, frames.get("quantized"))
     verdicts = make_verdicts(
         table,
@@ -95,6 +100,9 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         why_headline=selected.why_metrics,
         design=design.word,
         why_design=design.why,
+        where=choice.where,
+        without_seeds=choice.without_seeds,
+        left_out=left_out,
         tests=verdicts.tests,
         least_seeds=verdicts.least_seeds,
         alpha=paired.ALPHA,
@@ -113,6 +121,25 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         quantized=summarise(formats),
         notes=tuple(notes),
     )
+
+
+def _after_leaving_out(
+    every: Mapping[str, pd.DataFrame], selected: SelectedRuns, choice: Choice, design: StudyDesign
+) -> tuple[int, StudyDesign]:
+    """Return how many runs of a study are left out, and its design then.
+
+    Runs may be left out because of their results, so the study counts as grown. Its tests are still
+    as many as those of the whole study.
+    """
+    whole = selected.unfiltered(choice)
+    runs = select(every, whole).every["run_id"]
+    left_out = int((~runs.isin(selected.every["run_id"])).sum())
+    if not left_out:
+        return 0, design
+    findings = build(every, whole)
+    extra = sum(one.exploratory and one.adjusted is not None for one in findings.comparisons)
+    why = f"{left_out:,} of its {len(runs):,} runs are left out by {choice.filters}"
+    return left_out, StudyDesign("grown", why, (findings.compared.tests, extra))
 
 
 def _lost_rows(artifacts: pd.DataFrame | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 The tables `runs` and `plans` say which. A study is planned if all of its runs name one plan, the plan
 was recorded before they started, and every run of the plan has ended. Everything else is grown:
-seeds may have been added, or a study stopped, because of what was seen.
+seeds may have been added or left out, or a study stopped, because of what was seen.
 """
 
 from __future__ import annotations
@@ -23,14 +23,29 @@ ENDED = ("done", "diverged", "failed")
 
 @dataclass(frozen=True)
 class StudyDesign:
-    """The design of a study, and the reason in a clause."""
+    """The design of a study.
+
+    Attributes:
+        word: Planned or grown.
+        why: The reason, in a clause.
+        least_tests: The tests of the study before runs were left out: judged and exploratory ones.
+    """
 
     word: Design
     why: str
+    least_tests: tuple[int, int] = (0, 0)
 
-    def judge(self, differences: np.ndarray, margins: Sequence[float | None]) -> family.Family:
-        """Return the evidence by the test that this design allows; arguments as `ablate.stats.family.planned`."""
-        return (family.planned if self.word == "planned" else family.grown)(differences, margins)
+    def judge(self, differences: np.ndarray, margins: Sequence[float | None], least_tests: int = 0) -> family.Family:
+        """Return the evidence by the test that this design allows.
+
+        Args:
+            differences: As in `ablate.stats.family.planned`.
+            margins: The same.
+            least_tests: Of a grown study: correct for at least so many tests.
+        """
+        if self.word == "planned":
+            return family.planned(differences, margins)
+        return family.grown(differences, margins, least_tests)
 
 
 def planned_metrics(runs: pd.DataFrame, plans: pd.DataFrame | None) -> list[str]:

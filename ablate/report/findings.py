@@ -85,6 +85,9 @@ class Compared(Record):
     why_headline: str  # why these, in a sentence
     design: Design  # `planned`: all seeds were chosen before any result was there; `grown`: they may have been added
     why_design: str  # what says so, in a clause
+    where: str | None  # the condition of the runs that are not left out
+    without_seeds: tuple[int, ...]  # left out
+    left_out: int  # runs of the study that either leaves out: they are not judged, and the study counts as grown
     tests: int  # tests that are corrected for together: all variants by the judged metrics, shown or not
     least_seeds: int  # the fewest seeds with which any of them can be decided
     alpha: float  # the chance of any wrong verdict in a study without a difference; each factorial study has its own

@@ -31,7 +31,7 @@ from ablate.report.judged_metrics import COSTS, higher_is_better
 from ablate.report.render import terminal
 from ablate.report.render.number_text import decimals_of_interval, interval, signed
 from ablate.report.render.text_table import TextTable, coloured
-from ablate.report.selection import Choice, select
+from ablate.report.selection import Choice, select, without_left_out
 from ablate.report.variant_rows import make_rows, unequal_machines
 from ablate.stats import paired
 
@@ -184,7 +184,9 @@ def gate(
     Raises:
         ResultsError: What was chosen does not exist or does not compare, or there is nothing to judge.
     """
-    selected = select(frames, replace(choice, metrics=(metric,)))
+    choice = replace(choice, metrics=(metric,))
+    every, frames = frames, without_left_out(frames, choice)
+    selected = select(frames, choice)
     notes = selected.notes
     table = make_rows(selected, choice.against, choice.budget, notes)
     if metric in COSTS:
@@ -195,7 +197,13 @@ def gate(
     if not others:
         raise ResultsError(f"nothing to judge: the results hold only {choice.against} here")
     refused, values = unjudged(table, choice.budget, metric), table.values[metric]
-    alpha = paired.ALPHA / len(others)
+    tests = len(others)
+    if choice.filters:
+        notes.insert(0, f"runs are left out by {choice.filters}")
+        whole = make_rows(select(every, selected.unfiltered(choice)), choice.against, choice.budget, [])
+        shown = [label for label in whole.newest if not choice.variants or label.partition(" @")[0] in choice.variants]
+        tests = max(tests, len({*shown} - {whole.against}))
+    alpha = paired.ALPHA / tests
     theirs, up, results = values.of(table.against), higher_is_better(metric), []
     for row in others:
         mine = values.of(row.label)

@@ -17,7 +17,7 @@ from ablate.report.render import report_tables, terminal
 from ablate.report.render.number_text import decimals_of, evidence, interval, mean_sd, rounded, signed
 from ablate.report.render.run_images import sample_file
 from ablate.report.render.text_table import TextTable, coloured, fits
-from ablate.report.selection import Choice
+from ablate.report.selection import Choice, without_left_out
 from ablate.stats import paired
 from ablate.store import tables
 from ablate.study.variants import canonical
@@ -62,20 +62,23 @@ def compare(
     Raises:
         ResultsError: One of them does not exist, both are the same, or they do not compare.
     """
-    runs = frames["runs"]
-    existing = set(runs["variant"])
+    existing = set(frames["runs"]["variant"])
     a, b = (canonical(name) if canonical(name) in existing else name for name in (a, b))
+    runs = without_left_out(frames, replace(choice, against=a))["runs"]
     if a == b:
         raise ResultsError(f"compare {a} {b}: twice the same; name two variants, or two runs")
     not_paired: list[str] = []
 
     if a in existing and b in existing:
         for name in (a, b):
-            _check_finished(runs[runs["variant"] == name], name)
-        every, runs = runs, _newest(runs, (a, b))
-        not_paired += _left_out(every, runs, (a, b))
+            _check_finished(runs[runs["variant"] == name], name, choice.filters)
+        every, kept = runs, _newest(runs, (a, b))
+        not_paired += _left_out(every, kept, (a, b))
+        older = every.index.difference(kept.index)
+        runs = frames["runs"].drop(older)  # `build` leaves out what the choice does, and says so
     elif a not in existing and b not in existing:
         (a, b), runs, not_paired = _two_runs(runs, a, b)
+        choice = replace(choice, where=None, without_seeds=())
     else:
         variant, run = (a, b) if a in existing else (b, a)
         if not len(_starting_with(runs, run)):
@@ -124,7 +127,9 @@ def _left_out(every: pd.DataFrame, kept: pd.DataFrame, names: tuple[str, str]) -
     return notes
 
 
-def _check_finished(runs: pd.DataFrame, name: str) -> None:
+def _check_finished(runs: pd.DataFrame, name: str, filters: str) -> None:
+    if not len(runs):
+        raise ResultsError(f"compare {name}: all of its runs are left out by {filters}")
     if not (runs["status"] == "done").any():
         counts = ", ".join(f"{n} {status}" for status, n in runs["status"].value_counts().items())
         raise ResultsError(f"compare {name}: none of its runs here is finished ({counts})")

@@ -15,10 +15,12 @@ from typing import Any
 import pandas as pd
 
 from ablate.base.errors import ResultsError, did_you_mean
+from ablate.base.text import printable
 from ablate.report.clean_rows import clean_runs, finite
 from ablate.report.design import planned_metrics
 from ablate.report.judged_metrics import HEADLINES, describe
 from ablate.report.stated import Stated, stated_variants
+from ablate.store.row_filter import rows_where
 from ablate.study.metric_names import FEATURES, METRICS
 from ablate.study.variants import BASELINE
 
@@ -39,6 +41,16 @@ class Choice:
     variants: tuple[str, ...] = ()  # only these, and `against`; empty: all
     claims: bool = True  # whether to show the claims of the variants' files
     same_within: str | None = None  # differences up to this count as none: `2%` of the other's mean, or a number
+    where: str | None = None  # only runs that fit a condition, as in `ablate.store.row_filter`
+    without_seeds: tuple[int, ...] = ()  # runs of these seeds are left out
+
+    @property
+    def filters(self) -> str:
+        """The options that leave runs out of the judging, as they are typed; empty: none."""
+        text = printable(self.where or "")
+        quoted = quote(text) if '"' in text else f'"{text}"'
+        where = [] if self.where is None else [f"--where {quoted}"]
+        return " ".join([*where, *(f"--without-seed {seed}" for seed in self.without_seeds)])
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,44 @@ class SelectedRuns:
         """The newest finished run of each configuration and seed."""
         return self.runs[self.runs["status"] == "done"].drop_duplicates(["variant", "config_hash", "seed"], keep="last")
 
+    def unfiltered(self, choice: Choice) -> Choice:
+        """Return the choice of the same comparison with no run left out."""
+        done = self.every[self.every["status"] == "done"]
+        first = (done if len(done) else self.every).iloc[-1]
+        chosen: dict[str, str | None] = {
+            "preset": str(first["preset"]),
+            "data": choice.data if pd.isna(first["data_digest"]) else str(first["data_digest"]),
+            "samples": choice.samples if pd.isna(first["fd_ref_n"]) else f"{first['fd_n']}/{first['fd_ref_n']}",
+            "extractor": choice.extractor or next(iter(self.digests.values()), None),
+        }
+        return replace(choice, **chosen, where=None, without_seeds=(), variants=())  # type: ignore[arg-type]
+
     def whole_study(self) -> SelectedRuns:
         """Return the runs of all variants, with all metrics, whatever is shown."""
         metrics = tuple(dict.fromkeys((*self.judged, *self.metrics)))
         return replace(self, runs=self.every, metrics=metrics, notes=[])
+
+
+def without_left_out(frames: Mapping[str, pd.DataFrame], choice: Choice) -> dict[str, pd.DataFrame]:
+    """Return the tables without the runs that a choice leaves out.
+
+    A run of the variant that the others are compared with stays if a run that pairs with it stays.
+
+    Raises:
+        ResultsError: The condition is none, no run fits it, or no run has a seed to leave out.
+    """
+    runs = frames["runs"]
+    kept = ~runs["seed"].isin(choice.without_seeds)
+    for seed in choice.without_seeds:
+        if len(runs) and not (runs["seed"] == seed).any():
+            raise ResultsError(f"--without-seed {seed}: no run here has this seed")
+    if choice.where is not None:
+        fits, other = rows_where(runs, choice.where), runs["variant"] != choice.against
+        pairs = pd.MultiIndex.from_frame(runs[["preset", "data_digest", "seed"]].astype(object).fillna(""))
+        kept &= fits | (~other & pairs.isin(pairs[fits & other]))
+    if len(runs) and not kept.any():
+        raise ResultsError(f"{choice.filters}: this leaves out all {_runs(len(runs))}; ablate ls shows them")
+    return {**frames, "runs": runs[kept]}
 
 
 def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> SelectedRuns:

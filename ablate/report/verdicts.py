@@ -38,11 +38,13 @@ class Verdicts:
 class _Judged:
     """Comparisons that are corrected for together, with their evidence."""
 
-    def __init__(self, differences: Iterable[Differences], design: StudyDesign, *, exploratory: bool) -> None:
+    def __init__(
+        self, differences: Iterable[Differences], design: StudyDesign, least_tests: int, *, exploratory: bool
+    ) -> None:
         self.exploratory = exploratory
         every = [q for q in differences if q.refused is None and not np.isnan(q.column).all()]
         columns = np.stack([q.column for q in every], axis=1) if every else np.empty((0, 0))
-        self.family = design.judge(columns, [q.margin for q in every])
+        self.family = design.judge(columns, [q.margin for q in every], least_tests)
         self.evidence = {q.key: one for q, one in zip(every, self.family.evidence, strict=True)}
 
 
@@ -81,8 +83,9 @@ def make_verdicts(
     claims = list(claims_of(one, fidelity, formats, differences)) if on_baseline else []
     confirmatory = [q for q in differences.values() if q.metric in judged]
     confirmatory += [q for q, _ in claims if q.key not in differences]
-    main = _Judged(confirmatory, design, exploratory=not on_baseline)
-    extra = _Judged((q for q in differences.values() if q.metric not in judged), design, exploratory=True)
+    least, least_extra = design.least_tests
+    main = _Judged(confirmatory, design, least, exploratory=not on_baseline)
+    extra = _Judged((q for q in differences.values() if q.metric not in judged), design, least_extra, exploratory=True)
     labels = [row.label for row in shown.rows]
     return Verdicts(
         tuple(

@@ -137,12 +137,13 @@ def planned(differences: np.ndarray, margins: Sequence[float | None]) -> Family:
     return Family(by_e=False, tests=tests, evidence=tuple(evidence), level=level)
 
 
-def grown(differences: np.ndarray, margins: Sequence[float | None]) -> Family:
+def grown(differences: np.ndarray, margins: Sequence[float | None], least_tests: int = 0) -> Family:
     """Return the evidence of a study to which seeds were added.
 
     Args:
         differences: (n, m) as in `planned`, rows in the order in which the seeds came.
         margins: As in `planned`.
+        least_tests: Correct for at least so many tests: those that were left out have no evidence.
     """
     d = np.asarray(differences, np.float64)
     columns = [column[~np.isnan(column)] for column in d.T]
@@ -152,11 +153,12 @@ def grown(differences: np.ndarray, margins: Sequence[float | None]) -> Family:
         min(_last(sequential.sign_e_values(side)) for side in (margin - columns[j], margin + columns[j]))
         for j, margin in with_margin.items()
     ]
-    corrected = sequential.adjusted([*e, *same])
-    both_sides = dict(zip(with_margin, corrected[len(e) :].tolist(), strict=True))
+    left_out = max(0, least_tests - len(e) - len(same))
+    corrected = sequential.adjusted([*e, *same, *[0.0] * left_out])
+    both_sides = dict(zip(with_margin, corrected[len(e) : len(e) + len(same)].tolist(), strict=True))
     evidence = [Evidence(e[j], float(corrected[j]), both_sides.get(j), by_e=True) for j in range(len(e))]
-    tests = len(e) + len(same)
-    return Family(by_e=True, tests=tests, evidence=tuple(evidence), level=ALPHA / max(1, len(e)))
+    tests = len(e) + len(same) + left_out
+    return Family(by_e=True, tests=tests, evidence=tuple(evidence), level=ALPHA / max(1, len(e) + left_out))
 
 
 def _last(values: np.ndarray) -> float:

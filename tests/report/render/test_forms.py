@@ -24,7 +24,7 @@ from ablate.report.render.markdown import to_markdown
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
 SCHEMA = Findings.model_json_schema(mode="serialization")
-SCHEMA_SHA256 = "5d9aba810b1f78bc2c1eba00286ad0f8ddc7ed30f344642d847338dfb8858747"
+SCHEMA_SHA256 = "ca3b416908de49ed8b64c4a6bb166a413a6270b4c149478f2e0d9c30605c7acd"
 
 
 @cache

@@ -1,0 +1,137 @@
+"""Runs that are left out by `--where` and `--without-seed`: said in every form, never judged as planned, never a smaller family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+from command import ablate
+from synthetic import findings_of, frames, planned
+
+from ablate.base.errors import ResultsError
+from ablate.report import gate
+from ablate.report.builder import build
+from ablate.report.selection import Choice
+from ablate.stats import family
+
+TRUTH = {"baseline": 0.0, "no_drift": 4.0, "direct": -1.0, "no_skip": 0.0}
+STUDY = planned(synthetic.rows(TRUTH, range(10)))
+
+
+def adjusted(**choice: Any) -> dict[tuple[str, str], float]:
+    return {(one.label, one.metric): one.adjusted or 0.0 for one in findings_of(STUDY, **choice).comparisons}
+
+
+def test_a_seed_left_out_makes_a_planned_study_grown() -> None:
+    whole = findings_of(STUDY).compared
+    assert (whole.design, whole.left_out) == ("planned", 0)
+    found = findings_of(STUDY, without_seeds=(3,))
+    assert found.compared.design == "grown"
+    assert found.compared.why_design == "4 of its 40 runs are left out by --without-seed 3"
+    assert (found.compared.without_seeds, found.compared.left_out) == ((3,), 4)
+    assert found.compared.tests == whole.tests
+    assert {seed for row in found.rows for seed in row.seeds} == {0, 1, 2, *range(4, 10)}
+
+
+@pytest.mark.parametrize("where", ["variant == 'no_drift'", "variant in ('no_drift', 'direct') and seed < 9"])
+def test_variants_left_out_still_count_as_tests(where: str) -> None:
+    found = findings_of(STUDY, where=where)
+    assert found.compared.tests == findings_of(STUDY).compared.tests == 6
+    assert found.compared.design == "grown"
+    few, all_ = adjusted(where=where), adjusted(without_seeds=(9,) if "seed" in where else ())
+    if "seed" in where:  # leaving out comparisons never makes the others easier
+        assert all(few[key] <= all_[key] for key in few)
+    exploratory = adjusted(where=where, metrics=("psnr_db",))
+    every = adjusted(without_seeds=(9,), metrics=("psnr_db",))
+    assert exploratory["no_drift", "psnr_db"] < every["no_drift", "psnr_db"] or "seed" not in where
+
+
+def test_padding_is_the_most_that_a_left_out_test_could_cost() -> None:
+    import numpy as np
+
+    columns = np.random.default_rng(0).normal(3, 1, (9, 2))
+    alone, padded = family.grown(columns, [None, 1.0]), family.grown(columns, [None, 1.0], least_tests=7)
+    assert (alone.tests, padded.tests) == (3, 7)
+    for one, other in zip(alone.evidence, padded.evidence, strict=True):
+        assert other.difference == pytest.approx(min(one.alone / 5, one.difference * 3 / 7), rel=0.5)
+        assert other.difference < one.difference
+    assert padded.least_seeds >= alone.least_seeds
+
+
+def test_the_baseline_stays_at_the_seeds_that_stay() -> None:
+    found = findings_of(STUDY, where="variant == 'no_drift' and seed < 7")
+    assert [(row.label, row.seeds) for row in found.rows] == [(v, tuple(range(7))) for v in ("baseline", "no_drift")]
+    found = findings_of(STUDY, where="variant == 'no_drift' and seed < 7", against="direct")
+    assert [row.label for row in found.rows] == ["direct", "no_drift"]
+
+
+def test_runs_of_another_preset_are_no_part_of_the_study() -> None:
+    other = synthetic.rows({"baseline": 0.0}, [0], preset="smoke")
+    for rows in other.values():
+        for row in rows:
+            row["run_id"] += "x"
+    with pytest.raises(ResultsError, match="presets that do not compare"):
+        findings_of(STUDY, other)
+    found = findings_of(STUDY, other, where="preset == 'quick'")
+    assert (found.compared.design, found.compared.left_out) == ("planned", 0)
+
+
+def test_every_form_says_so(tmp_path: Path) -> None:
+    synthetic.save(tmp_path / "results", STUDY)
+    words = ("report", "--without-seed", "3", "--without-seed", "4", "--where", "variant != 'no_skip'")
+    said = "left out, not judged: 16 runs of this study, by --where \"variant != 'no_skip'\" --without-seed 3"
+    for name in ("r.md", "r.html", "r.json"):
+        done = ablate(*words, "-o", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        text = (tmp_path / name).read_text()
+        plain = text.replace("\\", "").replace("&#34;", '"').replace("&#39;", "'")
+        assert said in plain, name
+        assert "16 of its 40 runs are left out by" in plain, name
+    document = json.loads((tmp_path / "r.json").read_text())["compared"]
+    assert [document[name] for name in ("where", "without_seeds", "left_out")] == ["variant != 'no_skip'", [3, 4], 16]
+    assert said in " ".join(ablate(*words, cwd=tmp_path).stdout.split())
+
+
+def test_compare_leaves_out_the_same(tmp_path: Path) -> None:
+    synthetic.save(tmp_path / "results", STUDY)
+    words = ("compare", "baseline", "no_drift", "--json", "--where", "seed < 7 and variant == 'no_drift'")
+    document = json.loads(ablate(*words, "--without-seed", "2", cwd=tmp_path).stdout)
+    assert [pair["seed"] for pair in document["pairs"]] == [0, 1, 3, 4, 5, 6]
+    found = findings_of(STUDY, where="seed < 7 and variant == 'no_drift'", without_seeds=(2,))
+    evidence = {one.metric: one.adjusted for one in found.comparisons}
+    assert {one["metric"]: one["adjusted"] for one in document["comparisons"]} == evidence
+    done = ablate("compare", "baseline", "no_drift", "--where", "variant == 'direct'", cwd=tmp_path)
+    assert done.stderr == ("error: compare no_drift: all of its runs are left out by --where \"variant == 'direct'\"\n")
+
+
+def test_the_gate_keeps_the_level_of_all_variants() -> None:
+    def level(**choice: Any) -> float:
+        found = gate.gate(frames(STUDY), "fd", gate.Tolerance(0.05, relative=True), Choice(**choice))
+        assert bool(choice.get("where")) == ('runs are left out by --where "' in " ".join(found.notes))
+        return found.level
+
+    assert level(where="variant == 'no_drift'") == level()
+    assert level(where="variant == 'no_drift'", variants=("no_drift",)) == level(variants=("no_drift",))
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"without_seeds": (77,)}, "--without-seed 77: no run here has this seed"),
+        ({"where": "seed > 70"}, '--where "seed > 70": this leaves out all 40 runs'),
+        ({"where": "sed > 70"}, "no column 'sed'; did you mean seed"),
+    ],
+)
+def test_what_cannot_be_left_out_is_one_line(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(ResultsError, match=r"^--") as error:
+        build(frames(STUDY), Choice(**choice))
+    assert message in str(error.value)
+
+
+def test_runs_that_are_removed_make_their_study_grown() -> None:
+    kept = STUDY | {"runs": [row for row in STUDY["runs"] if (row["variant"], row["seed"]) != ("no_drift", 3)]}
+    compared = findings_of(kept).compared
+    assert (compared.design, compared.why_design) == ("grown", "its plan is not finished: 1 of 40 runs are missing")

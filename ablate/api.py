@@ -6,6 +6,7 @@ torch before `run` is called.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+import pyarrow as pa
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
 from ablate.base.text import split_names
@@ -27,6 +29,7 @@ from ablate.study import variants
 from ablate.study.variants import registry
 
 Budget = Literal["steps", "macs"]
+DTYPES = {pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # as in tables
 SHOWN = (
     "run_id",
     "variant",
@@ -84,6 +87,19 @@ class Results:
     def quantized(self) -> pd.DataFrame:
         """One row per run, number format and scope."""
         return self.table("quantized")
+
+    def wide(self) -> pd.DataFrame:
+        """Return `runs` with a column for each setting of the configuration too, as in `config.train.lr`.
+
+        A setting that is a list is a JSON text, as in `[24, 24, 24]`. A run whose configuration is
+        unknown, or has no such setting, is null there.
+        """
+        texts = self.runs["config"]
+        settings = {text: _settings(text) for text in texts.dropna().unique()}
+        names = dict.fromkeys(name for one in settings.values() for name in one)
+        rows = [settings.get(text, {}) for text in texts]
+        flat = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+        return self.runs.join(flat.to_pandas(types_mapper=DTYPES.get))
 
     def table(self, name: str) -> pd.DataFrame:
         """Read one table from its file.
@@ -203,6 +219,27 @@ class Results:
                 rows=shown.astype(object).where(shown.notna(), "").to_numpy().tolist(),
                 heads=SHOWN,
             )
+
+
+def _settings(config: str) -> dict[str, object]:
+    """Return the settings of a run by the names of their columns; none if its configuration cannot be read."""
+    try:
+        sections = json.loads(config)
+        return {
+            f"config.{section}.{name}": json.dumps(value) if isinstance(value, list | dict) else value
+            for section, settings in sections.items()
+            for name, value in settings.items()
+        }
+    except (ValueError, AttributeError, RecursionError):  # a table may come from elsewhere
+        return {}
+
+
+def _column(values: list[object]) -> pa.Array:
+    """Return the values of one setting; as texts if they are of several types."""
+    try:
+        return pa.array(values)
+    except (ValueError, TypeError, OverflowError):
+        return pa.array([None if value is None else str(value) for value in values])
 
 
 def _choice(words: dict[str, Any]) -> Choice:

@@ -18,6 +18,7 @@ import ablate
 from ablate import cli
 from ablate.base.errors import AblateError
 from ablate.cli.study import run
+from ablate.store import tables
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "drift.py"
 
@@ -53,6 +54,29 @@ def test_tables_are_frames_with_sensible_types(folder: Path) -> None:
     assert repr(results) == f"<Results {str(folder)!r}: 36 done>"
     run_id = results.runs["run_id"][0]
     assert results.artifacts(run_id) == folder / "artifacts" / run_id
+
+
+def test_wide_runs_have_a_column_for_each_setting(tmp_path: Path) -> None:
+    folder = pages.make(tmp_path, {"baseline": 0.0, "no_drift": 0.0}, range(3), images=False)
+    runs = tables.read(folder, "runs")
+    config = json.loads(runs["config"][0])
+    config["train"] |= {"lr": 1, "flip": True}
+    rows = tables.to_records(runs)
+    rows[0]["config"], rows[1]["config"], rows[2]["config"] = json.dumps(config), None, "[1"
+    tables.append(folder, {"runs": rows})
+    results = ablate.load_results(folder)
+    wide = results.wide().set_index("run_id")
+    assert list(wide.columns[: len(runs.columns) - 1]) == list(runs.columns[1:])
+    assert wide["config.train.lr"].dropna().to_dict() == {
+        rows[0]["run_id"]: 1.0,
+        **{row["run_id"]: 1e-3 for row in rows[3:]},
+    }
+    names = ("config.train.lr", "config.train.steps", "config.train.flip", "config.model.kernel")
+    assert [str(wide[name].dtype) for name in names] == ["float64", "Int64", "boolean", "string"]
+    assert set(wide["config.model.head_channels"].dropna()) == {json.dumps(config["model"]["head_channels"])}
+    assert wide.groupby("config.model.head_channels")["fd"].mean().notna().all()
+    settings = {name for name in wide if name.startswith("config.")}
+    assert settings == {f"config.{section}.{key}" for section, keys in config.items() for key in keys}
 
 
 def test_a_notebook_shows_verdicts_or_the_runs_where_they_do_not_compare(folder: Path, tmp_path: Path) -> None:

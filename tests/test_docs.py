@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from command import ablate
 from PIL import Image
@@ -99,7 +103,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, each_graph_exported_once: N
 def test_the_commands_of_a_page_work_in_their_order(page: Path, folder: Path) -> None:
     for command in commands(page):
         run(command, folder)
-    for code in blocks(page, "python"):
+    # The questions to the tables have a test of their own, of every library that is installed.
+    for code in blocks(page, "python") if page.stem != "tables" else ():
         code = (
             code.replace('"quick"', '"smoke"')
             .replace('"0-5"', '"0"')
@@ -148,3 +153,70 @@ def test_links_and_paths_exist_and_lines_are_short(page: Path) -> None:
 def test_the_readme_is_one_page() -> None:
     assert len(README.read_bytes()) < 10_000
     assert len(README.read_text().splitlines()) <= 160
+
+
+LIBRARIES = ("pandas", "polars", "duckdb")  # in the order of the blocks of docs/tables.md
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_library_answers_the_questions_to_the_tables(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not STUDIES.is_dir():
+        pytest.skip("the shipped studies are not here")
+    pytest.importorskip(library)
+    (tmp_path / "results").symlink_to(STUDIES / "quick_cats")
+    monkeypatch.chdir(tmp_path)
+    answers: dict[str, Any] = {}
+    exec(blocks(ROOT / "docs/tables.md", "python")[LIBRARIES.index(library)], answers)
+
+    def rows(name: str, *columns: str) -> list[tuple[Any, ...]]:
+        """An answer as sorted rows with one number at the end, whatever its shape."""
+        frame = answers[name]
+        if library != "pandas":
+            frame = frame.df() if library == "duckdb" else pd.DataFrame(frame.to_dict(as_series=False))
+            if name == "losses" and library == "polars":
+                frame = frame.melt("step", var_name="seed", value_name="loss")
+        elif name in ("differences", "losses"):
+            frame = frame.melt(ignore_index=False, value_name=columns[-1]).dropna().reset_index()
+        else:
+            frame = frame.reset_index()
+        lines = frame.rename(columns={"config.train.lr": "lr"})[[*columns]].astype(
+            {"seed": int} if "seed" in columns else {}
+        )
+        return sorted(
+            tuple(tuple(sorted(x)) if isinstance(x, list | np.ndarray) else x for x in line)
+            for line in lines.itertuples(index=False)
+        )
+
+    def close(lines: Iterable[tuple[Any, ...]]) -> list[Any]:
+        return [(*line[:-1], pytest.approx(line[-1])) for line in sorted(lines)]
+
+    tables = {name: pd.read_parquet(f"results/{name}.parquet") for name in ("runs", "curves", "latency")}
+    runs = tables["runs"].set_index("run_id")
+    assert (runs["status"] == "done").all()
+    fd = {(run.variant, run.seed): run.fd for run in runs.itertuples()}
+    of = {name: [value for (variant, _), value in fd.items() if variant == name] for name in set(runs["variant"])}
+    assert rows("fd_by_variant", "variant", "count", "mean") == close(
+        (name, len(of[name]), mean(of[name])) for name in of
+    )
+    assert rows("fd_by_variant", "variant", "std") == close((name, stdev(of[name])) for name in of)
+    assert rows("differences", "variant", "seed", "difference") == close(
+        (name, seed, value - fd["baseline", seed]) for (name, seed), value in fd.items()
+    )
+    steps = tables["curves"].join(runs[["variant", "seed"]], on="run_id").query("variant == 'no_drift'")
+    assert rows("losses", "step", "seed", "loss") == close(
+        zip(steps["step"], steps["seed"], steps["loss"], strict=True)
+    )
+    times: dict[tuple[str, str, str], list[float]] = {}
+    for call in tables["latency"].query("scope == 'step' and batch == 1").itertuples():
+        times.setdefault((runs["variant"][call.run_id], call.scheme, call.engine), []).append(call.latency_ms)
+    medians = {key: median(values) for key, values in times.items()}
+    fastest = [min((ms, key) for key, ms in medians.items() if key[0] == name) for name in of]
+    assert rows("fastest", "variant", "scheme", "engine", "latency_ms") == close((*key, ms) for ms, key in fastest)
+    used: dict[tuple[float, str], list[str]] = {}
+    for run_id, run in runs.iterrows():
+        used.setdefault((json.loads(run["config"])["train"]["lr"], run["git_commit"]), []).append(str(run_id))
+    assert rows("rates", "lr", "git_commit", "run_id") == sorted(
+        (*key, tuple(sorted(ids))) for key, ids in used.items()
+    )

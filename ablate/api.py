@@ -334,6 +334,7 @@ def run(
     save_every_s: float = 60.0,
     log: str | Sequence[str] = (),
     variants: str | PathLike[str] | None = None,
+    tag: str | Sequence[str] = (),
     on_row: Callable[[dict[str, Any], str], None] | None = None,
 ) -> Results:
     """Train, sample, measure and record variants and their baseline, as `ablate run` does.
@@ -375,6 +376,7 @@ def run(
         log: Trackers that record finished runs too: `tensorboard`, `mlflow`.
         variants: The folder of your own variants and presets; None: `ABLATE_VARIANTS`, else
             `variants`.
+        tag: Tags for all runs of the study.
         on_row: Called after each run, instead of the line on stderr, with the run's row and how it
             went: `made`, `quantised`, or the reason for skipping it.
 

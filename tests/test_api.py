@@ -167,6 +167,14 @@ def test_a_study_brings_its_baseline_and_shows_a_line_for_each_run(
     assert capsys.readouterr().err == ""
 
 
+def test_all_runs_of_a_study_get_its_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_launch(monkeypatch)
+    row = {"variant": "v", "preset": "smoke", "seed": 0, "status": "done"}
+    tables.append(tmp_path, {"runs": [{"run_id": name, **row} for name in ("baseline", "no_drift", "other")]})
+    ablate.run("no_drift", results=tmp_path, tag=["paper", "draft"])
+    assert tables.read(tmp_path, "runs")["tags"].fillna("").tolist() == ["paper,draft", "paper,draft", ""]
+
+
 def test_the_call_and_the_command_ask_for_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launched = fake_launch(monkeypatch)
     ablate.run("v_pred", "0-1", "smoke", factors="drift", results=tmp_path, failed=True, compile="off", save_every_s=5)
@@ -184,7 +192,7 @@ def test_every_option_of_the_command_is_one_of_the_call() -> None:
 
 
 def test_the_package_lists_what_it_has() -> None:
-    assert {"run", "load_results", "Results"} <= set(dir(ablate))
+    assert {"run", "load_results", "merge", "Results"} <= set(dir(ablate))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`ablate doctor`: show the state of the machine and of a results folder, or empty the cache."""
+"""`ablate doctor`: show the state of the machine and of a results folder, or delete what is left over."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ablate.base.errors import AblateError
 from ablate.cli.app import WeightsOption, app
 
 
@@ -17,7 +18,8 @@ def doctor(
         str | None,
         typer.Option(
             "--clear",
-            help="Empty a part of the cache: cats, statistics, autoencoders, weights or all.",
+            help="Empty a part of the cache: cats, statistics, autoencoders, weights or all. "
+            "orphans, with --results: delete rows and files that belong to no run.",
             show_default=False,
         ),
     ] = None,
@@ -35,6 +37,15 @@ def doctor(
 
     Example: ablate doctor --results results
     """
+    if clear == "orphans":
+        from ablate.launch.leases import Leases
+        from ablate.store.health import clear_orphans
+
+        if folder is None:
+            raise AblateError("--clear orphans: in which folder? Add --results FOLDER")
+        rows, folders = clear_orphans(folder, Leases(folder).held())
+        typer.echo(f"{rows} rows and {folders} folders deleted")
+        return
     if clear is not None:
         from ablate.store.cache import clear_cache
 

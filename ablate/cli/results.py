@@ -1,14 +1,124 @@
-"""The commands that manage a results folder: `ablate merge`."""
+"""The commands that manage results folders: `ablate ls`, `ablate rm`, `ablate tag`, `ablate merge`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.base.text import printable
-from ablate.cli.app import app
+from ablate.base.errors import AblateError
+from ablate.base.text import printable, split_names
+from ablate.cli.app import ResultsOption, WhereOption, app, run_ids
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RunsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RUN...",
+        help="Names of runs, or the first letters if only one run begins so.",
+        show_default=False,
+        autocompletion=run_ids,
+    ),
+]
+
+
+@app.command("ls")
+def show_runs(
+    folder: ResultsOption = Path("results"),
+    where: WhereOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+) -> None:
+    """List the runs of a results folder, also those that are being made now.
+
+    Status: done, diverged, failed, interrupted; running: a process makes it; killed: it can go on;
+    lost: its files are there, its row is not.
+
+    Example: ablate ls --where "variant == 'no_drift' and seed < 3"
+    """
+    from ablate.launch.run_list import list_runs
+    from ablate.report.render.run_list import run_json
+
+    runs = list_runs(folder, where)
+    if as_json:
+        typer.echo(run_json(runs))
+    else:
+        _show(runs)
+
+
+@app.command("rm")
+def remove(
+    runs: RunsArgument = None,
+    where: WhereOption = None,
+    folder: ResultsOption = Path("results"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove runs: their rows in all tables, and their files.
+
+    Runs that are being made are refused. A study from which runs are removed counts as grown. If the
+    command is killed, run it again.
+
+    Example: ablate rm --where "status == 'failed'"
+    """
+    from ablate.launch.leases import Leases
+    from ablate.launch.removal import remove_runs
+    from ablate.launch.run_list import choose_runs
+
+    chosen = choose_runs(folder, runs or [], where)
+    names = chosen["run_id"].tolist()
+    Leases(folder).refuse_held(names)
+    _show(chosen)
+    what = f"{len(names)} run{'s' * (len(names) > 1)}"
+    if not yes:
+        try:
+            yes = typer.confirm(f"Remove {what} from {printable(folder)}?", err=True)
+        except typer.Abort:  # there is nobody to ask
+            typer.echo("", err=True)
+        if not yes:
+            raise AblateError("rm: nothing is removed; answer y, or give --yes")
+    size = remove_runs(folder, names)
+    typer.echo(f"{what} removed, {size / 1e6:,.1f} MB freed", err=True)
+
+
+@app.command()
+def tag(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... NAME", help="Runs, and the tag last. With --where: the tag alone.", show_default=False
+        ),
+    ],
+    where: WhereOption = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
+    folder: ResultsOption = Path("results"),
+) -> None:
+    """Give runs a tag, by which `ablate ls` and --where find them.
+
+    Example: ablate tag no_drift-quick-cats-s0 baseline-quick-cats-s0 paper
+    """
+    from ablate.launch.run_list import choose_runs
+    from ablate.store.tags import check_tags, tag_runs
+
+    *runs, name = words
+    check_tags([name])
+    chosen = set(choose_runs(folder, runs, where)["run_id"])
+    changed = tag_runs(folder, chosen, **{"remove" if remove else "add": split_names(name)})
+    typer.echo(f"{name}: {'taken from' if remove else 'given to'} {changed} of {len(chosen)} runs", err=True)
+
+
+def _show(runs: pd.DataFrame) -> None:
+    """Print runs and how many there are."""
+    from rich.console import Console
+
+    from ablate.report.render.run_list import run_table, summary
+    from ablate.report.render.text_table import columns_that_fit, to_rich
+
+    console, table = Console(), run_table(runs)
+    if len(runs):
+        console.print(to_rich(table, columns_that_fit(table, console.width)))
+    console.print(summary(runs), highlight=False)
 
 
 @app.command()

@@ -256,6 +256,10 @@ def run(
             show_default=False,
         ),
     ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="A tag for all runs of the study, to find them by. Repeatable.", show_default=False),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs and estimate their time from past runs. Run nothing.")
     ] = False,

@@ -92,6 +92,25 @@ class Leases:
             if run_id in run_ids:
                 raise ResultsError(f"{run_id}: {owner.describe()} is making it; wait for it, or end it, and try again")
 
+    @contextmanager
+    def none_held(self, run_ids: Collection[str]) -> Iterator[None]:
+        """Let no process begin to make a run in the block.
+
+        Raises:
+            ResultsError: One of these runs is being made, or the leases' folder cannot be used.
+        """
+        self.refuse_held(run_ids)
+        with self._changing():
+            for run_id in run_ids:  # others may have begun since
+                path = self._folder / f"{run_id}.lock"
+                if path.exists():
+                    try:
+                        filelock.FileLock(path).acquire(timeout=0).lock.release()
+                    except filelock.Timeout as error:
+                        owner = Owner.read(path.with_suffix(".json"))
+                        raise ResultsError(f"{run_id}: {owner.describe()} began to make it; try again later") from error
+            yield
+
     def _give_back(self, lock: filelock.BaseFileLock, path: Path, note: Path, me: Owner) -> None:
         # Lock files are opened only while `.lock` is held, so nobody waits for one that is deleted
         # here. Where `.lock` cannot be had the files stay, and the next owner uses them.

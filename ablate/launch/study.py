@@ -12,6 +12,7 @@ from ablate.models.cost import match_training_macs
 from ablate.runs.context import Row
 from ablate.runs.trackers import open_trackers, record_run
 from ablate.store import tables
+from ablate.store.tags import tag_runs
 from ablate.study.plan import Planned, RunSpec
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def run_study(
 
     def recorded(row: Row, how: str) -> None:
         on_row(row, how)
+        if request.tag:
+            tag_runs(request.results, [row["run_id"]], add=request.tag)
         # A run that was done before is recorded too: it may have been made without a tracker.
         if trackers and (row["status"] == "done" if how == "made" else how.startswith(("done", "quantised"))):
             record_run(trackers, request.results, row["run_id"])

@@ -8,6 +8,8 @@ from pathlib import Path
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 
+REMOVED = ".removed"  # folder in a results folder: files of removed runs, on their way out
+
 
 def folders_without_row(results: Path, run_ids: Collection[str]) -> list[Path]:
     """Return the folders of finished runs that the table `runs` does not hold, by name.

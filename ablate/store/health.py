@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,11 +16,12 @@ from safetensors.numpy import load_file
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.store import tables as results
-from ablate.store.artifacts import folders_without_row
+from ablate.store.artifacts import REMOVED, folders_without_row
 from ablate.store.schema import RUN_TABLES, SCHEMAS
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
 MAKE_AGAIN = "restore it from a copy, or make the run again: ablate run --force with its variant, seed and preset"
+CLEAR_ORPHANS = "ablate doctor --results FOLDER --clear orphans"
 NO_WEIGHTS = "weights are not kept in this folder: sample, bench and export need them"
 
 
@@ -73,7 +75,34 @@ def examine(folder: Path, running: Collection[str]) -> Health:
         findings += _orphan_rows(tables) + _artifact_folders(folder, runs, running)
     for path in sorted(folder.glob(".*.parquet.tmp")):
         findings.append(Finding("leftover", f"{path}: of a process that was killed", "the next run writes over it"))
+    if (waste := folder / REMOVED).is_dir():
+        findings.append(Finding("leftover", f"{waste}: files of removed runs", f"delete it: {CLEAR_ORPHANS}"))
     return Health(tuple(findings), tuple(notes))
+
+
+def clear_orphans(folder: Path, running: Collection[str]) -> tuple[int, int]:
+    """Delete what belongs to no run: rows and finished folders without a row in `runs`.
+
+    Working folders stay: their runs can go on.
+
+    Args:
+        folder: The results folder.
+        running: The runs that are being made now. What belongs to them stays.
+
+    Returns:
+        The number of rows and of folders.
+
+    Raises:
+        ResultsError: There is no such folder, or a table cannot be read or written.
+    """
+    if not folder.is_dir():
+        raise ResultsError(f"--results {folder}: no such folder")
+    rows = results.remove_orphans(folder, running)
+    known = {*results.read(folder, "runs")["run_id"], *running}
+    folders = [*folders_without_row(folder, known), *folder.glob(REMOVED)]
+    for path in folders:
+        shutil.rmtree(path, ignore_errors=True)
+    return rows, len(folders)
 
 
 def _weight_files(folder: Path, runs: pd.DataFrame) -> dict[Path, str]:
@@ -111,7 +140,7 @@ def _orphan_rows(tables: dict[str, pd.DataFrame]) -> list[Finding]:
         orphans = frame.loc[~frame["run_id"].isin(known), "run_id"]
         for run_id, count in orphans.value_counts().sort_index().items():
             what = f"{table}.parquet: {count} rows of {printable(run_id)}, which runs.parquet does not hold"
-            findings.append(Finding("orphan", what, "make the run again: its rows are replaced"))
+            findings.append(Finding("orphan", what, f"make the run again, or delete them: {CLEAR_ORPHANS}"))
     return findings
 
 
@@ -131,7 +160,7 @@ def _artifact_folders(folder: Path, runs: pd.DataFrame, running: Collection[str]
         elif path.suffix == ".part":
             what = f"{where}: of a run that is {status.get(run_id, 'not in the table')}"
             findings.append(Finding("unfinished", what, "the same ablate run goes on from there; or delete the folder"))
-    fix = "make the run again, restore the table from a copy, or delete the folder"
+    fix = f"make the run again, restore the table from a copy, or delete the folder: {CLEAR_ORPHANS}"
     return findings + [
         Finding("orphan", f"{printable(path)}: of a run that runs.parquet does not hold", fix)
         for path in folders_without_row(folder, status)

@@ -90,12 +90,12 @@ def merge(
             if place != 0:
                 _copy_files(run_folder(sources[place], run_id), run_folder(output, run_id), replace=fresh)
                 fresh = False  # the other folders add files that the first one lacks
+    refuse_running(new)
     with tables.lock(output):
         read[0] = {table: tables.load(output, table) for table in schema.SCHEMAS}  # others may have added runs
         union = _Union(read, sources, preferred)
         if union.new_runs() - new:
             raise ResultsError(f"{output}: another process removed runs from it meanwhile; run the same merge again")
-        refuse_running(new)
         tables.put(output, union.changed_tables())
     return Merged(len(union.run_ids), len(new - own), len(replaced))
 

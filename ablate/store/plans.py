@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,3 +113,17 @@ def record(results: Path, plan: Plan, code: str) -> str:
             if plan.plan_id not in set(tables.read(results, "plans")["plan_id"]):
                 raise
     return plan.plan_id
+
+
+def planned_names(results: Path) -> list[tuple[str, str, str]]:
+    """Return the variant, preset and data of all runs that are planned in a results folder.
+
+    Raises:
+        ResultsError: The table cannot be read.
+    """
+    names: dict[tuple[str, str, str], None] = {}
+    for plan in tables.to_records(tables.read(results, "plans")):
+        with suppress(ValueError, TypeError, KeyError):  # a table may come from elsewhere
+            for variant in json.loads(plan["variants"]):
+                names[str(variant["name"]), str(plan["preset"]), str(plan["data"])] = None
+    return list(names)

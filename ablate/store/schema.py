@@ -62,7 +62,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TEXT, "weights_digest samples_digest autoencoder_digest nondeterministic_ops"),
         (_TIME, "started_at finished_at"),
         (_BOOL, "unstable"),
-        (_TEXT, "plan_id about claims code data_notes"),
+        (_TEXT, "plan_id about claims code data_notes tags"),
     ],
     "curves": [
         (_TEXT, "run_id"),

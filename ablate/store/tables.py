@@ -48,7 +48,7 @@ def append(
         results: The results folder; created if it is missing.
         rows: Table name -> its rows, column -> value. Columns left out are null, and so are numbers
             that are not finite. A table that is named with no row for a run of this call loses the
-            rows it had of that run.
+            rows it had of that run. A run keeps its tags if its new row has none.
         replace: False keeps the rows that the named tables held of those runs.
         timeout: Seconds to wait for another writer.
 
@@ -71,6 +71,8 @@ def append(
             if not replace:
                 _check_new(table, added, kept)
             elif pc.any(replaced := pc.is_in(kept[owner], value_set=ids)).as_py():
+                if table == "runs":
+                    added = _with_tags(added, kept.filter(replaced))
                 kept = kept.filter(pc.invert(replaced))
             content[table] = pa.concat_tables([kept, schema.fit(added, kept.schema)])
         put(results, content)
@@ -98,6 +100,29 @@ def remove(results: Path, run_ids: Collection[str], *, timeout: float = 60.0) ->
             if pc.any(removed := pc.is_in(rows["run_id"], value_set=ids)).as_py():
                 content[table] = rows.filter(pc.invert(removed))
         put(results, content)
+
+
+def remove_orphans(results: Path, keep: Collection[str]) -> int:
+    """Remove rows of runs that `runs` does not hold, and return how many.
+
+    Args:
+        results: The results folder.
+        keep: Runs whose rows stay: those that are being made.
+
+    Raises:
+        ResultsError: As `remove`.
+    """
+    with lock(results):
+        ids = pa.array(sorted({*load(results, "runs")["run_id"].to_pylist(), *keep}), pa.string())
+        content, removed = {}, 0
+        for table in schema.RUN_TABLES:
+            rows = load(results, table, encoded=True)
+            known = pc.is_in(rows["run_id"], value_set=ids)
+            if not pc.all(known).as_py():
+                content[table] = rows.filter(known)
+                removed += len(rows) - len(content[table])
+        put(results, content)
+    return removed
 
 
 def put(results: Path, content: Mapping[str, pa.Table]) -> None:
@@ -197,6 +222,15 @@ def match_run_ids(run_ids: Iterable[str], name: str) -> set[str]:
     """
     found = {run_id for run_id in run_ids if run_id.startswith(name)}
     return found & {name} or {run_id for run_id in found if run_id.startswith(f"{name}-")} or found
+
+
+def _with_tags(added: pa.Table, replaced: pa.Table) -> pa.Table:
+    """Return new rows of `runs` with the tags of the rows that they replace."""
+    old = dict(zip(replaced["run_id"].to_pylist(), replaced["tags"].to_pylist(), strict=True))
+    pairs = zip(added["run_id"].to_pylist(), added["tags"].to_pylist(), strict=True)
+    place = added.column_names.index("tags")
+    tags = pa.array([new if new is not None else old.get(run_id) for run_id, new in pairs], pa.string())
+    return added.set_column(place, added.schema.field(place), tags)
 
 
 def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ablate.base.errors import AblateError, VariantError
+from ablate.base.errors import AblateError, ResultsError, VariantError
 from ablate.base.text import split_names
+from ablate.store.tags import check_tags
 from ablate.study import variants
 from ablate.study.config import Config
 from ablate.study.metric_names import Metric, choose
@@ -66,6 +67,14 @@ def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _tags(names: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        check_tags(names)
+    except ResultsError as error:
+        raise ValueError(str(error)) from error
+    return names
+
+
 def _gpus(gpus: float) -> float:
     if gpus % 1 if gpus > 1 else round(gpus, 4) != gpus:
         raise ValueError("it must be a fraction from 0.0001 to 1, or a whole number")
@@ -110,6 +119,7 @@ class StudyRequest(Settings):
         compile: Compile the transformer blocks; `auto`: if the training is long enough.
         save_every_s: Seconds between checkpoints.
         log: Trackers that record finished runs too: `tensorboard`, `mlflow`.
+        tag: Tags that all runs of the study get.
     """
 
     variant: Annotated[Names, Field(min_length=1)] = (variants.BASELINE,)
@@ -141,6 +151,7 @@ class StudyRequest(Settings):
     compile: Literal["auto", "on", "off"] = "auto"
     save_every_s: Annotated[float, Field(ge=0)] = 60.0
     log: Names = ()
+    tag: Annotated[Names, AfterValidator(_tags)] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -1,0 +1,70 @@
+"""The runs of a results folder: `ablate ls` as a table or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from ablate.base.text import printable, split_names
+from ablate.report.render.text_table import TextTable
+from ablate.report.render.variants import duration
+from ablate.store.code_versions import Version, versions_of
+from ablate.store.tables import to_records
+
+DAY_S = 86_400
+
+
+def run_table(runs: pd.DataFrame) -> TextTable:
+    """Return the runs of `ablate.launch.run_list.list_runs` as a table."""
+    heads = ("run", "status", "variant", "preset", "data", "seed", "age", "code", "tags")
+    lines = []
+    for row in _documents(runs):
+        code = ", ".join(map(_short, versions_of(row["code"], row["git_commit"], row["git_dirty"])))
+        cells = (row["run_id"], row["status"], row["variant"], row["preset"], row["data"], row["seed"])
+        shown = (*cells, _age(row["age_s"]), code, row["tags"])
+        lines.append(tuple("-" if cell is None else printable(cell) for cell in shown))
+    left = tuple(place for place, head in enumerate(heads) if head not in ("seed", "age"))
+    return TextTable("", heads, tuple(lines), left, drop=(2, 3, 4, 7, 5))
+
+
+def run_json(runs: pd.DataFrame) -> str:
+    """Return the runs as one JSON document: a list with an object for each."""
+    names = ("run_id", "status", "variant", "preset", "data", "data_digest", "seed", "age_s", "owner", "error")
+    listed = [
+        {name: row[name] for name in names}
+        | {"code": list(map(str, versions_of(row["code"], row["git_commit"], row["git_dirty"])))}
+        | {"tags": list(split_names(row["tags"]))}
+        for row in _documents(runs)
+    ]
+    return json.dumps(listed, indent=2, allow_nan=False)
+
+
+def summary(runs: pd.DataFrame) -> str:
+    """Return how many runs there are, by status."""
+    counts = Counter(runs["status"])
+    listed = ", ".join(f"{n:,} {status}" for status, n in counts.most_common())
+    return f"{len(runs):,} run{'' if len(runs) == 1 else 's'}" + (f": {listed}" if listed else "")
+
+
+def _documents(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    now = datetime.now(UTC)
+    rows = to_records(runs)
+    for row in rows:
+        row["age_s"] = None if row["since"] is None else max(0.0, (now - row["since"]).total_seconds())
+    return rows
+
+
+def _age(seconds: float | None) -> str | None:
+    if seconds is None or seconds < 2 * DAY_S:
+        return None if seconds is None else duration(seconds)
+    return f"{seconds / DAY_S:.0f} days"
+
+
+def _short(version: Version) -> str:
+    """Return a version in a few letters: its commit, and `+` if its sources had changes."""
+    changed = "+" if version.dirty or not version.commit else ""
+    return (version.commit or version.source or "unknown")[:8] + (changed if version.commit or version.source else "")

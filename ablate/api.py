@@ -318,8 +318,9 @@ def run(
     metrics: str | Sequence[str] = (),
     weights: str | PathLike[str] | None = None,
     device: str = "auto",
-    launcher: Literal["local", "ray"] = "local",
+    launcher: Literal["local", "ray", "slurm"] = "local",
     ray_address: str | None = None,
+    slurm: str | Sequence[str] = (),
     jobs: int | None = None,
     threads: int | None = None,
     gpus: float | None = None,
@@ -359,9 +360,11 @@ def run(
             cannot be measured is a warning.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        launcher: `local`: one run after another, here; `ray`: tasks of a Ray cluster.
+        launcher: `local`: one run after another, here; `ray`: tasks of a Ray cluster; `slurm`:
+            jobs of a SLURM cluster.
         ray_address: With ray: the cluster's address; None: `RAY_ADDRESS`, else this machine.
-        jobs: With ray: runs at once; None: as many as fit.
+        slurm: With slurm: settings of each job, as in `["partition=gpu", "gpus_per_node=1"]`.
+        jobs: With ray: runs at once; None: as many as fit. With slurm: jobs; None: one per run.
         threads: Threads of a run; None: torch's choice, or 1 with ray.
         gpus: With ray: GPUs of a run, as in 0.5; None: 1 if there are any.
         quantize: Number formats to measure, as in `int8,fp8`; None: the preset's.

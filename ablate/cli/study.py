@@ -36,6 +36,7 @@ class Launcher(StrEnum):
 
     local = "local"
     ray = "ray"
+    slurm = "slurm"
 
 
 class Compile(StrEnum):
@@ -189,7 +190,7 @@ def run(
     device: DeviceOption = "auto",
     launcher: Annotated[
         Launcher,
-        typer.Option("--launcher", help="local: one run after another, here. ray: tasks of a Ray cluster."),
+        typer.Option("--launcher", help="local: one run after another, here. ray, slurm: on a cluster."),
     ] = Launcher.local,
     ray_address: Annotated[
         str | None,
@@ -199,8 +200,22 @@ def run(
             show_default=False,
         ),
     ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm",
+            help="With slurm: a setting of each job, as in partition=gpu, gpus_per_node=1 or timeout_min=600. "
+            "Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", help="With ray: runs at once. Default: as many as fit.", show_default=False)
+        int | None,
+        typer.Option(
+            "--jobs",
+            help="With ray: runs at once. Default: as many as fit. With slurm: jobs. Default: one per run.",
+            show_default=False,
+        ),
     ] = None,
     threads: Annotated[
         int | None,

@@ -1,1 +1,1 @@
-"""Many runs: the queue, leases, the local launcher and Ray."""
+"""Many runs: the queue, leases, the local launcher, Ray and SLURM."""

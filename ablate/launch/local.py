@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
+from typing import Any
 
 import pandas as pd
 
@@ -72,6 +73,7 @@ def launch(
     part: Collection[tuple[str, int]] | None = None,
     quantize_finished: bool = False,
     poll_s: float = POLL_S,
+    at_start: Mapping[str, tuple[str, Any]] | None = None,
     progress: Progress,
     on_row: Callable[[Row, str], None],
     on_missing: Callable[[str, str], None],
@@ -87,6 +89,7 @@ def launch(
         part: Variant and seed of the runs to make now; None: all.
         quantize_finished: Measure finished runs in the number formats and scopes they lack.
         poll_s: Seconds between two attempts to lease runs of other processes.
+        at_start: How the runs ended when the study started; None: it starts now.
         progress: Shows what is under way.
         on_row: Called after each run with its row and how it went: `made`, `quantised` (`rows` is
             the number of rows added), or the reason for skipping it (the row is name and seed).
@@ -126,6 +129,7 @@ def launch(
             rerun=request.rerun,
             quantize_finished=quantize_finished,
             steal=request.steal,
+            at_start=at_start,
             on_row=on_row,
             say=progress.say,
         )

@@ -6,7 +6,7 @@ Several processes can work on one results folder. Each makes the runs whose leas
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -77,6 +77,7 @@ class WorkQueue:
         rerun: Rerun,
         quantize_finished: bool,
         steal: bool = False,
+        at_start: Mapping[str, tuple[str, Any]] | None = None,
         on_row: Callable[[Row, str], None],
         say: Callable[[str], None],
     ) -> None:
@@ -89,12 +90,14 @@ class WorkQueue:
             rerun: Which runs are made.
             quantize_finished: Measure finished runs in the number formats they lack.
             steal: Take the runs that other processes are making now, after all other runs.
+            at_start: How the runs ended when the study started, as `statuses` returns it; None: it
+                starts now.
             on_row: Called for each skipped run with its name and seed, and the reason.
             say: Called with a line for the user.
         """
         self._folder, self._rerun, self._quantize_finished = folder, rerun, quantize_finished
         self._on_row, self._say = on_row, say
-        self._leases, self._at_start = Leases(folder), statuses(folder)
+        self._leases, self._at_start = Leases(folder), statuses(folder) if at_start is None else at_start
         # Two thieves that start together must not steal from each other: only these owners count.
         self._steal_from = self._leases.held() if steal else {}
         self._waiting = {spec.run_id(data.name, data.digest): spec for spec in specs}

@@ -69,6 +69,10 @@ def run_study(
         from ablate.launch import ray
 
         launch = ray.launch
+    elif request.launcher == "slurm":
+        from ablate.launch import slurm
+
+        launch = slurm.launch
     with progress:
         launch(
             request,

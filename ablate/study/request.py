@@ -75,6 +75,14 @@ def _tags(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _pairs(given: Any) -> Any:
+    texts = (given,) if isinstance(given, str) else tuple(given)
+    for text in texts:
+        if not (isinstance(text, str) and text.partition("=")[0].isidentifier() and "=" in text):
+            raise ValueError("it must be a setting and its value, as in partition=gpu")
+    return texts
+
+
 def _gpus(gpus: float) -> float:
     if gpus % 1 if gpus > 1 else round(gpus, 4) != gpus:
         raise ValueError("it must be a fraction from 0.0001 to 1, or a whole number")
@@ -104,9 +112,11 @@ class StudyRequest(Settings):
         metrics: Metrics asked for by name. Their networks' weights may be downloaded.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        launcher: `local`: one run after another in this process; `ray`: tasks of a Ray cluster.
+        launcher: `local`: one run after another in this process; `ray`: tasks of a Ray cluster; `slurm`: jobs
+            of a SLURM cluster.
         ray_address: The cluster's address; None: `RAY_ADDRESS`, else a cluster on this machine.
-        jobs: With ray: runs at once; None: as many as fit.
+        slurm: With slurm: settings of a job, as in `partition=gpu`.
+        jobs: With ray: runs at once; None: as many as fit. With slurm: jobs; None: one per run.
         threads: Threads of a run; None: torch's own choice, or 1 with ray.
         gpus: With ray: GPUs of a run, as in 0.5; None: 1 if there are any.
         quantize: Number formats, as in `int8,fp8`, `all` or `none`; None: the preset's.
@@ -136,8 +146,9 @@ class StudyRequest(Settings):
     metrics: Annotated[Names, AfterValidator(_known_metrics)] = ()
     weights: File | None = None
     device: str = "auto"
-    launcher: Literal["local", "ray"] = "local"
+    launcher: Literal["local", "ray", "slurm"] = "local"
     ray_address: str | None = None
+    slurm: Annotated[tuple[str, ...], BeforeValidator(_pairs)] = ()
     jobs: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     gpus: Annotated[float, Field(ge=0), AfterValidator(_gpus)] | None = None
@@ -162,13 +173,25 @@ class StudyRequest(Settings):
         if self.stale and self.failed:
             _refuse("stale makes finished runs again, failed only failed ones; choose one", "failed", "stale")
         self._check_until_decided()
-        if self.launcher == "ray" and self.fail_fast:
-            _refuse("with ray other runs go on beside a failed one; choose the launcher local", "fail_fast")
+        self._check_launcher()
+        return self
+
+    def _check_launcher(self) -> None:
+        if self.launcher != "local" and self.fail_fast:
+            why = f"with {self.launcher} other runs go on beside a failed one; choose the launcher local"
+            _refuse(why, "fail_fast")
+        if self.launcher == "slurm":
+            for name, instead in (("gpus", "slurm gpus_per_node=1"), ("ray_address", "launcher ray")):
+                if getattr(self, name) is not None:
+                    _refuse(f"not an option of the launcher slurm; use {instead}", name)
+            if self.steal:
+                _refuse("jobs would steal from each other; end the job that hangs with scancel", "steal")
+        elif self.slurm:
+            _refuse(f"the launcher is {self.launcher}; choose the launcher slurm", "slurm")
         if self.launcher == "local":
             for name in ("jobs", "gpus", "ray_address"):
                 if getattr(self, name) is not None:
                     _refuse("the local launcher makes one run at a time, here; choose the launcher ray", name)
-        return self
 
     def _check_until_decided(self) -> None:
         if not self.until_decided:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,6 +99,28 @@ def test_four_launchers_make_each_run_once_and_each_sees_all(tmp_path: Path, mon
     assert sorted(run_id for one in said for run_id, how in one.items() if how == "made") == sorted(IDS)
     assert len(tables.read(tmp_path, "runs")) == len(IDS)
     assert leases(tmp_path) == []
+
+
+def test_a_launcher_that_starts_late_does_not_force_what_its_study_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch)
+    go(tmp_path)
+    before = queue.statuses(tmp_path)
+    fake.moment += timedelta(seconds=1)
+    go(tmp_path, Rerun.all, specs=SPECS[:4])  # another job of the study
+    fake.made.clear()
+    request, said = StudyRequest(data="set", results=tmp_path, device="cpu", force=True), {}
+    launch(
+        request,
+        SPECS,
+        at_start=before,
+        progress=Progress(enabled=False),
+        on_row=lambda row, how: said.update({row["run_id"]: how}),
+        on_missing=lambda *_: None,
+    )
+    assert fake.made == IDS[4:]
+    assert [said[run_id] for run_id in IDS[:4]] == ["done meanwhile by another process"] * 4
 
 
 def test_runs_of_the_same_images_under_another_name_are_not_made_again(

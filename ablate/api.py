@@ -311,6 +311,9 @@ def run(
     max_seeds: int | None = None,
     factors: str | None = None,
     set: str | Sequence[str] = (),
+    tune: str | Sequence[str] = (),
+    tune_seeds: str | int | Iterable[int] = (1000, 1001),
+    tune_metric: str = "pd",
     baseline: bool = True,
     data: str | PathLike[str] = "cats",
     results: str | PathLike[str] = "results",
@@ -352,6 +355,9 @@ def run(
         factors: Axes, as in `drift,prediction`: every combination of their variants.
         set: Settings for every variant chosen, as in `train.lr=3e-4`; `train.lr=1e-3,3e-4`: one
             variant per value.
+        tune: Settings to choose from for each variant by itself, as in `train.lr=5e-4,1e-3,2e-3`.
+        tune_seeds: Seeds of the runs that choose. They are never judged.
+        tune_metric: The metric that chooses.
         baseline: Also run the baseline at the same seeds, to compare with.
         data: `cats`, or a folder, zip or `.npz` of images.
         results: The results folder. It is created if it is missing.

@@ -56,6 +56,7 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
         missing = "no variant to compare with the baseline" if not variants else "no baseline to compare with"
         raise AblateError(f"ablate plan: {missing}; name a variant, and leave the baseline in")
     plan, _ = plan_of(specs, request, data)
+    assert plan is not None  # none of these runs tunes
     # Times of other machines do not count.
     here = past["environment"] == environment(pick_device(request.device))
     runs = forecast(request, specs, past.assign(wall_s=past["wall_s"].where(here)))
@@ -107,7 +108,7 @@ def judged_metrics(request: StudyRequest, found: Findings | None) -> tuple[str, 
 
 def family_line(request: StudyRequest, planned: Sequence[Planned]) -> str:
     """Return in one line what a report will judge of these runs."""
-    names = dict.fromkeys(run.spec.variant for run in planned)
+    names = dict.fromkeys(run.spec.variant for run in planned if not run.spec.tuning)
     variants = [name for name in names if name != BASELINE]
     if len(variants) in (0, len(names)):
         missing = "no variant" if not variants else "no baseline"

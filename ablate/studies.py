@@ -14,7 +14,7 @@ import pandas as pd
 
 from ablate.base.progress import Progress
 from ablate.launch.stale import stale_note, stale_runs
-from ablate.launch.study import forecast_study, run_study
+from ablate.launch.study import chosen_settings, forecast_study, run_study
 from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
@@ -67,19 +67,25 @@ def make_study(
     With `until_decided` the seeds asked for are made first. Then every variant that is undecided
     gets its next seed, and the baseline with it, until all are decided or have `max_seeds`. Runs
     that have finished or diverged are not made again, so the same call goes on after an
-    interruption. A run that fails raises, as in every study.
+    interruption. With `tune` each variant's setting is chosen before all of that. A run that fails
+    raises, as in every study.
 
     Args:
         request: What to do.
         progress: Shows what is under way.
         on_row: Called after each run, as in `run_study`.
         on_missing: Called once for each network whose weights are missing, with its name and why.
-        say: Called at the end of a study that goes on until decided, with a line for each variant.
+        say: Called with a line for each variant: its chosen setting; at the end its verdicts, where
+            the study goes on until decided.
 
     Raises:
         AblateError: As `run_study`, or runs in the folder that do not compare with these.
         KeyboardInterrupt: Interrupted, after saving.
     """
+    if request.tune:
+        run_study(request, tuning=True, progress=progress, on_row=on_row, on_missing=on_missing)
+        for tuned in chosen_settings(request) or ():
+            say(str(tuned))
     if not request.until_decided:
         run_study(request, progress=progress, on_row=on_row, on_missing=on_missing)
         return

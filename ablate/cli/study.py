@@ -168,6 +168,18 @@ def run(
     factors: FactorsOption = None,
     set: SetOption = None,
     variants: OwnVariantsOption = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            help="First choose each variant's own best setting, as in train.lr=5e-4,1e-3,2e-3. Repeatable: a grid.",
+            show_default=False,
+        ),
+    ] = None,
+    tune_seeds: Annotated[
+        str, typer.Option("--tune-seeds", help="With --tune: the seeds that choose. They are never judged.")
+    ] = "1000-1001",
+    tune_metric: Annotated[str, typer.Option("--tune-metric", help="With --tune: the metric that chooses.")] = "pd",
     baseline: BaselineOption = True,
     seeds: SeedsOption = "0",
     until_decided: Annotated[

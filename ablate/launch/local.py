@@ -26,10 +26,10 @@ from ablate.runs import loading as finished_runs
 from ablate.runs.context import Row
 from ablate.runs.pipeline import execute_run
 from ablate.store.plans import record
+from ablate.study.metric_names import FEATURES
 from ablate.study.plan import Planned, RunSpec, estimate_wall_s
 from ablate.study.request import Rerun, StudyRequest
 
-FEATURES = 1280  # stored float32 per sample, of the embedded extractor
 IMAGE_BYTES = 1_500_000  # of a run's grids
 CHECKPOINT_BYTES = 32  # per parameter: two checkpoints, each with weights, their average and two moments in float32
 
@@ -61,7 +61,7 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
         finished = status.get(run_id) == "done" and not made_again
         spent = costs[spec.variant]
         wall_s = estimate_wall_s(spec, spent.train_macs(spec.config.train.steps), times)
-        kept = 4 * (spent.total_params + FEATURES * spec.config.measure.fd_samples) + IMAGE_BYTES
+        kept = 4 * (spent.total_params + FEATURES["fd"] * spec.config.measure.fd_samples) + IMAGE_BYTES
         planned.append(Planned(spec, run_id, finished, wall_s, kept, CHECKPOINT_BYTES * spent.total_params))
     return planned
 
@@ -151,7 +151,8 @@ def launch(
                         on_row(run.row | {"rows": added}, "quantised")
                     else:
                         networks = metric_networks()
-                        record(folder, plan, code_version())
+                        if plan is not None:
+                            record(folder, plan, code_version())
                         row = execute_run(
                             run.spec,
                             data,

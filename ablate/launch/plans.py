@@ -21,8 +21,8 @@ def planned(
     request: StudyRequest,
     data: ImageSet,
     part: Collection[tuple[str, int]] | None = None,
-) -> tuple[Plan, list[RunSpec]]:
-    """Return the plan of a study, and its runs with the plan's name.
+) -> tuple[Plan | None, list[RunSpec]]:
+    """Return the plan of a study, and its runs with the plan's name. Runs that tune have no plan.
 
     Runs that the results folder has under another name of the data set keep their name there.
 
@@ -32,6 +32,11 @@ def planned(
         data: Its images.
         part: Variant and seed of the runs to return; None: all.
     """
+    runs = tables.read(request.results, "runs")
+    chosen = [spec for spec in specs if part is None or (spec.variant, spec.seed) in part]
+    named = [spec.as_recorded(data.name, data.digest, runs) for spec in chosen]
+    if any(spec.tuning for spec in specs):
+        return None, named
     plan = make_plan(
         preset=request.preset,
         data=data.name,
@@ -42,8 +47,6 @@ def planned(
         metrics=request.metrics,
         level=ALPHA,
         max_seeds=len(request.all_seeds) if request.until_decided else None,
+        tuning=[spec.tuned for spec in specs if spec.tuned],
     )
-    runs = tables.read(request.results, "runs")
-    chosen = [spec for spec in specs if part is None or (spec.variant, spec.seed) in part]
-    named = [spec.as_recorded(data.name, data.digest, runs) for spec in chosen]
     return plan, [replace(spec, plan_id=plan.plan_id) for spec in named]

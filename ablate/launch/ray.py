@@ -144,7 +144,8 @@ def launch(
             on_missing(network, reason)
         for note in data.notes:
             progress.say(f"note: {one_line(request.data)}: {note}", once=True)
-        record(folder, plan, code_version())
+        if plan is not None:
+            record(folder, plan, code_version())
         contents = {path.name: path.read_bytes() for path in weight_paths(metric_networks, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         asked = tuple(metric for metric in metrics if metric.network not in metric_networks.missing)
@@ -353,6 +354,7 @@ class _Launcher:
         spec, data = one.run.spec, self._data
         row: Row = one.run.row | {"axis": spec.axis, "preset": spec.preset, "budget": spec.budget}
         row |= {"plan_id": spec.plan_id, "about": spec.about, "claims": spec.claims}
+        row |= {"tuning": spec.tuning, "tuned": spec.tuned}
         row |= {"config": spec.config.to_json(), "config_hash": spec.config.hash, "status": "failed", "error": error}
         row |= {"data": data.name, "data_digest": data.digest}
         rows = {} if one.run.finished_before else {"runs": [row]}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
+from ablate.data.datasets import load_dataset
 from ablate.inference.number_formats import with_formats
 from ablate.launch import local
+from ablate.launch.tuning import Match, Tuned, choose, tuning_runs
 from ablate.models.cost import match_training_macs
 from ablate.runs.context import Row
 from ablate.runs.trackers import open_trackers, record_run
@@ -20,20 +24,26 @@ if TYPE_CHECKING:
 
 
 def forecast_study(request: StudyRequest) -> list[Planned]:
-    """Return the runs that `run_study` would make, with an estimate of their time.
+    """Return the runs that a study would make, with an estimate of their time.
+
+    Where settings have not been chosen yet: the runs that choose, then the study at each variant's own.
 
     Raises:
         AblateError: An unknown name, or data or a device that cannot be used.
     """
-    specs, _ = study_specs(request)
+    runs = tables.read(request.results, "runs")
+    specs = study_specs(request)[0] if not request.tune or chosen_settings(request) else None
+    if specs is None:
+        specs = [*tuning_runs(request, _match(request)), *request.specs(_match(request))]
     open_trackers(request.log, request.results)
-    return local.forecast(request, specs, tables.read(request.results, "runs"))
+    return local.forecast(request, specs, runs)
 
 
 def run_study(
     request: StudyRequest,
     *,
     part: Collection[tuple[str, int]] | None = None,
+    tuning: bool = False,
     progress: Progress,
     on_row: Callable[[Row, str], None],
     on_missing: Callable[[str, str], None],
@@ -43,6 +53,7 @@ def run_study(
     Args:
         request: What to do.
         part: Variant and seed of the runs to make now; None: all.
+        tuning: Make the runs that choose each variant's setting instead.
         progress: Shows what is under way.
         on_row: Called after each run with its row and how it went: `made`, `quantised`, or the
             reason for skipping it. `described` says it in words.
@@ -52,7 +63,10 @@ def run_study(
         AblateError: An unknown name, data that cannot be used, or a run that cannot go on.
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after saving.
     """
-    specs, quantize_finished = study_specs(request)
+    if tuning:
+        specs, quantize_finished = with_formats(tuning_runs(request, _match(request)), "none", None)
+    else:
+        specs, quantize_finished = study_specs(request)
     trackers = open_trackers(request.log, request.results)
     tables.check_folder(request.results)
 
@@ -101,6 +115,28 @@ def described(row: Row, how: str) -> str:
 
 
 def study_specs(request: StudyRequest) -> tuple[list[RunSpec], bool]:
-    """Return the runs, and whether finished ones may lack number formats that were asked for."""
-    specs = request.specs(match_training_macs if request.budget == "macs" else None)
+    """Return the runs, and whether finished ones may lack number formats that were asked for.
+
+    Raises:
+        AblateError: An unknown name, or settings that have not been chosen yet.
+    """
+    if not request.tune:
+        return with_formats(request.specs(_match(request)), request.quantize, request.scopes)
+    tuned = {one.variant: one for one in chosen_settings(request) or ()}
+    if not tuned:
+        raise AblateError("the runs that choose each variant's setting have not finished; run the same command again")
+    choices = {name: f"[{one.choice}]" for name, one in tuned.items() if one.choice is not None}
+    specs = [replace(spec, tuned=tuned[spec.variant].to_json()) for spec in request.specs(_match(request), choices)]
     return with_formats(specs, request.quantize, request.scopes)
+
+
+def chosen_settings(request: StudyRequest) -> list[Tuned] | None:
+    """Return how each variant's setting was chosen; None: the runs that choose have not finished."""
+    runs = tables.read(request.results, "runs")
+    if not (runs["tuning"] == True).any():  # noqa: E712 (null in older rows)
+        return None
+    return choose(request, _match(request), load_dataset(request.data), runs)
+
+
+def _match(request: StudyRequest) -> Match:
+    return match_training_macs if request.budget == "macs" else None

@@ -18,6 +18,7 @@ from ablate.report.findings import Compared, Findings, Value, VariantRow
 from ablate.report.quantized_summary import summarise
 from ablate.report.selection import Choice, SelectedRuns, select, without_left_out
 from ablate.report.trade_offs import make_fronts
+from ablate.report.tuning import make_tuning
 from ablate.report.variant_rows import describe_metrics, make_rows, unequal_machines
 from ablate.report.verdicts import make_verdicts
 from ablate.stats import paired
@@ -119,6 +120,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         factorials=factorials,
         fronts=fronts,
         quantized=summarise(formats),
+        tuning=make_tuning(table.rows, frames.get("plans"), notes),
         notes=tuple(notes),
     )
 

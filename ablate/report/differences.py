@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.findings import VariantRow
-from ablate.report.judged_metrics import COSTS, higher_is_better
+from ablate.report.judged_metrics import COSTS
 from ablate.report.variant_rows import SeedGrid, VariantRows, budgets_of, make_grid
 from ablate.stats import paired
 from ablate.study.claims import Claim as StatedClaim
 from ablate.study.claims import read_margin
-from ablate.study.metric_names import METRICS, PAIRS
+from ablate.study.metric_names import METRICS, PAIRS, higher_is_better
 
 SCHEMES = ("bf16", "fp8", "int8", "int4")
 FORMAT_METRICS = (

@@ -9,10 +9,10 @@ import numpy as np
 from ablate.report.design import StudyDesign
 from ablate.report.differences import unjudged
 from ablate.report.findings import Effect, Factorial, VariantRow
-from ablate.report.judged_metrics import higher_is_better
 from ablate.report.variant_rows import SeedGrid, VariantRows
 from ablate.report.verdicts import difference_fields, verdict_of
 from ablate.stats import factorial, paired
+from ablate.study.metric_names import higher_is_better
 from ablate.study.variants import BASELINE
 
 

@@ -239,6 +239,32 @@ class Quantized(Record):
     most_sensitive: tuple[str, ...]  # a line per variant and scheme of which several module groups were measured
 
 
+class TunedVariant(Record):
+    """How the setting of one variant was chosen. `scores` follow the order of `settings`."""
+
+    label: str
+    choice: str | None  # as in `train.lr=0.0003`; None: every setting diverged, so it keeps its own
+    edge: tuple[str, ...]  # keys whose chosen value is the smallest or the largest tried
+    settings: tuple[str, ...]
+    scores: tuple[float | None, ...]  # mean over the tuning seeds; None: it diverged at one of them
+    wall_s: float  # of the runs that chose
+
+
+class Tuning(Record):
+    """How each variant's setting was chosen, on seeds that are not judged."""
+
+    metric: str
+    higher_is_better: bool
+    seeds: tuple[int, ...]
+    variants: tuple[TunedVariant, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The settings that were tuned, as in `train.lr`."""
+        settings = (setting for one in self.variants for text in one.settings for setting in text.split(","))
+        return tuple(dict.fromkeys(setting.partition("=")[0] for setting in settings))
+
+
 class Findings(Record):
     """Everything that a report shows of one comparison."""
 
@@ -251,4 +277,5 @@ class Findings(Record):
     factorials: tuple[Factorial, ...]
     fronts: tuple[Front, ...]
     quantized: Quantized | None
+    tuning: Tuning | None
     notes: tuple[str, ...]

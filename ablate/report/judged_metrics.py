@@ -34,7 +34,6 @@ COSTS = {
     "latency_image_ms": "time of one image, ms",
     "peak_memory_mb": "peak memory, MB",
 }
-HIGHER_IS_BETTER = ("precision", "recall", "diversity", "nearest")  # kinds of metrics
 
 
 def describe(name: str) -> str:
@@ -49,9 +48,3 @@ def describe(name: str) -> str:
         near = did_you_mean(name, [*METRICS, *COSTS])
         raise ResultsError(f"--metric {name}: no such metric{near} Allowed: {', '.join([*METRICS, *COSTS])}")
     return KINDS[METRICS[name].kind].format(METRICS[name].network)
-
-
-def higher_is_better(name: str) -> bool:
-    """Return whether higher values are better, also of a metric in a number format (`int8_psnr_db`)."""
-    plain = name if name in METRICS else name.partition("_")[2]
-    return plain == "psnr_db" or (plain in METRICS and METRICS[plain].kind in HIGHER_IS_BETTER)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.findings import Front, Point
-from ablate.report.judged_metrics import higher_is_better
 from ablate.report.variant_rows import MACHINE, VariantRows
 from ablate.stats import pareto
+from ablate.study.metric_names import higher_is_better
 
 BYTES_PER_PARAMETER = 4  # float32
 FORMATS = (  # columns of the number formats' rows that are needed

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.findings import Metric, Value, VariantRow
-from ablate.report.judged_metrics import describe, higher_is_better
+from ablate.report.judged_metrics import describe
 from ablate.report.selection import SelectedRuns
 from ablate.report.stated import NOTHING, Stated
 from ablate.stats import paired
-from ablate.study.metric_names import FEATURES, METRICS
+from ablate.study.metric_names import FEATURES, METRICS, higher_is_better
 from ablate.study.variants import BASELINE
 
 UNEQUAL_MACHINES = "times come from unequal machines, precisions or threads and do not compare"

@@ -17,11 +17,11 @@ import pandas as pd
 from ablate.report.design import StudyDesign
 from ablate.report.differences import Differences, StudyDifferences, claims_of
 from ablate.report.findings import Claim, ClaimWord, Comparison, VerdictWord
-from ablate.report.judged_metrics import higher_is_better
 from ablate.report.variant_rows import VariantRows
 from ablate.stats import paired, sequential
 from ablate.stats.family import Evidence, Family
 from ablate.study.claims import Claim as StatedClaim
+from ablate.study.metric_names import higher_is_better
 from ablate.study.variants import BASELINE
 
 

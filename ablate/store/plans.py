@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ class Plan:
         level: Share of studies in which any claim may be false.
         max_seeds: Of a study that goes on until decided: how many of the seeds it may use; None: it
             uses all of them, whatever they say.
+        tuning: How the setting of each variant was chosen, as `runs.tuned`; empty: it was not.
     """
 
     preset: str
@@ -44,6 +45,7 @@ class Plan:
     metrics: tuple[str, ...]
     level: float
     max_seeds: int | None = None
+    tuning: tuple[str, ...] = ()
 
     @property
     def plan_id(self) -> str:
@@ -51,6 +53,8 @@ class Plan:
         parts = [self.preset, self.data_digest, self.budget, self.variants, self.seeds, self.metrics, self.level]
         if self.max_seeds is not None:
             parts.append(self.max_seeds)
+        if self.tuning:
+            parts.append(self.tuning)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -65,6 +69,7 @@ def make_plan(
     metrics: Sequence[str],
     level: float,
     max_seeds: int | None = None,
+    tuning: Iterable[str] = (),
 ) -> Plan:
     """Return the plan of these parts, in one order whatever order they were given in."""
     return Plan(
@@ -77,6 +82,7 @@ def make_plan(
         tuple(sorted(set(metrics))),
         level,
         max_seeds,
+        tuple(sorted(set(tuning))),
     )
 
 
@@ -103,6 +109,7 @@ def record(results: Path, plan: Plan, code: str) -> str:
             "metrics": json.dumps(plan.metrics),
             "level": plan.level,
             "max_seeds": plan.max_seeds,
+            "tuning": f"[{', '.join(plan.tuning)}]" if plan.tuning else None,
             "code": code,
             "created_at": datetime.now(UTC),
         }

@@ -63,6 +63,8 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TIME, "started_at finished_at"),
         (_BOOL, "unstable"),
         (_TEXT, "plan_id about claims code data_notes tags"),
+        (_BOOL, "tuning"),
+        (_TEXT, "tuned"),
     ],
     "curves": [
         (_TEXT, "run_id"),
@@ -105,6 +107,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TEXT, "code"),
         (_TIME, "created_at"),
         (_INT, "max_seeds"),
+        (_TEXT, "tuning"),  # a JSON list
     ],
 }
 KEYS = {  # the columns that identify a row

@@ -20,6 +20,7 @@ EMBEDDED = "efficientnet-lite0"
 INCEPTION = "inception-v3-compat"
 SETS = ("frechet", "infinity", "kernel", "precision", "recall")  # kinds that compare two sets by features
 SAMPLES = ("diversity", "nearest", "memorised")  # kinds that use a perceptual distance between samples
+HIGHER_IS_BETTER = ("precision", "recall", "diversity", "nearest")  # kinds
 PAIRS = "pairs"  # the kind that compares image by image
 
 _BY_FEATURES = {
@@ -78,3 +79,9 @@ def choose(names: Iterable[str]) -> list[Metric]:
 def name_of(kind: str, network: str) -> str:
     """Return the metric of a kind of `SETS` on the features of a network."""
     return _BY_FEATURES[network][SETS.index(kind)]
+
+
+def higher_is_better(name: str) -> bool:
+    """Return whether higher values are better, also of a metric in a number format (`int8_psnr_db`)."""
+    plain = name if name in METRICS else name.partition("_")[2]
+    return plain == "psnr_db" or (plain in METRICS and METRICS[plain].kind in HIGHER_IS_BETTER)

@@ -42,6 +42,19 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return f"[{','.join(f'{key}={_text(settings[key])}' for key in sorted(settings))}]" if settings else ""
 
 
+def joined(name: str, end: str) -> str:
+    """Return a variant's name with further settings, as `sweep` returns them.
+
+    Raises:
+        VariantError: A key that the name sets already.
+    """
+    parts, settings = parse_name(name)
+    _, more = parse_name(end)
+    for key in sorted(settings.keys() & more.keys()):
+        raise VariantError(f"{name}: {key} is set already, so it cannot be varied")
+    return "+".join(parts) + settings_text(settings | more)
+
+
 def sweep(texts: Iterable[str]) -> list[str]:
     """Return every combination of the values of `--set`, as the ends of variants' names.
 

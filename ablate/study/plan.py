@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from ablate.base.errors import VariantError, did_you_mean
 from ablate.study import variants
+from ablate.study.overrides import joined
 
 if TYPE_CHECKING:
     from ablate.study.config import Config
@@ -36,6 +37,8 @@ class RunSpec:
     claims: str = "[]"  # its claims as a JSON list
     plan_id: str | None = None  # the recorded plan that this run belongs to
     recorded_id: str | None = None  # the name it has in the results folder already
+    tuning: bool = False  # made to choose a setting, never judged
+    tuned: str | None = None  # how its setting was chosen, as `runs.tuned`
 
     def run_id(self, data: str, digest: str) -> str:
         """Return the run's name: readable parts, and a digest of configuration, data and seed."""
@@ -120,6 +123,7 @@ def plan(
     match: Callable[[Config, Config], Config] | None = None,
     *,
     add_baseline: bool = False,
+    choices: Mapping[str, str] | None = None,
 ) -> list[RunSpec]:
     """Return the runs of a study, seed by seed: an interrupted study has whole pairs.
 
@@ -130,6 +134,7 @@ def plan(
         match: Gives a variant's configuration the training MACs of the baseline's; None: equal
             steps.
         add_baseline: Put the baseline first if it is not named.
+        choices: Variant -> settings as `overrides.sweep` returns them: its own best, under its name.
 
     Raises:
         VariantError: An unknown name, an invalid file or an unknown preset.
@@ -140,7 +145,11 @@ def plan(
     added = add_baseline and variants.BASELINE not in loaded
     if added:
         loaded = {variants.BASELINE: variants.load(variants.BASELINE)} | loaded
-    configs = {name: variants.resolve(v, preset) for name, v in loaded.items()}
+    best = choices or {}
+    configs = {
+        name: variants.resolve(variants.load(joined(name, best[name])) if name in best else v, preset)
+        for name, v in loaded.items()
+    }
     budgets = dict.fromkeys(configs, "steps")
     if match is not None:
         baseline = variants.resolve(variants.load(variants.BASELINE), preset)

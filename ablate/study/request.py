@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ablate.base.errors import AblateError, ResultsError, VariantError
+from ablate.base.errors import AblateError, ResultsError, VariantError, did_you_mean
 from ablate.base.text import split_names
+from ablate.store.schema import SCHEMAS
 from ablate.store.tags import check_tags
 from ablate.study import variants
 from ablate.study.config import Config
-from ablate.study.metric_names import Metric, choose
+from ablate.study.metric_names import METRICS, Metric, choose
 from ablate.study.overrides import sweep
 from ablate.study.plan import MAX_SEEDS, RunSpec, factor_combinations, parse_seeds, plan
 from ablate.study.validation import Settings, explain
@@ -83,6 +84,13 @@ def _pairs(given: Any) -> Any:
     return texts
 
 
+def _of_runs(name: str) -> str:
+    allowed = [metric for metric in METRICS if metric in SCHEMAS["runs"].names]
+    if name not in allowed:
+        raise ValueError(f"no such metric of runs{did_you_mean(name, allowed)} Allowed: {', '.join(allowed)}")
+    return name
+
+
 def _gpus(gpus: float) -> float:
     if gpus % 1 if gpus > 1 else round(gpus, 4) != gpus:
         raise ValueError("it must be a fraction from 0.0001 to 1, or a whole number")
@@ -101,6 +109,9 @@ class StudyRequest(Settings):
         factors: Combinations of variants, from axes as in `drift,prediction`.
         set: Settings for every variant chosen, as in `train.lr=3e-4`; `train.lr=1e-3,3e-4`: one
             variant per value.
+        tune: Settings to choose from for each variant by itself, as in `train.lr=5e-4,1e-3,2e-3`.
+        tune_seeds: Seeds of the runs that choose. They are never judged.
+        tune_metric: The metric that chooses.
         baseline: Also run the baseline at the same seeds, to have something to compare with.
         seeds: Seeds, as in `0-4` or `0,3`.
         until_decided: After these seeds go on seed by seed, each variant until it is decided.
@@ -135,6 +146,9 @@ class StudyRequest(Settings):
     variant: Annotated[Names, Field(min_length=1)] = (variants.BASELINE,)
     factors: Annotated[tuple[str, ...], BeforeValidator(_combinations)] = ()
     set: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
+    tune: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
+    tune_seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (1000, 1001)
+    tune_metric: Annotated[str, AfterValidator(_of_runs)] = "pd"
     baseline: bool = True
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
     until_decided: bool = False
@@ -173,6 +187,7 @@ class StudyRequest(Settings):
         if self.stale and self.failed:
             _refuse("stale makes finished runs again, failed only failed ones; choose one", "failed", "stale")
         self._check_until_decided()
+        self._check_tune()
         self._check_launcher()
         return self
 
@@ -208,6 +223,15 @@ class StudyRequest(Settings):
         if len(self.seeds) > len(self.all_seeds):
             most = self.max_seeds or DEFAULT_MAX_SEEDS
             _refuse(f"{len(self.seeds)} seeds are asked for, but max-seeds is {most}", "max_seeds", "seeds")
+
+    def _check_tune(self) -> None:
+        if len(self.tune) == 1:
+            _refuse("one value leaves nothing to choose; name several, or use set", "tune")
+        if not self.tune and self.tune_seeds != (1000, 1001):
+            _refuse("there is nothing to tune; add tune", "tune_seeds")
+        both = sorted({*self.tune_seeds} & {*self.all_seeds})
+        if self.tune and both:
+            _refuse(f"seed {both[0]} would choose the setting and be judged; choose others", "tune_seeds", "seeds")
 
     @classmethod
     def of(cls, spelled: Callable[[Mapping[str, Any]], str], options: Mapping[str, Any]) -> Self:
@@ -261,13 +285,17 @@ class StudyRequest(Settings):
         """The metrics asked for by name."""
         return choose(self.metrics)
 
-    def specs(self, match: Callable[[Config, Config], Config] | None = None) -> list[RunSpec]:
-        """Return the runs, seed by seed, with `until_decided` all that may be needed; `match` as in `plan`.
+    def specs(
+        self, match: Callable[[Config, Config], Config] | None = None, choices: Mapping[str, str] | None = None
+    ) -> list[RunSpec]:
+        """Return the runs, seed by seed, with `until_decided` all that may be needed.
+
+        `match` and `choices` are as in `plan`.
 
         Raises:
             VariantError: An unknown variant or preset, or an invalid file.
         """
-        return plan(self.names, self.all_seeds, self.preset, match, add_baseline=self.baseline)
+        return plan(self.names, self.all_seeds, self.preset, match, add_baseline=self.baseline, choices=choices)
 
 
 def as_options(given: Mapping[str, Any]) -> str:

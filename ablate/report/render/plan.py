@@ -9,9 +9,8 @@ from rich.text import Text
 
 from ablate.base.text import printable
 from ablate.report.plan_preview import MetricPower, PlanPreview
-from ablate.report.render.number_text import number
+from ablate.report.render.number_text import duration, number
 from ablate.report.render.text_table import TextTable, to_rich
-from ablate.report.render.variants import duration
 
 
 def render(plan: PlanPreview) -> RenderableType:

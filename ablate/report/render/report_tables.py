@@ -21,6 +21,7 @@ from ablate.report.judged_metrics import COSTS
 from ablate.report.render.number_text import (
     decimals_of,
     decimals_of_interval,
+    duration,
     evidence,
     interval,
     mean_sd,
@@ -77,7 +78,14 @@ def lead(findings: Findings) -> str:
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     how = "joint sign-flip tests of a planned study" if compared.design == "planned" else "e-values of a grown study"
     changes = f"Of {len(judged):,} change{'' if len(judged) == 1 else 's'} to {compared.against}"
-    return f"{changes}, {listed}: judged by {metric} over {many} seed{'' if seeds == [1] else 's'}, with {how}."
+    judged_by = f"judged by {metric} over {many} seed{'' if seeds == [1] else 's'}, with {how}"
+    return f"{changes}, {listed}: {judged_by}.{_each_at_its_best(findings)}"
+
+
+def _each_at_its_best(findings: Findings) -> str:
+    if findings.tuning is None:
+        return ""
+    return f" Each is at its own best {' and '.join(findings.tuning.keys)}."
 
 
 def _make(n: int) -> str:
@@ -375,9 +383,32 @@ def _quality_legend(findings: Findings, plus_minus: str) -> list[str]:
     return lines
 
 
+def tuning_table(findings: Findings) -> TextTable | None:
+    """Return the score of every setting that was tried for each variant, if there was a choice."""
+    tuning = findings.tuning
+    if tuning is None:
+        return None
+    settings = list(dict.fromkeys(setting for one in tuning.variants for setting in one.settings))
+    known = [score for one in tuning.variants for score in one.scores if score is not None]
+    decimals = decimals_of(known)
+    lines = []
+    for one in tuning.variants:
+        scores = dict(zip(one.settings, one.scores, strict=True))
+        cells = ("diverged" if scores.get(at, 0) is None else rounded(scores.get(at), decimals) for at in settings)
+        lines.append((one.label, *cells, one.choice or "its own", duration(one.wall_s)))
+    better = "higher" if tuning.higher_is_better else "lower"
+    seeds = ", ".join(map(str, tuning.seeds))
+    return TextTable(
+        f"Settings chosen by {tuning.metric} ({better} is better) on seeds {seeds}, which are not judged",
+        ("variant", *settings, "chosen", "cost"),
+        tuple(lines),
+        (0, len(settings) + 1),
+    )
+
+
 def other_tables(findings: Findings) -> Sequence[TextTable]:
     """Return the tables after quality and costs: budgets, factorial effects, trade-offs, number formats."""
-    tables = [budget_table(findings)]
+    tables = [tuning_table(findings), budget_table(findings)]
     tables += [factorial_table(findings, study) for study in findings.factorials]
     tables += [front_table(front) for front in findings.fronts]
     return [table for table in (*tables, format_table(findings)) if table is not None]

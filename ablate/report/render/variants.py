@@ -9,6 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from ablate.report.render.number_text import duration
 from ablate.study.config import Config
 from ablate.study.plan import Planned
 from ablate.study.variants import Variant
@@ -91,15 +92,6 @@ def render_plan(planned: Sequence[Planned]) -> RenderableType:
         kept, more = sum(run.disk_bytes for run in to_run), max(run.more_disk_bytes for run in to_run)
         lines.append(f"disk: {decimal(kept)}, and {decimal(more)} while a run is made")
     return Group(table, *map(Text, lines))
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time in seconds, minutes or hours, or `unknown`."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _text(value: object) -> str:

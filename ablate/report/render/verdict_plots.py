@@ -224,3 +224,54 @@ def sensitivity(findings: Findings) -> Plot | None:
         table,
         panel=panel + 110,
     )
+
+
+def tuning(findings: Findings) -> Plot | None:
+    """Plot the score of every setting that was tried, a line per variant, the chosen one marked."""
+    found, table = findings.tuning, report_tables.tuning_table(findings)
+    if found is None or table is None:
+        return None
+    points = [
+        {"variant": one.label, "setting": setting, "score": score, "chosen": "chosen" if at else "tried"}
+        | {"value": _numeric(setting)}
+        for one in found.variants
+        for setting, score, at in zip(one.settings, one.scores, [s == one.choice for s in one.settings], strict=True)
+        if score is not None
+    ]
+    if not points:
+        return None
+    frame, key = pd.DataFrame(points), " and ".join(found.keys)
+    values = frame["value"]
+    numeric = bool(values.notna().all())
+    scale = alt.Scale(type="log" if values.min() > 0 and values.max() >= 4 * values.min() else "linear", zero=False, nice=False)
+    order = list(dict.fromkeys(frame["setting"]))
+    ticks = alt.Axis(values=sorted({*values.dropna()}), format="~g")
+    x = alt.X("value:Q", title=key, scale=scale, axis=ticks) if numeric else alt.X("setting:N", title=key, sort=order)
+    base = alt.Chart(frame).encode(
+        x=x,
+        y=alt.Y("score:Q", title=found.metric, scale=alt.Scale(zero=False)),
+        color=alt.Color("variant:N", scale=alt.Scale(scheme="tableau20"), legend=below()),
+        tooltip=["variant:N", "setting:N", alt.Tooltip("score:Q", format=".4g"), "chosen:N"],
+    )
+    marks = base.mark_point(filled=True, opacity=1).encode(
+        size=alt.Size("chosen:N", scale=alt.Scale(domain=["chosen", "tried"], range=[140, 30]), legend=None)
+    )
+    better = "higher" if found.higher_is_better else "lower"
+    choices = "; ".join(f"{one.label} {one.choice or 'its own'}" for one in found.variants)
+    return finish(
+        "tuning",
+        alt.layer(base.mark_line(), marks).properties(width=WIDTH, height=240),
+        f"Each variant at its own best {key}",
+        f"The mean {found.metric} ({better} is better) of every value that was tried, on seeds that are not judged. "
+        "The large point is the value that the study uses. A large point at an end of its line asks for more values.",
+        f"Chosen: {choices}.",
+        table,
+    )
+
+
+def _numeric(setting: str) -> float | None:
+    """Return the number of one setting, as in `train.lr=0.0003`; None for a word or for several settings."""
+    try:
+        return float(setting.partition("=")[2])
+    except ValueError:
+        return None

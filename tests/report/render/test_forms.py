@@ -24,7 +24,7 @@ from ablate.report.render.markdown import to_markdown
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
 SCHEMA = Findings.model_json_schema(mode="serialization")
-SCHEMA_SHA256 = "ca3b416908de49ed8b64c4a6bb166a413a6270b4c149478f2e0d9c30605c7acd"
+SCHEMA_SHA256 = "3d7715eac73e348ef38855ab2807b089ce4f85976b64c1f7a5e1704a3f826119"
 
 
 @cache

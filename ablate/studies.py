@@ -82,13 +82,6 @@ def make_study(
         AblateError: As `run_study`, or runs in the folder that do not compare with these.
         KeyboardInterrupt: Interrupted, after saving.
     """
-    if request.tune:
-        run_study(request, tuning=True, progress=progress, on_row=on_row, on_missing=on_missing)
-        for tuned in chosen_settings(request) or ():
-            say(str(tuned))
-    if not request.until_decided:
-        run_study(request, progress=progress, on_row=on_row, on_missing=on_missing)
-        return
     told: set[str] = set()
 
     def missing(network: str, why: str) -> None:
@@ -96,6 +89,13 @@ def make_study(
             told.add(network)
             on_missing(network, why)
 
+    if request.tune:
+        run_study(request, tuning=True, progress=progress, on_row=on_row, on_missing=missing)
+        for tuned in chosen_settings(request) or ():
+            say(str(tuned))
+    if not request.until_decided:
+        run_study(request, progress=progress, on_row=on_row, on_missing=missing)
+        return
     planned = forecast_study(request)
     _tell_stale(request, planned, progress)
     tried: set[Run] = set()

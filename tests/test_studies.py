@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from ablate.study.plan import RunSpec
 
 DATA = SimpleNamespace(name="set", digest="d" * 64, notes=("2 images are left out",))
 # Variant -> its true difference, in standard deviations. `direct` is never decided.
+BEST_LR = {"baseline": 2e-3, "no_drift": 1e-3}  # a tenth of it or ten times as much cost 10
 EFFECTS = {"baseline": 0.0, "no_drift": 20.0, "v_pred": 4.0, "direct": 0.0}
 
 
@@ -37,6 +39,7 @@ class Fake:
         self.ends: dict[tuple[str, int], Any] = {}
         self.before: Callable[[str, int], None] = lambda variant, seed: None
         monkeypatch.setattr(local, "load_dataset", lambda source: DATA)
+        monkeypatch.setattr("ablate.launch.study.load_dataset", lambda source: DATA)
         monkeypatch.setattr(local, "load_networks", lambda *_: SimpleNamespace(missing={"inception-v3-compat": "none"}))
         monkeypatch.setattr(local, "execute_run", self)
 
@@ -48,10 +51,13 @@ class Fake:
         if isinstance(end, BaseException):
             raise end
         noise = (-1) ** spec.seed * (1 + spec.seed % 3 / 10) if spec.variant != "baseline" else 0.0
-        value = 100 + 3 * spec.seed + EFFECTS[spec.variant] + noise
+        name = spec.variant.partition("[")[0]
+        off = abs(math.log10(spec.config.train.lr / BEST_LR[name])) if spec.tuning or spec.tuned else 0.0
+        value = 100 + 3 * spec.seed + EFFECTS[name] + noise + 10 * off
         row = {"run_id": spec.run_id("set", DATA.digest), "variant": spec.variant, "preset": spec.preset}
         row |= {"seed": spec.seed, "axis": spec.axis, "config": spec.config.to_json(), "config_hash": spec.config.hash}
         row |= {"data": "set", "data_digest": DATA.digest, "budget": spec.budget, "plan_id": spec.plan_id}
+        row |= {"tuning": spec.tuning, "tuned": spec.tuned}
         row |= {"claims": "[]", "about": "", "started_at": datetime.now(UTC), "finished_at": datetime.now(UTC)}
         row |= {"status": end, "error": None if end == "done" else end, "decode_macs": 0, "steps": 12}
         if end == "done":
@@ -253,3 +259,94 @@ def test_real_runs_are_added(tmp_path: Path, launcher: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("no_drift: undecided with 2 seeds")
     assert len(tables.read(tmp_path / "results", "runs")) == 4
+
+
+def tune(folder: Path, *words: str) -> Any:
+    options = ("--preset", "smoke", "--device", "cpu", "--tune", "train.lr=5e-4,1e-3,2e-3", *words)
+    return ablate("run", "--variant", "no_drift", "--seeds", "0-5", *options, cwd=folder)
+
+
+def test_each_variant_is_judged_at_its_own_best_setting_chosen_on_other_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch)
+    dry = tune(tmp_path, "--dry-run")
+    assert "24 of 24 to run" in dry.stdout
+    assert "to be judged by fd, pd: no_drift; 2 tests" in dry.stdout
+    done = tune(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no_drift: train.lr=0.001 is best, pd 31.2" in done.stdout
+    edge = "at the edge of the grid: train.lr, so try more values"
+    assert edge in next(
+        line for line in done.stdout.splitlines() if line.startswith("baseline: train.lr=0.002 is best")
+    )
+
+    runs = tables.read(tmp_path / "results", "runs")
+    tried = runs[runs["tuning"]]
+    assert set(tried["seed"]) == {1000, 1001}
+    assert tried["plan_id"].isna().all()
+    judged = runs[~runs["tuning"]]
+    assert set(judged["variant"]) == {"baseline", "no_drift"}
+    lr = {row["variant"]: json.loads(row["config"])["train"]["lr"] for row in tables.to_records(judged)}
+    assert lr == {"baseline": 2e-3, "no_drift": 1e-3}
+    tuned = json.loads(judged[judged["variant"] == "no_drift"]["tuned"].iloc[0])
+    assert (tuned["choice"], tuned["metric"], tuned["seeds"], tuned["wall_s"]) == (
+        "train.lr=0.001",
+        "pd",
+        [1000, 1001],
+        6.0,
+    )
+
+    report = ablate("report", cwd=tmp_path).stdout
+    assert "Each is at its own best train.lr." in " ".join(report.split())
+    assert "belong to one plan of 6" in " ".join(report.split())
+    found = json.loads(ablate("report", "--json", cwd=tmp_path).stdout)
+    assert found["compared"]["runs"] == 12
+    assert [one["mean"] for one in found["comparisons"] if one["metric"] == "fd"] == [pytest.approx(20.0)]
+    assert {one["label"]: one["choice"] for one in found["tuning"]["variants"]} == {
+        "baseline": "train.lr=0.002",
+        "no_drift": "train.lr=0.001",
+    }
+    assert any("the best train.lr is at the edge" in note and "baseline" in note for note in found["notes"])
+    made = list(fake.made)
+    assert tune(tmp_path).returncode == 0
+    assert fake.made == made
+
+
+def test_a_setting_that_diverges_is_not_chosen_and_an_unfinished_choice_starts_no_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch)
+    fake.ends = {
+        ("no_drift[train.lr=0.001]", 1001): "diverged",
+        ("baseline[train.lr=0.0005]", 1000): RuntimeError("no memory"),
+    }
+    failed = tune(tmp_path)
+    assert failed.returncode == 1
+    assert "1 run failed: baseline@train.lr=0.0005@-smoke-set-s1000" in failed.stderr
+    assert {seed for _, seed in fake.made} == {1000, 1001}
+    fake.ends.popitem()
+    done = tune(tmp_path)
+    assert "no_drift: train.lr=0.0005 is best" in done.stdout  # as good as 0.002 here
+    assert done.stderr.count("not measured") == 1
+    assert "diverged" in ablate("report", "--full", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tune", "train.lr=1"), "train.lr"),
+        (("--tune-seeds", "5-6"), "seed 5 would choose the setting and be judged"),
+        (("--tune-metric", "fdd"), "did you mean fd"),
+        (("--set", "train.lr=1"), "train.lr is set already"),
+        (("--tune-metric", "lpips"), "was not measured by it"),
+    ],
+)
+def test_bad_tuning_is_one_clear_line(
+    words: tuple[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Fake(monkeypatch)
+    refused = tune(tmp_path, *words)
+    assert refused.returncode == 1
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
+    assert message in line

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.base.errors import LeaseLostError, failed_runs, hits_every_run
+from ablate.base.errors import AblateError, LeaseLostError, failed_runs, hits_every_run
 from ablate.base.machine import code_version, device_bytes, environment, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.base.text import one_line
@@ -169,7 +169,8 @@ def launch(
                 except Exception as error:
                     if request.fail_fast or isinstance(error, LeaseLostError) or hits_every_run(error):
                         raise
-                    failures.append((run.run_id, f"{type(error).__name__}: {one_line(error)}"))
+                    kind = "" if isinstance(error, AblateError) else f"{type(error).__name__}: "
+                    failures.append((run.run_id, f"{kind}{one_line(error)}"))
                     if not run.quantise:  # that run is finished, and stays so
                         on_row(run.row | {"status": "failed", "error": failures[-1][1]}, "made")
             study.made_one()

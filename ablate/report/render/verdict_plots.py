@@ -243,7 +243,8 @@ def tuning(findings: Findings) -> Plot | None:
     frame, key = pd.DataFrame(points), " and ".join(found.keys)
     values = frame["value"]
     numeric = bool(values.notna().all())
-    scale = alt.Scale(type="log" if values.min() > 0 and values.max() >= 4 * values.min() else "linear", zero=False, nice=False)
+    kind = "log" if values.min() > 0 and values.max() >= 4 * values.min() else "linear"
+    scale = alt.Scale(type=kind, zero=False, nice=False)
     order = list(dict.fromkeys(frame["setting"]))
     ticks = alt.Axis(values=sorted({*values.dropna()}), format="~g")
     x = alt.X("value:Q", title=key, scale=scale, axis=ticks) if numeric else alt.X("setting:N", title=key, sort=order)

@@ -243,8 +243,8 @@ def tuning(findings: Findings) -> Plot | None:
     frame, key = pd.DataFrame(points), " and ".join(found.keys)
     values = frame["value"]
     numeric = bool(values.notna().all())
-    kind = "log" if values.min() > 0 and values.max() >= 4 * values.min() else "linear"
-    scale = alt.Scale(type=kind, zero=False, nice=False)
+    logarithmic = values.min() > 0 and values.max() >= 4 * values.min()
+    scale = alt.Scale(type="log" if logarithmic else "linear", zero=False, nice=False)
     order = list(dict.fromkeys(frame["setting"]))
     ticks = alt.Axis(values=sorted({*values.dropna()}), format="~g")
     x = alt.X("value:Q", title=key, scale=scale, axis=ticks) if numeric else alt.X("setting:N", title=key, sort=order)

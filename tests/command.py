@@ -27,6 +27,30 @@ latency_batches = [1]
 latency_samples = 2
 """
 
+# A preset that costs half of `smoke`.
+TINY = """extends = "smoke"
+[train]
+perceptual_stages = 1
+perceptual_share = 0.25
+batch = 4
+[sample]
+num_steps = 2
+[measure]
+fd_samples = 8
+fd_reference = 8
+denoise_images = 2
+nearest_train = 8
+latency_batches = [1]
+latency_samples = 2
+"""
+
+
+def add_tiny_preset(folder: Path) -> None:
+    """Write the preset `tiny` where `ablate` looks for a user's own presets."""
+    presets = folder / "variants" / "presets"
+    presets.mkdir(parents=True)
+    (presets / "tiny.toml").write_text(TINY)
+
 
 def ablate(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `ablate WORDS` in a folder; return its exit code and what it printed, as a process of its own would leave them."""

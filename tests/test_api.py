@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import command
 import numpy as np
 import pages
 import pytest
@@ -198,7 +199,9 @@ def test_the_package_lists_what_it_has() -> None:
 @pytest.mark.slow
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ABLATE_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "smoke", "0", str(tmp_path)])
+    command.add_tiny_preset(tmp_path)
+    monkeypatch.setenv("ABLATE_VARIANTS", str(tmp_path / "variants"))
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "tiny", "0", str(tmp_path)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     shown = capsys.readouterr().out
     assert "no_drift by fd: undecided" in shown

@@ -233,10 +233,21 @@ def memorisation(samples: Tensor, held_out: Tensor) -> Memorisation:
         uncertainty of the threshold: with M held-out images the expected share is known to about
         0.01 +- 0.1 / sqrt(M). The flag's test includes it.
     """
-    n, m = len(samples), len(held_out)
+    n = len(samples)
     near = int((samples.double() < torch.quantile(held_out.double(), QUANTILE)).sum())
     interval = scipy.stats.binomtest(near, n).proportion_ci(LEVEL, method="exact")
+    estimate = Estimate(near / n, None, float(interval.low), float(interval.high))
+    return Memorisation(estimate, too_many_near(samples, held_out))
+
+
+def too_many_near(samples: Tensor, held_out: Tensor) -> bool:
+    """Return whether more samples are near training images than chance explains.
+
+    Args:
+        samples: (N,) distances to the nearest training images.
+        held_out: (M,) those of real images that are not in the training set.
+    """
+    m = len(held_out)
     k = int(QUANTILE * (m - 1)) + 1  # the order statistic at the quantile, or the one below it
     below = int((samples.double() < held_out.double().kthvalue(k).values).sum())
-    flag = scipy.stats.betabinom.sf(below - 1, n, k, m + 1 - k) < P_VALUE
-    return Memorisation(Estimate(near / n, None, float(interval.low), float(interval.high)), bool(flag))
+    return bool(scipy.stats.betabinom.sf(below - 1, len(samples), k, m + 1 - k) < P_VALUE)

@@ -27,13 +27,13 @@ WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
 COMMANDS = ["list", "show", "run", "plan", "report", "compare", "gate", "measure", "bench", "replay", "doctor"]
 COMMANDS += ["sample", "export"]
 
-# The files of a finished run at `smoke`, in order.
+# The files of a finished run at `tiny`, in order.
 MADE = ["features.safetensors", "model.safetensors", "nearest.png", "samples.png"]
 MADE += ["samples_3.png", "samples_6.png", "strip.png"]
 
 
-def smoke(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return command.ablate("run", "--preset", "smoke", "--data", "set.npz", *words, cwd=cwd, **environment)
+def tiny(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return command.ablate("run", "--preset", "tiny", "--data", "set.npz", *words, cwd=cwd, **environment)
 
 
 def said(stderr: str) -> list[str]:
@@ -46,6 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with a small data set and its own cache."""
     path = tmp_path_factory.mktemp("work")
     np.savez(path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
+    command.add_tiny_preset(path)
     os.environ |= {"ABLATE_CACHE": str(path / "cache"), "TORCH_HOME": str(path / "torch"), "ABLATE_OFFLINE": "1"}
     os.environ.pop("ABLATE_WEIGHTS", None)
     return path
@@ -54,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def study(folder: Path) -> Path:
     """Two variants, run once."""
-    done = smoke("--variant", "baseline", "--variant", "no_drift", cwd=folder)
+    done = tiny("--variant", "baseline", "--variant", "no_drift", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": done in ") == 2
     return folder
@@ -101,7 +102,7 @@ def test_a_run_leaves_tables_and_images(study: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_measured_is_null_and_said_once(study: Path, tmp_path: Path) -> None:
     words = ("--results", str(tmp_path / "results"), "--metric", "fid", "--seeds", "0-1")
-    done = smoke(*words, cwd=study)
+    done = tiny(*words, cwd=study)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "inception" in line]
     assert line.startswith(
@@ -115,7 +116,7 @@ def test_what_cannot_be_measured_is_null_and_said_once(study: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_lpips_is_measured_where_its_weights_are_at_hand(study: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
-    done = smoke("--results", str(folder), "--weights", str(WEIGHTS), cwd=study)
+    done = tiny("--results", str(folder), "--weights", str(WEIGHTS), cwd=study)
     assert done.returncode == 0, done.stderr
     (run,) = pd.read_parquet(folder / "runs.parquet").to_dict("records")
     denoising = pd.read_parquet(folder / "denoising.parquet")
@@ -130,10 +131,10 @@ def test_lpips_is_measured_where_its_weights_are_at_hand(study: Path, tmp_path: 
 def test_a_finished_run_is_skipped_and_force_makes_the_same_again(study: Path) -> None:
     runs = study / "results" / "runs.parquet"
     before = pd.read_parquet(runs).set_index("variant")
-    again = smoke("--variant", "no_drift", cwd=study)
+    again = tiny("--variant", "no_drift", cwd=study)
     assert again.returncode == 0
     assert "skipped" in again.stdout
-    forced = smoke("--variant", "no_drift", "--force", cwd=study)
+    forced = tiny("--variant", "no_drift", "--force", cwd=study)
     assert forced.returncode == 0, forced.stderr
     after = pd.read_parquet(runs).set_index("variant")
     assert len(after) == 2
@@ -151,7 +152,7 @@ def test_what_is_forced_and_does_not_finish_leaves_the_finished_rows(study: Path
         mock.patch("ablate.runs.pipeline.train_and_sample", side_effect=error),
         suppress(OSError),
     ):  # a full disk is no user's error
-        forced = smoke("--variant", "no_drift", "--force", cwd=study)
+        forced = tiny("--variant", "no_drift", "--force", cwd=study)
         assert ("diverged: loss nan; the finished row stays" in forced.stdout) == isinstance(error, DivergedError)
     assert {path.name: path.read_bytes() for path in (study / "results").glob("*.parquet")} == before
     assert command.ablate("report", cwd=study).stdout.count("no_drift") > 0
@@ -167,30 +168,18 @@ def test_report_in_three_formats_tells_the_same(study: Path) -> None:
     assert f"{fd:.1f}" in table.stdout
     assert f"{fd:.1f}" in markdown
     assert str(fd)[:6] in json.dumps(document)
-    assert "N = 16" in table.stdout
+    assert "N = 8" in table.stdout
 
 
 @pytest.mark.slow
 def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -> None:
-    (study / "variants").mkdir(exist_ok=True)
     (study / "variants" / "long.toml").write_text(
         'about = "Long."\nsource = "test"\naxis = "test"\n[train]\nsteps = 100\nperceptual = "none"\n'
     )
-    words = [
-        sys.executable,
-        "-m",
-        "ablate",
-        "run",
-        "--preset",
-        "smoke",
-        "--data",
-        "set.npz",
-        "--variant",
-        "long",
-        "--no-baseline",
-    ]
+    words = ["run", "--preset", "tiny", "--data", "set.npz", "--variant", "long", "--no-baseline"]
     words += ["--results", str(tmp_path)]
-    process = subprocess.Popen(words, cwd=study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command_line = [sys.executable, "-m", "ablate", *words]
+    process = subprocess.Popen(command_line, cwd=study, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (saved := list(tmp_path.glob("artifacts/*/checkpoint.safetensors"))) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -207,7 +196,7 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
     for name in (".tmpAb12Cd", "samples_50.png.99.tmp"):  # as a killed process leaves them: safetensors' own, and ours
         (saved[0].parent / name).write_bytes(b"half")
     assert [path.name for path in resumable_files(saved[0].parent)] == ["checkpoint.safetensors"]
-    resumed = subprocess.run(words, cwd=study, capture_output=True, text=True)
+    resumed = command.ablate(*words, cwd=study)
     (study / "variants" / "long.toml").unlink()
     assert resumed.returncode == 0, resumed.stderr
     runs = pd.read_parquet(tmp_path / "runs.parquet")
@@ -221,11 +210,10 @@ def test_interrupting_saves_exits_130_and_resumes(study: Path, tmp_path: Path) -
 
 
 def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) -> None:
-    (study / "variants").mkdir(exist_ok=True)
     (study / "variants" / "hot.toml").write_text(
         'about = "Hot."\nsource = "test"\naxis = "test"\n[train]\nlr = 1e30\nwarmup = 0\n'
     )
-    done = smoke("--variant", "hot", "--no-baseline", "--results", str(tmp_path), cwd=study)
+    done = tiny("--variant", "hot", "--no-baseline", "--results", str(tmp_path), cwd=study)
     (study / "variants" / "hot.toml").unlink()
     assert done.returncode == 0, done.stderr
     assert ": diverged: loss nan" in done.stdout
@@ -236,7 +224,7 @@ def test_a_diverged_run_is_a_row_without_a_score(study: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_latent_is_charged_with_its_autoencoder(study: Path, tmp_path: Path) -> None:
-    done = smoke("--variant", "latent", "--no-baseline", "--results", str(tmp_path), cwd=study)
+    done = tiny("--variant", "latent", "--no-baseline", "--results", str(tmp_path), cwd=study)
     assert done.returncode == 0, done.stderr
     row = pd.read_parquet(tmp_path / "runs.parquet").iloc[0]
     for name in ("autoencoder_wall_s", "autoencoder_psnr_db", "autoencoder_pd", "autoencoder_fd", "decode_macs"):
@@ -262,7 +250,7 @@ def test_equal_training_macs_are_another_run_and_another_report(study: Path, tmp
         "--results",
         str(tmp_path / "results"),
     )
-    done = smoke(*words, cwd=study)
+    done = tiny(*words, cwd=study)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("skipped") == 1  # the baseline is its own measure
     runs = pd.read_parquet(tmp_path / "results" / "runs.parquet")
@@ -282,12 +270,12 @@ def test_equal_training_macs_are_another_run_and_another_report(study: Path, tmp
 
 
 def test_a_dry_run_lists_and_writes_nothing(study: Path, tmp_path: Path) -> None:
-    listed = smoke("--variant", "no_drift", "--factors", "drift,skip", "--seeds", "0-1", "--dry-run", cwd=study)
+    listed = tiny("--variant", "no_drift", "--factors", "drift,skip", "--seeds", "0-1", "--dry-run", cwd=study)
     assert listed.returncode == 0, listed.stderr
     assert listed.stdout.count("│ to run │") == 10  # 6 combinations x 2 seeds, less those done
     assert listed.stdout.count("│ done ") == 2
     assert "10 of 12 to run: " in listed.stdout
-    nowhere = smoke("--dry-run", "--results", str(tmp_path / "new"), cwd=study)
+    nowhere = tiny("--dry-run", "--results", str(tmp_path / "new"), cwd=study)
     assert "1 of 1 to run: unknown\ndisk: 1." in nowhere.stdout
     assert "nothing will be judged" in nowhere.stdout
     assert "to be judged by fd, pd: " in listed.stdout
@@ -301,15 +289,15 @@ def test_a_variant_brings_the_baseline_that_it_is_compared_with(study: Path, tmp
         ("-v", "no_drift,v_pred"): 6,
         ("-v", "no_drift", "--no-baseline"): 2,
     }.items():
-        assert f"{runs} of {runs} to run" in smoke(*asked, *words, cwd=study).stdout
-    shown = smoke("--variant", "no_drift", "--dry-run", cwd=study).stdout
+        assert f"{runs} of {runs} to run" in tiny(*asked, *words, cwd=study).stdout
+    shown = tiny("--variant", "no_drift", "--dry-run", cwd=study).stdout
     assert [line.split()[1] for line in shown.splitlines() if " done " in line] == ["baseline", "no_drift"]
 
 
 def test_the_hint_at_the_end_leads_to_a_report_of_what_was_run(study: Path, tmp_path: Path) -> None:
     folder = tmp_path / "my results; ls"
     shutil.copytree(study / "results", folder)
-    done = smoke("--variant", "no_drift", "--results", str(folder), cwd=study)
+    done = tiny("--variant", "no_drift", "--results", str(folder), cwd=study)
     assert done.returncode == 0, done.stderr
     hint = done.stderr.splitlines()[-1].split("; next: ")[1]
     assert hint == f"ablate report --results '{folder}'"
@@ -319,7 +307,7 @@ def test_the_hint_at_the_end_leads_to_a_report_of_what_was_run(study: Path, tmp_
     alone = folder / "runs.parquet"
     runs = pd.read_parquet(alone)
     tables.append(tmp_path / "alone", {"runs": tables.to_records(runs[runs["variant"] == "baseline"])})
-    done = smoke("--results", str(tmp_path / "alone"), cwd=study)
+    done = tiny("--results", str(tmp_path / "alone"), cwd=study)
     assert "next: the same command with --variant no_drift" in done.stderr
 
 
@@ -328,7 +316,7 @@ def test_the_hint_at_the_end_leads_to_a_report_of_what_was_run(study: Path, tmp_
 def test_with_bars_on_the_result_lines_come_out_whole(study: Path) -> None:
     import pty
 
-    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "no_drift"]
+    words = ["run", "--preset", "tiny", "--data", "set.npz", "--variant", "no_drift"]
     program, terminal = pty.openpty()
     command_line = [sys.executable, "-m", "ablate", *words]
     process = subprocess.Popen(command_line, stdin=terminal, stdout=terminal, stderr=terminal, cwd=study)
@@ -526,7 +514,7 @@ def test_a_damaged_or_newer_table_is_one_clear_line_and_stays_as_it_was(study: P
         ("run --variant no_drift+v_", "no_drift+v_pred"),
         ("run --variant no_drift,v_", "no_drift,v_pred"),
         ("report --preset s", "smoke standard"),
-        ("replay --results {}/results no_", "no_drift-smoke-set-s0"),
+        ("replay --results {}/results no_", "no_drift-tiny-set-s0"),
         ("replay --results absent no_", ""),
         ("be", "bench"),
     ],

@@ -9,19 +9,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import command
 import numpy as np
 import pytest
-from command import CHEAP
 
 from ablate.store import tables
 
-VARIANT = f'about = "Cheap."\nsource = "test"\naxis = "test"\n[sample]\nnum_steps = 2\n{CHEAP}'
+VARIANT = f'about = "Cheap."\nsource = "test"\naxis = "test"\n[sample]\nnum_steps = 2\n{command.CHEAP}'
 
 
-def ablate(folder: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ablate", "run", "--preset", "smoke", "--data", "set.npz", "--threads", "1"]
-    command += ["--variant", "cheap", "--no-baseline", "--save-every", "0", "--quantize", "none", *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+WORDS = ["run", "--preset", "smoke", "--data", "set.npz", "--threads", "1"]
+WORDS += ["--variant", "cheap", "--no-baseline", "--save-every", "0", "--quantize", "none"]
 
 
 def wait_for(seen: Callable[[], object]) -> None:
@@ -49,13 +47,14 @@ def test_the_run_of_a_suspended_process_is_stolen_and_it_stops_without_writing(
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "cheap.toml").write_text(VARIANT)
     results = tmp_path / "results"
-    hung = ablate(tmp_path)
+    command_line = [sys.executable, "-m", "ablate", *WORDS]
+    hung = subprocess.Popen(command_line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: list(results.glob("artifacts/*.part/checkpoint.safetensors")))
         hung.send_signal(signal.SIGSTOP)
-        out, err = ablate(tmp_path, "--steal").communicate(timeout=300)
-        assert f"taken from process {hung.pid} on " in err
-        assert ": done in " in out
+        stolen = command.ablate(*WORDS, "--steal", cwd=tmp_path)
+        assert f"taken from process {hung.pid} on " in stolen.stderr
+        assert ": done in " in stolen.stdout
         before = content(results)
         hung.send_signal(signal.SIGCONT)
         out, err = hung.communicate(timeout=300)

@@ -120,6 +120,7 @@ sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_reference_cache import blobs, means
 from ablate.metrics.reference_cache import reference_features
+print("ready", flush=True)
 for seed in range(20):
     found = reference_features(blobs(6, seed), means()[1], cache=Path(sys.argv[1]))
     print(found.statistics.mu.sum(), found.rows.sum())
@@ -129,10 +130,13 @@ for seed in range(20):
 @pytest.mark.slow
 def test_two_processes_may_fill_the_cache_at_once(tmp_path: Path) -> None:
     words = [sys.executable, "-c", TWO, str(tmp_path), str(Path(__file__).parent)]
-    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    told = [process.communicate()[0] for process in both]
-    assert told[0] == told[1]
-    assert [process.returncode for process in both] == [0, 0]
+    other = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "ready\n"
+    found = [reference_features(blobs(6, seed), means()[1], cache=tmp_path) for seed in range(20)]
+    told = other.communicate()[0]
+    assert told.splitlines() == [f"{one.statistics.mu.sum()!s} {one.rows.sum()!s}" for one in found]
+    assert other.returncode == 0
     assert len(list(tmp_path.iterdir())) == 20
     for seed in range(20):  # every file is whole: nothing is measured again
         counter, extractor = means()

@@ -15,7 +15,7 @@ from ablate.study.config import Config
 from ablate.training import autoencoder
 from ablate.training.checkpoint import TrainingState
 
-CONFIG = variants.resolve(variants.load("latent"), "smoke")
+CONFIG = variants.resolve(variants.load("latent"), "smoke").replaced(autoencoder={"steps": 6, "batch": 4})
 
 
 def random_images() -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_latents_have_unit_variance_and_the_cache_returns_the_same_autoencoder(
     images: torch.Tensor, tmp_path: Path, cache: Path
 ) -> None:
     trained, steps = prepare(images, tmp_path)
-    assert steps == list(range(13))
+    assert steps == list(range(7))
     assert trained.wall_s > 0
     assert not (tmp_path / "a.safetensors").exists()
     z = trained.codec.encode(images.float() / 127.5 - 1)
@@ -118,6 +118,7 @@ def test_settings_of_the_denoiser_alone_are_not_in_the_cache_key(
 ) -> None:
     shutil.copytree(trained, cache)
     other = variants.resolve(variants.load("latent+no_perceptual+v_pred"), "smoke")
+    other = other.replaced(autoencoder=CONFIG.autoencoder.model_dump())
     assert prepare(images, tmp_path, config=other)[1] == []
 
 

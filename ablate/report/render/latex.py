@@ -124,6 +124,10 @@ def _caption(findings: Findings, n: str | None) -> list[str]:
         f"equal training {budget}.",
         f"Mean over {'the finished' if n is None else n} seed{'' if n == '1' else 's'}{half}.",
     ]
+    if compared.left_out:
+        which = [f"seed {seed}" for seed in compared.without_seeds]
+        which += [f"all but {code(compared.where)}"] if compared.where else []
+        sentences.append(f"Left out: {compared.left_out:,} runs ({', '.join(which)}).")
     if findings.comparisons:
         sentences += _tests(findings)
     for metric in findings.metrics:

@@ -25,7 +25,19 @@ settings.register_profile(
 settings.load_profile("busy")
 
 # Several processes take these files first: one that starts last would leave the other processes idle.
-LONGEST = ("kill", "number_formats", "ray", "docs", "cli", "loop", "onnx_runtime", "steal", "neighbours", "autoencoder")
+LONGEST = (
+    "docs",
+    "filters",
+    "number_formats",
+    "kill",
+    "ray",
+    "cli",
+    "loop",
+    "html",
+    "set_distances",
+    "onnx_runtime",
+    "api",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -253,10 +254,11 @@ def _choice(words: dict[str, Any]) -> Choice:
     given |= {name: split_names(given[name]) for name in ("metrics", "variants") if name in given}
     if given.get("budget", "steps") not in ("steps", "macs"):
         raise AblateError(f"findings(budget={given['budget']!r}): unknown; allowed: steps, macs")
-    given |= {name: str(given[name]) for name in ("preset", "data", "against", "samples", "extractor") if name in given}
+    texts = ("preset", "data", "against", "samples", "extractor", "where")
+    given |= {name: str(given[name]) for name in texts if name in given}
     if "without_seeds" in given:
         seeds = given["without_seeds"]
-        given["without_seeds"] = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+        given["without_seeds"] = tuple(map(int, [seeds] if isinstance(seeds, Integral) else seeds))
     if "variants" in given:
         given["variants"] = tuple(map(variants.canonical, given["variants"]))
     return Choice(**given | {"against": variants.canonical(given.get("against", variants.BASELINE))})

@@ -103,6 +103,9 @@ def test_errors_say_what_is_allowed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AblateError, match=r"findings\(budget='time'\): unknown; allowed: steps, macs"):
         results.findings(budget="time")
     assert results.findings(samples=512).compared.runs > 0
+    assert results.findings(without_seeds=np.int64(3)) == results.findings(without_seeds=[3])
+    with pytest.raises(AblateError, match="no column 'sed'; did you mean seed"):
+        results.verdicts(where="sed == 1")
     with pytest.raises(AblateError, match="not in"):
         results.artifacts("nothing")
     with pytest.raises(AblateError, match=r"run\(budget='time'\): it must be one of: steps, macs"):

@@ -22,7 +22,7 @@ from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.store import schema, tables
 from ablate.store.artifacts import run_folder
-from ablate.store.atomic_files import output_file
+from ablate.store.atomic_files import is_temporary, output_file
 
 SHOWN_RUNS = 3  # in an error
 Content = dict[str, pa.Table]  # table -> its rows
@@ -153,7 +153,10 @@ class _Union:
         differing = self._differing()
         if preferred is not None:
             chosen = [run for run in differing if self._holds[run, preferred]]
-            self._holds[chosen] = np.arange(len(folders)) == preferred
+            alone, held = np.arange(len(folders)) == preferred, self._holds[chosen, 0]
+            self._holds[chosen] = alone
+            self._holds[chosen, 0] |= held  # the output's rows stay if they are those of the preferred folder
+            self._holds[[run for run in self._differing() if run in chosen]] = alone
             differing = self._differing()
         if differing:
             names = [run_id for run_id, run in self.run_ids.items() if run in differing]
@@ -243,6 +246,9 @@ def _copy_files(source: Path, target: Path, *, replace: bool) -> None:
         target: Its folder in the output.
         replace: Also copy files that are there with another size or time: those of another version.
     """
+    for path in target.rglob("*"):
+        if is_temporary(path):  # of a merge that was killed
+            path.unlink(missing_ok=True)
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         copy = target / path.relative_to(source)
         if copy.exists() and not (replace and _stamp(copy) != _stamp(path)):

@@ -91,6 +91,8 @@ def test_runs_that_differ_are_refused_or_chosen(tmp_path: Path, prefer: str) -> 
     assert contents(tmp_path / "out") == before
     assert ablate("merge", "a", "b", "-o", "out", "--prefer", prefer, cwd=tmp_path).returncode == 0
     assert fds(tmp_path / "out") == {"r": values[prefer], "s": 1.0}
+    again = ablate("merge", "a", "b", "-o", "out", "--prefer", prefer, cwd=tmp_path)
+    assert again.stderr == "out: 2 runs, 0 added\n"  # nothing is replaced by its like
     assert contents(tmp_path / "out")["files"]["artifacts/r/model.safetensors"] == f"{prefer} of r"
 
 
@@ -150,6 +152,7 @@ def test_a_kill_leaves_no_row_without_files_and_the_same_merge_finishes(
         patch.setattr(tables, stop, killed)
         assert ablate("merge", "a", "-o", "out", "--prefer", "a", cwd=tmp_path).returncode == 9
     assert fds(tmp_path / "out") == {}
+    (tmp_path / "out/artifacts/r/model.safetensors.12-ab.tmp").touch()  # of a copy that was killed
     assert ablate("merge", "a", "-o", "out", "--prefer", "a", cwd=tmp_path).returncode == 0
     assert contents(tmp_path / "out") == contents(save(tmp_path / "wanted", "r", "s", fd=2.0, file="new"))
 

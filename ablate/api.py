@@ -316,6 +316,8 @@ def run(
     tune: str | Sequence[str] = (),
     tune_seeds: str | int | Iterable[int] = (1000, 1001),
     tune_metric: str = "pd",
+    at_steps: str | Sequence[int] = (),
+    nfe: str | Sequence[int] = (),
     baseline: bool = True,
     data: str | PathLike[str] = "cats",
     results: str | PathLike[str] = "results",
@@ -360,6 +362,9 @@ def run(
         tune: Settings to choose from for each variant by itself, as in `train.lr=5e-4,1e-3,2e-3`.
         tune_seeds: Seeds of the runs that choose. They are never judged.
         tune_metric: The metric that chooses.
+        at_steps: Also train every variant with these numbers of steps, for curves that are shown but
+            not judged.
+        nfe: Also draw every run's samples with these numbers of network evaluations, for curves.
         baseline: Also run the baseline at the same seeds, to compare with.
         data: `cats`, or a folder, zip or `.npz` of images.
         results: The results folder. It is created if it is missing.

@@ -108,7 +108,7 @@ def judged_metrics(request: StudyRequest, found: Findings | None) -> tuple[str, 
 
 def family_line(request: StudyRequest, planned: Sequence[Planned]) -> str:
     """Return in one line what a report will judge of these runs."""
-    names = dict.fromkeys(run.spec.variant for run in planned if not run.spec.tuning)
+    names = dict.fromkeys(run.spec.variant for run in planned if run.spec.purpose is None)
     variants = [name for name in names if name != BASELINE]
     if len(variants) in (0, len(names)):
         missing = "no variant" if not variants else "no baseline"

@@ -52,12 +52,12 @@ class Fake:
             raise end
         noise = (-1) ** spec.seed * (1 + spec.seed % 3 / 10) if spec.variant != "baseline" else 0.0
         name = spec.variant.partition("[")[0]
-        off = abs(math.log10(spec.config.train.lr / BEST_LR[name])) if spec.tuning or spec.tuned else 0.0
+        off = abs(math.log10(spec.config.train.lr / BEST_LR[name])) if spec.purpose or spec.tuned else 0.0
         value = 100 + 3 * spec.seed + EFFECTS[name] + noise + 10 * off
         row = {"run_id": spec.run_id("set", DATA.digest), "variant": spec.variant, "preset": spec.preset}
         row |= {"seed": spec.seed, "axis": spec.axis, "config": spec.config.to_json(), "config_hash": spec.config.hash}
         row |= {"data": "set", "data_digest": DATA.digest, "budget": spec.budget, "plan_id": spec.plan_id}
-        row |= {"tuning": spec.tuning, "tuned": spec.tuned}
+        row |= {"purpose": spec.purpose, "tuned": spec.tuned}
         row |= {"claims": "[]", "about": "", "started_at": datetime.now(UTC), "finished_at": datetime.now(UTC)}
         row |= {"status": end, "error": None if end == "done" else end, "decode_macs": 0, "steps": 12}
         if end == "done":
@@ -285,10 +285,10 @@ def test_each_variant_is_judged_at_its_own_best_setting_chosen_on_other_seeds(
     )
 
     runs = tables.read(tmp_path / "results", "runs")
-    tried = runs[runs["tuning"]]
+    tried = runs[runs["purpose"] == "tuning"]
     assert set(tried["seed"]) == {1000, 1001}
     assert tried["plan_id"].isna().all()
-    judged = runs[~runs["tuning"]]
+    judged = runs[runs["purpose"].isna()]
     assert set(judged["variant"]) == {"baseline", "no_drift"}
     lr = {row["variant"]: json.loads(row["config"])["train"]["lr"] for row in tables.to_records(judged)}
     assert lr == {"baseline": 2e-3, "no_drift": 1e-3}

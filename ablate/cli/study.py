@@ -179,6 +179,22 @@ def run(
     tune_seeds: Annotated[
         str, typer.Option("--tune-seeds", help="With --tune: the seeds that choose. They are never judged.")
     ] = "1000-1001",
+    at_steps: Annotated[
+        str | None,
+        typer.Option(
+            "--at-steps",
+            help="Also train every variant with these numbers of steps, as in 500,1500. Shown as curves, not judged.",
+            show_default=False,
+        ),
+    ] = None,
+    nfe: Annotated[
+        str | None,
+        typer.Option(
+            "--nfe",
+            help="Also draw every run's samples with these numbers of network evaluations, as in 4,8,16,32.",
+            show_default=False,
+        ),
+    ] = None,
     tune_metric: Annotated[str, typer.Option("--tune-metric", help="With --tune: the metric that chooses.")] = "pd",
     baseline: BaselineOption = True,
     seeds: SeedsOption = "0",

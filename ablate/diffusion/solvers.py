@@ -54,3 +54,8 @@ SOLVERS: dict[str, Callable[[Denoise, Tensor, int], Tensor]] = {"euler": euler, 
 def evaluations(solver: str, num_steps: int) -> int:
     """Return the number of network evaluations per sample (NFE)."""
     return {"euler": num_steps, "heun": 2 * num_steps - 1}[solver]
+
+
+def steps_within(solver: str, nfe: int) -> int:
+    """Return the most steps, at least one, that take no more than so many network evaluations."""
+    return {"euler": nfe, "heun": (nfe + 1) // 2}[solver]

@@ -24,6 +24,7 @@ from ablate.models import memory
 from ablate.models.cost import cost
 from ablate.runs import loading as finished_runs
 from ablate.runs.context import Row
+from ablate.runs.evaluation_curve import add_evaluations
 from ablate.runs.pipeline import execute_run
 from ablate.store.plans import record
 from ablate.study.metric_names import FEATURES
@@ -144,10 +145,21 @@ def launch(
                 try:
                     if run.quantise:
                         finished = finished_runs.load_run(folder, run.run_id, target)
-                        formats = run.spec.config.quantize
-                        added = number_formats.add_missing_formats(
-                            folder, finished, data, metric_networks(), formats, session=queue.session, progress=progress
-                        )
+                        formats, added = run.spec.config.quantize, 0
+                        if request.quantize is not None or request.scopes is not None:
+                            added += number_formats.add_missing_formats(
+                                folder,
+                                finished,
+                                data,
+                                metric_networks(),
+                                formats,
+                                session=queue.session,
+                                progress=progress,
+                            )
+                        if request.nfe and run.spec.purpose is None:
+                            added += add_evaluations(
+                                folder, finished, data, metric_networks(), request.nfe, progress=progress
+                            )
                         on_row(run.row | {"rows": added}, "quantised")
                     else:
                         networks = metric_networks()
@@ -166,6 +178,9 @@ def launch(
                             still_ours=run.lease.still_ours,
                         )
                         on_row(row, "made")
+                        if request.nfe and run.spec.purpose is None and row["status"] == "done":
+                            finished = finished_runs.load_run(folder, run.run_id, target)
+                            add_evaluations(folder, finished, data, networks, request.nfe, progress=progress)
                 except Exception as error:
                     if request.fail_fast or isinstance(error, LeaseLostError) or hits_every_run(error):
                         raise

@@ -22,7 +22,7 @@ def planned(
     data: ImageSet,
     part: Collection[tuple[str, int]] | None = None,
 ) -> tuple[Plan | None, list[RunSpec]]:
-    """Return the plan of a study, and its runs with the plan's name. Runs that tune have no plan.
+    """Return the plan of a study, and its runs with the plan's name. Runs that are never judged have no plan.
 
     Runs that the results folder has under another name of the data set keep their name there.
 
@@ -35,18 +35,19 @@ def planned(
     runs = tables.read(request.results, "runs")
     chosen = [spec for spec in specs if part is None or (spec.variant, spec.seed) in part]
     named = [spec.as_recorded(data.name, data.digest, runs) for spec in chosen]
-    if any(spec.tuning for spec in specs):
+    judged = [spec for spec in specs if spec.purpose is None]
+    if not judged:
         return None, named
     plan = make_plan(
         preset=request.preset,
         data=data.name,
         data_digest=data.digest,
         budget=request.budget,
-        variants=[(spec.variant, spec.config.hash) for spec in specs],
+        variants=[(spec.variant, spec.config.hash) for spec in judged],
         seeds=request.all_seeds,
         metrics=request.metrics,
         level=ALPHA,
         max_seeds=len(request.all_seeds) if request.until_decided else None,
-        tuning=[spec.tuned for spec in specs if spec.tuned],
+        tuning=[spec.tuned for spec in judged if spec.tuned],
     )
-    return plan, [replace(spec, plan_id=plan.plan_id) for spec in named]
+    return plan, [replace(spec, plan_id=plan.plan_id) if spec.purpose is None else spec for spec in named]

@@ -354,7 +354,7 @@ class _Launcher:
         spec, data = one.run.spec, self._data
         row: Row = one.run.row | {"axis": spec.axis, "preset": spec.preset, "budget": spec.budget}
         row |= {"plan_id": spec.plan_id, "about": spec.about, "claims": spec.claims}
-        row |= {"tuning": spec.tuning, "tuned": spec.tuned}
+        row |= {"purpose": spec.purpose, "tuned": spec.tuned}
         row |= {"config": spec.config.to_json(), "config_hash": spec.config.hash, "status": "failed", "error": error}
         row |= {"data": data.name, "data_digest": data.digest}
         rows = {} if one.run.finished_before else {"runs": [row]}

@@ -102,7 +102,7 @@ def run_study(
 def described(row: Row, how: str) -> str:
     """Return how a run ended, or why it was skipped, in one line."""
     if how == "quantised":
-        what = f"done before; {row['rows']} rows of number formats added"
+        what = f"done before; {row['rows']} rows added"
     elif how != "made":
         what = how
     elif row["status"] != "done":
@@ -121,19 +121,29 @@ def study_specs(request: StudyRequest) -> tuple[list[RunSpec], bool]:
         AblateError: An unknown name, or settings that have not been chosen yet.
     """
     if not request.tune:
-        return with_formats(request.specs(_match(request)), request.quantize, request.scopes)
+        return _with_formats(request.specs(_match(request)), request)
     tuned = {one.variant: one for one in chosen_settings(request) or ()}
     if not tuned:
         raise AblateError("the runs that choose each variant's setting have not finished; run the same command again")
     choices = {name: f"[{one.choice}]" for name, one in tuned.items() if one.choice is not None}
     specs = [replace(spec, tuned=tuned[spec.variant].to_json()) for spec in request.specs(_match(request), choices)]
-    return with_formats(specs, request.quantize, request.scopes)
+    return _with_formats(specs, request)
+
+
+def _with_formats(specs: list[RunSpec], request: StudyRequest) -> tuple[list[RunSpec], bool]:
+    """Add the number formats asked for. Points of curves are measured in none."""
+    made, asked = with_formats(specs, request.quantize, request.scopes)
+    plain = [
+        spec if spec.purpose is None else replace(spec, config=spec.config.replaced(quantize={"schemes": ()}))
+        for spec in made
+    ]
+    return plain, asked or bool(request.nfe)
 
 
 def chosen_settings(request: StudyRequest) -> list[Tuned] | None:
     """Return how each variant's setting was chosen; None: the runs that choose have not finished."""
     runs = tables.read(request.results, "runs")
-    if not (runs["tuning"] == True).any():  # noqa: E712 (null in older rows)
+    if not (runs["purpose"] == "tuning").any():
         return None
     return choose(request, _match(request), load_dataset(request.data), runs)
 

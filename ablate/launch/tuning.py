@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -73,7 +73,7 @@ def tuning_runs(request: StudyRequest, match: Match) -> list[RunSpec]:
     """
     names = [name for grid in _grids(request).values() for name in grid.values()]
     specs = plan(names, request.tune_seeds, request.preset, match)
-    return [RunSpec(**vars(spec) | {"tuning": True, "claims": "[]"}) for spec in specs]
+    return [replace(spec, purpose="tuning", claims="[]") for spec in specs]
 
 
 def choose(request: StudyRequest, match: Match, data: ImageSet, runs: pd.DataFrame) -> list[Tuned] | None:

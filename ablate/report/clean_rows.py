@@ -29,11 +29,11 @@ LIBRARIES = ("torch", "numpy", "numba", "scipy", "torchvision", "torch-fidelity"
 def clean_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """Keep the runs that may be judged and the columns that a report needs, with finite numbers and printable text.
 
-    Runs that chose a variant's setting are left out: their seeds are never judged.
+    Runs with a purpose are left out: they chose a setting, or are points of a curve.
     A table may come from elsewhere, so nothing in its text may control the terminal.
     """
-    if "tuning" in runs:
-        runs = runs[~runs["tuning"].fillna(False).astype(bool)]
+    if "purpose" in runs:
+        runs = runs[runs["purpose"].isna()]
     kept = [name for name in runs.columns if name in (*TEXT, *NUMBERS, "precision") or name in METRICS or name in COSTS]
     frame = finite(runs[kept].rename(columns={"precision": "arithmetic"}))  # a metric is named precision too
     frame = frame.assign(**_processors(runs), code=_code(runs))

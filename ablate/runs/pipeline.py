@@ -265,7 +265,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "data_notes": "; ".join(data.notes) or None,
         "budget": spec.budget,
         "plan_id": spec.plan_id,
-        "tuning": spec.tuning,
+        "purpose": spec.purpose,
         "tuned": spec.tuned,
         "about": spec.about,
         "claims": spec.claims,

@@ -63,8 +63,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TIME, "started_at finished_at"),
         (_BOOL, "unstable"),
         (_TEXT, "plan_id about claims code data_notes tags"),
-        (_BOOL, "tuning"),
-        (_TEXT, "tuned"),
+        (_TEXT, "purpose tuned"),
     ],
     "curves": [
         (_TEXT, "run_id"),
@@ -100,6 +99,12 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_INT, "calibration_n"),
         (_TEXT, "calibration_digest"),
     ],
+    "sampling": [
+        (_TEXT, "run_id solver"),
+        (_INT, "nfe n ref_n"),
+        (_FLOAT, "fd fid wall_s"),
+        (_TEXT, "samples_digest"),
+    ],
     "plans": [
         (_TEXT, "plan_id preset data data_digest budget"),
         (_TEXT, "variants seeds metrics"),  # JSON lists
@@ -117,6 +122,7 @@ KEYS = {  # the columns that identify a row
     "fidelity": ("run_id", "extractor", "metric"),
     "latency": ("run_id", "batch", "scope", "scheme", "engine", "session", "sample"),
     "quantized": ("run_id", "scheme", "scope"),
+    "sampling": ("run_id", "solver", "nfe"),
     "plans": ("plan_id",),
 }
 RUN_TABLES = tuple(table for table, key in KEYS.items() if key[0] == "run_id")

@@ -37,7 +37,7 @@ class RunSpec:
     claims: str = "[]"  # its claims as a JSON list
     plan_id: str | None = None  # the recorded plan that this run belongs to
     recorded_id: str | None = None  # the name it has in the results folder already
-    tuning: bool = False  # made to choose a setting, never judged
+    purpose: str | None = None  # `tuning` or `curve`: such a run is never judged
     tuned: str | None = None  # how its setting was chosen, as `runs.tuned`
 
     def run_id(self, data: str, digest: str) -> str:
@@ -124,6 +124,7 @@ def plan(
     *,
     add_baseline: bool = False,
     choices: Mapping[str, str] | None = None,
+    at_steps: Sequence[int] = (),
 ) -> list[RunSpec]:
     """Return the runs of a study, seed by seed: an interrupted study has whole pairs.
 
@@ -135,6 +136,7 @@ def plan(
             steps.
         add_baseline: Put the baseline first if it is not named.
         choices: Variant -> settings as `overrides.sweep` returns them: its own best, under its name.
+        at_steps: Also make every variant with these numbers of training steps, for curves.
 
     Raises:
         VariantError: An unknown name, an invalid file or an unknown preset.
@@ -156,7 +158,7 @@ def plan(
         for name, config in configs.items():
             configs[name] = match(config, baseline)
             budgets[name] = "steps" if configs[name] == config else "macs"
-    return [
+    runs = [
         RunSpec(
             v.name,
             v.axis,
@@ -170,6 +172,23 @@ def plan(
         )
         for seed in seeds
         for v in loaded.values()
+    ]
+    return [made for spec in runs for made in (*_at_steps(spec, at_steps), spec)] if at_steps else runs
+
+
+def _at_steps(spec: RunSpec, at_steps: Sequence[int]) -> list[RunSpec]:
+    """Return a run with other numbers of training steps. The schedule follows, so each is a training of its own."""
+    own = spec.config.train.steps
+    return [
+        replace(
+            spec,
+            variant=joined(spec.variant, f"[train.steps={steps}]"),
+            config=spec.config.replaced(train={"steps": steps}),
+            purpose="curve",
+            claims="[]",
+        )
+        for steps in at_steps
+        if steps != own
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -97,6 +98,14 @@ def _gpus(gpus: float) -> float:
     return gpus
 
 
+def _counts(given: Any) -> Any:
+    texts = str(given).split(",") if isinstance(given, str | int) else [str(one) for one in given]
+    if not all(re.fullmatch(r"\s*[1-9]\d{0,8}\s*", text) for text in texts):
+        raise ValueError("whole numbers from 1, as in 4,8,16")
+    return tuple(sorted({int(text) for text in texts}))
+
+
+Counts = Annotated[tuple[int, ...], BeforeValidator(_counts)]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 File = Annotated[Path, Field(strict=False)]
 
@@ -112,6 +121,9 @@ class StudyRequest(Settings):
         tune: Settings to choose from for each variant by itself, as in `train.lr=5e-4,1e-3,2e-3`.
         tune_seeds: Seeds of the runs that choose. They are never judged.
         tune_metric: The metric that chooses.
+        at_steps: Also train every variant with these numbers of steps, for curves that are shown but
+            not judged.
+        nfe: Also draw every run's samples with these numbers of network evaluations, for curves.
         baseline: Also run the baseline at the same seeds, to have something to compare with.
         seeds: Seeds, as in `0-4` or `0,3`.
         until_decided: After these seeds go on seed by seed, each variant until it is decided.
@@ -148,6 +160,8 @@ class StudyRequest(Settings):
     set: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
     tune: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
     tune_seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (1000, 1001)
+    at_steps: Counts = ()
+    nfe: Counts = ()
     tune_metric: Annotated[str, AfterValidator(_of_runs)] = "pd"
     baseline: bool = True
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
@@ -188,6 +202,7 @@ class StudyRequest(Settings):
             _refuse("stale makes finished runs again, failed only failed ones; choose one", "failed", "stale")
         self._check_until_decided()
         self._check_tune()
+        self._check_curves()
         self._check_launcher()
         return self
 
@@ -223,6 +238,14 @@ class StudyRequest(Settings):
         if len(self.seeds) > len(self.all_seeds):
             most = self.max_seeds or DEFAULT_MAX_SEEDS
             _refuse(f"{len(self.seeds)} seeds are asked for, but max-seeds is {most}", "max_seeds", "seeds")
+
+    def _check_curves(self) -> None:
+        if self.nfe and self.launcher == "ray":
+            _refuse("not with ray; make the runs, then run this command again with the launcher local", "nfe")
+        if self.at_steps and self.budget == "macs":
+            _refuse("equal training MACs set the steps; choose the budget steps", "at_steps", "budget")
+        if self.at_steps and self.until_decided:
+            _refuse("a curve has the seeds that are asked for; make it in a command of its own", "at_steps")
 
     def _check_tune(self) -> None:
         if len(self.tune) == 1:
@@ -295,7 +318,15 @@ class StudyRequest(Settings):
         Raises:
             VariantError: An unknown variant or preset, or an invalid file.
         """
-        return plan(self.names, self.all_seeds, self.preset, match, add_baseline=self.baseline, choices=choices)
+        return plan(
+            self.names,
+            self.all_seeds,
+            self.preset,
+            match,
+            add_baseline=self.baseline,
+            choices=choices,
+            at_steps=self.at_steps,
+        )
 
 
 def as_options(given: Mapping[str, Any]) -> str:

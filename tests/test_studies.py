@@ -353,3 +353,37 @@ def test_bad_tuning_is_one_clear_line(
     assert refused.returncode == 1
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
     assert message in line
+
+
+def test_other_numbers_of_steps_are_trained_each_and_have_no_part_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(monkeypatch)
+    words = ("run", "--variant", "no_drift", "--seeds", "0-5", "--preset", "smoke", "--device", "cpu")
+    done = ablate(*words, "--at-steps", "6,12,24", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = ("{}[train.steps=6]", "{}[train.steps=24]", "{}")
+    assert fake.made[:6] == [(name.format(base), 0) for base in ("baseline", "no_drift") for name in names]
+    (plan,) = tables.to_records(tables.read(tmp_path / "results", "plans"))
+    assert [one["name"] for one in json.loads(plan["variants"])] == ["baseline", "no_drift"]
+    found = json.loads(ablate("report", "--json", cwd=tmp_path).stdout)
+    assert (found["compared"]["design"], found["compared"]["tests"], found["compared"]["runs"]) == ("planned", 2, 12)
+    xs = {(curve["metric"], tuple(point["x"] for point in curve["lines"][0]["points"])) for curve in found["curves"]}
+    assert xs == {("fd", (6, 12, 24)), ("pd", (6, 12, 24))}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--at-steps 5,x", "whole numbers from 1"),
+        ("--nfe 0", "whole numbers from 1"),
+        ("--at-steps 6 --budget macs", "choose the budget steps"),
+        ("--nfe 4 --launcher ray", "not with ray"),
+        ("--at-steps 6 --until-decided", "in a command of its own"),
+    ],
+)
+def test_bad_curves_are_one_clear_line(words: str, message: str, tmp_path: Path) -> None:
+    refused = ablate("run", "--variant", "no_drift", *words.split(), cwd=tmp_path)
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1

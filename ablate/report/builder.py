@@ -12,6 +12,7 @@ import pandas as pd
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.report.clean_rows import finite
+from ablate.report.curves import make_curves
 from ablate.report.design import StudyDesign, design_of
 from ablate.report.factorial_effects import make_factorials
 from ablate.report.findings import Compared, Findings, Value, VariantRow
@@ -29,7 +30,7 @@ from ablate.study.variants import BASELINE
 
 EVERYTHING = Choice()
 SHOWN_NAMES = 3  # in a note
-TABLES = ("runs", "fidelity", "quantized", "plans")
+TABLES = ("runs", "fidelity", "quantized", "sampling", "plans")
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
@@ -49,7 +50,8 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     """Return the findings of one comparison.
 
     Args:
-        frames: The tables `runs` and, if there are any rows, `fidelity`, `quantized` and `plans`.
+        frames: The tables `runs` and, if there are any rows, `fidelity`, `quantized`, `sampling` and
+            `plans`.
         choice: What to compare.
 
     Raises:
@@ -121,6 +123,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         fronts=fronts,
         quantized=summarise(formats),
         tuning=make_tuning(table.rows, frames.get("plans"), notes),
+        curves=make_curves(table.rows, describe_metrics(selected), frames, table.against, notes),
         notes=tuple(notes),
     )
 

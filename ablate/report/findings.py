@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 VerdictWord = Literal["helps", "hurts", "same", "undecided"]
 ClaimWord = Literal["supported", "contradicted", "undecided"]
+CurveKind = Literal["train_steps", "nfe"]
 Design = Literal["planned", "grown"]
 VERDICTS = get_args(VerdictWord)
 CLAIM_VERDICTS = get_args(ClaimWord)
@@ -239,6 +240,36 @@ class Quantized(Record):
     most_sensitive: tuple[str, ...]  # a line per variant and scheme of which several module groups were measured
 
 
+class CurvePoint(Record):
+    """One variant at one budget."""
+
+    x: int
+    value: Value
+    difference: Value | None  # paired, to `Curve.against` at the same x; None: no such pair
+
+
+class CurveLine(Record):
+    """One variant, by growing x."""
+
+    label: str
+    points: tuple[CurvePoint, ...]
+
+
+class Curve(Record):
+    """A metric over a budget. Its intervals are not corrected for their number, and nothing is decided by them."""
+
+    kind: CurveKind
+    metric: str
+    higher_is_better: bool
+    against: str | None
+    lines: tuple[CurveLine, ...]
+
+    @property
+    def over(self) -> str:
+        """What x counts, in words."""
+        return {"train_steps": "training steps", "nfe": "network evaluations"}[self.kind]
+
+
 class TunedVariant(Record):
     """How the setting of one variant was chosen. `scores` follow the order of `settings`."""
 
@@ -278,4 +309,5 @@ class Findings(Record):
     fronts: tuple[Front, ...]
     quantized: Quantized | None
     tuning: Tuning | None
+    curves: tuple[Curve, ...]
     notes: tuple[str, ...]

@@ -242,10 +242,11 @@ def _means(grid: SeedGrid, theirs: np.ndarray | None) -> dict[str, Value]:
         mean = np.nansum(x, axis=0) / n
         sd = np.sqrt(np.nansum((x - mean) ** 2, axis=0) / (n - 1))
     columns = zip(grid.columns, mean.tolist(), sd.tolist(), n.tolist(), strict=True)
-    return {name: _value(m, s, k) for name, m, s, k in columns}
+    return {name: value_of(m, s, k) for name, m, s, k in columns}
 
 
-def _value(mean: float, sd: float, n: int) -> Value:
+def value_of(mean: float, sd: float, n: int) -> Value:
+    """Return a mean over `n` seeds with its 95 % interval (Student's t)."""
     if n < 2:
         return NO_VALUE.model_copy(update={"mean": mean, "n": n}) if n else NO_VALUE
     half = paired.half_width(n, sd)

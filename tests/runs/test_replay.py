@@ -77,6 +77,26 @@ def test_the_row_names_its_plan_and_what_its_file_claimed(study: Path) -> None:
     assert (row["about"], json.loads(row["claims"])) == ("Small.", CLAIMS)
 
 
+def test_its_samples_are_drawn_with_other_numbers_of_evaluations_once(study: Path, tmp_path: Path) -> None:
+    folder = copy(study, tmp_path)
+    (study / "variants" / "small.toml").write_text(VARIANT)
+    row = tables.read(folder, "runs").iloc[0]
+    words = ["run", "--preset", "smoke", "--data", "set.npz", "--variant", "small", "--no-baseline", "--threads", "1"]
+    said = [
+        CliRunner().invoke(cli.app, [*words, "--results", str(folder), "--nfe", "1,4,8"]).stdout.strip()
+        for _ in range(2)
+    ]
+    (study / "variants" / "small.toml").unlink()
+    assert [one.rpartition("; ")[2] for one in said] == ["2 rows added", "0 rows added"]
+    added = tables.read(folder, "sampling")
+    assert list(added["nfe"]) == [1, 8]  # 4 is what the run was measured with
+    assert set(added["n"]) == {row["fd_n"]}
+    assert set(added["ref_n"]) == {row["fd_ref_n"]}
+    assert added["fd"].notna().all()
+    assert added["samples_digest"].nunique() == 2
+    assert row["samples_digest"] not in set(added["samples_digest"])
+
+
 def test_the_row_is_enough_for_the_same_bits(study: Path) -> None:
     before = sorted(p for p in (study / "results").rglob("*"))
     done = replay("--data", "set.npz", "--json")

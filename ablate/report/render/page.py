@@ -84,6 +84,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "trade_offs": [verdict_plots.trade_off(front, i) for i, front in enumerate(findings.fronts)],
         "training": [
             verdict_plots.tuning(findings),
+            *map(verdict_plots.curve, findings.curves),
             run_plots.denoising(tables["denoising"], runs, compared.against),
             run_plots.curves(tables["curves"], runs, compared.against),
         ],

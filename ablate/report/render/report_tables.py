@@ -9,6 +9,7 @@ from ablate.report.findings import (
     VERDICTS,
     Claim,
     Comparison,
+    Curve,
     Effect,
     Factorial,
     Findings,
@@ -406,9 +407,30 @@ def tuning_table(findings: Findings) -> TextTable | None:
     )
 
 
+def curve_table(curve: Curve) -> TextTable:
+    """Return the points of a curve, a line each."""
+    decimals = decimals_of(point.value.mean for line in curve.lines for point in line.points)
+    better = "higher" if curve.higher_is_better else "lower"
+    lines = []
+    for line in curve.lines:
+        for point in line.points:
+            found = point.difference
+            change = signed(found.mean, decimals) if found else ""
+            span = interval(found.low, found.high, decimals) if found else ""
+            cells = (f"{point.x:,}", rounded(point.value.mean, decimals), change, span, str(point.value.n))
+            lines.append((line.label, *cells))
+    return TextTable(
+        f"{curve.metric} over {curve.over}, {better} is better",
+        ("variant", curve.over, curve.metric, f"vs {curve.against or 'the baseline'}", "95 %", "seeds"),
+        tuple(lines),
+        (0,),
+        ("Not judged: each interval is of one difference alone.",),
+    )
+
+
 def other_tables(findings: Findings) -> Sequence[TextTable]:
     """Return the tables after quality and costs: budgets, factorial effects, trade-offs, number formats."""
-    tables = [tuning_table(findings), budget_table(findings)]
+    tables = [tuning_table(findings), *map(curve_table, findings.curves), budget_table(findings)]
     tables += [factorial_table(findings, study) for study in findings.factorials]
     tables += [front_table(front) for front in findings.fronts]
     return [table for table in (*tables, format_table(findings)) if table is not None]

@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from ablate.report.findings import VERDICTS, Comparison, Findings, Front, Metric
+from ablate.report.findings import VERDICTS, Comparison, Curve, Findings, Front, Metric, Value
 from ablate.report.render import report_tables
 from ablate.report.render.number_text import COUNTS, interval, signed
 from ablate.report.render.text_table import TextTable
@@ -276,3 +276,57 @@ def _numeric(setting: str) -> float | None:
         return float(setting.partition("=")[2])
     except ValueError:
         return None
+
+
+def curve(found: Curve) -> Plot:
+    """Plot the mean of every variant over a budget, and below it the paired differences with their intervals."""
+    rows = [
+        {"variant": line.label, "x": point.x, "mean": point.value.mean, "seeds": point.value.n}
+        | ({} if point.difference is None else _interval(point.difference))
+        for line in found.lines
+        for point in line.points
+    ]
+    frame = pd.DataFrame(rows).reindex(columns=["variant", "x", "mean", "seeds", "difference", "low", "high"])
+    values = sorted({*frame["x"]})
+    axis = alt.Axis(values=values, format="d")
+    x = alt.X("x:Q", title=found.over, scale=alt.Scale(type="log", nice=False), axis=axis)
+    legend = alt.Legend(orient="bottom", title=None, columns=5, symbolType="stroke", symbolOpacity=1)
+    colour = alt.Color("variant:N", scale=alt.Scale(scheme="tableau20"), legend=legend, sort=None)
+    numbers = [alt.Tooltip(f"{name}:Q", format=".4g") for name in ("mean", "difference", "low", "high")]
+    tips = [alt.Tooltip("variant:N"), alt.Tooltip("x:Q"), *numbers, alt.Tooltip("seeds:Q")]
+    base = alt.Chart(frame).encode(x=x, color=colour, tooltip=tips)
+    points = alt.OverlayMarkDef(filled=True, size=40)
+    y = alt.Y("mean:Q", title=found.metric, scale=alt.Scale(zero=False))
+    parts: list[Any] = [base.mark_line(point=points).encode(y=y).properties(width=WIDTH, height=200)]
+    compared = frame[frame["difference"].notna()]
+    if len(compared):
+        # Two seeds have enormous intervals: their ends are cut, not the differences.
+        most = max(0.0, compared["difference"].max()), min(0.0, compared["difference"].min())
+        margin = 1.5 * (most[0] - most[1])
+        scale = alt.Scale(domain=[most[1] - margin, most[0] + margin], nice=False)
+        paired = alt.Chart(compared).encode(x=x, color=colour, tooltip=tips)
+        y = alt.Y("difference:Q", title=f"difference to {found.against}", scale=scale)
+        layers = alt.layer(
+            alt.Chart(pd.DataFrame({"y": [0]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(y="y:Q"),
+            paired.mark_rule(strokeWidth=2, opacity=0.5, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
+            paired.mark_line(point=points).encode(y=y),
+        )
+        parts.append(layers.properties(width=WIDTH, height=200))
+    better = "higher" if found.higher_is_better else "lower"
+    ends = ((line.label, line.points[0].value.mean, line.points[-1].value.mean) for line in found.lines)
+    last = "; ".join(f"{label} {first:.4g} to {end:.4g}" for label, first, end in ends)
+    return finish(
+        f"curve-{found.kind}-{found.metric}",
+        alt.vconcat(*parts),
+        f"{found.metric} over {found.over}",
+        f"Above, means over seeds; {better} is better. Below, the paired differences to {found.against} with their "
+        "95 % intervals: a line that crosses the dashed one is a ranking that turns round. Nothing is judged by these "
+        "points, and each interval is of one difference alone.",
+        f"{found.metric} from {values[0]:,} to {values[-1]:,} {found.over}: {last}.",
+        report_tables.curve_table(found),
+    )
+
+
+def _interval(value: Value) -> dict[str, float | None]:
+    low, high = (value.mean if end is None else end for end in (value.low, value.high))
+    return {"difference": value.mean, "low": low, "high": high}

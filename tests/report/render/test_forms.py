@@ -24,7 +24,7 @@ from ablate.report.render.markdown import to_markdown
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
 SCHEMA = Findings.model_json_schema(mode="serialization")
-SCHEMA_SHA256 = "3d7715eac73e348ef38855ab2807b089ce4f85976b64c1f7a5e1704a3f826119"
+SCHEMA_SHA256 = "686a6627b833d933b9cdd34409d15af0095b67fbd6b7e0d84935cbb5ba754abd"
 
 
 @cache

@@ -19,7 +19,7 @@
       if (stretches) spec.spec.width = Math.min(280, Math.floor((width - 80) / spec.columns) - 20);
       if (spec.facet?.header) spec.facet.header.labelLimit = spec.spec.width;
     } else {
-      spec.width = Math.max(280, width);
+      for (const part of spec.vconcat ?? [spec]) part.width = Math.max(280, width);
       spec.autosize = { type: "fit-x", contains: "padding" };
     }
     const before = drawn.get(figure);

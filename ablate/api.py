@@ -89,6 +89,11 @@ class Results:
         """One row per run, number format and scope."""
         return self.table("quantized")
 
+    @cached_property
+    def sampling(self) -> pd.DataFrame:
+        """One row per run, solver and number of network evaluations other than its own."""
+        return self.table("sampling")
+
     def wide(self) -> pd.DataFrame:
         """Return `runs` with a column for each setting of the configuration too, as in `config.train.lr`.
 

@@ -50,6 +50,7 @@ def test_tables_are_frames_with_sensible_types(folder: Path) -> None:
     assert len(results.runs) == 36
     for name in ("curves", "denoising", "fidelity", "latency", "quantized"):
         assert len(getattr(results, name)), name
+    assert len(results.sampling) == 0
     assert results.runs is results.runs
     assert results.refresh().runs is not results.runs
     assert repr(results) == f"<Results {str(folder)!r}: 36 done>"

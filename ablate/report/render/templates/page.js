@@ -19,8 +19,9 @@
       if (stretches) spec.spec.width = Math.min(280, Math.floor((width - 80) / spec.columns) - 20);
       if (spec.facet?.header) spec.facet.header.labelLimit = spec.spec.width;
     } else {
-      for (const part of spec.vconcat ?? [spec]) part.width = Math.max(280, width);
-      spec.autosize = { type: "fit-x", contains: "padding" };
+      // Plots one below the other cannot be fitted to the width: leave room for their axes.
+      for (const part of spec.vconcat ?? [spec]) part.width = Math.max(280, spec.vconcat ? width - 100 : width);
+      if (!spec.vconcat) spec.autosize = { type: "fit-x", contains: "padding" };
     }
     const before = drawn.get(figure);
     drawn.set(figure, { width });

@@ -111,10 +111,14 @@ def _place(prefer: Path | None, sources: Sequence[Path]) -> int | None:
 
 
 def _read(folder: Path) -> Content:
-    """Read all tables of a folder as they are at one moment."""
-    # A folder that this user cannot write has no lock file, and rarely another writer.
-    with tables.lock(folder) if folder.is_dir() and os.access(folder, os.W_OK) else nullcontext():
-        return {table: tables.load(folder, table) for table in schema.SCHEMAS}
+    """Read all tables of a folder as they are at one moment. No file is added to the folder."""
+    lock_file = folder / tables.LOCK_FILE
+    # A folder without a lock file has had no writer yet: the first one creates the file.
+    had_writer = lock_file.exists()
+    # A folder that this user cannot write cannot be locked, and rarely has another writer.
+    with tables.lock(folder) if had_writer and os.access(folder, os.W_OK) else nullcontext():
+        content = {table: tables.load(folder, table) for table in schema.SCHEMAS}
+    return _read(folder) if lock_file.exists() and not had_writer else content
 
 
 class _Union:

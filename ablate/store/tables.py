@@ -35,6 +35,8 @@ from ablate.store import parquet_files, schema
 from ablate.store.atomic_files import sync_folder
 from ablate.store.owners import Owner
 
+LOCK_FILE = ".lock"  # in a results folder; the first writer creates it, and it stays
+
 
 def append(
     results: Path, rows: Mapping[str, Sequence[Mapping[str, object]]], *, replace: bool = True, timeout: float = 60.0
@@ -309,7 +311,7 @@ def lock(results: Path, timeout: float = 60.0) -> Iterator[None]:
         ResultsError: The folder cannot be locked, or another process held it for `timeout` seconds.
     """
     holder = results / ".lock.json"
-    file_lock = filelock.FileLock(results / ".lock", timeout=timeout)
+    file_lock = filelock.FileLock(results / LOCK_FILE, timeout=timeout)
     try:
         file_lock.acquire()
     except filelock.Timeout as error:

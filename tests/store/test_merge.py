@@ -75,6 +75,29 @@ def test_an_existing_folder_keeps_its_runs(tmp_path: Path) -> None:
     assert (results.artifacts("r1") / "model.safetensors").read_text() == "other of r1"
 
 
+def test_reading_adds_no_file_to_a_folder(tmp_path: Path) -> None:
+    """A copied or shipped folder has no lock file."""
+    for name, run_id in (("a", "r0"), ("b", "r1")):
+        (save(tmp_path / name, run_id) / ".lock").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    assert ablate("merge", "a", "b", "-o", "both", cwd=tmp_path).returncode == 0
+    assert sorted(path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "both")) == before
+
+
+def test_a_writer_that_starts_meanwhile_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (save(tmp_path / "a", "r0") / ".lock").unlink()
+    load = tables.load
+
+    def write_then_load(results: Path, table: str, **options: Any) -> pa.Table:
+        if results.name == "a" and table == "runs" and not (results / ".lock").exists():
+            save(results, "r1")
+        return load(results, table, **options)
+
+    monkeypatch.setattr(tables, "load", write_then_load)
+    assert ablate("merge", "a", "-o", "b", cwd=tmp_path).returncode == 0
+    assert contents(tmp_path / "b") == contents(tmp_path / "a")
+
+
 @pytest.mark.parametrize("prefer", ["a", "b", "out"])
 def test_runs_that_differ_are_refused_or_chosen(tmp_path: Path, prefer: str) -> None:
     values = {"out": 1.0, "a": 2.0, "b": 3.0}

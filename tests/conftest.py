@@ -35,7 +35,6 @@ LONGEST = (
     "loop",
     "html",
     "set_distances",
-    "onnx_runtime",
     "api",
 )
 

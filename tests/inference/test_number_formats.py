@@ -1,4 +1,7 @@
-"""Number formats and exported files as a user meets them: a smoke run, measured, exported, sampled from, and bad input."""
+"""Number formats and exported files: a run, measured, exported, sampled from; bad input; its graph against torch.
+
+One file, because the graph is exported once: that takes twenty seconds.
+"""
 
 import json
 import re
@@ -13,12 +16,19 @@ import onnx
 import pandas as pd
 import pytest
 import torch
+from command import add_tiny_preset
 from PIL import Image
+from torch import Tensor, nn
 
+from ablate.base.errors import ResultsError
+from ablate.inference import onnx_runtime
 from ablate.inference.number_formats import SCOPES, groups_of, parse_formats, with_formats
 from ablate.inference.onnx import ExportableModel, ImageGenerator, calibration_inputs
-from ablate.inference.onnx_modules import Step
+from ablate.inference.onnx_modules import ShuffledConv2d, Step
+from ablate.models.cost import cost
 from ablate.models.kpn.denoiser import build
+from ablate.models.kpn.drift import ZeroInit
+from ablate.runs.loading import load_run
 from ablate.study import variants
 from ablate.study.plan import RunSpec
 
@@ -33,17 +43,21 @@ def ablate(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    done = ablate("run", "--preset", "smoke", "--data", "set.npz", *words, cwd=cwd)
+    done = ablate("run", "--preset", "tiny", "--data", "set.npz", *words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, each_graph_exported_once: None) -> Path:
-    """The baseline with int8 and int4, its file of each scheme, and a run that failed."""
+    """The baseline with int8 and int4, and its file of each scheme. No layer is near zero."""
     path = tmp_path_factory.mktemp("work")
+    add_tiny_preset(path)
     np.savez(path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
-    run("--quantize", "int8,int4", "--scopes", "kpn,filters,drift", cwd=path)
+    draw = lambda layer: [nn.init.normal_(p, 0, 0.05) for p in layer.parameters()]  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ZeroInit, "reset_parameters", draw)
+        run("--quantize", "int8,int4", "--scopes", "kpn,filters,drift", cwd=path)
     for scheme in ("fp32", "int8"):
         done = ablate("export", "baseline", "--scheme", scheme, "-o", f"{scheme}.onnx", cwd=path)
         assert done.returncode == 0, done.stderr
@@ -102,7 +116,7 @@ def test_the_report_lists_them_in_every_form(study: Path) -> None:
 
 def test_a_file_says_what_it_is_and_the_documented_code_draws_a_cat_from_it(study: Path) -> None:
     words = {p.key: p.value for p in onnx.load(study / "int8.onnx").metadata_props}
-    assert words["ablate.run_id"].startswith("baseline-smoke-set")
+    assert words["ablate.run_id"].startswith("baseline-tiny-set")
     assert words["ablate.scheme"] == "int8"
     assert {"ablate.data_licence", "ablate.preprocessing", "ablate.postprocessing"} <= set(words)
     section = PAGE.read_text()
@@ -210,12 +224,12 @@ def test_finished_runs_without_weights_are_skipped_or_told_at_the_end(study: Pat
     folder = tmp_path / "copy"
     for path in (folder / "results" / "artifacts").glob("baseline-*/model.safetensors"):
         path.unlink()
-    words = ("run", "--preset", "smoke", "--data", "set.npz", "--variant", "baseline")
+    words = ("run", "--preset", "tiny", "--data", "set.npz", "--variant", "baseline")
     done = ablate(*words, "--quantize", "none", cwd=folder)
     assert (done.returncode, "done before; skipped" in done.stdout) == (0, True), done.stderr
     done = ablate(*words, "--variant", "direct", "--quantize", "fp8", "--scopes", "filters,heads", cwd=folder)
     assert done.returncode == 1
-    assert re.search(r"direct-smoke-set-s0-\w+: done in", done.stdout)
+    assert re.search(r"direct-tiny-set-s0-\w+: done in", done.stdout)
     assert "model.safetensors: missing" in done.stderr
 
 
@@ -233,3 +247,84 @@ def test_calibration_sees_all_times_of_noise_that_no_sample_starts_from() -> Non
         == found.digest
         != calibration_inputs(network, CONFIG, 1, 3).digest
     )
+
+
+@pytest.fixture(scope="module")
+def step(study: Path) -> Step:
+    return Step(load_run(study / "results", "baseline", torch.device("cpu")).model, CONFIG.diffusion)
+
+
+@pytest.fixture(scope="module")
+def graph(study: Path) -> onnx.ModelProto:
+    return onnx.load(study / "fp32.onnx")
+
+
+@pytest.fixture(scope="module")
+def quantised(graph: onnx.ModelProto) -> onnx.ModelProto:
+    inputs = [{"z": noise(4, seed), "t": torch.linspace(0, 1, 4)} for seed in range(4)]
+    return onnx_runtime.to_int8(graph, ("backbone", "upscaler", "heads"), inputs)
+
+
+def noise(batch: int, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_the_graph_computes_what_torch_does_at_any_batch(step: Step, graph: onnx.ModelProto, batch: int) -> None:
+    z, t = noise(batch, 7), torch.linspace(0, 1, batch)
+    torch.testing.assert_close(onnx_runtime.Session(graph, 1)(z, t), step(z, t), rtol=0, atol=1e-5)
+
+
+def test_a_transposed_convolution_is_a_convolution_and_a_shuffle() -> None:
+    transposed = nn.ConvTranspose2d(6, 4, 2, stride=2)
+    x = torch.randn(2, 6, 5, 5)
+    torch.testing.assert_close(ShuffledConv2d(transposed)(x), transposed(x))
+    with pytest.raises(ValueError, match="kernel"):
+        ShuffledConv2d(nn.ConvTranspose2d(6, 4, 3, stride=2))
+
+
+def test_multiply_accumulates_of_the_graph_are_those_of_the_model(graph: onnx.ModelProto) -> None:
+    found = dict.fromkeys(onnx_runtime.MODULE_GROUPS, 0)
+    for name, macs in onnx_runtime.product_macs(graph).items():
+        found[name.split("/")[0]] += macs
+    counted = cost(CONFIG).macs
+    for group in ("backbone", "upscaler", "heads", "drift"):
+        assert found[group] == counted[group], group
+
+
+def test_integer_multiply_accumulates_by_hand(graph: onnx.ModelProto, quantised: onnx.ModelProto) -> None:
+    w, (a, b, c), tokens = CONFIG.model.width, CONFIG.model.upscaler_channels, 64
+    hidden = -(-8 * w // 3 // 32) * 32
+    embed, time = 3 * 64 * w * tokens, 128 * w + w * w
+    block = tokens * (3 * w * w + w * w + 2 * w * hidden + hidden * w) + 6 * w * w
+    stages = sum(s * s * (9 * i * i + 4 * i * i + 4 * i * o) for s, i, o in ((8, w, a), (16, a, b), (32, b, c)))
+    heads = sum(29 * channels * s * s for s, channels in ((16, a), (32, b), (64, c)))
+    assert onnx_runtime.int8_macs(quantised, graph) == embed + time + CONFIG.model.depth * block + stages + heads
+    assert onnx_runtime.int8_macs(graph, graph) == 0
+
+
+def test_int8_is_near_and_leaves_the_other_groups_alone(
+    step: Step, graph: onnx.ModelProto, quantised: onnx.ModelProto
+) -> None:
+    z, t = noise(4, 11), torch.full((4,), 0.5)
+    error = (onnx_runtime.Session(quantised, 1)(z, t) - step(z, t)).square().mean().sqrt() / step(z, t).std()
+    assert 1e-4 < error < 0.02  # 0.11 where products overflow
+    kept = {tensor.name for tensor in quantised.graph.initializer}
+    assert {"denoiser.drift.down.0.weight", "denoiser.drift.out.weight"} <= kept
+    assert "denoiser.heads.2.0.weight" not in kept
+    with pytest.raises(ValueError, match="no weights"):
+        onnx_runtime.to_int8(graph, ("decoder",), [])
+
+
+def test_the_file_names_no_path_of_this_machine(graph: onnx.ModelProto) -> None:
+    text = graph.SerializeToString()
+    for word in (str(Path(onnx_runtime.__file__).parent), "site-packages", "forward("):
+        assert word.encode() not in text
+
+
+def test_damaged_file_is_one_line(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(graph.SerializeToString()[:5000])
+    with pytest.raises(ResultsError, match=r"cut\.onnx: not a model") as error:
+        onnx_runtime.Session(path, 1)
+    assert "\n" not in str(error.value)

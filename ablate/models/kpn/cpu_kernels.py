@@ -1,6 +1,6 @@
 """The two per-pixel filters and their gradients as CPU kernels, compiled by Numba.
 
-`ablate.models.kpn.filters` calls them and has their equations. A kernel works on rows of pixels,
+`ablate.models.kpn.filters` calls them in float32 and has their equations. A kernel works on rows of pixels,
 which are contiguous in memory. It keeps a row's 25 weights and sums in the L1 cache, and computes a
 weight again in the backward pass instead of storing it.
 

@@ -144,12 +144,14 @@ def _flat(params: Tensor) -> tuple[Tensor, int]:
 def use_kernels(image: Tensor) -> bool:
     """Return whether CPU or CUDA kernels filter an image; otherwise torch operations do.
 
-    CUDA kernels need float32, at most four channels and a Triton that works. No kernels are used
-    while a graph is traced.
+    Kernels need float32. CUDA kernels also need at most four channels and a Triton that works. No
+    kernels are used while a graph is traced.
     """
+    if image.dtype != torch.float32:
+        return False
     if image.device.type != "cuda":
         return usable_for(image)
-    if image.dtype != torch.float32 or image.shape[1] > 4 or torch.compiler.is_compiling():
+    if image.shape[1] > 4 or torch.compiler.is_compiling():
         return False
     return _cuda_kernels(image.device) is not None
 

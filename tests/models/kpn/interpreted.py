@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from ablate.models.kpn import cuda_kernels, filters
 
 torch.manual_seed(0)
-for channels, height, width in ((3, 16, 20), (4, 8, 40), (1, 32, 32)):
+# Several blocks of pixels, of which the last is not full. Whether tanh is applied does not depend on the channels.
+for channels, height, width, choices in ((3, 14, 20, (True, False)), (4, 8, 20, (True,)), (1, 12, 12, (False,))):
     params = 3 * torch.randn(2, 29, height, width)
     image = torch.randn(2, channels, height, width)
-    for apply_tanh in (True, False):
+    for apply_tanh in choices:
         leaves = [image.clone().requires_grad_(), params[:, :25].detach().requires_grad_()]
         expected = filters.filter_pixels(*leaves, apply_tanh=apply_tanh)
         grad = torch.randn_like(expected)

@@ -1,8 +1,8 @@
 """The two per-pixel filters and their gradients as CPU kernels, compiled by Numba.
 
-`ablate.models.kpn.filters` calls them in float32 and has their equations. A kernel works on rows of pixels,
-which are contiguous in memory. It keeps a row's 25 weights and sums in the L1 cache, and computes a
-weight again in the backward pass instead of storing it.
+`ablate.models.kpn.filters` calls them in float32 and has their equations. A kernel works on rows of
+pixels, which are contiguous in memory. It keeps a row's 25 weights and sums in the L1 cache, and
+computes a weight again in the backward pass instead of storing it.
 
 Numba needs no compiler on the machine, and compiles once for all shapes (seconds, cached on disk).
 Inductor needs a C++ compiler, and as long for each shape (docs/log.md).

@@ -308,7 +308,7 @@ def test_int8_is_near_and_leaves_the_other_groups_alone(
 ) -> None:
     z, t = noise(4, 11), torch.full((4,), 0.5)
     error = (onnx_runtime.Session(quantised, 1)(z, t) - step(z, t)).square().mean().sqrt() / step(z, t).std()
-    assert 1e-4 < error < 0.02  # 0.11 where products overflow
+    assert 1e-4 < error < 0.02  # with a model at smoke, 0.11 where products overflowed (x86 without VNNI)
     kept = {tensor.name for tensor in quantised.graph.initializer}
     assert {"denoiser.drift.down.0.weight", "denoiser.drift.out.weight"} <= kept
     assert "denoiser.heads.2.0.weight" not in kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -50,10 +51,16 @@ class _Group(_PlainTypes, TyperGroup):
 
 
 class _App(typer.Typer):
-    """An application whose commands all show plain types."""
+    """An application whose commands all show plain types, and paragraphs that fill the terminal."""
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[CommandFunctionType], CommandFunctionType]:
-        return super().command(name, **{"cls": _Command, **options})
+        def register(function: CommandFunctionType) -> CommandFunctionType:
+            # typer keeps the docstring's line breaks, which are wrong for a terminal of another width.
+            paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+            text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+            return super(_App, self).command(name, **{"cls": _Command, "help": text, **options})(function)
+
+        return register
 
 
 app = _App(

@@ -103,6 +103,10 @@ def tag(
 
     *runs, name = words
     check_tags([name])
+    if not runs and where is None:
+        raise AblateError(
+            f"tag {name}: which runs get this tag? Name them before it, or give --where CONDITION; ablate ls shows them"
+        )
     chosen = set(choose_runs(folder, runs, where)["run_id"])
     changed = tag_runs(folder, chosen, **{"remove" if remove else "add": split_names(name)})
     typer.echo(f"{name}: {'taken from' if remove else 'given to'} {changed} of {len(chosen)} runs", err=True)

@@ -172,7 +172,7 @@ def run(
         list[str] | None,
         typer.Option(
             "--tune",
-            help="First choose each variant's own best setting, as in train.lr=5e-4,1e-3,2e-3. Repeatable: a grid.",
+            help="First choose each variant's own best setting, as in train.lr=1e-3,2e-3. Repeatable: a grid.",
             show_default=False,
         ),
     ] = None,

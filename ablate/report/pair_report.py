@@ -72,7 +72,8 @@ def compare(
     if a in existing and b in existing:
         for name in (a, b):
             _check_finished(runs[runs["variant"] == name], name, choice.filters)
-        every, kept = runs, _newest(runs, (a, b))
+        every = runs[runs["purpose"].isna()] if "purpose" in runs else runs  # others are not judged
+        kept = _newest(every, (a, b))
         not_paired += _left_out(every, kept, (a, b))
         older = every.index.difference(kept.index)
         runs = frames["runs"].drop(older)  # `build` leaves out what the choice does, and says so

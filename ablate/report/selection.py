@@ -98,16 +98,17 @@ def without_left_out(frames: Mapping[str, pd.DataFrame], choice: Choice) -> dict
         ResultsError: The condition is none, no run fits it, or no run has a seed to leave out.
     """
     runs = frames["runs"]
+    judged = runs["purpose"].isna() if "purpose" in runs else pd.Series(True, runs.index)
     kept = ~runs["seed"].isin(choice.without_seeds)
     for seed in choice.without_seeds:
-        if len(runs) and not (runs["seed"] == seed).any():
+        if len(runs) and not (judged & (runs["seed"] == seed)).any():
             raise ResultsError(f"--without-seed {seed}: no run here has this seed")
     if choice.where is not None:
         fits, other = rows_where(runs, choice.where), runs["variant"] != choice.against
         pairs = pd.MultiIndex.from_frame(runs[["preset", "data_digest", "seed"]].astype(object).fillna(""))
         kept &= fits | (~other & pairs.isin(pairs[fits & other]))
-    if len(runs) and not kept.any():
-        raise ResultsError(f"{choice.filters}: this leaves out all {_runs(len(runs))}; ablate ls shows them")
+    if judged.any() and not (judged & kept).any():
+        raise ResultsError(f"{choice.filters}: this leaves out all {_runs(int(judged.sum()))}; ablate ls shows them")
     return {**frames, "runs": runs[kept]}
 
 

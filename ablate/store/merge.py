@@ -69,6 +69,8 @@ def merge(
     for folder in folders:
         if not folder.is_dir():
             raise ResultsError(f"merge {folder}: no such folder; name results folders, as in ablate merge A B -o OUT")
+        if not any((folder / f"{table}.parquet").exists() for table in schema.SCHEMAS):
+            raise ResultsError(f"merge {folder}: no results folder: it has no runs.parquet")
     others = {folder.resolve(): folder for folder in folders if folder.resolve() != output.resolve()}
     sources = [output, *others.values()]
     preferred = _place(prefer, sources)
@@ -170,8 +172,19 @@ class _Union:
             where = ", ".join(str(folders[int(place)]) for place in holders)
             raise ResultsError(
                 f"merge: {len(differing)} run{'s' * (len(differing) > 1)} with unequal rows in {where}: {some}{more}; "
-                "choose whose are taken with --prefer FOLDER, or remove the others with ablate rm"
+                f"{self._digests(differing)}choose whose are taken with --prefer FOLDER, or remove the others with "
+                "ablate rm"
             )
+
+    def _digests(self, differing: set[int]) -> str:
+        """Say whether the versions of these runs have the same weights and samples, if their rows tell."""
+        rows = self._versions("runs")
+        rows = rows[np.isin(self._run["runs"][rows], sorted(differing))]
+        cells = self._cells["runs"].iloc[rows][["weights_digest", "samples_digest"]].astype(object)
+        if cells.isna().any(axis=None):
+            return ""
+        equal = cells.groupby(self._run["runs"][rows]).nunique().le(1).all(axis=None)
+        return "their weights and samples are equal; " if equal else "their weights or samples differ; "
 
     def places(self, run_id: str) -> list[int]:
         """Return the places of the folders that hold the version of a run that is kept."""

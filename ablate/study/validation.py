@@ -57,7 +57,10 @@ def explain(error: ValidationError, model: type[BaseModel], subject: Callable[[L
     at, given, kind, context = first["loc"], first["input"], first["type"], first.get("ctx", {})
     if kind == "extra_forbidden":
         allowed = _fields(model, at[:-1])
-        return f"unknown key {dotted(at)}{did_you_mean(str(at[-1]), allowed)} Allowed: {', '.join(allowed)}"
+        near = did_you_mean(str(at[-1]), allowed)
+        if near.endswith("?"):  # the whole key, as it is to be written
+            near = near.replace("mean ", f"mean {dotted(at[:-1])}." if at[:-1] else "mean ")
+        return f"unknown key {dotted(at)}{near} Allowed: {', '.join(allowed)}"
     if kind == "missing":
         return f"{dotted(at)} is missing"
     if kind == "literal_error":

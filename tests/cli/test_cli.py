@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from ablate.base.errors import DivergedError
+from ablate.cli import app
 from ablate.launch.ray_worker import resumable_files
 from ablate.store import tables
 
@@ -389,6 +390,12 @@ def test_every_command_has_help_with_an_example(folder: Path, name: str) -> None
     assert shown.returncode == 0
     assert f"Example: ablate {name}" in " ".join(shown.stdout.split())
     assert not {"<bool>", "range", "list["} & set(re.findall(r"<bool>|range|list\[", shown.stdout))
+
+
+def test_paragraphs_of_the_help_fill_a_terminal_of_any_width() -> None:
+    for help_text in (registered.help for registered in app.registered_commands):
+        assert help_text
+        assert "\n" not in help_text.replace("\n\n", "")
 
 
 def test_list_and_show(folder: Path) -> None:

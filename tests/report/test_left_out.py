@@ -137,6 +137,13 @@ def test_what_cannot_be_left_out_is_one_line(choice: dict[str, Any], message: st
     assert message in str(error.value)
 
 
+def test_a_condition_that_only_tuning_runs_fit_is_one_line() -> None:
+    tried = [row | {"run_id": "t", "seed": 1000, "purpose": "tuning"} for row in STUDY["runs"][:1]]
+    for choice in ({"where": "seed > 70"}, {"without_seeds": (1000,)}):
+        with pytest.raises(ResultsError, match=r"this leaves out all 40 runs|no run here has this seed"):
+            build(frames(STUDY, {"runs": tried}), Choice(**choice))  # type: ignore[arg-type]
+
+
 def test_runs_that_are_removed_make_their_study_grown() -> None:
     kept = STUDY | {"runs": [row for row in STUDY["runs"] if (row["variant"], row["seed"]) != ("no_drift", 3)]}
     compared = findings_of(kept).compared

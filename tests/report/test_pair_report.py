@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def test_two_variants_seed_by_seed() -> None:
         assert pair.run_b == f"no_drift-quick-cats-s{pair.seed}-00000000"
     turned = versus("no_drift", "direct").comparisons[0]
     assert (turned.verdict, turned.mean) == ("helps", pytest.approx(-(one.mean or 0)))
+
+
+def test_runs_that_chose_a_setting_have_no_part_in_it() -> None:
+    newer = {"run_id": "t", "seed": 1000, "purpose": "tuning", "config_hash": "1", "finished_at": None}
+    newer["finished_at"] = MADE["runs"][-1]["finished_at"] + timedelta(days=1)
+    found = versus("baseline", "no_drift", made=MADE | {"runs": [*MADE["runs"], MADE["runs"][0] | newer]})
+    assert found == versus("baseline", "no_drift")
 
 
 def test_means_are_over_the_seeds_that_both_have() -> None:

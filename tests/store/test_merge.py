@@ -14,8 +14,10 @@ import pytest
 from command import ablate
 
 import ablate as package
+from ablate.base.errors import ResultsError
 from ablate.launch.leases import Lease, Leases
 from ablate.store import tables
+from ablate.store.merge import merge
 
 SCHEMA_1 = Path(__file__).parents[1] / "fixtures" / "schema1"
 
@@ -119,6 +121,14 @@ def test_runs_that_differ_are_refused_or_chosen(tmp_path: Path, prefer: str) -> 
     assert contents(tmp_path / "out")["files"]["artifacts/r/model.safetensors"] == f"{prefer} of r"
 
 
+@pytest.mark.parametrize(("digest", "words"), [("1", "are equal"), ("2", "or samples differ")])
+def test_a_refusal_says_whether_the_images_differ(tmp_path: Path, digest: str, words: str) -> None:
+    for name, samples, wall_s in (("a", "1", 2.0), ("b", digest, 3.0)):
+        save(tmp_path / name, "r", weights_digest="w", samples_digest=samples, wall_s=wall_s)
+    with pytest.raises(ResultsError, match=f"their weights (and samples )?{words}; choose"):
+        merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+
+
 def test_the_preferred_folder_must_hold_the_run_that_differs(tmp_path: Path) -> None:
     for name, fd in (("a", 1.0), ("b", 2.0)):
         save(tmp_path / name, "r", fd=fd)
@@ -208,6 +218,7 @@ def test_a_run_that_is_being_made_is_refused(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ("merge absent -o out", "merge absent: no such folder; name results folders"),
+        ("merge a images -o out", "merge images: no results folder: it has no runs.parquet"),
         ("merge a -o out --prefer b", "--prefer b: not one of the merged folders: out, a"),
         ("merge a odd -o out", "runs.parquet: '../../x' cannot be a run: it is no file name"),
         ("merge mine other -o out", "column 'mine' is string, in another folder int64; rename it"),
@@ -216,6 +227,7 @@ def test_a_run_that_is_being_made_is_refused(tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path: Path, words: str, message: str) -> None:
     save(tmp_path / "a", "r")
+    (tmp_path / "images").mkdir()
     tables.append(
         tmp_path / "odd",
         {"runs": [{"run_id": "../../x", "variant": "v", "preset": "p", "seed": 0, "status": "done"}]},

@@ -38,7 +38,7 @@ def test_every_spelling_has_one_name():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("train.lrr=1", "did you mean lr"),
+        ("train.lrr=1", "did you mean train.lr?"),
         ("train.lr=fast", "must be a number"),
         ("train.lr", "not a setting"),
         ("model.kernel=tan", "tanh"),
@@ -91,7 +91,7 @@ def test_own_variants_and_presets_of_another_folder(tmp_path, monkeypatch):
         ("tiny", OWN_PRESET.replace("smoke", "smok"), "did you mean smoke"),
         ("tiny", OWN_PRESET.replace("smoke", "tiny"), "extends itself"),
         ("tiny", "[train]\nsteps = 7\n", "is missing; set it, or begin with extends"),
-        ("tiny", OWN_PRESET + "step = 1\n", "did you mean steps"),
+        ("tiny", OWN_PRESET + "step = 1\n", "did you mean train.steps?"),
     ],
 )
 def test_a_bad_preset_is_one_line(name, text, words, tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def to_latex(findings: Findings) -> str:
         r"\small",
         rf"\caption{{{' '.join(_caption(findings, None if several else seeds_of[0]))}}}",
         r"\label{tab:ablation}",
-        rf"\begin{{tabular}}{{{'l' * left + 'r' * (len(heads) - left)}}}",
+        rf"\begin{{tabular}}{{@{{}}{'l' * left + 'r' * (len(heads) - left)}@{{}}}}",  # no space beside the rules
         r"\toprule",
         " & ".join(heads) + r" \\",
         r"\midrule",
@@ -128,6 +128,10 @@ def _caption(findings: Findings, n: str | None) -> list[str]:
         which = [f"seed {seed}" for seed in compared.without_seeds]
         which += [f"all but {code(compared.where)}"] if compared.where else []
         sentences.append(f"Left out: {compared.left_out:,} runs ({', '.join(which)}).")
+    if findings.tuning:
+        keys = " and ".join(map(code, findings.tuning.keys))
+        metric, seeds = escape(findings.tuning.metric), ", ".join(map(str, findings.tuning.seeds))
+        sentences.append(f"Each variant has its own best {keys}, chosen by {metric} on other seeds ({seeds}).")
     if findings.comparisons:
         sentences += _tests(findings)
     for metric in findings.metrics:

@@ -396,11 +396,15 @@ def tuning_table(findings: Findings) -> TextTable | None:
     for one in tuning.variants:
         scores = dict(zip(one.settings, one.scores, strict=True))
         cells = ("diverged" if scores.get(at, 0) is None else rounded(scores.get(at), decimals) for at in settings)
-        lines.append((one.label, *cells, one.choice or "its own", duration(one.wall_s)))
+        choice = one.choice or "its own"
+        if len(tuning.keys) == 1:
+            choice = choice.rpartition("=")[2]  # the title names the key
+        lines.append((one.label, *cells, choice, duration(one.wall_s)))
     better = "higher" if tuning.higher_is_better else "lower"
     seeds = ", ".join(map(str, tuning.seeds))
     return TextTable(
-        f"Settings chosen by {tuning.metric} ({better} is better) on seeds {seeds}, which are not judged",
+        f"Settings of {' and '.join(tuning.keys)} chosen by {tuning.metric} ({better} is better) on seeds {seeds}, "
+        "which are not judged",
         ("variant", *settings, "chosen", "cost"),
         tuple(lines),
         (0, len(settings) + 1),

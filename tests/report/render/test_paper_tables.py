@@ -15,7 +15,7 @@ import synthetic
 from scipy import stats
 from synthetic import findings_of
 
-from ablate.report.findings import Findings
+from ablate.report.findings import Findings, TunedVariant, Tuning
 from ablate.report.render.csv import to_csv
 from ablate.report.render.latex import escape, to_latex
 
@@ -45,6 +45,13 @@ def near(cell: str, *values: float | None) -> bool:
         value is not None and abs(float(word) - value) <= 0.5001 * 10.0 ** -len(word.partition(".")[2])
         for word, value in zip(words, values, strict=True)
     )
+
+
+def test_the_caption_says_that_settings_were_tuned() -> None:
+    tried = TunedVariant(label="no_drift", choice=None, edge=(), settings=("train.lr=1",), scores=(1.0,), wall_s=1.0)
+    tuning = Tuning(metric="pd", higher_is_better=False, seeds=(1000, 1001), variants=(tried,))
+    text = to_latex(study().model_copy(update={"tuning": tuning}))
+    assert r"own best \texttt{train.lr}, chosen by pd on other seeds (1000, 1001)." in text
 
 
 @pytest.mark.parametrize("seeds", [6, 12])

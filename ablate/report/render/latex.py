@@ -130,8 +130,8 @@ def _caption(findings: Findings, n: str | None) -> list[str]:
         sentences.append(f"Left out: {compared.left_out:,} runs ({', '.join(which)}).")
     if findings.tuning:
         keys = " and ".join(map(code, findings.tuning.keys))
-        metric, seeds = escape(findings.tuning.metric), ", ".join(map(str, findings.tuning.seeds))
-        sentences.append(f"Each variant has its own best {keys}, chosen by {metric} on other seeds ({seeds}).")
+        by, on = escape(findings.tuning.metric), ", ".join(map(str, findings.tuning.seeds))
+        sentences.append(f"Each variant has its own best {keys}, chosen by {by} on other seeds ({on}).")
     if findings.comparisons:
         sentences += _tests(findings)
     for metric in findings.metrics:

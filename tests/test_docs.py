@@ -70,8 +70,10 @@ def at_tiny_size(command: str) -> str:
         command = command.replace(" --results results/studies/quick_cats", "")
     if "--without-seed" in command:  # the user's folder has one seed
         command += " --results results/studies/quick_cats"
-    command = command.replace("--max-seeds 16", "--max-seeds 2").replace("--at-steps 500,4500", "--at-steps 2,3")
-    command = command.replace("5e-4,1e-3,2e-3", "1e-3,2e-3 --tune-seeds 1000").replace("--nfe 4,8,16,32", "--nfe 1,2")
+    command = command.replace("--max-seeds 16", "--max-seeds 2").replace("--at-steps 500,4500", "--at-steps 2")
+    command = command.replace(
+        "no_drift,v_pred --tune train.lr=5e-4,1e-3,2e-3", "direct --tune train.lr=1e-3,2e-3 --tune-seeds 9"
+    ).replace("--nfe 4,8,16,32", "--nfe 1,2")
     return re.sub(r"--seeds 0-\d", "--seeds 0", re.sub("-(quick|smoke)-", "-tiny-", command))
 
 

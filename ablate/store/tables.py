@@ -14,6 +14,7 @@ version does not know are read, and kept when rows are added or replaced; new ro
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import textwrap
@@ -248,6 +249,20 @@ def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:
             )
 
 
+def _renamed(table: str, found: pa.Schema) -> list[str]:
+    """Return unknown columns of a file that lacks others which it lists: a name is damaged.
+
+    Raises:
+        ValueError: The list is damaged.
+    """
+    try:
+        listed = json.loads((found.metadata or {}).get(b"pandas", b"{}")).get("columns", [])
+        lacking = {str(column["name"]) for column in listed} - {*found.names}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("its list of columns cannot be read") from error
+    return [name for name in found.names if name not in schema.SCHEMAS[table].names] if lacking else []
+
+
 def load(results: Path, table: str, *, encoded: bool = False) -> pa.Table:
     """Read one table as it is, with texts as dictionary codes if `encoded`; a key may be there twice.
 
@@ -283,6 +298,7 @@ def load(results: Path, table: str, *, encoded: bool = False) -> pa.Table:
             # Columns that were added later are null in older rows.
             wrong = [f.name for f in wanted if (f.name in kinds or not f.nullable) and kinds.get(f.name) != f.type]
             wrong += [name for name, count in Counter(found.column_names).items() if count > 1]
+            wrong += _renamed(table, found.schema)
             if wrong:
                 names = ", ".join(map(repr, wrong))
                 raise ResultsError(f"{path}: its columns are not those of schema version {version}: {names}; {fix}")

@@ -169,7 +169,8 @@ def test_interrupted_then_a_machine_lost_and_all_is_as_if_made_here(
         launch(ray.launch, folder, "study", isolated=True)
     assert acted
     runs = tables.read(study, "runs")
-    assert set(runs["status"]) == {"interrupted"}
+    assert "interrupted" in set(runs["status"]) <= {"interrupted", "done"}  # on a busy machine one may end first
+    runs = runs[runs["status"] == "interrupted"]
     before = {path: step_of(path) for path in checkpoints(study)}
     assert any(0 < step < STEPS for step in before.values())
     assert {path.parent for path in before} == {working_folder(study, run_id) for run_id in runs["run_id"]}
@@ -181,7 +182,8 @@ def test_interrupted_then_a_machine_lost_and_all_is_as_if_made_here(
     with when(went_on, lose) as acted:
         said = launch(ray.launch, folder, "study", isolated=True)
     assert acted
-    assert list(said.values()) == ["done"] * 2
+    assert all(how.startswith("done") for how in said.values())
+    assert len(said) == 2
     shown = capsys.readouterr()
     assert "the run goes on elsewhere" in shown.err
     assert "raylet" not in shown.out.lower()  # ray's own messages are not the result

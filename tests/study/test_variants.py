@@ -91,7 +91,7 @@ def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("[model]\ndrfit = false\n", r"unknown key model.drfit; did you mean drift\? Allowed: space, output"),
+        ("[model]\ndrfit = false\n", r"unknown key model.drfit; did you mean model.drift\? Allowed: space, output"),
         ("[modle]\ndrift = false\n", r"unknown key modle; did you mean model\?"),
         ("[model]\ndrift = 'no'\n", "model.drift is 'no'; it must be true or false"),
         ("[model]\nwidth = 2.5\n", "model.width is 2.5; it must be a whole number"),

@@ -90,6 +90,7 @@ def make_study(
             on_missing(network, why)
 
     if request.tune:
+        chosen_settings(request)  # refuses tuning seeds that are judged before a run is made
         run_study(request, tuning=True, progress=progress, on_row=on_row, on_missing=missing)
         for tuned in chosen_settings(request) or ():
             say(str(tuned))

@@ -25,14 +25,14 @@ LAYERS = [
     ["launch"],
     ["report"],
     ["studies"],
-    ["planning"],
+    ["planning", "results_folder"],
     ["api"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 REPORT_READS = {"base", "data", "report", "stats", "store", "study"}
-REPORT_READERS = {"api", "cli", "planning", "report", "studies"}
+REPORT_READERS = {"cli", "planning", "report", "results_folder", "studies"}
 WITHOUT_TORCH = [
     "api",
     "base.errors",
@@ -47,6 +47,7 @@ WITHOUT_TORCH = [
     "data.image_files",
     "data.pairing",
     "report.render.html",
+    "results_folder",
     *(
         f"{room}.{path.stem}"
         for room in ("report", "stats", "store", "study")

@@ -316,6 +316,17 @@ def test_each_variant_is_judged_at_its_own_best_setting_chosen_on_other_seeds(
     assert fake.made == made
 
 
+def test_a_run_that_is_judged_may_not_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch)
+    ablate("run", "--variant", "no_drift", "--seeds", "7", "--preset", "smoke", "--device", "cpu", cwd=tmp_path)
+    made = list(fake.made)
+    refused = tune(tmp_path, "--tune-seeds", "7,8")
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: --tune: baseline-smoke-set-s7-")
+    assert "is judged, so it may not choose" in refused.stderr
+    assert fake.made == made
+
+
 def test_a_setting_that_diverges_is_not_chosen_and_an_unfinished_choice_starts_no_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

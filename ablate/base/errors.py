@@ -9,6 +9,8 @@ import difflib
 import errno
 from collections.abc import Iterable, Sequence
 
+from ablate.base.text import some_of
+
 
 class AblateError(Exception):
     """Base class of the errors; the command line prints the message and exits with 1."""
@@ -83,10 +85,6 @@ def failed_runs(failures: Sequence[tuple[str, str]]) -> AblateError:
     by_error: dict[str, list[str]] = {}
     for run_id, error in failures:
         by_error.setdefault(error, []).append(run_id)
-    said = "; ".join(f"{_some(names)}: {error}" for error, names in by_error.items())
+    said = "; ".join(f"{some_of(names)}: {error}" for error, names in by_error.items())
     what = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
     return AblateError(f"{what} failed: {said}; fix that, and run the same command again")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

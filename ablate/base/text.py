@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def printable(text: object) -> str:
@@ -32,3 +32,9 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
         else:
             parts[-1] += letter
     return parts
+
+
+def some_of(names: Sequence[object], most: int = 3) -> str:
+    """Return the first names, printable, and how many there are beside them: `a, b, c and 4 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(printable, names[:most])) + more

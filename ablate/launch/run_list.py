@@ -107,7 +107,7 @@ def _started(owner: Owner | None, folder: Path | None) -> datetime | None:
 
 
 def _parts(run_id: str, planned: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
-    """Return what the name of a run tells: its seed, and the variant, preset and data of a plan that fits."""
+    """Parse a run's name: its seed, and the variant, preset and data of a plan that fits."""
     seed = re.search(r"-s(\d+)-[0-9a-f]+$", run_id)
     fits = [parts for parts in planned if run_id.startswith(f"{parts[0]}-{parts[1]}-")]
     variant, preset, data = max(fits, key=lambda parts: len(parts[0]), default=(None, None, None))

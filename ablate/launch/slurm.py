@@ -34,7 +34,7 @@ DEFAULTS = {"name": "ablate", "timeout_min": 240}  # submitit's own limit is 5 m
 
 @dataclass(frozen=True)
 class Worker:
-    """What a job does; submitit sends it to the node."""
+    """The work of one job, which submitit sends to the node."""
 
     request: StudyRequest
     specs: Sequence[RunSpec]
@@ -69,7 +69,7 @@ class Worker:
         return None, quantised
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Return what the job does when it is queued again: submitit calls this at a time limit or preemption."""
+        """Return the work of the job that is queued again; submitit calls this at a time limit or preemption."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -163,7 +163,7 @@ def _new_rows(
 
 
 def _errors(jobs: Sequence[submitit.Job[Any]], on_row: Callable[[Row, str], None]) -> list[str]:
-    """Return what ended jobs early, and show the finished runs that they quantised."""
+    """Return the errors of jobs that ended early, and show the finished runs that they quantised."""
     errors = []
     for job in jobs:
         try:
@@ -179,7 +179,7 @@ def _errors(jobs: Sequence[submitit.Job[Any]], on_row: Callable[[Row, str], None
 
 
 def _executor(request: StudyRequest) -> submitit.AutoExecutor:
-    """Return what submits jobs with the settings of `--slurm`.
+    """Return the submitit executor with the settings of `--slurm`.
 
     Raises:
         AblateError: submitit or SLURM is missing, or a setting is not known.

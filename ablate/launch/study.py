@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,12 +31,12 @@ def forecast_study(request: StudyRequest) -> list[Planned]:
     Raises:
         AblateError: An unknown name, or data or a device that cannot be used.
     """
-    runs = tables.read(request.results, "runs")
-    specs = study_specs(request)[0] if not request.tune or chosen_settings(request) else None
-    if specs is None:
-        specs = [*tuning_runs(request, _match(request)), *request.specs(_match(request))]
+    tuned = chosen_settings(request)
+    specs, _ = _judged_specs(request, tuned or [])
+    if tuned is None:
+        specs = [*tuning_runs(request, _match(request)), *specs]
     open_trackers(request.log, request.results)
-    return local.forecast(request, specs, runs)
+    return local.forecast(request, specs, tables.read(request.results, "runs"))
 
 
 def run_study(
@@ -120,18 +120,20 @@ def study_specs(request: StudyRequest) -> tuple[list[RunSpec], bool]:
     Raises:
         AblateError: An unknown name, or settings that have not been chosen yet.
     """
-    if not request.tune:
-        return _with_formats(request.specs(_match(request)), request)
-    tuned = {one.variant: one for one in chosen_settings(request) or ()}
-    if not tuned:
+    tuned = chosen_settings(request)
+    if tuned is None:
         raise AblateError("the runs that choose each variant's setting have not finished; run the same command again")
-    choices = {name: f"[{one.choice}]" for name, one in tuned.items() if one.choice is not None}
-    specs = [replace(spec, tuned=tuned[spec.variant].to_json()) for spec in request.specs(_match(request), choices)]
-    return _with_formats(specs, request)
+    return _judged_specs(request, tuned)
 
 
-def _with_formats(specs: list[RunSpec], request: StudyRequest) -> tuple[list[RunSpec], bool]:
-    """Add the number formats asked for. Points of curves are measured in none."""
+def _judged_specs(request: StudyRequest, tuned: Sequence[Tuned]) -> tuple[list[RunSpec], bool]:
+    """Return what `study_specs` does, with these settings. Points of curves are measured in no number format."""
+    how = {one.variant: one for one in tuned}
+    choices = {name: f"[{one.choice}]" for name, one in how.items() if one.choice is not None}
+    specs = [
+        replace(spec, tuned=how[spec.variant].to_json()) if spec.variant in how else spec
+        for spec in request.specs(_match(request), choices)
+    ]
     made, asked = with_formats(specs, request.quantize, request.scopes)
     plain = [
         spec if spec.purpose is None else replace(spec, config=spec.config.replaced(quantize={"schemes": ()}))
@@ -141,11 +143,14 @@ def _with_formats(specs: list[RunSpec], request: StudyRequest) -> tuple[list[Run
 
 
 def chosen_settings(request: StudyRequest) -> list[Tuned] | None:
-    """Return how each variant's setting was chosen; None: the runs that choose have not finished."""
-    runs = tables.read(request.results, "runs")
-    if not (runs["purpose"] == "tuning").any():
-        return None
-    return choose(request, _match(request), load_dataset(request.data), runs)
+    """Return how each variant's setting was chosen, nothing without `tune`; None: tuning runs have not finished.
+
+    Raises:
+        AblateError: As `ablate.launch.tuning.choose`.
+    """
+    if not request.tune:
+        return []
+    return choose(request, _match(request), load_dataset(request.data), tables.read(request.results, "runs"))
 
 
 def _match(request: StudyRequest) -> Match:

@@ -77,7 +77,7 @@ def tuning_runs(request: StudyRequest, match: Match) -> list[RunSpec]:
 
 
 def choose(request: StudyRequest, match: Match, data: ImageSet, runs: pd.DataFrame) -> list[Tuned] | None:
-    """Return the best setting of every variant; None: runs that choose have not finished.
+    """Return the best setting of every variant; None: some tuning runs have not finished.
 
     Args:
         request: The study.
@@ -86,15 +86,19 @@ def choose(request: StudyRequest, match: Match, data: ImageSet, runs: pd.DataFra
         runs: The table `runs`.
 
     Raises:
-        AblateError: The metric that chooses was not measured.
+        AblateError: The metric that chooses was not measured, or a run at a tuning seed is judged.
     """
     of_name: dict[str, list[Mapping[str, Any]]] = {}
-    rows = {row["run_id"]: row for row in to_records(runs)}
+    rows, finished = {row["run_id"]: row for row in to_records(runs)}, True
     for spec in tuning_runs(request, match):
         row = rows.get(spec.as_recorded(data.name, data.digest, runs).run_id(data.name, data.digest))
-        if row is None or row["status"] not in ("done", "diverged"):
-            return None
-        of_name.setdefault(spec.variant, []).append(row)
+        if row is not None and row["purpose"] != "tuning":
+            raise AblateError(f"--tune: {row['run_id']} is judged, so it may not choose; take other --tune-seeds")
+        finished &= row is not None and row["status"] in ("done", "diverged")
+        if row is not None:
+            of_name.setdefault(spec.variant, []).append(row)
+    if not finished:
+        return None
     return [_best(request, variant, grid, of_name) for variant, grid in _grids(request).items()]
 
 
@@ -134,7 +138,7 @@ def _at_edge(choice: str, settings: Sequence[str]) -> tuple[str, ...]:
 
 
 def _grids(request: StudyRequest) -> dict[str, dict[str, str]]:
-    """Return of each variant: setting in brackets -> the name of the variant with it."""
+    """Return for each variant its grid: a setting in brackets -> the name of the variant with that setting."""
     names = [name for given in request.names for name in (variants.names() if given == "all" else [given])]
     if request.baseline:
         names.insert(0, variants.BASELINE)

@@ -10,14 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from ablate.base.errors import ResultsError
-from ablate.base.text import printable
+from ablate.base.text import some_of
 from ablate.report.clean_rows import finite
 from ablate.report.curves import make_curves
 from ablate.report.design import StudyDesign, design_of
 from ablate.report.factorial_effects import make_factorials
 from ablate.report.findings import Compared, Findings, Value, VariantRow
+from ablate.report.left_out import without_left_out
 from ablate.report.quantized_summary import summarise
-from ablate.report.selection import Choice, SelectedRuns, select, without_left_out
+from ablate.report.selection import Choice, SelectedRuns, select
 from ablate.report.trade_offs import make_fronts
 from ablate.report.tuning import make_tuning
 from ablate.report.variant_rows import describe_metrics, make_rows, unequal_machines
@@ -29,7 +30,6 @@ from ablate.study.claims import read_margin
 from ablate.study.variants import BASELINE
 
 EVERYTHING = Choice()
-SHOWN_NAMES = 3  # in a note
 TABLES = ("runs", "fidelity", "quantized", "sampling", "plans")
 
 
@@ -151,11 +151,10 @@ def _lost_rows(artifacts: pd.DataFrame | None) -> list[str]:
     """Return a note on the folders of runs that have no row: such runs cannot be judged."""
     if artifacts is None or not len(artifacts):
         return []
-    names = [printable(name) for name in artifacts["run_id"]]
-    listed = ", ".join(names[:SHOWN_NAMES]) + (f" and {len(names) - SHOWN_NAMES} more" * (len(names) > SHOWN_NAMES))
+    names = artifacts["run_id"].tolist()
     runs = "a run" if len(names) == 1 else f"{len(names)} runs"
     return [
-        f"not judged: artifacts/ holds {runs} without a row in runs.parquet: {listed} "
+        f"not judged: artifacts/ holds {runs} without a row in runs.parquet: {some_of(names)} "
         "(ablate doctor --results says how to fix that)"
     ]
 

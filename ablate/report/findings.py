@@ -249,7 +249,7 @@ class CurvePoint(Record):
 
 
 class CurveLine(Record):
-    """One variant, by growing x."""
+    """The points of one variant, sorted by x."""
 
     label: str
     points: tuple[CurvePoint, ...]

@@ -28,10 +28,11 @@ from ablate.base.errors import ResultsError
 from ablate.report.differences import unjudged
 from ablate.report.findings import Record
 from ablate.report.judged_metrics import COSTS
+from ablate.report.left_out import without_left_out
 from ablate.report.render import terminal
 from ablate.report.render.number_text import decimals_of_interval, interval, signed
 from ablate.report.render.text_table import TextTable, coloured
-from ablate.report.selection import Choice, select, without_left_out
+from ablate.report.selection import Choice, select
 from ablate.report.variant_rows import make_rows, unequal_machines
 from ablate.stats import paired
 from ablate.study.metric_names import higher_is_better

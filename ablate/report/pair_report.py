@@ -13,11 +13,12 @@ from rich.text import Text
 from ablate.base.errors import ResultsError, did_you_mean
 from ablate.report.builder import build
 from ablate.report.findings import Comparison, Findings, Record, Value, VariantRow
+from ablate.report.left_out import without_left_out
 from ablate.report.render import report_tables, terminal
 from ablate.report.render.number_text import decimals_of, evidence, interval, mean_sd, rounded, signed
 from ablate.report.render.run_images import sample_file
 from ablate.report.render.text_table import TextTable, coloured, fits
-from ablate.report.selection import Choice, without_left_out
+from ablate.report.selection import Choice
 from ablate.stats import paired
 from ablate.store import tables
 from ablate.study.variants import canonical

@@ -20,7 +20,6 @@ from ablate.report.clean_rows import clean_runs, finite
 from ablate.report.design import planned_metrics
 from ablate.report.judged_metrics import HEADLINES, describe
 from ablate.report.stated import Stated, stated_variants
-from ablate.store.row_filter import rows_where
 from ablate.study.metric_names import FEATURES, METRICS
 from ablate.study.variants import BASELINE
 
@@ -87,29 +86,6 @@ class SelectedRuns:
         """Return the runs of all variants, with all metrics, whatever is shown."""
         metrics = tuple(dict.fromkeys((*self.judged, *self.metrics)))
         return replace(self, runs=self.every, metrics=metrics, notes=[])
-
-
-def without_left_out(frames: Mapping[str, pd.DataFrame], choice: Choice) -> dict[str, pd.DataFrame]:
-    """Return the tables without the runs that a choice leaves out.
-
-    A run of the variant that the others are compared with stays if a run that pairs with it stays.
-
-    Raises:
-        ResultsError: The condition is none, no run fits it, or no run has a seed to leave out.
-    """
-    runs = frames["runs"]
-    judged = runs["purpose"].isna() if "purpose" in runs else pd.Series(True, runs.index)
-    kept = ~runs["seed"].isin(choice.without_seeds)
-    for seed in choice.without_seeds:
-        if len(runs) and not (judged & (runs["seed"] == seed)).any():
-            raise ResultsError(f"--without-seed {seed}: no run here has this seed")
-    if choice.where is not None:
-        fits, other = rows_where(runs, choice.where), runs["variant"] != choice.against
-        pairs = pd.MultiIndex.from_frame(runs[["preset", "data_digest", "seed"]].astype(object).fillna(""))
-        kept &= fits | (~other & pairs.isin(pairs[fits & other]))
-    if judged.any() and not (judged & kept).any():
-        raise ResultsError(f"{choice.filters}: this leaves out all {_runs(int(judged.sum()))}; ablate ls shows them")
-    return {**frames, "runs": runs[kept]}
 
 
 def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> SelectedRuns:
@@ -227,7 +203,7 @@ def _counts(runs: pd.DataFrame, *columns: str) -> list[tuple[tuple[Any, ...], in
 def _one_preset(runs: pd.DataFrame) -> pd.DataFrame:
     counts = _counts(_finished_if_any(runs), "preset")
     if len(counts) > 1:
-        listed = ", ".join(f"{name} ({_runs(n)})" for (name,), n in counts)
+        listed = ", ".join(f"{name} ({count_runs(n)})" for (name,), n in counts)
         choose = f"choose one, as in --preset {quote(str(counts[0][0][0]))}"
         raise ResultsError(f"presets that do not compare: {listed}; {choose}")
     return runs[runs["preset"] == counts[0][0][0]] if counts else runs
@@ -237,7 +213,7 @@ def _one_data(runs: pd.DataFrame) -> pd.DataFrame:
     sets = _counts(_finished_if_any(runs), "data", "data_digest")  # one name per digest
     if len(sets) > 1:
         names = [str(data) for (data, _), _ in sets]
-        listed = ", ".join(f"{data} {str(digest)[:8]} ({_runs(n)})" for (data, digest), n in sets)
+        listed = ", ".join(f"{data} {str(digest)[:8]} ({count_runs(n)})" for (data, digest), n in sets)
         # Two data sets may have one name: then the digest chooses.
         first = names[0] if names.count(names[0]) == 1 else str(sets[0][0][1])[:8]
         raise ResultsError(f"data sets that do not compare: {listed}; choose one, as in --data {quote(first)}")
@@ -260,7 +236,9 @@ def _of_budget(runs: pd.DataFrame, every: pd.DataFrame, budget: str, notes: list
     asked = (runs["budget"] == "macs").fillna(False).astype(bool)
     if budget == "steps":
         if asked.any():
-            notes.append(f"left out: {_runs(int(asked.sum()))} with the baseline's training MACs (see --budget macs)")
+            notes.append(
+                f"left out: {count_runs(int(asked.sum()))} with the baseline's training MACs (see --budget macs)"
+            )
         return runs[~asked]
     spent = runs["train_macs"].astype("Float64").fillna(0).astype("float64")
     allowed = _baseline_macs(runs, every)
@@ -309,7 +287,7 @@ def _metrics(
         lacking = int(done[best].isna().sum())
         names.append(best if len(done) and not lacking else embedded)
         if lacking:
-            why.append(f"{embedded} instead of {best}, which {lacking} of {_runs(len(done))} lack")
+            why.append(f"{embedded} instead of {best}, which {lacking} of {count_runs(len(done))} lack")
     for name in named:
         describe(name)
         if _is_measured(name, done, fidelity):
@@ -361,7 +339,7 @@ def _one_extractor(done: pd.DataFrame, fidelity: pd.DataFrame, metrics: Sequence
     digests: dict[str, str] = {}
     for (network, digest), _ in counts:
         if network in digests:
-            listed = ", ".join(f"{d[:12]} ({_runs(n)})" for (net, d), n in counts if net == network)
+            listed = ", ".join(f"{d[:12]} ({count_runs(n)})" for (net, d), n in counts if net == network)
             raise ResultsError(
                 f"runs measured with different weights of {network} do not compare: {listed}; "
                 f"choose one, as in --extractor {digest[:12]}, or run the others again"
@@ -388,7 +366,7 @@ def _one_size(runs: pd.DataFrame, asked: str | None) -> tuple[pd.DataFrame, list
     measured = runs[(runs["status"] == "done") & runs[[*FEATURES]].notna().any(axis=1)]
     counts = _counts(measured, "fd_n", "fd_ref_n")
     sizes = {f"{n}/{ref_n}": (n, ref_n) for (n, ref_n), _ in counts}
-    listed = ", ".join(f"{size} ({_runs(n)})" for size, (_, n) in zip(sizes, counts, strict=True))
+    listed = ", ".join(f"{size} ({count_runs(n)})" for size, (_, n) in zip(sizes, counts, strict=True))
     if asked is not None:
         chosen = {size: pair for size, pair in sizes.items() if asked in (size, size.split("/")[0])}
         if len(measured) and not chosen:
@@ -409,5 +387,6 @@ def _of_sizes(runs: pd.DataFrame, sizes: Sequence[tuple[int, int]]) -> pd.DataFr
     return runs[fits | ~measured]
 
 
-def _runs(n: int) -> str:
+def count_runs(n: int) -> str:
+    """Return a number of runs in words."""
     return f"{n} run{'' if n == 1 else 's'}"

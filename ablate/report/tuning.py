@@ -1,4 +1,4 @@
-"""How each variant's setting was chosen, by the plans of the runs that are compared."""
+"""How the setting of each compared variant was chosen, read from the plans."""
 
 from __future__ import annotations
 

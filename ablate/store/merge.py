@@ -19,18 +19,17 @@ import pandas as pd
 import pyarrow as pa
 
 from ablate.base.errors import ResultsError
-from ablate.base.text import printable
+from ablate.base.text import some_of
 from ablate.store import schema, tables
 from ablate.store.artifacts import run_folder
 from ablate.store.atomic_files import is_temporary, output_file
 
-SHOWN_RUNS = 3  # in an error
 Content = dict[str, pa.Table]  # table -> its rows
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge did.
+    """The result of a merge.
 
     Attributes:
         runs: The number of runs in the output.
@@ -166,12 +165,11 @@ class _Union:
             differing = self._differing()
         if differing:
             names = [run_id for run_id, run in self.run_ids.items() if run in differing]
-            some = ", ".join(map(printable, names[:SHOWN_RUNS]))
-            more = f" and {len(differing) - SHOWN_RUNS} more" if len(differing) > SHOWN_RUNS else ""
             holders = np.flatnonzero(self._holds[sorted(differing)].any(axis=0))
             where = ", ".join(str(folders[int(place)]) for place in holders)
             raise ResultsError(
-                f"merge: {len(differing)} run{'s' * (len(differing) > 1)} with unequal rows in {where}: {some}{more}; "
+                f"merge: {len(differing)} run{'s' * (len(differing) > 1)} with unequal rows in {where}: "
+                f"{some_of(names)}; "
                 f"{self._digests(differing)}choose whose are taken with --prefer FOLDER, or remove the others with "
                 "ablate rm"
             )
@@ -256,7 +254,7 @@ def _comparable(rows: pa.Table) -> pd.DataFrame:
 
 
 def _copy_files(source: Path, target: Path, *, replace: bool) -> None:
-    """Copy the files of a run, but for those that are there already.
+    """Copy the files of a run that are not there yet.
 
     Args:
         source: The run's folder; it may be missing.

@@ -98,7 +98,7 @@ class _Condition:
 
 
 def _kind(values: pa.Array) -> str:
-    """Return what a column or a literal holds; only like kinds compare."""
+    """Return the kind of a column or literal; only values of one kind can be compared."""
     kind = values.type
     if pa.types.is_null(kind):
         return "nothing"

@@ -24,6 +24,8 @@ from ablate.study.plan import MAX_SEEDS, RunSpec, factor_combinations, parse_see
 from ablate.study.validation import Settings, explain
 
 DEFAULT_MAX_SEEDS = 16
+TUNE_SEEDS = (1000, 1001)
+TUNE_METRIC = "pd"
 OPTIONS = {"metrics": "--metric", "save_every_s": "--save-every"}  # field -> option, if the names differ
 
 
@@ -159,10 +161,10 @@ class StudyRequest(Settings):
     factors: Annotated[tuple[str, ...], BeforeValidator(_combinations)] = ()
     set: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
     tune: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
-    tune_seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (1000, 1001)
+    tune_seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = TUNE_SEEDS
     at_steps: Counts = ()
     nfe: Counts = ()
-    tune_metric: Annotated[str, AfterValidator(_of_runs)] = "pd"
+    tune_metric: Annotated[str, AfterValidator(_of_runs)] = TUNE_METRIC
     baseline: bool = True
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
     until_decided: bool = False
@@ -250,8 +252,9 @@ class StudyRequest(Settings):
     def _check_tune(self) -> None:
         if len(self.tune) == 1:
             _refuse("one value leaves nothing to choose; name several, or use set", "tune")
-        if not self.tune and self.tune_seeds != (1000, 1001):
-            _refuse("there is nothing to tune; add tune", "tune_seeds")
+        for name, default in (("tune_seeds", TUNE_SEEDS), ("tune_metric", TUNE_METRIC)):
+            if not self.tune and getattr(self, name) != default:
+                _refuse("there is nothing to tune; add tune", name)
         both = sorted({*self.tune_seeds} & {*self.all_seeds})
         if self.tune and both:
             _refuse(f"seed {both[0]} would choose the setting and be judged; choose others", "tune_seeds", "seeds")

@@ -9,7 +9,7 @@ import synthetic
 from synthetic import Rows, frames
 
 from ablate.report.builder import build
-from ablate.report.render.report_tables import curve_table
+from ablate.report.render.curve_tables import curve_table
 
 EFFECTS = {"baseline": 0.0, "no_drift": 8.0}  # worse with all steps
 SEEDS = range(6)

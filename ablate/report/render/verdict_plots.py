@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 
 from ablate.report.findings import VERDICTS, Comparison, Curve, Findings, Front, Metric, Value
-from ablate.report.render import report_tables
+from ablate.report.render import curve_tables, report_tables
 from ablate.report.render.number_text import COUNTS, interval, signed
 from ablate.report.render.text_table import TextTable
 from ablate.report.render.vega import ACCENT, FG, FONT, QUIET, ROW, WIDTH, Plot, below, finish
@@ -228,7 +228,7 @@ def sensitivity(findings: Findings) -> Plot | None:
 
 def tuning(findings: Findings) -> Plot | None:
     """Plot the score of every setting that was tried, a line per variant, the chosen one marked."""
-    found, table = findings.tuning, report_tables.tuning_table(findings)
+    found, table = findings.tuning, curve_tables.tuning_table(findings)
     if found is None or table is None:
         return None
     points = [
@@ -323,7 +323,7 @@ def curve(found: Curve) -> Plot:
         "95 % intervals: a line that crosses the dashed one is a ranking that turns round. Nothing is judged by these "
         "points, and each interval is of one difference alone.",
         f"{found.metric} from {values[0]:,} to {values[-1]:,} {found.over}: {last}.",
-        report_tables.curve_table(found),
+        curve_tables.curve_table(found),
     )
 
 

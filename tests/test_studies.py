@@ -352,6 +352,7 @@ def test_a_setting_that_diverges_is_not_chosen_and_an_unfinished_choice_starts_n
         (("--tune", "train.lr=1"), "train.lr"),
         (("--tune-seeds", "5-6"), "seed 5 would choose the setting and be judged"),
         (("--tune-metric", "fdd"), "did you mean fd"),
+        (("--tune-metric", "precision"), "no such metric of runs"),
         (("--set", "train.lr=1"), "train.lr is set already"),
         (("--tune-metric", "lpips"), "was not measured by it"),
     ],

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float_dtype
 
 from ablate.base.errors import VariantError
 from ablate.report.clean_rows import finite
@@ -47,7 +48,7 @@ def make_curves(
     known = runs[runs["run_id"].isin([run_id for row in rows for run_id in row.run_ids])].set_index("run_id")
     curves = []
     for metric in metrics:
-        if metric.name in runs:
+        if metric.name in runs and is_float_dtype(runs[metric.name]):  # the column `precision` is a dtype
             curves.append(_curve("train_steps", metric, _over_steps(rows, metric, runs, known), against))
         if metric.name in FEATURES:
             curves.append(_curve("nfe", metric, _over_evaluations(rows, metric, frames, known), against))

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
+import pyarrow as pa
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -88,7 +89,8 @@ def _pairs(given: Any) -> Any:
 
 
 def _of_runs(name: str) -> str:
-    allowed = [metric for metric in METRICS if metric in SCHEMAS["runs"].names]
+    # The column `precision` is the dtype that a run computed in.
+    allowed = [field.name for field in SCHEMAS["runs"] if field.name in METRICS and field.type == pa.float64()]
     if name not in allowed:
         raise ValueError(f"no such metric of runs{did_you_mean(name, allowed)} Allowed: {', '.join(allowed)}")
     return name

@@ -10,6 +10,7 @@ from synthetic import Rows, frames
 
 from ablate.report.builder import build
 from ablate.report.render.curve_tables import curve_table
+from ablate.report.selection import Choice
 
 EFFECTS = {"baseline": 0.0, "no_drift": 8.0}  # worse with all steps
 SEEDS = range(6)
@@ -84,3 +85,10 @@ def test_evaluations_are_compared_at_the_same_number_of_images() -> None:
     assert differences[1] is not None
     assert differences[0].mean == differences[1].mean
     assert not build(frames(with_evaluations(study(), n=64))).curves
+
+
+def test_the_metric_precision_is_not_the_column_of_that_name() -> None:
+    made = with_steps(study(), 500, -9.0)
+    found = build(frames(made), Choice(metrics=("precision",)))
+    assert found.metrics[0].name == "precision"
+    assert not found.curves

@@ -27,11 +27,13 @@ settings.load_profile("busy")
 # Several processes take these files first: one that starts last would leave the other processes idle.
 LONGEST = (
     "docs",
-    "filters",
-    "number_formats",
-    "kill",
     "ray",
+    "studies",
+    "number_formats",
+    "filters",
     "cli",
+    "kill",
+    "slurm",
     "loop",
     "html",
     "set_distances",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command import ablate
+from command import ablate, add_tiny_preset
 
 import ablate as package
 from ablate.launch import local
@@ -257,7 +257,8 @@ def test_real_runs_are_added(tmp_path: Path, launcher: tuple[str, ...]) -> None:
     if launcher:
         pytest.importorskip("ray")
     np.savez(tmp_path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
-    words = ("--data", "set.npz", "--threads", "1", "--quantize", "none", *launcher)
+    add_tiny_preset(tmp_path)
+    words = ("--data", "set.npz", "--preset", "tiny", "--threads", "1", "--quantize", "none", *launcher)
     done = until_decided(tmp_path, *words, variants="no_drift", most=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("no_drift: undecided with 2 seeds")

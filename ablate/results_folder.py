@@ -72,6 +72,11 @@ class Results:
         return self.table("fidelity")
 
     @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """One row per run and metric that ablate did not measure itself: value, unit, better."""
+        return self.table("metrics")
+
+    @cached_property
     def latency(self) -> pd.DataFrame:
         """One row per timed call."""
         return self.table("latency")

@@ -22,6 +22,7 @@ VERSION_KEY = b"ablate_schema_version"
 RUN_SESSION = "run"  # of latencies measured during a run; null before sessions had names
 BENCH_SESSION = "bench-"  # prefix of the sessions of `ablate bench`; the time follows
 STATUSES = ("done", "diverged", "failed", "interrupted")
+DIRECTIONS = ("higher", "lower")  # of `metrics.better`
 
 _TEXT, _INT, _FLOAT, _BOOL, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC")
 _WANTED = {
@@ -78,6 +79,11 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_FLOAT, "error low high"),
         (_TEXT, "weights_digest"),
     ],
+    "metrics": [
+        (_TEXT, "run_id metric"),
+        (_FLOAT, "value"),
+        (_TEXT, "unit better"),
+    ],
     "latency": [
         (_TEXT, "run_id"),
         (_INT, "batch"),
@@ -120,6 +126,7 @@ KEYS = {  # the columns that identify a row
     "curves": ("run_id", "step"),
     "denoising": ("run_id", "t"),
     "fidelity": ("run_id", "extractor", "metric"),
+    "metrics": ("run_id", "metric"),
     "latency": ("run_id", "batch", "scope", "scheme", "engine", "session", "sample"),
     "quantized": ("run_id", "scheme", "scope"),
     "sampling": ("run_id", "solver", "nfe"),
@@ -129,6 +136,7 @@ RUN_TABLES = tuple(table for table, key in KEYS.items() if key[0] == "run_id")
 _REQUIRED = {  # never null
     **KEYS,
     "runs": ("run_id", "variant", "preset", "seed", "status"),
+    "metrics": ("run_id", "metric", "better"),
     "latency": ("run_id", "batch", "scope", "scheme", "engine", "sample"),  # the session came later
 }
 
@@ -194,6 +202,11 @@ def to_arrow(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
         if table == "runs" and row["status"] not in STATUSES:
             raise ResultsError(
                 f"runs.status of run {row['run_id']!r} is {row['status']!r}. Allowed: {', '.join(STATUSES)}"
+            )
+        if table == "metrics" and row["better"] not in DIRECTIONS:
+            raise ResultsError(
+                f"metrics.better of {row['metric']!r} of run {row['run_id']!r} is {row['better']!r}. "
+                f"Allowed: {', '.join(DIRECTIONS)}"
             )
         key = tuple(row.get(column) for column in unique)
         if key in seen:

@@ -160,6 +160,8 @@ def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path, bad: float) ->
         ("runs", run(""), "has no run_id"),
         ("curves", {"run_id": "a", "loss": 1.0}, "has no step"),
         ("denoising", {"run_id": "a", "t": math.nan}, "denoising.t"),
+        ("metrics", {"run_id": "a", "metric": "acc", "better": "max"}, "Allowed: higher, lower"),
+        ("metrics", {"run_id": "a", "metric": "acc", "value": 0.9}, "has no better"),
         ("latencies", {"run_id": "a"}, "did you mean latency"),
     ],
 )

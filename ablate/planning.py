@@ -12,7 +12,8 @@ from contextlib import suppress
 import pandas as pd
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
-from ablate.base.machine import code_version, environment, pick_device
+from ablate.base.machine import environment, pick_device
+from ablate.base.source_code import code_version
 from ablate.data.datasets import load_dataset
 from ablate.launch.local import forecast
 from ablate.launch.plans import planned as plan_of

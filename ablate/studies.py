@@ -18,7 +18,7 @@ from ablate.launch.study import chosen_settings, forecast_study, run_study
 from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
-from ablate.runs.context import Row
+from ablate.runs.rows import Row
 from ablate.store import tables
 from ablate.study.plan import Planned
 from ablate.study.request import StudyRequest

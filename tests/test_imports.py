@@ -39,6 +39,7 @@ WITHOUT_TORCH = [
     "base.host",
     "base.progress",
     "base.signals",
+    "base.source_code",
     "base.text",
     "cli",
     "data.cats",
@@ -48,6 +49,8 @@ WITHOUT_TORCH = [
     "data.pairing",
     "report.render.html",
     "results_folder",
+    "runs.rows",
+    "runs.run_files",
     *(
         f"{room}.{path.stem}"
         for room in ("report", "stats", "store", "study")

@@ -40,6 +40,14 @@ class LeaseLostError(AblateError):
     """Another process has taken over the run that this process was making."""
 
 
+def lease_lost(run_id: str) -> LeaseLostError:
+    """Return the error of a process whose run another process has taken over."""
+    return LeaseLostError(
+        f"{run_id}: another process took this run over (ablate run --steal), so this one "
+        "stops and writes nothing more; run the same command again for the runs that are left"
+    )
+
+
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean X?` with the closest allowed word, or `.` if none is close."""
     near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)

@@ -1,8 +1,9 @@
-"""The host's memory, and the environment variables that set thread counts."""
+"""The host's memory and CPU, and the environment variables that set thread counts."""
 
 from __future__ import annotations
 
 import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,3 +39,24 @@ def check_memory(where: str, what: str, needed: int) -> None:
     if available is not None and needed > available:
         found = f"{what} needs {needed / 1e9:,.1f} GB of memory, there are {available / 1e9:,.1f} GB in all"
         raise DataError(f"{where}: {found}; fix: use fewer or smaller images")
+
+
+def cpu_flags() -> set[str]:
+    """Return the instruction sets of the CPU; empty if unknown."""
+    for line in _cpu_info():
+        if line.startswith(("flags", "Features")):  # on x86, on ARM
+            return set(line.partition(":")[2].split())
+    return set()
+
+
+def cpu_name() -> str:
+    """Return the name of the CPU and its number of cores."""
+    for line in _cpu_info():
+        if line.startswith("model name"):
+            return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []

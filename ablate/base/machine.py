@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -21,10 +20,9 @@ import torch
 
 from ablate import __version__
 from ablate.base.errors import AblateError
-from ablate.base.host import host_bytes
+from ablate.base.host import cpu_flags, cpu_name, host_bytes
 from ablate.base.text import printable
 
-PACKAGE = Path(__file__).resolve().parents[1]
 # Their versions are part of a row.
 LIBRARIES = (
     "lpips", "numba", "numpy", "onnxruntime", "pillow", "robohash", "safetensors",
@@ -71,7 +69,7 @@ def pick_precision(device: torch.device) -> str:
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "fp32"
 
 
 def pick_compile(choice: str, steps: int, device: torch.device) -> bool:
@@ -122,8 +120,8 @@ def compiler() -> str | None:
 def environment(device: torch.device) -> str:
     """Return JSON with the versions of libraries and Python, the platform, the CPU and the GPU."""
     values = {"ablate": __version__} | {name: metadata.version(name) for name in LIBRARIES}
-    values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu_name()}
-    values["cpu_features"] = " ".join(sorted(flag for flag in _cpu_flags() if flag.startswith(VECTOR_UNITS)))
+    values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": cpu_name()}
+    values["cpu_features"] = " ".join(sorted(flag for flag in cpu_flags() if flag.startswith(VECTOR_UNITS)))
     values["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     if device.type == "cuda":  # the filters have no fused kernels without it
         with suppress(metadata.PackageNotFoundError):
@@ -163,37 +161,6 @@ def deterministic() -> Iterator[set[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def git_state() -> tuple[str | None, bool | None]:
-    """Return (commit, dirty) of the checkout this package runs from; (None, None) outside one."""
-    folder = PACKAGE.parent
-    if not (folder / ".git").exists():
-        return None, None
-
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
-        )
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-
-
-@cache
-def code_version() -> str:
-    """Return which code runs, as JSON: git commit, whether it has changes, and a digest of the package's sources.
-
-    Equal digests mean equal code, in a checkout and in an installed package alike.
-    """
-    commit, dirty = git_state()
-    total = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        total.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes())
-    return json.dumps({"commit": commit, "dirty": dirty, "source": total.hexdigest()[:16]}, sort_keys=True)
-
-
 def threads() -> int:
     """Return the number of CPU threads torch uses."""
     return torch.get_num_threads()
@@ -231,26 +198,7 @@ def conditions(device: torch.device) -> dict[str, object]:
     """Return the columns of the latency table that describe the machine."""
     return {
         "device": str(device),
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "threads": threads(),
         "governor": governor(),
     }
-
-
-def _cpu_flags() -> set[str]:
-    for line in _cpu_info():
-        if line.startswith(("flags", "Features")):  # on x86, on ARM
-            return set(line.partition(":")[2].split())
-    return set()
-
-
-def _cpu_name() -> str:
-    for line in _cpu_info():
-        if line.startswith("model name"):
-            return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def _cpu_info() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.is_file() else []

@@ -15,7 +15,7 @@ from ablate.base.errors import WeightsError
 from ablate.launch.leases import Leases
 from ablate.metrics import weights
 from ablate.metrics.efficientnet import EfficientNetLite0
-from ablate.runs.pipeline import working_folder
+from ablate.runs.run_files import working_folder
 from ablate.store import cache, health
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from ablate.base.errors import AblateError, LeaseLostError, failed_runs, hits_every_run
-from ablate.base.machine import code_version, device_bytes, environment, pick_device, use_threads
+from ablate.base.machine import device_bytes, environment, pick_device, use_threads
 from ablate.base.progress import Progress
+from ablate.base.source_code import code_version
 from ablate.base.text import one_line
 from ablate.data.datasets import load_dataset
 from ablate.inference import number_formats
@@ -23,9 +24,9 @@ from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
 from ablate.models.cost import cost
 from ablate.runs import loading as finished_runs
-from ablate.runs.context import Row
 from ablate.runs.evaluation_curve import add_evaluations
 from ablate.runs.pipeline import execute_run
+from ablate.runs.rows import Row
 from ablate.store.plans import record
 from ablate.study.metric_names import FEATURES
 from ablate.study.plan import Planned, RunSpec, estimate_wall_s

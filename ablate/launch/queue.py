@@ -18,8 +18,8 @@ from ablate.base.signals import handled
 from ablate.data.datasets import ImageSet
 from ablate.launch.leases import Lease, Leases
 from ablate.launch.stale import stale_note, stale_runs
-from ablate.runs.context import Row
-from ablate.runs.pipeline import clean_up_finished, working_folder
+from ablate.runs.rows import Row
+from ablate.runs.run_files import clean_up_finished, working_folder
 from ablate.store import tables
 from ablate.store.owners import Owner
 from ablate.study.plan import RunSpec

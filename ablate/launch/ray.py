@@ -23,8 +23,8 @@ import torch
 
 from ablate.base.errors import AblateError, failed_runs
 from ablate.base.host import THREAD_VARIABLES
-from ablate.base.machine import code_version
 from ablate.base.progress import Progress, Study, Task
+from ablate.base.source_code import code_version
 from ablate.base.text import one_line, printable
 from ablate.data.datasets import ImageSet, load_dataset
 from ablate.launch.plans import planned
@@ -39,8 +39,8 @@ from ablate.launch.ray_cluster import (
 from ablate.launch.ray_messages import ProgressActor, Updates
 from ablate.launch.ray_worker import MODELS, Networks, Payload, RunResult, RunTask, resumable_files, run_task
 from ablate.metrics.networks import load_networks, weight_paths
-from ablate.runs.context import Row
-from ablate.runs.pipeline import record_remote_run, working_folder
+from ablate.runs.rows import Row
+from ablate.runs.run_files import record_remote_run, working_folder
 from ablate.store import tables
 from ablate.store.plans import record
 from ablate.study.plan import RunSpec

@@ -32,8 +32,9 @@ from ablate.launch.ray_messages import RemoteProgress
 from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
 from ablate.runs import loading
-from ablate.runs.context import Row
-from ablate.runs.pipeline import execute_run, working_folder
+from ablate.runs.pipeline import execute_run
+from ablate.runs.rows import Row
+from ablate.runs.run_files import working_folder
 from ablate.store import tables
 from ablate.store.atomic_files import is_temporary, replacing
 from ablate.store.cache import cache_folder

@@ -20,7 +20,7 @@ from ablate.base.progress import Progress
 from ablate.base.text import one_line
 from ablate.launch import local
 from ablate.launch.queue import POLL_S, sigterm_as_interrupt, statuses
-from ablate.runs.context import Row
+from ablate.runs.rows import Row
 from ablate.store import tables
 from ablate.study.plan import RunSpec
 from ablate.study.request import StudyRequest

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from ablate.base.machine import code_version
+from ablate.base.source_code import code_version
 from ablate.base.text import printable
 from ablate.store.code_versions import COLUMNS, Version, read_version, versions_of
 

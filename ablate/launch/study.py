@@ -13,7 +13,7 @@ from ablate.inference.number_formats import with_formats
 from ablate.launch import local
 from ablate.launch.tuning import Match, Tuned, choose, tuning_runs
 from ablate.models.cost import match_training_macs
-from ablate.runs.context import Row
+from ablate.runs.rows import Row
 from ablate.runs.trackers import open_trackers, record_run
 from ablate.store import tables
 from ablate.store.tags import tag_runs

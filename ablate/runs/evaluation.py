@@ -25,7 +25,8 @@ from ablate.metrics.set_distances import Estimate, Features, collect_features, i
 from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.weight_files import save_tensors
-from ablate.runs.context import RunContext, RunRows
+from ablate.runs.context import RunContext
+from ablate.runs.rows import RunRows
 from ablate.store.image_grids import save_strip
 from ablate.store.schema import RUN_SESSION
 from ablate.study.metric_names import EMBEDDED, PERCEPTUAL, SAMPLES, SETS, name_of

@@ -18,7 +18,7 @@ from ablate.metrics.networks import MetricNetworks
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import collect_features, set_metrics
 from ablate.models.weight_files import digest
-from ablate.runs.context import Row
+from ablate.runs.rows import Row
 from ablate.store import tables
 from ablate.study.metric_names import FEATURES, METRICS
 

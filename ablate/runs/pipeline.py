@@ -8,9 +8,8 @@ that is repeated leaves the finished one as it was.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import torch
 from torch import nn
 
 from ablate.base import machine
-from ablate.base.errors import DivergedError, ResultsError, how_to_fix
+from ablate.base.errors import DivergedError
 from ablate.base.progress import Progress, Task
+from ablate.base.source_code import code_version, git_state
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.diffusion.solvers import evaluations
@@ -35,11 +35,11 @@ from ablate.models.cost import cost
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.weight_files import digest, save_tensors
 from ablate.runs import evaluation
-from ablate.runs.context import Row, RunContext, RunRows
+from ablate.runs.context import RunContext
 from ablate.runs.previews import Previews
+from ablate.runs.rows import Row, RunRows
+from ablate.runs.run_files import delete_temporary_files, is_done, move_artifacts, working_folder
 from ablate.stats.stability import first_jump
-from ablate.store import tables
-from ablate.store.atomic_files import is_temporary, output_file, sync_folder
 from ablate.store.image_grids import save_grid
 from ablate.store.schema import RUN_SESSION
 from ablate.study.config import TrainConfig
@@ -110,7 +110,7 @@ def execute_run(
         previews=True,
         still_ours=still_ours,
     )
-    _delete_temporary_files(working)
+    delete_temporary_files(working)
     reset_peak_memory(device)
 
     def finished() -> bool:
@@ -135,7 +135,7 @@ def execute_run(
         phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")
         rows.run["wall_s"] = sum(rows.run[f"{phase}_wall_s"] for phase in phases)
         context.check_lease()
-        _move_artifacts(working, artifacts)
+        move_artifacts(working, artifacts)
     except DivergedError as error:
         context.check_lease()
         if finished():
@@ -159,54 +159,6 @@ def execute_run(
     return rows.run
 
 
-def working_folder(folder: Path, run_id: str) -> Path:
-    """Return the folder of an unfinished run: its checkpoints and the files that are ready."""
-    return folder / "artifacts" / f"{run_id}.part"
-
-
-def clean_up_finished(folder: Path, run_id: str) -> bool:
-    """Delete the working folder if the run is finished: a killed process leaves it.
-
-    Return whether the run is finished.
-    """
-    done = is_done(folder, run_id)
-    if done:
-        shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
-    return done
-
-
-def is_done(folder: Path, run_id: str) -> bool:
-    """Return whether a run has a finished row."""
-    runs = tables.read(folder, "runs")
-    return bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
-
-
-def record_remote_run(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[str, Sequence[Row]]) -> None:
-    """Record a run from another machine as `execute_run` records its own: the files, then the rows.
-
-    Args:
-        folder: The results folder.
-        run_id: The run.
-        files: Name -> content: the artifacts of a finished run, or the checkpoints of an unfinished
-            one.
-        rows: Table -> its rows; empty if only checkpoints arrived.
-
-    Raises:
-        ResultsError: A file or a table cannot be written.
-    """
-    artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
-    for name, content in files.items():
-        with output_file(working / name) as temporary:
-            temporary.write_bytes(content)
-    statuses = [row["status"] for row in rows.get("runs", ())]
-    if "done" in statuses:
-        _move_artifacts(working, artifacts)
-    if "done" in statuses or (statuses and not is_done(folder, run_id)):
-        tables.append(folder, rows)
-    if {"done", "diverged"} & set(statuses):
-        shutil.rmtree(working, ignore_errors=True)
-
-
 def train_and_sample(context: RunContext) -> tuple[Denoiser, ImageCodec, np.ndarray]:
     """Train and sample with deterministic algorithms: everything that a run's digests depend on.
 
@@ -226,31 +178,9 @@ def train_and_sample(context: RunContext) -> tuple[Denoiser, ImageCodec, np.ndar
     return model, codec, samples
 
 
-def _delete_temporary_files(working: Path) -> None:
-    """Delete the files that a killed process was writing."""
-    for path in working.glob("*"):
-        if is_temporary(path):
-            path.unlink(missing_ok=True)
-
-
-def _move_artifacts(working: Path, artifacts: Path) -> None:
-    """Move a run's files over those of an earlier one.
-
-    The checkpoints stay until the row is written.
-    """
-    finished = [path for path in working.iterdir() if not path.name.endswith("checkpoint.safetensors")]
-    try:
-        artifacts.mkdir(exist_ok=True)
-        for path in finished:
-            os.replace(path, artifacts / path.name)
-        sync_folder(artifacts)
-    except OSError as error:
-        raise ResultsError(f"{artifacts}: cannot be written ({error}); {how_to_fix(error)} and run again") from error
-
-
 def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precision: str, run_id: str) -> Row:
     config, spent = spec.config, cost(spec.config)
-    commit, dirty = machine.git_state()
+    commit, dirty = git_state()
     return {
         "run_id": run_id,
         "variant": spec.variant,
@@ -284,7 +214,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "environment": machine.environment(device),
         "git_commit": commit,
         "git_dirty": dirty,
-        "code": f"[{machine.code_version()}]",
+        "code": f"[{code_version()}]",
         "started_at": datetime.now(UTC),
     }
 

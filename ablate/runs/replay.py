@@ -25,6 +25,7 @@ import torch
 from ablate.base import machine
 from ablate.base.errors import DataError, ResultsError
 from ablate.base.progress import Progress
+from ablate.base.source_code import git_state
 from ablate.data import cats
 from ablate.data.datasets import is_embedded, load_dataset
 from ablate.diffusion.sampling import sample_images, to_uint8
@@ -32,8 +33,9 @@ from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.networks import MetricNetworks
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.runs import loading
-from ablate.runs.context import RunContext, RunRows
+from ablate.runs.context import RunContext
 from ablate.runs.pipeline import train_and_sample
+from ablate.runs.rows import RunRows
 from ablate.study import variants
 from ablate.study.plan import RunSpec
 
@@ -163,7 +165,7 @@ def _compare(kept: TrainedRun, model: Denoiser, samples: np.ndarray) -> tuple[fl
 
 def _environment(row: dict[str, Any], device: torch.device) -> dict[str, tuple[Any, Any]]:
     """Return what differs in the environment: name -> (in the row, here); None if absent."""
-    commit, dirty = machine.git_state()
+    commit, dirty = git_state()
     then = json.loads(row["environment"]) | {"threads": row["threads"], "device": str(row["device"])}
     here = json.loads(machine.environment(device)) | {"threads": machine.threads(), "device": str(device)}
     then, here = then | {"processes": row["world_size"] or 1}, here | {"processes": 1}

@@ -39,7 +39,7 @@ class Version(NamedTuple):
 
 
 def read_version(recorded: Any) -> Version:
-    """Return the version in an object of `runs.code`, or what `ablate.base.machine.code_version` wrote as JSON."""
+    """Return the version in an object of `runs.code`, or what `ablate.base.source_code.code_version` wrote as JSON."""
     one = json.loads(recorded) if isinstance(recorded, str) else recorded
     return Version(_text(one["commit"]), bool(one["dirty"]), _text(one["source"]))
 

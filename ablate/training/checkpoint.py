@@ -44,7 +44,7 @@ class TrainingState:
         resume_warnings: Why a checkpoint was not used, or that the arithmetic changed; a line each.
         arithmetic_by_step: [first step, arithmetic] pairs; more than one if a resumed training
             computes differently from before.
-        code: What `machine.code_version` said in each process that trained, in order.
+        code: What `source_code.code_version` said in each process that trained, in order.
     """
 
     def __init__(self, model: nn.Module, ema: nn.Module, config: TrainConfig, num_sums: int) -> None:
@@ -77,7 +77,7 @@ class TrainingState:
                 self.resume_warnings.append(f"resumed in another arithmetic, so no replay will be bit-exact ({mixed})")
 
     def record_code(self, version: str) -> None:
-        """Record the code that computes the steps from here on, as `machine.code_version` says."""
+        """Record the code that computes the steps from here on, as `source_code.code_version` says."""
         if self.code and self.code[-1] != version:
             self.resume_warnings.append("resumed by another version of the code; the run's row names both")
         if version not in self.code:

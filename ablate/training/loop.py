@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ablate.base import machine, rng
 from ablate.base.errors import DivergedError
+from ablate.base.source_code import code_version
 from ablate.diffusion.objectives import LOSS_SPACE, PREDICTION, append_dims, interpolate
 from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
 from ablate.models.kpn.backbone import DIFFUSION_SPACES
@@ -275,7 +276,7 @@ def run_loop(
     """
     state.load(checkpoint)
     state.record_arithmetic(arithmetic)
-    state.record_code(machine.code_version())
+    state.record_code(code_version())
     start_s = time.monotonic() - state.wall_s
     logged_s, timed_step = time.monotonic(), state.step  # the start of the interval whose speed is logged
     saved_s = -math.inf  # the first step saves, so that a full disk shows at once

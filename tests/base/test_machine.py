@@ -15,6 +15,7 @@ import ablate
 from ablate.base import machine
 from ablate.base.errors import AblateError
 from ablate.base.machine import deterministic
+from ablate.base.source_code import code_version
 
 
 def test_deterministic_algorithms_are_on_only_inside_the_block() -> None:
@@ -43,7 +44,7 @@ def test_other_warnings_are_not_swallowed() -> None:
 
 
 def test_the_code_is_named_by_commit_and_by_its_sources() -> None:
-    version = json.loads(machine.code_version())
+    version = json.loads(code_version())
     assert set(version) == {"commit", "dirty", "source"}
     assert re.fullmatch("[0-9a-f]{16}", version["source"])
     root = Path(ablate.__file__).parents[1]

@@ -29,7 +29,7 @@ from ablate.launch.queue import QueuedRun
 from ablate.launch.ray_messages import ProgressActor, RemoteProgress
 from ablate.launch.ray_worker import Payload, RunResult
 from ablate.models.kpn.denoiser import build
-from ablate.runs.pipeline import record_remote_run, working_folder
+from ablate.runs.run_files import record_remote_run, working_folder
 from ablate.store import tables
 from ablate.store.schema import KEYS, RUN_TABLES
 from ablate.study.plan import RunSpec, plan

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from command import CHEAP, ablate
 
-from ablate.base.machine import code_version
+from ablate.base.source_code import code_version
 from ablate.store import tables
 
 NOW = json.loads(code_version())

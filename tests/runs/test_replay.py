@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from ablate import cli
-from ablate.base import machine
 from ablate.base.errors import AblateError
+from ablate.base.source_code import code_version
 from ablate.models.weight_files import digest
 from ablate.store import tables
 
@@ -62,7 +62,7 @@ def copy(study: Path, tmp_path: Path, **values: object) -> Path:
 
 def test_the_row_names_its_code_and_that_it_was_stable(study: Path) -> None:
     row = tables.read(study / "results", "runs").iloc[0]
-    assert json.loads(row["code"]) == [json.loads(machine.code_version())]
+    assert json.loads(row["code"]) == [json.loads(code_version())]
     assert row["git_commit"] == json.loads(row["code"])[0]["commit"]
     assert pd.notna(row["unstable"])
     assert not row["unstable"]

@@ -11,6 +11,7 @@ import torch
 
 from ablate.base import machine
 from ablate.base.errors import DivergedError, ResultsError
+from ablate.base.source_code import code_version
 from ablate.diffusion.sampling import sample_images
 from ablate.models.autoencoder import PIXEL_CODEC
 from ablate.runs.pipeline import perceptual_loss
@@ -104,7 +105,7 @@ def test_a_resumed_training_names_all_code_that_computed_it(
         if state.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    first = machine.code_version()
+    first = code_version()
     with pytest.raises(KeyboardInterrupt):
         run(SMOKE, images, tmp_path, on_step=stop)
     monkeypatch.setattr(machine, "code_version", lambda: '{"source": "other"}')

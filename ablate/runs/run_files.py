@@ -1,0 +1,83 @@
+"""The files of a run: a working folder while it is made, and the folder of a finished run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ablate.base.errors import ResultsError, how_to_fix
+from ablate.runs.rows import Row
+from ablate.store import tables
+from ablate.store.atomic_files import is_temporary, output_file, sync_folder
+
+
+def working_folder(folder: Path, run_id: str) -> Path:
+    """Return the folder of an unfinished run: its checkpoints and the files that are ready."""
+    return folder / "artifacts" / f"{run_id}.part"
+
+
+def clean_up_finished(folder: Path, run_id: str) -> bool:
+    """Delete the working folder if the run is finished: a killed process leaves it.
+
+    Return whether the run is finished.
+    """
+    done = is_done(folder, run_id)
+    if done:
+        shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
+    return done
+
+
+def is_done(folder: Path, run_id: str) -> bool:
+    """Return whether a run has a finished row."""
+    runs = tables.read(folder, "runs")
+    return bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
+
+
+def record_remote_run(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[str, Sequence[Row]]) -> None:
+    """Record a run from another machine as `execute_run` records its own: the files, then the rows.
+
+    Args:
+        folder: The results folder.
+        run_id: The run.
+        files: Name -> content: the artifacts of a finished run, or the checkpoints of an unfinished
+            one.
+        rows: Table -> its rows; empty if only checkpoints arrived.
+
+    Raises:
+        ResultsError: A file or a table cannot be written.
+    """
+    artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
+    for name, content in files.items():
+        with output_file(working / name) as temporary:
+            temporary.write_bytes(content)
+    statuses = [row["status"] for row in rows.get("runs", ())]
+    if "done" in statuses:
+        move_artifacts(working, artifacts)
+    if "done" in statuses or (statuses and not is_done(folder, run_id)):
+        tables.append(folder, rows)
+    if {"done", "diverged"} & set(statuses):
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def delete_temporary_files(working: Path) -> None:
+    """Delete the files that a killed process was writing."""
+    for path in working.glob("*"):
+        if is_temporary(path):
+            path.unlink(missing_ok=True)
+
+
+def move_artifacts(working: Path, artifacts: Path) -> None:
+    """Move a run's files over those of an earlier one.
+
+    The checkpoints stay until the row is written.
+    """
+    finished = [path for path in working.iterdir() if not path.name.endswith("checkpoint.safetensors")]
+    try:
+        artifacts.mkdir(exist_ok=True)
+        for path in finished:
+            os.replace(path, artifacts / path.name)
+        sync_folder(artifacts)
+    except OSError as error:
+        raise ResultsError(f"{artifacts}: cannot be written ({error}); {how_to_fix(error)} and run again") from error

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ablate
-from ablate.base import machine
+from ablate.base import host, machine
 from ablate.base.errors import AblateError
 from ablate.base.machine import deterministic
 from ablate.base.source_code import code_version
@@ -59,7 +59,7 @@ def test_the_environment_names_the_version_of_ablate_whatever_its_distribution_i
 
 def test_cpus_of_one_name_with_other_instruction_sets_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     def recorded(flags: str) -> tuple[str, str]:
-        monkeypatch.setattr(machine, "_cpu_info", lambda: ["model name : AMD EPYC", flags])
+        monkeypatch.setattr(host, "_cpu_info", lambda: ["model name : AMD EPYC", flags])
         environment = json.loads(machine.environment(torch.device("cpu")))
         return environment["cpu"].partition(",")[0], environment["cpu_features"]
 

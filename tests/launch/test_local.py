@@ -28,6 +28,7 @@ from ablate.launch.leases import Lease, Leases
 from ablate.launch.local import launch
 from ablate.metrics.networks import MetricNetworks
 from ablate.runs import pipeline as executing
+from ablate.runs.run_files import record_remote_run
 from ablate.store import tables
 from ablate.study.plan import RunSpec, plan
 from ablate.study.request import Rerun, StudyRequest
@@ -250,7 +251,7 @@ def test_a_maker_that_was_taken_for_dead_leaves_the_finished_row(
     assert tables.read(tmp_path, "runs")[["status", "fd"]].to_numpy().tolist() == [["done", 1.0]]
     assert len(tables.read(tmp_path, "curves")) == 1
     adopted = {"run_id": run_id, "variant": "direct", "preset": "smoke", "seed": 0, "status": "interrupted"}
-    executing.record_remote_run(tmp_path, run_id, {}, {"runs": [adopted]})
+    record_remote_run(tmp_path, run_id, {}, {"runs": [adopted]})
     assert tables.read(tmp_path, "runs")["status"].tolist() == ["done"]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from ablate.base import machine
 from ablate.base.errors import DivergedError, ResultsError
 from ablate.base.source_code import code_version
 from ablate.diffusion.sampling import sample_images
@@ -108,7 +107,7 @@ def test_a_resumed_training_names_all_code_that_computed_it(
     first = code_version()
     with pytest.raises(KeyboardInterrupt):
         run(SMOKE, images, tmp_path, on_step=stop)
-    monkeypatch.setattr(machine, "code_version", lambda: '{"source": "other"}')
+    monkeypatch.setattr(train_module, "code_version", lambda: '{"source": "other"}')
     warnings: list[str] = []
     state = run(SMOKE, images, tmp_path, on_step=lambda state: warnings.extend(state.resume_warnings[:1]))
     assert state.code == [first, '{"source": "other"}']

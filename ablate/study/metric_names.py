@@ -11,8 +11,10 @@ efficientnet-lite0     pd           diversity_pd         nearest_pd         memo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from ablate.base.errors import AblateError, did_you_mean
 
@@ -39,6 +41,85 @@ _BY_FEATURES = {
 }
 FEATURES = {"fd": 1280, "fid": 2048}  # headline metric -> number of features
 PERCEPTUAL = {"pd": EMBEDDED, "lpips": "lpips-alex", "lpips_vgg": "lpips-vgg"}  # distance -> network
+
+
+# Words in names of metrics that ablate does not measure, as in `val/loss` or `word_perplexity`.
+_HIGHER = frozenset(
+    [
+        "acc",
+        "accuracy",
+        "ap",
+        "auc",
+        "auroc",
+        "auprc",
+        "bleu",
+        "chrf",
+        "dice",
+        "em",
+        "exact",
+        "f1",
+        "iou",
+        "kappa",
+        "likelihood",
+        "map",
+        "mcc",
+        "miou",
+        "mrr",
+        "ndcg",
+        "pearson",
+        "precision",
+        "psnr",
+        "r2",
+        "recall",
+        "return",
+        "returns",
+        "reward",
+        "rouge",
+        "rougel",
+        "score",
+        "sensitivity",
+        "spearman",
+        "specificity",
+        "ssim",
+        "success",
+        "top1",
+        "top5",
+        "winrate",
+    ]
+)
+_LOWER = frozenset(
+    [
+        "bpb",
+        "bpc",
+        "bpd",
+        "brier",
+        "cer",
+        "divergence",
+        "ece",
+        "err",
+        "error",
+        "errors",
+        "fid",
+        "kid",
+        "kl",
+        "latency",
+        "logloss",
+        "loss",
+        "losses",
+        "lpips",
+        "mae",
+        "mape",
+        "mse",
+        "nll",
+        "perplexity",
+        "ppl",
+        "regret",
+        "rmse",
+        "seconds",
+        "ter",
+        "wer",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -85,3 +166,17 @@ def higher_is_better(name: str) -> bool:
     """Return whether higher values are better, also of a metric in a number format (`int8_psnr_db`)."""
     plain = name if name in METRICS else name.partition("_")[2]
     return plain == "psnr_db" or (plain in METRICS and METRICS[plain].kind in HIGHER_IS_BETTER)
+
+
+def direction(name: str) -> Literal["higher", "lower"] | None:
+    """Return which values of a metric are better by what its name says; None: its words do not tell, or disagree.
+
+    Args:
+        name: As in `psnr_db`, `val/loss` or `acc,none`.
+    """
+    if name in METRICS:
+        return "higher" if higher_is_better(name) else "lower"
+    words = set(re.split(r"[^a-z0-9]+", name.lower()))
+    if words & _HIGHER and words & _LOWER:
+        return None
+    return "higher" if words & _HIGHER else "lower" if words & _LOWER else None

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from ablate.base.errors import DataError
 
+# Libraries choose kernels, which round differently, by these instruction sets. CPUs of one name may
+# differ in them.
+VECTOR_UNITS = ("amx", "asimd", "avx", "bf16", "i8mm", "sve")
+
 # numpy's and torch's libraries read these when they are first imported.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -47,6 +51,21 @@ def cpu_flags() -> set[str]:
         if line.startswith(("flags", "Features")):  # on x86, on ARM
             return set(line.partition(":")[2].split())
     return set()
+
+
+def vector_units() -> str:
+    """Return the CPU's instruction sets that change how sums round, in one line."""
+    return " ".join(sorted(flag for flag in cpu_flags() if flag.startswith(VECTOR_UNITS)))
+
+
+def gpu_name() -> str | None:
+    """Return the name of the first NVIDIA GPU without a CUDA library; None: there is none, or it is unknown."""
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with suppress(OSError):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.startswith("Model:"):
+                    return line.partition(":")[2].strip()
+    return None
 
 
 def cpu_name() -> str:

@@ -20,7 +20,7 @@ import torch
 
 from ablate import __version__
 from ablate.base.errors import AblateError
-from ablate.base.host import cpu_flags, cpu_name, host_bytes
+from ablate.base.host import cpu_flags, cpu_name, host_bytes, vector_units
 from ablate.base.text import printable
 
 # Their versions are part of a row.
@@ -28,10 +28,6 @@ LIBRARIES = (
     "lpips", "numba", "numpy", "onnxruntime", "pillow", "robohash", "safetensors",
     "scipy", "timm", "torch", "torch-fidelity", "torchvision",
 )  # fmt: skip
-
-# Libraries choose kernels, which round differently, by these instruction sets. CPUs of one name may
-# differ in them.
-VECTOR_UNITS = ("amx", "asimd", "avx", "bf16", "i8mm", "sve")
 
 # Training steps that repay a compilation at the sizes of `quick` (docs/log.md); estimated on a GPU.
 COMPILE_FROM_STEPS = {"cpu": 1000, "cuda": 5000}
@@ -121,7 +117,7 @@ def environment(device: torch.device) -> str:
     """Return JSON with the versions of libraries and Python, the platform, the CPU and the GPU."""
     values = {"ablate": __version__} | {name: metadata.version(name) for name in LIBRARIES}
     values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": cpu_name()}
-    values["cpu_features"] = " ".join(sorted(flag for flag in cpu_flags() if flag.startswith(VECTOR_UNITS)))
+    values["cpu_features"] = vector_units()
     values["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     if device.type == "cuda":  # the filters have no fused kernels without it
         with suppress(metadata.PackageNotFoundError):

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.base.errors import AblateError, LeaseLostError, failed_runs, hits_every_run
 from ablate.base.machine import device_bytes, environment, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.base.source_code import code_version
@@ -18,7 +17,7 @@ from ablate.base.text import one_line
 from ablate.data.datasets import load_dataset
 from ablate.inference import number_formats
 from ablate.launch.plans import planned
-from ablate.launch.queue import AS_FAILED, POLL_S, WorkQueue, sigterm_as_interrupt
+from ablate.launch.queue import AS_FAILED, POLL_S, QueuedRun, WorkQueue, make_runs, sigterm_as_interrupt
 from ablate.launch.stale import stale_runs
 from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
@@ -135,60 +134,47 @@ def launch(
             on_row=on_row,
             say=progress.say,
         )
+
+        def make(run: QueuedRun) -> None:
+            if run.quantise:
+                on_row(run.row | {"rows": measure_more(run)}, "quantised")
+                return
+            networks = metric_networks()
+            if plan is not None:
+                record(folder, plan, code_version())
+            row = execute_run(
+                run.spec,
+                data,
+                folder,
+                networks=networks,
+                progress=progress,
+                load_wall_s=load_wall_s,
+                save_every_s=request.save_every_s,
+                finished_before=run.finished_before,
+                compile=request.compile,
+                still_ours=run.lease.still_ours,
+            )
+            on_row(row, "made")
+            if request.nfe and run.spec.purpose is None and row["status"] == "done":
+                finished = finished_runs.load_run(folder, run.run_id, target)
+                add_evaluations(folder, finished, data, networks, request.nfe, progress=progress)
+
+        def measure_more(run: QueuedRun) -> int:
+            """Measure what a finished run lacks, and return the number of rows added."""
+            finished, added = finished_runs.load_run(folder, run.run_id, target), 0
+            if request.quantize is not None or request.scopes is not None:
+                added += number_formats.add_missing_formats(
+                    folder,
+                    finished,
+                    data,
+                    metric_networks(),
+                    run.spec.config.quantize,
+                    session=queue.session,
+                    progress=progress,
+                )
+            if request.nfe and run.spec.purpose is None:
+                added += add_evaluations(folder, finished, data, metric_networks(), request.nfe, progress=progress)
+            return added
+
         study = stack.enter_context(progress.study(queue.total))
-        failures: list[tuple[str, str]] = []
-        for run in queue.runs():
-            if run is None:
-                time.sleep(poll_s)
-                continue
-            study.left_to(queue.skipped, 1)
-            with run:
-                try:
-                    if run.quantise:
-                        finished = finished_runs.load_run(folder, run.run_id, target)
-                        formats, added = run.spec.config.quantize, 0
-                        if request.quantize is not None or request.scopes is not None:
-                            added += number_formats.add_missing_formats(
-                                folder,
-                                finished,
-                                data,
-                                metric_networks(),
-                                formats,
-                                session=queue.session,
-                                progress=progress,
-                            )
-                        if request.nfe and run.spec.purpose is None:
-                            added += add_evaluations(
-                                folder, finished, data, metric_networks(), request.nfe, progress=progress
-                            )
-                        on_row(run.row | {"rows": added}, "quantised")
-                    else:
-                        networks = metric_networks()
-                        if plan is not None:
-                            record(folder, plan, code_version())
-                        row = execute_run(
-                            run.spec,
-                            data,
-                            folder,
-                            networks=networks,
-                            progress=progress,
-                            load_wall_s=load_wall_s,
-                            save_every_s=request.save_every_s,
-                            finished_before=run.finished_before,
-                            compile=request.compile,
-                            still_ours=run.lease.still_ours,
-                        )
-                        on_row(row, "made")
-                        if request.nfe and run.spec.purpose is None and row["status"] == "done":
-                            finished = finished_runs.load_run(folder, run.run_id, target)
-                            add_evaluations(folder, finished, data, networks, request.nfe, progress=progress)
-                except Exception as error:
-                    if request.fail_fast or isinstance(error, LeaseLostError) or hits_every_run(error):
-                        raise
-                    kind = "" if isinstance(error, AblateError) else f"{type(error).__name__}: "
-                    failures.append((run.run_id, f"{kind}{one_line(error)}"))
-                    if not run.quantise:  # that run is finished, and stays so
-                        on_row(run.row | {"status": "failed", "error": failures[-1][1]}, "made")
-            study.made_one()
-        if failures:
-            raise failed_runs(failures)
+        make_runs(queue, make, study=study, fail_fast=request.fail_fast, poll_s=poll_s, on_row=on_row)

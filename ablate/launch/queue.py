@@ -6,6 +6,7 @@ Several processes can work on one results folder. Each makes the runs whose leas
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ablate.base.errors import AblateError, LeaseLostError, failed_runs, hits_every_run
+from ablate.base.progress import Study
 from ablate.base.signals import handled
-from ablate.data.datasets import ImageSet
+from ablate.base.text import one_line
 from ablate.launch.leases import Lease, Leases
 from ablate.launch.stale import stale_note, stale_runs
-from ablate.runs.rows import Row
+from ablate.runs.rows import Data, Row
 from ablate.runs.run_files import clean_up_finished, working_folder
 from ablate.store import tables
 from ablate.store.owners import Owner
@@ -71,13 +74,14 @@ class WorkQueue:
     def __init__(
         self,
         specs: Sequence[RunSpec],
-        data: ImageSet,
+        data: Data,
         folder: Path,
         *,
         rerun: Rerun,
         quantize_finished: bool,
         steal: bool = False,
         at_start: Mapping[str, tuple[str, Any]] | None = None,
+        code: Mapping[str, str] | None = None,
         on_row: Callable[[Row, str], None],
         say: Callable[[str], None],
     ) -> None:
@@ -85,13 +89,14 @@ class WorkQueue:
 
         Args:
             specs: The study.
-            data: Its images.
+            data: What it is compared on.
             folder: The results folder.
             rerun: Which runs are made.
             quantize_finished: Measure finished runs in the number formats they lack.
             steal: Take the runs that other processes are making now, after all other runs.
             at_start: How the runs ended when the study started, as `statuses` returns it; None: it
                 starts now.
+            code: Name of a run -> the code that would run it now; None: ablate's own.
             on_row: Called for each skipped run with its name and seed, and the reason.
             say: Called with a line for the user.
         """
@@ -101,7 +106,7 @@ class WorkQueue:
         # Two thieves that start together must not steal from each other: only these owners count.
         self._steal_from = self._leases.held() if steal else {}
         self._waiting = {spec.run_id(data.name, data.digest): spec for spec in specs}
-        stale = stale_runs(tables.read(folder, "runs"))
+        stale = stale_runs(tables.read(folder, "runs"), code)
         self._stale = {run_id: stale[run_id] for run_id in self._waiting if run_id in stale}
         if rerun is not Rerun.failed:
             skipped = [versions for run_id, versions in self._stale.items() if self._is_kept(run_id)]
@@ -183,6 +188,51 @@ class WorkQueue:
         if self._rerun is Rerun.stale:
             return run_id not in self._stale
         return self._rerun is Rerun.unfinished or self._waiting[run_id].added
+
+
+def make_runs(
+    queue: WorkQueue,
+    make: Callable[[QueuedRun], None],
+    *,
+    study: Study,
+    fail_fast: bool,
+    poll_s: float,
+    on_row: Callable[[Row, str], None],
+) -> None:
+    """Make the runs of a queue here, one after another.
+
+    Args:
+        queue: The runs.
+        make: Makes one; an error that it raises does not end the others.
+        study: The bar to move.
+        fail_fast: Stop at the first error.
+        poll_s: Seconds between two attempts to lease runs of other processes.
+        on_row: Called for each run that failed.
+
+    Raises:
+        AblateError: At the end, one that names all failed runs. At once: with `fail_fast`, where
+            another process has taken a run over, and for an error of the disk or its permissions,
+            which each next run would meet.
+    """
+    failures: list[tuple[str, str]] = []
+    for run in queue.runs():
+        if run is None:
+            time.sleep(poll_s)
+            continue
+        study.left_to(queue.skipped, 1)
+        with run:
+            try:
+                make(run)
+            except Exception as error:
+                if fail_fast or isinstance(error, LeaseLostError) or hits_every_run(error):
+                    raise
+                kind = "" if isinstance(error, AblateError) else f"{type(error).__name__}: "
+                failures.append((run.run_id, f"{kind}{one_line(error)}"))
+                if not run.quantise:  # that run is finished, and stays so
+                    on_row(run.row | {"status": "failed", "error": failures[-1][1]}, "made")
+        study.made_one()
+    if failures:
+        raise failed_runs(failures)
 
 
 def statuses(folder: Path) -> dict[str, tuple[str, Any]]:

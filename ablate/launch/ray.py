@@ -39,7 +39,7 @@ from ablate.launch.ray_cluster import (
 from ablate.launch.ray_messages import ProgressActor, Updates
 from ablate.launch.ray_worker import MODELS, Networks, Payload, RunResult, RunTask, resumable_files, run_task
 from ablate.metrics.networks import load_networks, weight_paths
-from ablate.runs.rows import Row
+from ablate.runs.rows import Row, columns_of
 from ablate.runs.run_files import record_remote_run, working_folder
 from ablate.store import tables
 from ablate.store.plans import record
@@ -352,11 +352,7 @@ class _Launcher:
     def _give_up(self, one: _Running, error: str) -> RunResult:
         """Return a failed row for a run whose machine returned nothing."""
         spec, data = one.run.spec, self._data
-        row: Row = one.run.row | {"axis": spec.axis, "preset": spec.preset, "budget": spec.budget}
-        row |= {"plan_id": spec.plan_id, "about": spec.about, "claims": spec.claims}
-        row |= {"purpose": spec.purpose, "tuned": spec.tuned}
-        row |= {"config": spec.config.to_json(), "config_hash": spec.config.hash, "status": "failed", "error": error}
-        row |= {"data": data.name, "data_digest": data.digest}
+        row: Row = columns_of(spec, data, one.run.run_id) | {"status": "failed", "error": error}
         rows = {} if one.run.finished_before else {"runs": [row]}
         return RunResult("failed", error=error, payload=Payload({}, rows))
 

@@ -37,7 +37,7 @@ from ablate.models.weight_files import digest, save_tensors
 from ablate.runs import evaluation
 from ablate.runs.context import RunContext
 from ablate.runs.previews import Previews
-from ablate.runs.rows import Row, RunRows
+from ablate.runs.rows import Row, RunRows, columns_of
 from ablate.runs.run_files import delete_temporary_files, is_done, move_artifacts, working_folder
 from ablate.stats.stability import first_jump
 from ablate.store.image_grids import save_grid
@@ -181,26 +181,11 @@ def train_and_sample(context: RunContext) -> tuple[Denoiser, ImageCodec, np.ndar
 def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precision: str, run_id: str) -> Row:
     config, spent = spec.config, cost(spec.config)
     commit, dirty = git_state()
-    return {
-        "run_id": run_id,
-        "variant": spec.variant,
-        "axis": spec.axis,
-        "preset": spec.preset,
-        "seed": spec.seed,
-        "data": data.name,
-        "data_digest": data.digest,
+    return columns_of(spec, data, run_id) | {
         "n_train": len(data.train),
         "n_held_out": len(data.held_out),
         "duplicates": data.duplicates,
         "data_notes": "; ".join(data.notes) or None,
-        "budget": spec.budget,
-        "plan_id": spec.plan_id,
-        "purpose": spec.purpose,
-        "tuned": spec.tuned,
-        "about": spec.about,
-        "claims": spec.claims,
-        "config": config.to_json(),
-        "config_hash": config.hash,
         "params": spent.total_params,
         "macs": spent.total_macs,
         "drift_params_share": spent.params["drift"] / spent.total_params,

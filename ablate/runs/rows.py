@@ -9,12 +9,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ablate.store import tables
 from ablate.store.schema import RUN_TABLES
+from ablate.study.plan import RunSpec
 
 Row = dict[str, Any]
+
+
+class Data(Protocol):
+    """What runs are compared on: a data set, or the label of a program's data."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def columns_of(spec: RunSpec, data: Data, run_id: str) -> Row:
+    """Return the columns of a run's row that are known before it is made."""
+    return {
+        "run_id": run_id,
+        "variant": spec.variant,
+        "axis": spec.axis,
+        "preset": spec.preset,
+        "seed": spec.seed,
+        "data": data.name,
+        "data_digest": data.digest,
+        "budget": spec.budget,
+        "plan_id": spec.plan_id,
+        "purpose": spec.purpose,
+        "tuned": spec.tuned,
+        "about": spec.about,
+        "claims": spec.claims,
+        "config": spec.config.to_json(),
+        "config_hash": spec.config.hash,
+    }
 
 
 @dataclass

@@ -14,7 +14,8 @@ import os
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Results", "__version__", "load_results", "merge", "run"]
+_PLUGINS = ("dataset", "metric", "model", "objective", "solver")  # decorators of plug-ins
+__all__ = ["Results", "__version__", "load_results", "merge", "run", *_PLUGINS]
 
 # ONNX Runtime sends telemetry unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -24,6 +25,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PLUGINS:
+        return getattr(importlib.import_module("ablate.study.plugins"), name)
     if name in __all__:
         return getattr(importlib.import_module("ablate.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,22 @@ from ablate.api import load_results as load_results
 from ablate.api import merge as merge
 from ablate.api import run as run
 from ablate.results_folder import Results as Results
+from ablate.study.plugins import dataset as dataset
+from ablate.study.plugins import metric as metric
+from ablate.study.plugins import model as model
+from ablate.study.plugins import objective as objective
+from ablate.study.plugins import solver as solver
 
 __version__: str
-__all__ = ["Results", "__version__", "load_results", "merge", "run"]
+__all__ = [
+    "Results",
+    "__version__",
+    "dataset",
+    "load_results",
+    "merge",
+    "metric",
+    "model",
+    "objective",
+    "run",
+    "solver",
+]

@@ -26,8 +26,10 @@ from ablate.diffusion.sampling import sample_images, sample_images_with
 from ablate.diffusion.solvers import evaluations
 from ablate.metrics import extractors
 from ablate.models.cost import cost
+from ablate.models.denoiser import build
 from ablate.models.kpn import filters, rotary
-from ablate.models.kpn.denoiser import Denoiser, build
+from ablate.models.kpn.denoiser import Denoiser
+from ablate.models.kpn.settings import KpnSettings
 from ablate.runs.pipeline import perceptual_loss
 from ablate.store import tables
 from ablate.store.schema import SCHEMAS
@@ -95,6 +97,7 @@ def _upsampling(device: torch.device, folder: Path) -> Case:
 def _rotary(device: torch.device, folder: Path) -> Case:
     """Rotated queries and keys of a block at `quick`, without gradients."""
     model, batch = _baseline("quick").model, 64
+    assert isinstance(model, KpnSettings)
     heads, channels = model.attention_heads, model.width // model.attention_heads
     qkv, angles = torch.randn(batch, 64, 3, heads, channels, device=device), rotary.rotary_angles(8, channels)
     cos, sin = angles.cos().to(device), angles.sin().to(device)
@@ -128,7 +131,7 @@ def _baseline(preset: str, batch: int | None = None) -> Config:
 
 def _forward(device: torch.device, folder: Path) -> Case:
     config, batch = _baseline("quick"), 32
-    model, precision = build(config.model, 0, device), machine.pick_precision(device)
+    model, precision = build(config, 0, device), machine.pick_precision(device)
     z, t = torch.randn(batch, 3, SIDE, SIDE, device=device), torch.rand(batch, device=device)
 
     def forward(z: Tensor, t: Tensor) -> Tensor:
@@ -151,10 +154,10 @@ def _training(preset: str, batch: int, perceptual: bool) -> MakeCase:
         config = _baseline(preset, batch)
         network = perceptual_loss(config.train, device) if perceptual else None
         images = torch.randint(0, 256, (4 * batch, 3, SIDE, SIDE), dtype=torch.uint8, device=device)
-        batches, model = Batches(images, config.train, 0), build(config.model, 0, device)
+        batches, model = Batches(images, config.train, 0), build(config, 0, device)
         if machine.pick_compile("auto", config.train.steps, device):
-            model.backbone.compile_blocks()
-        state = TrainingState(model, build(config.model, 0, device), config.train, 4)
+            _denoiser(model).compile_parts()
+        state = TrainingState(model, build(config, 0, device), config.train, 4)
         precision = machine.pick_precision(device)
         draw_inputs, terms = objective(config, model, batches, 0, perceptual=network, precision=precision)
         backward = make_backward(draw_inputs, terms, state, config.train.steps)
@@ -211,13 +214,18 @@ def published_step(
 
 def _channels_first(config: Config, device: torch.device) -> Denoiser:
     """A denoiser whose convolutions are channels first in memory."""
-    return build(config.model, 0, device).to(memory_format=torch.contiguous_format)
+    return _denoiser(build(config, 0, device).to(memory_format=torch.contiguous_format))
+
+
+def _denoiser(network: nn.Module) -> Denoiser:
+    assert isinstance(network, Denoiser)
+    return network
 
 
 def _sampling(device: torch.device, folder: Path) -> Case:
     config, count = _baseline("quick"), 64
     model, plain, precision = (
-        build(config.model, 0, device),
+        build(config, 0, device),
         _channels_first(config, device),
         machine.pick_precision(device),
     )

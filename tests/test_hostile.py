@@ -30,7 +30,7 @@ from ablate.models.kpn.filters import KERNEL_WEIGHTS
 from ablate.store import tables
 from ablate.store.atomic_files import is_temporary
 from ablate.study import variants
-from ablate.study.config import SECTIONS, Config
+from ablate.study.config import Config, sections
 from ablate.study.plan import RunSpec, parse_seeds, plan
 
 HEAD = 'about = "a"\nsource = "s"\naxis = "x"\n'
@@ -139,7 +139,7 @@ def test_seeds_are_a_list_or_an_error(text: str) -> None:
     assert all(0 <= seed < 10**9 for seed in seeds)
 
 
-KEYS = sorted(f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.model_fields)
+KEYS = sorted(f"{section}.{key}" for section, kind in sections("kpn").items() for key in kind.model_fields)
 VALUES = st.one_of(
     st.integers(-(10**40), 10**40),
     st.floats(),
@@ -179,7 +179,9 @@ def test_any_bytes_are_a_variant_or_an_error(user: Path, content: bytes) -> None
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*SECTIONS, "width", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*sections("kpn"), "width", "x"]), inner)
+    ),
     max_leaves=8,
 )
 

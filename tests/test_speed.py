@@ -30,8 +30,8 @@ def test_the_published_step_trains_the_same() -> None:
     """Both have the same losses for some steps in float32."""
     config = operations._baseline("smoke", 4)
     images = torch.randint(0, 256, (16, 3, 64, 64), dtype=torch.uint8)
-    batches, model = operations.Batches(images, config.train, 0), operations.build(config.model, 0, CPU)
-    state = operations.TrainingState(model, operations.build(config.model, 0, CPU), config.train, 4)
+    batches, model = operations.Batches(images, config.train, 0), operations.build(config, 0, CPU)
+    state = operations.TrainingState(model, operations.build(config, 0, CPU), config.train, 4)
     draw_inputs, terms = operations.objective(config, model, batches, 0, perceptual=None, precision="fp32")
     losses = []
     step = operations.published_step(config, batches, None, CPU, on_loss=losses.append)

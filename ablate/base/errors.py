@@ -20,6 +20,10 @@ class VariantError(AblateError):
     """A variant, preset or setting does not exist or is not allowed."""
 
 
+class PluginError(VariantError):
+    """A plug-in cannot be loaded, or does not do what it must."""
+
+
 class DataError(AblateError):
     """Images are missing, damaged, too few or too large."""
 

@@ -71,7 +71,9 @@ def sample(
             from ablate.inference.onnx import onnx_network
 
             _, graphs = build_graphs(done, scheme, done.config.quantize.calibration)
-            drawn = onnx_network(graphs, threads()).draw(done.config, noise, range(n), on_batch=bar.advance)
+            drawn = onnx_network(graphs, threads(), done.config).draw(
+                done.config, noise, range(n), on_batch=bar.advance
+            )
         else:
             precision, codec = done.row["precision"], done.codec
             drawn = sample_images(

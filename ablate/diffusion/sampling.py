@@ -10,28 +10,26 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.base import cuda_graphs, rng
-from ablate.diffusion.objectives import PREDICTION
-from ablate.diffusion.solvers import SOLVERS, Denoise, evaluations
+from ablate.diffusion.objectives import objective_of
+from ablate.diffusion.solvers import Denoise, evaluations, solver_of
 from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
-from ablate.models.kpn.backbone import DIFFUSION_SPACES
-from ablate.models.kpn.denoiser import Denoiser
 from ablate.study.config import Config
 
 BATCH = 64  # images per network evaluation
 
 
-def denoise(model: Denoiser, config: Config, z: Tensor, t: Tensor, precision: str) -> Tensor:
+def denoise(model: nn.Module, config: Config, z: Tensor, t: Tensor, precision: str) -> Tensor:
     """Return x_hat (B, C, S, S) float32 of noisy z (B, C, S, S) at t (B,), without gradients."""
     with torch.inference_mode(), torch.autocast(z.device.type, torch.bfloat16, enabled=precision == "bf16"):
         output = model(z.contiguous(memory_format=torch.channels_last), t)
-        return PREDICTION[config.diffusion.prediction](output, z, t, config.diffusion.clip)
+        return objective_of(config.diffusion).denoise(output.float(), z, t)
 
 
 def sample_images(
-    model: Denoiser,
+    model: nn.Module,
     config: Config,
     seed: int,
     indices: Iterable[int],
@@ -54,7 +52,7 @@ def sample_images(
         on_batch: Called after each batch with its number of images.
 
     Returns:
-        (N, 3, 64, 64) float32 on the CPU, in [-1, 1] up to the model's error; not clipped.
+        (N, 3, S, S) float32 on the CPU, in [-1, 1] up to the model's error; not clipped.
     """
     indices, device = list(indices), next(model.parameters()).device
     calls = len(indices) // batch * evaluations(config.sample.solver, config.sample.num_steps)
@@ -88,14 +86,14 @@ def sample_images_with(
         denoise: (z (B, C, S, S), t (B,)) -> x_hat (B, C, S, S), float32.
         config: Names the diffusion space, the solver and its steps.
         stream: Stream of the noise.
-        decode: Maps samples (B, C, S, S) of the diffusion space to images (B, 3, 64, 64).
+        decode: Maps samples (B, C, S, S) of the diffusion space to images (B, 3, S, S).
         device: The device of the noise.
     """
-    indices, (channels, size, _) = list(indices), DIFFUSION_SPACES[config.model.space]
+    indices = list(indices)
     images = []
     for start in range(0, len(indices), batch):
-        z = rng.normal(seed, stream, indices[start : start + batch], (channels, size, size)).to(device)
-        x = SOLVERS[config.sample.solver](denoise, z, config.sample.num_steps)
+        z = rng.normal(seed, stream, indices[start : start + batch], config.shape).to(device)
+        x = solver_of(config.sample.solver)(denoise, z, config.sample.num_steps)
         with torch.inference_mode():
             images.append(decode(x).cpu())
         on_batch(len(images[-1]))

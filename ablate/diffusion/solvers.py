@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
+
+from ablate.study import plugins
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (z (B, ...), t (B,)) -> x_hat (B, ...)
 
@@ -51,11 +54,34 @@ def heun(denoise: Denoise, z: Tensor, num_steps: int) -> Tensor:
 SOLVERS: dict[str, Callable[[Denoise, Tensor, int], Tensor]] = {"euler": euler, "heun": heun}
 
 
+def solver_of(name: str) -> Callable[[Denoise, Tensor, int], Tensor]:
+    """Return the solver of a name, the package's or a plug-in's.
+
+    Raises:
+        PluginError: There is none.
+    """
+    solver: Callable[[Denoise, Tensor, int], Tensor] = SOLVERS.get(name) or plugins.find("solver", name).target
+    return solver
+
+
+@cache
 def evaluations(solver: str, num_steps: int) -> int:
     """Return the number of network evaluations per sample (NFE)."""
-    return {"euler": num_steps, "heun": 2 * num_steps - 1}[solver]
+    if solver in SOLVERS:
+        return {"euler": num_steps, "heun": 2 * num_steps - 1}[solver]
+    calls = 0
+
+    def counted(z: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.zeros_like(z)
+
+    solver_of(solver)(counted, torch.zeros(1, 1, 8, 8), num_steps)
+    return calls
 
 
 def steps_within(solver: str, nfe: int) -> int:
     """Return the most steps, at least one, that take no more than so many network evaluations."""
-    return {"euler": nfe, "heun": (nfe + 1) // 2}[solver]
+    if solver in SOLVERS:
+        return {"euler": nfe, "heun": (nfe + 1) // 2}[solver]
+    return max(1, *(steps for steps in range(1, nfe + 1) if evaluations(solver, steps) <= nfe), 0)

@@ -36,7 +36,6 @@ from ablate.inference.onnx_runtime import Session
 from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.neighbours import to_float
 from ablate.metrics.pair_distances import psnr_db
-from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.store.atomic_files import replacing
 
 SCHEMES = ("fp32", "int8")
@@ -69,7 +68,7 @@ def build_graphs(run: TrainedRun, scheme: str, calibration: int) -> tuple[Export
     model = exportable(run.model, run.config, run.codec)
     graphs = export_graphs(model)
     if scheme == "int8":
-        network = onnx_network(graphs, machine.threads())
+        network = onnx_network(graphs, machine.threads(), run.config)
         inputs = calibration_inputs(network, run.config, run.row["seed"], calibration)
         graphs = to_int8(graphs, groups_of(SCOPE, model.groups), inputs)
     return model, graphs
@@ -97,7 +96,7 @@ def write_onnx(run: TrainedRun, output: Path, scheme: str) -> list[tuple[Path, s
     model, graphs = build_graphs(run, scheme, run.config.quantize.calibration)
     files = []
     with torch.inference_mode():
-        images = to_float(cats.compose(CHECKED), next(run.model.parameters()).device)
+        images = to_float(cats.compose(CHECKED, size=run.config.data.size), next(run.model.parameters()).device)
         latents = run.codec.encode(images).cpu()
     for name, graph in graphs.items():
         path = output if name == "step" else decoder_path(output)
@@ -149,7 +148,6 @@ def compare_with_torch(
 def file_metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:
     """Return the metadata: the run, how to sample, how to convert the output, the licence."""
     row, config = run.row, run.config
-    channels, size, _ = DIFFUSION_SPACES[config.model.space]
     values = {
         "run_id": row["run_id"],
         "variant": row["variant"],
@@ -161,7 +159,7 @@ def file_metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:
         "weights_digest": row["weights_digest"],
         "data": f"{row['data']} ({row['data_digest']})",
         "data_licence": cats.CREDIT if is_embedded(row["data_digest"]) else UNKNOWN_LICENCE,
-        "input": json.dumps({"z": ["batch", channels, size, size]} | ({"t": ["batch"]} if graph == "step" else {})),
+        "input": json.dumps({"z": ["batch", *config.shape]} | ({"t": ["batch"]} if graph == "step" else {})),
         "solver": config.sample.solver,
         "num_steps": str(config.sample.num_steps),
         "preprocessing": "z starts as standard normal noise at t = 0; dz/dt = (x_hat - z) / (1 - t) up to t = 1",

@@ -23,6 +23,7 @@ from torch import Tensor
 from ablate.base import machine, rng
 from ablate.base.errors import AblateError, did_you_mean
 from ablate.base.progress import Progress
+from ablate.base.text import one_line
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import BATCH, to_uint8
 from ablate.diffusion.solvers import evaluations
@@ -47,37 +48,47 @@ from ablate.metrics.pair_distances import mean_pair_scores
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Features, bootstrap_difference, collect_features, frechet_distance
 from ablate.models.cost import cost
-from ablate.models.kpn.backbone import DIFFUSION_SPACES
+from ablate.models.denoiser import construct, name_of
+from ablate.models.denoiser import groups_of as groups_of_network
 from ablate.store import tables as results
-from ablate.study.config import QuantizeConfig
+from ablate.study.config import Config, QuantizeConfig
 from ablate.study.metric_names import EMBEDDED, INCEPTION
 from ablate.study.plan import RunSpec
 
 Row = dict[str, Any]
 
 SCHEMES = tuple(simulated_formats.FORMATS)
-SCOPES = ("kpn", *onnx_runtime.MODULE_GROUPS, "all")
+ALL_BUT_DRIFT = "kpn"  # a scope of the model of that name
 FLOAT = "fp32"  # the row that the others are compared with
 BATCHES = (1, 8)  # batch sizes of the timed calls
 DISTANCES = {EMBEDDED: "fd", INCEPTION: "fid"}  # extractor -> column
 CPU = torch.device("cpu")  # where ONNX Runtime and the simulation compute
 
 
-def parse_formats(schemes: str | None, scopes: str | None, default: QuantizeConfig) -> QuantizeConfig:
+def scopes_of(config: Config) -> tuple[str, ...]:
+    """Return the scopes of a configuration's model: its module groups, and all of them together."""
+    settings = config.model
+    groups = settings.all_groups or groups_of_network(construct(config))
+    decoder = ("decoder",) if settings.all_groups or settings.space == "latent" else ()
+    return (*((ALL_BUT_DRIFT,) if settings.kind == ALL_BUT_DRIFT else ()), *groups, *decoder, "all")
+
+
+def parse_formats(schemes: str | None, scopes: str | None, config: Config) -> QuantizeConfig:
     """Return the settings that `--quantize` and `--scopes` ask for.
 
     Args:
         schemes: A list with commas, `all` or `none`; None keeps the preset's schemes.
         scopes: A list with commas, `each` (every scope) or `none`; None keeps the preset's scopes.
-        default: The preset's settings.
+        config: The run's configuration, with the preset's settings.
 
     Raises:
         AblateError: An unknown scheme or scope.
     """
+    default = config.quantize
     chosen = {
         "schemes": _words("--quantize", schemes, SCHEMES, default.schemes),
         # `all` is a scope itself, the whole network; every scope is `each`.
-        "scopes": _words("--scopes", scopes, SCOPES, default.scopes, every="each"),
+        "scopes": _words("--scopes", scopes, scopes_of(config) if scopes else (), default.scopes, every="each"),
     }
     return default.replaced(**chosen)
 
@@ -95,7 +106,7 @@ def with_formats(specs: Sequence[RunSpec], schemes: str | None, scopes: str | No
     """
     if schemes is None and scopes is None:
         return list(specs), False
-    wanted = [parse_formats(schemes, scopes, spec.config.quantize) for spec in specs]
+    wanted = [parse_formats(schemes, scopes, spec.config) for spec in specs]
     asked = any(settings.schemes and settings.scopes for settings in wanted)
     return [
         dataclasses.replace(spec, config=spec.config.replaced(quantize=one))
@@ -120,7 +131,7 @@ def _words(
 
 def groups_of(scope: str, there: Collection[str]) -> list[str]:
     """Return the module groups of a scope, out of those that a network has."""
-    return [group for group in there if scope in ("all", group) or (scope == "kpn" and group != "drift")]
+    return [group for group in there if scope in ("all", group) or (scope == ALL_BUT_DRIFT and group != "drift")]
 
 
 @dataclass
@@ -174,18 +185,30 @@ def measure_formats(
     if not wanted.schemes:
         return {}
     model = exportable(run.model, run.config, run.codec)
+    scopes = wanted.scopes
+    if run.config.model.kind != ALL_BUT_DRIFT:  # the presets name the scope of the packaged model
+        scopes = tuple(dict.fromkeys("all" if scope == ALL_BUT_DRIFT else scope for scope in scopes))
     pairs = [
         (scheme, scope)
         for scheme in wanted.schemes
-        for scope in wanted.scopes
+        for scope in scopes
         if (scheme, scope) not in done and groups_of(scope, model.groups)
     ]
     if not pairs:
         return {}
     name, seed, n = f"{run.row['variant']} s{run.row['seed']}", run.row["seed"], wanted.samples
     with progress.task(f"{name}: quantise", len(pairs) + 2) as bar:
-        graphs, threads = export_graphs(model), machine.threads()
-        network = onnx_network(graphs, threads)
+        threads = machine.threads()
+        try:
+            graphs = export_graphs(model)
+        except Exception as error:  # of whatever operation of a user's model has no ONNX form
+            if run.config.model.kind == ALL_BUT_DRIFT:
+                raise
+            why = f"{type(error).__name__}: {one_line(error)[:200]}"
+            note = f"note: {name_of(run.config)}: no number formats, it cannot be exported to ONNX ({why})"
+            progress.say(note, once=True)
+            return {}
+        network = onnx_network(graphs, threads, run.config)
         bar.advance(1, "float32")
         calibration = calibration_inputs(network, run.config, seed, wanted.calibration)
         images = network.draw(run.config, seed, range(n))
@@ -241,7 +264,7 @@ def add_missing_formats(
 
 def _label(scheme: str, scope: str) -> str:
     """Return a scheme's name in the latency table: with its scope, if that is not `kpn`."""
-    return scheme if scheme == FLOAT or scope == "kpn" else f"{scheme}/{scope}"
+    return scheme if scheme == FLOAT or scope == ALL_BUT_DRIFT else f"{scheme}/{scope}"
 
 
 def _float_row(context: _FormatContext) -> Row:
@@ -268,14 +291,14 @@ def _row(context: _FormatContext, scheme: str, scope: str) -> tuple[Row, ImageGe
         row |= {"calibration_n": context.calibration.n, "calibration_digest": context.calibration.digest}
     if real:
         graphs = to_int8(context.graphs, groups, context.calibration)
-        network = onnx_network(graphs, context.threads)
+        network = onnx_network(graphs, context.threads, context.run.config)
         share = {name: onnx_runtime.int8_macs(graph, context.graphs[name]) for name, graph in graphs.items()}
         row |= {"engine": "onnxruntime", "file_bytes": sum(graph.ByteSize() for graph in graphs.values())}
     else:
         network = _simulated(context, scheme, groups)
         share = {name: _weighted_macs(graph, groups) for name, graph in context.graphs.items()}
         if "filters" in groups:
-            share["step"] += cost(context.run.config).macs["filters"]
+            share["step"] += cost(context.run.config).macs.get("filters", 0)
         row |= {"engine": "torch"}
     row["macs_share"] = _share(context.run, share)
     row |= context.score(network.draw(context.run.config, seed, range(len(context.float_images))))
@@ -290,7 +313,7 @@ def _simulated(context: _FormatContext, scheme: str, groups: Collection[str]) ->
         for name, part in (("step", model.step), ("decode", model.decode))
     ]
     assert parts[0] is not None
-    return torch_network(parts[0], parts[1])
+    return torch_network(parts[0], parts[1], context.run.config)
 
 
 def _weight_bytes(context: _FormatContext, scheme: str, groups: Collection[str]) -> int:
@@ -338,8 +361,7 @@ def _scorer(run: TrainedRun, data: ImageSet, networks: MetricNetworks, images: T
 
 def _time(networks: Mapping[str, ImageGenerator], run: TrainedRun, session: str, threads: int) -> list[Row]:
     """Time one step of every generator that ONNX Runtime computes, side by side."""
-    channels, size, _ = DIFFUSION_SPACES[run.config.model.space]
-    noise = rng.normal(run.row["seed"], "latency", range(max(BATCHES)), (channels, size, size))
+    noise = rng.normal(run.row["seed"], "latency", range(max(BATCHES)), run.config.shape)
 
     def timed(scheme: str, network: ImageGenerator, batch: int) -> TimedCall:
         z, t = noise[:batch], torch.full((batch,), 0.5)

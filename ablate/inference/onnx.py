@@ -13,17 +13,15 @@ from dataclasses import dataclass
 
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.base import rng
 from ablate.diffusion.sampling import sample_images_with
 from ablate.diffusion.solvers import Denoise
 from ablate.inference import onnx_runtime
 from ablate.inference.onnx_modules import Decode, Step
-from ablate.inference.onnx_runtime import MODULE_GROUPS
-from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
-from ablate.models.kpn.backbone import DIFFUSION_SPACES
-from ablate.models.kpn.denoiser import Denoiser
+from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec, image_codec
+from ablate.models.denoiser import groups_of
 from ablate.models.weight_files import digest
 from ablate.study.config import Config
 
@@ -41,9 +39,7 @@ class ExportableModel:
     @property
     def groups(self) -> list[str]:
         """The module groups that the model has."""
-        model = self.config.model
-        has = {"filters": model.output == "kpn", "drift": model.drift, "decoder": self.decode is not None}
-        return [part for part in MODULE_GROUPS if has.get(part, True)]
+        return groups_of(self.step.denoiser) + (["decoder"] if self.decode is not None else [])
 
 
 @dataclass(frozen=True)
@@ -88,36 +84,35 @@ class CalibrationInputs:
     digest: str
 
 
-def exportable(model: Denoiser, config: Config, codec: ImageCodec) -> ExportableModel:
+def exportable(model: nn.Module, config: Config, codec: ImageCodec) -> ExportableModel:
     """Return a trained model in its exportable form."""
     decode = None
     if codec.decoder is not None and codec.shift is not None and codec.scale is not None:
         decode = Decode(codec.decoder, codec.shift, codec.scale)
-    return ExportableModel(config, Step(model, config.diffusion), decode)
+    return ExportableModel(config, Step(model, config), decode)
 
 
 def export_graphs(model: ExportableModel) -> Graphs:
     """Return the float32 graphs of a model."""
-    channels, size, _ = DIFFUSION_SPACES[model.config.model.space]
-    z, t = rng.normal(0, "export", range(2), (channels, size, size)), torch.tensor([0.25, 0.75])
-    graphs = {"step": onnx_runtime.export_module(model.step, {"z": z, "t": t}, "x_hat")}
+    z, t = rng.normal(0, "export", range(2), model.config.shape), torch.tensor([0.25, 0.75])
+    graphs = {"step": onnx_runtime.export_module(model.step, {"z": z, "t": t}, "x_hat", model.groups)}
     if model.decode is not None:
-        graphs["decode"] = onnx_runtime.export_module(model.decode, {"z": z}, "x")
+        graphs["decode"] = onnx_runtime.export_module(model.decode, {"z": z}, "x", model.groups)
     return graphs
 
 
-def onnx_network(graphs: Graphs, threads: int) -> ImageGenerator:
+def onnx_network(graphs: Graphs, threads: int, config: Config) -> ImageGenerator:
     """Return the model as ONNX Runtime computes it.
 
     Raises:
         ResultsError: The engine cannot run a graph.
     """
     sessions = {name: onnx_runtime.Session(graph, threads) for name, graph in graphs.items()}
-    return ImageGenerator(sessions["step"], sessions.get("decode", PIXEL_CODEC.decode))
+    return ImageGenerator(sessions["step"], sessions.get("decode", image_codec(config.shape[0]).decode))
 
 
 def torch_network(
-    step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor], Tensor] | None
+    step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor], Tensor] | None, config: Config
 ) -> ImageGenerator:
     """Return the model as torch computes it, in float32 on the CPU."""
 
@@ -125,7 +120,7 @@ def torch_network(
         with torch.inference_mode():
             return step(z, t)
 
-    return ImageGenerator(denoise, decode or PIXEL_CODEC.decode)
+    return ImageGenerator(denoise, decode or image_codec(config.shape[0]).decode)
 
 
 def calibration_inputs(network: ImageGenerator, config: Config, seed: int, n: int) -> CalibrationInputs:

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.diffusion.objectives import PREDICTION
+from ablate.diffusion.objectives import objective_of
 from ablate.models.autoencoder import Decoder
-from ablate.models.kpn.denoiser import Denoiser
-from ablate.study.config import DiffusionConfig
+from ablate.study.config import Config
 
 
 class ShuffledConv2d(nn.Module):
@@ -66,18 +65,18 @@ def without_transposed(module: nn.Module) -> nn.Module:
 class Step(nn.Module):
     """One network evaluation of a sampler: z (B, C, S, S), t (B,) -> x_hat (B, C, S, S)."""
 
-    def __init__(self, denoiser: Denoiser, diffusion: DiffusionConfig) -> None:
+    def __init__(self, denoiser: nn.Module, config: Config) -> None:
         """Wrap a copy of the denoiser.
 
-        Its module groups (backbone, upscaler, heads, drift) are the copy's children.
+        The denoiser's module groups are the copy's children.
         """
         super().__init__()
         self.denoiser = without_transposed(denoiser)
-        self.diffusion = diffusion
+        self.objective = objective_of(config.diffusion)
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Return x_hat."""
-        return PREDICTION[self.diffusion.prediction](self.denoiser(z, t), z, t, self.diffusion.clip)
+        return self.objective.denoise(self.denoiser(z, t), z, t)
 
 
 class Decode(nn.Module):

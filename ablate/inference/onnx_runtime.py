@@ -1,11 +1,10 @@
 """Graphs for ONNX Runtime: export, static int8 quantisation, sessions, the work done in int8.
 
-A node of an exported graph is named `group/...` after its module group (`backbone`, `upscaler`,
-`heads`, `filters`, `drift`, `decoder`), so that a group can be quantised alone. int8 means the QDQ
-form: unsigned 8-bit activations with a scale and zero point per tensor (from the minimum and
-maximum on calibration inputs), and signed 8-bit weights with a scale per output channel. ONNX
-Runtime decides which operations it fuses into integer ones; `int8_macs` counts their
-multiply-accumulates.
+A node of an exported graph is named `group/...` after its module group, as `backbone` or `decoder`,
+so that a group can be quantised alone. int8 means the QDQ form: unsigned 8-bit activations with a scale and zero
+point per tensor (from the minimum and maximum on calibration inputs), and signed 8-bit weights with a
+scale per output channel. ONNX Runtime decides which operations it fuses into integer ones;
+`int8_macs` counts their multiply-accumulates.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ from torch import Tensor, nn
 
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
-from ablate.models.cost import GROUPS
 
-MODULE_GROUPS = (*GROUPS, "decoder")  # the module groups
 BATCH = "batch"  # name of the first dimension of every input and output
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # operations whose weights are quantised
 INTEGER = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger")
@@ -60,7 +57,9 @@ class Session:
         return torch.from_numpy(self.session.run(None, feeds)[0])
 
 
-def export_module(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
+def export_module(
+    module: nn.Module, inputs: Mapping[str, Tensor], output: str, groups: Collection[str]
+) -> onnx.ModelProto:
     """Return the graph of a module, with a dynamic batch.
 
     Nodes are named after module groups and hold no file paths.
@@ -70,6 +69,7 @@ def export_module(module: nn.Module, inputs: Mapping[str, Tensor], output: str) 
         inputs: Name -> example, (B, ...) float32 with B >= 2, in the order of the module's
             arguments.
         output: Name of the one output.
+        groups: Names of the module groups.
     """
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
@@ -85,7 +85,7 @@ def export_module(module: nn.Module, inputs: Mapping[str, Tensor], output: str) 
     assert program is not None
     model = program.model_proto
     for i, node in enumerate(model.graph.node):
-        node.name = f"{_group(node)}/{i}_{node.op_type}"
+        node.name = f"{_group(node, groups)}/{i}_{node.op_type}"
         del node.metadata_props[:]  # source lines and paths of this machine
         node.doc_string = ""
     for entry in (*model.graph.value_info, *model.graph.initializer, *model.graph.input, *model.graph.output):
@@ -96,11 +96,11 @@ def export_module(module: nn.Module, inputs: Mapping[str, Tensor], output: str) 
     return model
 
 
-def _group(node: onnx.NodeProto) -> str:
+def _group(node: onnx.NodeProto, groups: Collection[str]) -> str:
     """Return the module group of a node from its enclosing modules; `other` if there is none."""
     scopes = next((p.value for p in node.metadata_props if p.key == _SCOPES), "[]")
     words = [word for scope in ast.literal_eval(scopes) for word in scope.split(".")]
-    return next((word for word in words if word in MODULE_GROUPS), "other")
+    return next((word for word in words if word in groups), "other")
 
 
 def product_macs(model: onnx.ModelProto) -> dict[str, int]:

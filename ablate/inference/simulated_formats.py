@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ablate.inference.onnx_runtime import MODULE_GROUPS
 from ablate.models.kpn.pyramid import FilterPyramid
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -85,8 +84,9 @@ def rounded_modules(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def group_of(name: str) -> str:
-    """Return the module group of a module's name."""
-    return next(word for word in name.split(".") if word in MODULE_GROUPS)
+    """Return the module group of a module's name, as of `denoiser.backbone.blocks.0` in `Step`."""
+    words = name.removeprefix("denoiser").removeprefix(".").split(".")
+    return words[0] or "other"
 
 
 def activation_ranges(network: nn.Module, inputs: Iterable[tuple[Tensor, ...]]) -> dict[str, Tensor]:

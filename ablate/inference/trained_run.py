@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from ablate.models.autoencoder import ImageCodec
-from ablate.models.kpn.denoiser import Denoiser
 from ablate.study.config import Config
 
 
@@ -16,5 +17,5 @@ class TrainedRun:
 
     row: dict[str, Any]
     config: Config
-    model: Denoiser
+    model: nn.Module
     codec: ImageCodec

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ablate.models.kpn.backbone import DIFFUSION_SPACES, Upsample2x
-from ablate.study.config import AutoencoderConfig
+from ablate.models.kpn.backbone import Upsample2x
+from ablate.study.config import LATENT_SHAPE, AutoencoderConfig
 
 GROUPS = 8  # of a group normalisation
 LOGVAR = (-30.0, 20.0)  # bounds that keep exp finite
@@ -51,10 +51,10 @@ class Encoder(nn.Sequential):
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         """Build it with the given channels at 64, 32 and 16 pixels."""
-        layers: list[nn.Module] = [nn.Conv2d(DIFFUSION_SPACES["pixel"].channels, channels[0], 3, padding=1)]
+        layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, padding=1)]
         for a, b in pairwise(channels):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), ResidualBlock(b)]
-        super().__init__(*layers, *_head(channels[-1], 2 * DIFFUSION_SPACES["latent"].channels))
+        super().__init__(*layers, *_head(channels[-1], 2 * LATENT_SHAPE[0]))
 
 
 class Decoder(nn.Sequential):
@@ -62,11 +62,11 @@ class Decoder(nn.Sequential):
 
     def __init__(self, channels: tuple[int, ...]) -> None:
         """Build it with the given channels at 64, 32 and 16 pixels."""
-        layers: list[nn.Module] = [nn.Conv2d(DIFFUSION_SPACES["latent"].channels, channels[-1], 3, padding=1)]
+        layers: list[nn.Module] = [nn.Conv2d(LATENT_SHAPE[0], channels[-1], 3, padding=1)]
         layers += [ResidualBlock(channels[-1])]
         for a, b in pairwise(reversed(channels)):
             layers += [Upsample2x(a, b), ResidualBlock(b)]
-        super().__init__(*layers, *_head(channels[0], DIFFUSION_SPACES["pixel"].channels))
+        super().__init__(*layers, *_head(channels[0], 3))
 
 
 def _head(channels: int, out_channels: int) -> list[nn.Module]:
@@ -120,6 +120,13 @@ class ImageCodec(NamedTuple):
 
 
 PIXEL_CODEC = ImageCodec(lambda x: x, lambda z: z)  # in pixel space the images are the samples
+# Grey images are read as RGB of three equal channels, so that every metric takes them.
+GREY_CODEC = ImageCodec(lambda x: x[:, :1], lambda z: z.expand(-1, 3, -1, -1))
+
+
+def image_codec(channels: int) -> ImageCodec:
+    """Return the codec in pixel space, for grey (1) or colour (3) images."""
+    return GREY_CODEC if channels == 1 else PIXEL_CODEC
 
 
 def latent_codec(model: Autoencoder, shift: Tensor, scale: Tensor, precision: str) -> ImageCodec:

@@ -1,15 +1,16 @@
 """Parameters and multiply-accumulates (MACs) of a configuration, counted on the CPU.
 
-Convolutions and matrix products are counted by torch's FlopCounterMode (two operations per MAC),
-the filters by their taps. A backward pass costs two forward passes, or one if only its input needs
-a gradient. The perceptual network belongs to the loss and is not counted.
+Convolutions and matrix products are counted by torch's FlopCounterMode (two operations per MAC);
+what it does not see, a network may count itself (`uncounted_macs`). A backward pass costs two
+forward passes, or one if only its input needs a gradient. The perceptual network belongs to the loss
+and is not counted.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -19,13 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ablate.base.errors import VariantError
 from ablate.base.host import host_bytes
 from ablate.models.autoencoder import Autoencoder
-from ablate.models.kpn.backbone import DIFFUSION_SPACES
-from ablate.models.kpn.denoiser import Denoiser
-from ablate.models.kpn.pyramid import pyramid_macs
+from ablate.models.denoiser import construct, groups_of
 from ablate.models.memory import check_weights
-from ablate.study.config import AutoencoderConfig, Config, ModelConfig
+from ablate.study.config import LATENT_SHAPE, AutoencoderConfig, Config
 
-GROUPS = ("backbone", "upscaler", "heads", "filters", "drift")
+OTHER = "other"  # what lies in no module group
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def cost(config: Config) -> Cost:
         VariantError: The network does not fit into this machine's memory.
     """
     check_weights("the configuration", config, host_bytes())
-    params, macs = map(dict, _denoiser(config.model))
+    params, macs = map(dict, _denoiser(_Model(repr((config.model, config.shape, config.plugins)), config)))
     step, decode, training = 3 * sum(macs.values()) * config.train.batch, 0, 0
     if config.model.space == "latent":
         params["decoder"], encode, decode = _autoencoder(config.autoencoder)
@@ -96,22 +95,39 @@ def match_training_macs(config: Config, reference: Config) -> Config:
     return config.replaced(train={"steps": steps})
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A configuration whose settings of the model are its key."""
+
+    key: str
+    config: Config = field(compare=False)
+
+
 @lru_cache(maxsize=64)  # the seeds of a variant have one cost
-def _denoiser(model: ModelConfig) -> tuple[dict[str, int], dict[str, int]]:
-    with torch.random.fork_rng(devices=[]):
-        denoiser = Denoiser(model)
-    channels, size, _ = denoiser.space
-    flops = _flops(lambda: denoiser(torch.zeros(1, channels, size, size), torch.zeros(1)))
-    params = dict.fromkeys(GROUPS, 0)
-    for name, parameter in denoiser.named_parameters():
-        params[name.split(".")[0]] += parameter.numel()
-    # Only called modules are counted: the heads' entries, not the dictionary that holds them.
-    called = {group: {group} for group in GROUPS} | {"heads": {f"heads.{scale}" for scale in denoiser.heads}}
-    macs = {group: sum(n for name, n in flops.items() if name in called[group]) // 2 for group in GROUPS}
-    if model.output == "kpn":
-        operations = {"kernel": model.kernel, "upsampling": model.upsampling, "skip": model.skip}
-        macs["filters"] = pyramid_macs(channels, size, len(denoiser.heads), **operations)
-    return params, macs
+def _denoiser(model: _Model) -> tuple[dict[str, int], dict[str, int]]:
+    config = model.config
+    network = construct(config).eval()
+    flops = _flops(lambda: network(torch.zeros(1, *config.shape), torch.zeros(1)))
+    children = dict(network.named_children())
+    # A group without parameters counts too, and one that this variant lacks has none.
+    groups = list(dict.fromkeys([*config.model.all_groups, *groups_of(network), *children]))
+    params = dict.fromkeys(groups, 0)
+    for name, parameter in network.named_parameters():
+        group = name.split(".")[0] if "." in name else OTHER
+        params[group] = params.get(group, 0) + parameter.numel()
+    macs = {group: _called(flops, group, children.get(group)) // 2 for group in groups}
+    outside = flops.get("Global", 0) // 2 - sum(macs.values())
+    if outside > 0:
+        macs[OTHER] = outside
+    uncounted: dict[str, int] = getattr(network, "uncounted_macs", dict)()
+    return params, macs | {group: macs.get(group, 0) + n for group, n in uncounted.items()}
+
+
+def _called(flops: dict[str, int], path: str, module: nn.Module | None) -> int:
+    """Operations of a module, or of what it holds if it is never called itself, as a list or dictionary."""
+    if path in flops or module is None:
+        return flops.get(path, 0)
+    return sum(_called(flops, f"{path}.{name}", child) for name, child in module.named_children())
 
 
 def _autoencoder(config: AutoencoderConfig) -> tuple[int, int, int]:
@@ -119,12 +135,11 @@ def _autoencoder(config: AutoencoderConfig) -> tuple[int, int, int]:
     with torch.random.fork_rng(devices=[]):
         autoencoder = Autoencoder(config)
 
-    def macs(part: nn.Module, space: str) -> int:
-        channels, size, _ = DIFFUSION_SPACES[space]
-        return _flops(lambda: part(torch.zeros(1, channels, size, size)))["Global"] // 2
+    def macs(part: nn.Module, shape: tuple[int, int, int]) -> int:
+        return _flops(lambda: part(torch.zeros(1, *shape)))["Global"] // 2
 
     params = sum(p.numel() for p in autoencoder.decoder.parameters())
-    return params, macs(autoencoder.encoder, "pixel"), macs(autoencoder.decoder, "latent")
+    return params, macs(autoencoder.encoder, (3, 64, 64)), macs(autoencoder.decoder, LATENT_SHAPE)
 
 
 def _flops(call: Callable[[], Tensor]) -> dict[str, int]:

@@ -14,13 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ablate.base.errors import VariantError
-from ablate.models.kpn.drift import drift_macs
 from ablate.study.config import AutoencoderConfig, Config
 
-TOKENS = 64
-IMAGE = 3 * 64 * 64  # elements
 FLOAT = 4  # bytes
-FILTER_PARAMS = 29  # per pixel, in the baseline
 TRAINING_COPIES = 5  # of the weights
 
 
@@ -48,32 +44,16 @@ class Memory:
         return max(self.training, self.sampling)
 
 
-def estimate(config: Config) -> Memory:
-    """Estimate the memory of a configuration by arithmetic alone."""
-    model = config.model
-    inputs = (model.width, *model.upscaler_channels[:-1])
-    scales = 3 if model.space == "pixel" else 1  # doublings from 8 to 64 pixels, or to the 16 of latents
-    size_out = 8 * 2**scales
-    stages = list(zip((8, 16, 32), inputs, model.upscaler_channels, strict=True))[:scales]
-    params = model.depth * 18 * model.width**2 + sum(13 * c * c + 4 * c * out for _, c, out in stages)
-    kept = model.depth * (22 * TOKENS * model.width + 2 * model.attention_heads * TOKENS**2)
-    kept += sum(8 * c * size**2 for size, c, _ in stages) + size_out**2 * stages[-1][2]
-    if model.output == "kpn":
-        heads = list(zip((16, 32, 64), model.upscaler_channels, model.head_channels, strict=True))
-        for size, c, hidden in heads[:scales]:
-            params += 9 * c * hidden + (hidden or c) * FILTER_PARAMS
-            kept += size**2 * (3 * hidden + 3 * FILTER_PARAMS)
-    if model.drift_macs_to_backbone:
-        macs = drift_macs(model.drift_channels, 3 if model.space == "pixel" else 4, size_out)
-        params += macs // TOKENS  # a weight of a linear layer is used once per token
-        kept += 3 * macs // (3 * model.width)
-    if model.drift:
-        params += 45 * model.drift_channels**2
-        kept += 8 * size_out**2 * model.drift_channels
-    ae_params, ae_kept = _autoencoder(config.autoencoder) if model.space == "latent" else (0, 0)
-    weights, measure = params * FLOAT, config.measure
-    samples = max(measure.fd_samples, measure.fd_reference) * IMAGE * (2 * FLOAT + 1)
-    at_once = max(*measure.latency_batches, measure.denoise_images) * IMAGE * FLOAT
+def estimate(config: Config) -> Memory | None:
+    """Estimate the memory of a configuration by arithmetic alone; None: its model cannot say."""
+    sizes = config.model.memory_sizes(config.shape)
+    if sizes is None:
+        return None
+    params, kept = sizes
+    ae_params, ae_kept = _autoencoder(config.autoencoder) if config.model.space == "latent" else (0, 0)
+    weights, measure, image = params * FLOAT, config.measure, 3 * config.data.size**2
+    samples = max(measure.fd_samples, measure.fd_reference) * image * (2 * FLOAT + 1)
+    at_once = max(*measure.latency_batches, measure.denoise_images) * image * FLOAT
     return Memory(
         params,
         kept * FLOAT,
@@ -106,7 +86,7 @@ def check(what: str, config: Config, available: int | None) -> None:
         VariantError: Training or sampling needs more; the message says how much.
     """
     need = estimate(config)
-    if available is None or need.peak <= available:
+    if available is None or need is None or need.peak <= available:
         return
     if need.training >= need.sampling:
         count, batch = max((need.params, config.train.batch), (need.autoencoder_params, config.autoencoder.batch))
@@ -127,6 +107,8 @@ def check_weights(what: str, config: Config, available: int | None) -> None:
         VariantError: They need more; the message says how much.
     """
     need = estimate(config)
+    if need is None:
+        return
     count = need.params + need.autoencoder_params
     size = count * FLOAT + need.activations
     if available is not None and size > available:

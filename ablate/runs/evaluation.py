@@ -10,10 +10,10 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.base import cuda_graphs, machine, rng
-from ablate.diffusion.objectives import interpolate
+from ablate.diffusion.objectives import objective_of
 from ablate.diffusion.sampling import BATCH, denoise, sample_images_with, to_uint8
 from ablate.diffusion.solvers import Denoise, evaluations
 from ablate.inference.latency import TimedCall, time_calls
@@ -22,8 +22,7 @@ from ablate.metrics.neighbours import sample_metrics, to_float
 from ablate.metrics.pair_distances import Distance, mean_pair_scores
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Estimate, Features, collect_features, images_used, set_metrics
-from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
-from ablate.models.kpn.denoiser import Denoiser
+from ablate.models.autoencoder import ImageCodec
 from ablate.models.weight_files import save_tensors
 from ablate.runs.context import RunContext
 from ablate.runs.rows import RunRows
@@ -40,13 +39,13 @@ HEADLINES = {  # metrics of the fidelity table that the run's row repeats
 }
 
 
-def measure_denoising(context: RunContext, model: Denoiser, codec: ImageCodec) -> None:
+def measure_denoising(context: RunContext, model: nn.Module, codec: ImageCodec) -> None:
     """Measure one-step denoising of held-out images at every time, and save an image of it."""
     config, rows = context.spec.config, context.rows
     distances = context.networks.distances
     x = to_float(context.data.held_out[: config.measure.denoise_images], context.device)
-    channels, size, _ = model.space
-    eps = rng.normal(context.spec.seed, "denoise", range(len(x)), (channels, size, size)).to(context.device)
+    how = objective_of(config.diffusion)
+    eps = rng.normal(context.spec.seed, "denoise", range(len(x)), config.shape).to(context.device)
 
     def score(decoded: Iterable[Tensor]) -> dict[str, float]:
         """Compare batches of images with the held-out ones."""
@@ -54,8 +53,7 @@ def measure_denoising(context: RunContext, model: Denoiser, codec: ImageCodec) -
 
     def denoised(t: float) -> Iterator[Tensor]:
         for clean, noise in zip(x.split(BATCH), eps.split(BATCH), strict=True):
-            times = clean.new_full((len(clean),), t)
-            z = interpolate(codec.encode(clean), noise, times)
+            z, times = how.draw(codec.encode(clean), noise, clean.new_full((len(clean),), t))
             yield codec.decode(denoise(model, config, z, times, context.precision))
 
     scores = []
@@ -65,29 +63,32 @@ def measure_denoising(context: RunContext, model: Denoiser, codec: ImageCodec) -
             rows.add("denoising", {"t": t, "n": len(x), **scores[-1]})
             bar.advance()
     rows.run |= {name: float(np.mean([at_t[name] for at_t in scores])) for name in scores[0]}
-    if codec is not PIXEL_CODEC:  # the best that any denoiser of these latents could reach
+    if codec.decoder is not None:  # the best that any denoiser of these latents could reach
         ceiling = score(codec.decode(codec.encode(clean)) for clean in x.split(BATCH))
         rows.run |= {f"autoencoder_{name}": ceiling[name] for name in ("psnr_db", "pd")}
     _save_denoising_strip(context, model, codec, x[: len(STRIP_TIMES)], eps)
 
 
-def _save_denoising_strip(context: RunContext, model: Denoiser, codec: ImageCodec, x: Tensor, eps: Tensor) -> None:
+def _save_denoising_strip(context: RunContext, model: nn.Module, codec: ImageCodec, x: Tensor, eps: Tensor) -> None:
     """Save one row per time: noisy input, filtered output, drift (grey: none), prediction, target.
 
-    In latent space all are decoded, and a second file shows what the autoencoder does to the
-    targets.
+    A model that is no sum of the two has neither column. In latent space all are decoded, and a
+    second file shows what the autoencoder does to the targets.
     """
-    t = x.new_tensor(STRIP_TIMES[: len(x)])
+    config = context.spec.config
     with torch.inference_mode():
-        z = interpolate(codec.encode(x), eps[: len(x)], t)
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=context.precision == "bf16"):
-            filtered, drift = model.parts(z, t)
-        shown = codec.decode(filtered)
-        added = torch.zeros_like(x) if drift is None else codec.decode(filtered + drift) - shown
-        x_hat = codec.decode(denoise(model, context.spec.config, z, t, context.precision))
-        panels = [codec.decode(z), shown, added, x_hat, x]
+        u = x.new_tensor(STRIP_TIMES[: len(x)])
+        z, t = objective_of(config.diffusion).draw(codec.encode(x), eps[: len(x)], u)
+        parts = []
+        if callable(split := getattr(model, "parts", None)):
+            with torch.autocast(z.device.type, torch.bfloat16, enabled=context.precision == "bf16"):
+                filtered, drift = split(z, t)
+            shown = codec.decode(filtered)
+            parts = [shown, torch.zeros_like(x) if drift is None else codec.decode(filtered + drift) - shown]
+        x_hat = codec.decode(denoise(model, config, z, t, context.precision))
+        panels = [codec.decode(z), *parts, x_hat, x]
         save_strip(context.artifacts / "strip.png", [to_uint8(panel.cpu()) for panel in panels])
-        if codec is not PIXEL_CODEC:
+        if codec.decoder is not None:
             pairs = [x, codec.decode(codec.encode(x))]
             save_strip(context.artifacts / "autoencoder.png", [to_uint8(panel.cpu()) for panel in pairs])
 
@@ -98,7 +99,7 @@ def measure_fidelity(context: RunContext, samples: np.ndarray, codec: ImageCodec
     reference = data.training_images(budget.fd_reference)
     # Real against real: images outside the reference, held-out ones first.
     real = np.concatenate([data.held_out, data.other_training_images(budget.fd_reference)])[: len(samples)]
-    reconstructed = None if codec is PIXEL_CODEC else _reconstruct(real, codec, context.device)
+    reconstructed = None if codec.decoder is None else _reconstruct(real, codec, context.device)
     kept: dict[str, Tensor] = {}
     for extractor in context.networks.extractors.values():
         with context.task("features", len(real) + len(reference) + len(samples)) as bar:
@@ -118,7 +119,7 @@ def measure_fidelity(context: RunContext, samples: np.ndarray, codec: ImageCodec
 
 
 def _reconstruct(images: np.ndarray, codec: ImageCodec, device: torch.device) -> np.ndarray:
-    """Encode and decode images (N, 3, 64, 64) uint8."""
+    """Encode and decode images (N, 3, S, S) uint8."""
     with torch.inference_mode():
         batches = (to_float(x, device) for x in torch.from_numpy(images).split(BATCH))
         return np.concatenate([to_uint8(codec.decode(codec.encode(x)).cpu()) for x in batches])
@@ -192,12 +193,11 @@ def _add_fidelity(
         rows.run[metric] = estimate.value
 
 
-def measure_latency(context: RunContext, model: Denoiser, codec: ImageCodec) -> None:
+def measure_latency(context: RunContext, model: nn.Module, codec: ImageCodec) -> None:
     """Time one network evaluation at every batch size, side by side, and sampling one image."""
     config, seed, device, precision = context.spec.config, context.spec.seed, context.device, context.precision
     budget, nfe = config.measure, evaluations(config.sample.solver, config.sample.num_steps)
-    channels, size, _ = model.space
-    noise = rng.normal(seed, "latency", range(max(budget.latency_batches)), (channels, size, size)).to(device)
+    noise = rng.normal(seed, "latency", range(max(budget.latency_batches)), config.shape).to(device)
 
     def network(calls: int) -> Denoise:
         """Return the network as sampling calls it: on a GPU captured as a CUDA graph."""

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from ablate.base.errors import ResultsError, did_you_mean
 from ablate.base.text import printable
 from ablate.inference.trained_run import TrainedRun
-from ablate.models.autoencoder import PIXEL_CODEC
-from ablate.models.kpn.denoiser import Denoiser
+from ablate.models.autoencoder import image_codec
+from ablate.models.denoiser import construct, load_weights, name_of
 from ablate.models.weight_files import digest, read_tensors
 from ablate.store import tables
 from ablate.study import variants
@@ -87,10 +87,14 @@ def load_run(folder: Path, name: str, device: torch.device, *, precision: str | 
     row = find_run(folder, name)
     artifacts = folder / "artifacts" / row["run_id"]
     config = variants.from_json(row["config"], row["preset"])
-    model = Denoiser(config.model)
-    model.load_state_dict(_read(artifacts / "model.safetensors", row["weights_digest"]))
+    model, weights = construct(config), _read(artifacts / "model.safetensors", row["weights_digest"])
+    try:
+        load_weights(model, weights)
+    except RuntimeError as error:
+        changed = "; its code has changed since" if config.changed_plugins() else ""
+        raise ResultsError(f"run {row['run_id']}: its weights do not fit {name_of(config)}{changed}") from error
     model.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    codec = PIXEL_CODEC
+    codec = image_codec(config.shape[0])
     if config.model.space == "latent":
         tensors = _read(artifacts / "autoencoder.safetensors", row["autoencoder_digest"])
         codec = codec_from_tensors(config, tensors, device, precision or row["precision"])

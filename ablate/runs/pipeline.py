@@ -30,9 +30,9 @@ from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.efficientnet import efficientnet_lite0
 from ablate.metrics.networks import MetricNetworks
 from ablate.metrics.pair_distances import PerceptualDistance
-from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
+from ablate.models.autoencoder import ImageCodec, image_codec
 from ablate.models.cost import cost
-from ablate.models.kpn.denoiser import Denoiser
+from ablate.models.denoiser import weights_of
 from ablate.models.weight_files import digest, save_tensors
 from ablate.runs import evaluation
 from ablate.runs.context import RunContext
@@ -159,12 +159,12 @@ def execute_run(
     return rows.run
 
 
-def train_and_sample(context: RunContext) -> tuple[Denoiser, ImageCodec, np.ndarray]:
+def train_and_sample(context: RunContext) -> tuple[nn.Module, ImageCodec, np.ndarray]:
     """Train and sample with deterministic algorithms: everything that a run's digests depend on.
 
     Returns:
         The model with averaged weights, the codec between images and latents, and the samples (N,
-        3, 64, 64) uint8.
+        3, S, S) uint8.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
@@ -188,8 +188,8 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "data_notes": "; ".join(data.notes) or None,
         "params": spent.total_params,
         "macs": spent.total_macs,
-        "drift_params_share": spent.params["drift"] / spent.total_params,
-        "drift_macs_share": spent.macs["drift"] / spent.total_macs,
+        "drift_params_share": spent.params["drift"] / spent.total_params if "drift" in spent.params else None,
+        "drift_macs_share": spent.macs["drift"] / spent.total_macs if "drift" in spent.macs else None,
         "nfe": evaluations(config.sample.solver, config.sample.num_steps),
         "decode_macs": spent.decode_macs,
         "train_macs": spent.train_macs(config.train.steps),
@@ -215,7 +215,7 @@ def _codec(context: RunContext) -> ImageCodec:
     """Return the codec. In latent space the autoencoder's training time is added to the run's."""
     context.rows.run["autoencoder_wall_s"] = 0.0
     if context.spec.config.model.space == "pixel":
-        return PIXEL_CODEC
+        return image_codec(context.spec.config.shape[0])
     with context.task("autoencoder", context.spec.config.autoencoder.steps) as bar:
         latents = autoencoder.prepare(
             context.spec.config,
@@ -249,7 +249,7 @@ def _advance(context: RunContext, bar: Task) -> Callable[[TrainingState], None]:
     return on_step
 
 
-def _train(context: RunContext, codec: ImageCodec) -> Denoiser:
+def _train(context: RunContext, codec: ImageCodec) -> nn.Module:
     config, rows = context.spec.config, context.rows
     with context.task("train", config.train.steps) as bar:
         advance, previews = _advance(context, bar), Previews(context, codec) if context.previews else None
@@ -257,7 +257,6 @@ def _train(context: RunContext, codec: ImageCodec) -> Denoiser:
         def on_step(state: TrainingState) -> None:
             advance(state)
             if previews is not None:
-                assert isinstance(state.ema, Denoiser)
                 previews(state.step, state.ema)
             rows.run |= {"steps": state.step, "images_seen": state.step * config.train.batch}
             rows.others["curves"] = [{"run_id": rows.run["run_id"], **row} for row in state.curve]
@@ -281,15 +280,14 @@ def _train(context: RunContext, codec: ImageCodec) -> Denoiser:
     norms = {row["step"]: row["grad_norm"] for row in state.curve}
     jump = first_jump(list(norms), list(norms.values()), config.train.warmup)
     rows.run["unstable"] = jump is not None
-    weights = {name: p.cpu() for name, p in state.ema.named_parameters()}
+    weights = weights_of(state.ema)
     rows.run["weights_digest"] = digest(weights)
     metadata = {"config": config.to_json(), "run_id": rows.run["run_id"]}
     save_tensors(context.artifacts / "model.safetensors", weights, metadata)
-    assert isinstance(state.ema, Denoiser)
     return state.ema
 
 
-def _sample(context: RunContext, model: Denoiser, codec: ImageCodec) -> np.ndarray:
+def _sample(context: RunContext, model: nn.Module, codec: ImageCodec) -> np.ndarray:
     config, count = context.spec.config, context.spec.config.measure.fd_samples
     with context.rows.timed("sample_wall_s"), context.task("sample", count) as bar:
         drawn = sample_images(

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.models.autoencoder import ImageCodec
-from ablate.models.kpn.denoiser import Denoiser
 from ablate.runs.context import RunContext
 from ablate.store.image_grids import save_grid
 
@@ -45,7 +46,7 @@ class Previews:
         grid_macs = IMAGES * (row["nfe"] * row["macs"] + row["decode_macs"])
         self.steps = preview_steps(context.spec.config.train.steps, row["train_macs"], grid_macs)
 
-    def __call__(self, step: int, model: Denoiser) -> None:
+    def __call__(self, step: int, model: nn.Module) -> None:
         """Draw a grid if this is one of the steps; `model` has the averaged weights."""
         if step in self.steps:
             spec, precision = self.context.spec, self.context.precision

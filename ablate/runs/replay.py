@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from ablate.base import machine
 from ablate.base.errors import DataError, ResultsError
@@ -31,7 +32,6 @@ from ablate.data.datasets import is_embedded, load_dataset
 from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.networks import MetricNetworks
-from ablate.models.kpn.denoiser import Denoiser
 from ablate.runs import loading
 from ablate.runs.context import RunContext
 from ablate.runs.pipeline import train_and_sample
@@ -151,7 +151,7 @@ def replay_run(
     return Replay(row["run_id"], verdict, weights_equal, samples_equal, largest, psnr, differing, ops, note)
 
 
-def _compare(kept: TrainedRun, model: Denoiser, samples: np.ndarray) -> tuple[float, float | None]:
+def _compare(kept: TrainedRun, model: nn.Module, samples: np.ndarray) -> tuple[float, float | None]:
     """Return the largest difference of a weight, and the PSNR of the samples in dB.
 
     The samples (N, 3, H, W) uint8 are compared with those drawn here from the kept weights.

@@ -66,7 +66,7 @@ def _in_engine(scheme: str) -> Callable[[Path, str, torch.device], TimedNetwork]
             raise AblateError(f"--device {device}: onnxruntime computes on the CPU here; fix: --device cpu")
         run = load_run(folder, run_id, device)
         _, parts = export.build_graphs(run, scheme, run.config.quantize.calibration)
-        network = onnx.onnx_network(parts, machine.threads())
+        network = onnx.onnx_network(parts, machine.threads(), run.config)
         return TimedNetwork(run, network.denoise, network.decode)
 
     return open_
@@ -307,5 +307,4 @@ def agreement(groups: Sequence[Row], columns: Row, before: pd.DataFrame) -> Row 
 
 
 def _noise(network: TimedNetwork, batch: int, seed: int, device: torch.device) -> Tensor:
-    channels, size, _ = network.run.model.space
-    return rng.normal(seed, "latency", range(batch), (channels, size, size)).to(device)
+    return rng.normal(seed, "latency", range(batch), network.run.config.shape).to(device)

@@ -9,19 +9,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
+from ablate.base.errors import did_you_mean
+from ablate.study import plugins
+from ablate.study.plugins import ModelSettings
 from ablate.study.validation import Settings
 
 MAX_INT = 10**12  # of a setting
+LATENT_SHAPE = (4, 16, 16)  # (channels, height, width)
+SOLVERS = ("euler", "heun")
+OBJECTIVES = ("flow",)  # rectified flow, z = t x + (1 - t) eps
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
         raise ValueError("each may be listed once")
     return values
+
+
+def _named(group: str, own: tuple[str, ...]) -> AfterValidator:
+    """Allow the package's names and those of plug-ins."""
+
+    def known(name: str) -> str:
+        if name not in own and name not in (registered := plugins.names(group)):
+            allowed = [*own, *registered]
+            near = did_you_mean(name, allowed)[1:].strip()
+            raise ValueError(
+                f"{near} Allowed: {', '.join(allowed)}" if near else f"it must be one of: {', '.join(allowed)}"
+            )
+        return name
+
+    return AfterValidator(known)
 
 
 def _with_one(values: Sequence[int]) -> Sequence[int]:
@@ -40,36 +62,17 @@ Three = Field(min_length=3, max_length=3, strict=False)
 Distinct = AfterValidator(_distinct)
 
 
-class ModelConfig(Settings):
-    """Sizes and parts of the denoiser; lengths in channels unless said otherwise."""
+class DataConfig(Settings):
+    """The form that images are read in, the same for all variants of a study."""
 
-    space: Literal["pixel", "latent"]  # of the images that are diffused: 3 x 64 x 64, or latents of 4 x 16 x 16
-    output: Literal["kpn", "direct"]  # filters on the noisy image, or colours straight from the features
-    kernel: Literal["tanh", "softmax", "sigmoid", "l1", "gaussian"]  # from kernel parameters to kernel weights
-    upsampling: Literal["gaussian", "bilinear"]
-    skip: Literal["lerp", "none"]  # how a scale's filtered image joins the upsampled one
-    drift: bool
-    drift_macs_to_backbone: bool  # without a drift network: widen the transformer by its MACs
-    drift_channels: Count
-    width: Count  # of a token
-    depth: Count  # transformer blocks
-    attention_heads: Count
-    upscaler_channels: Annotated[tuple[Count, ...], Three]  # at 16, 32 and 64 pixels
-    head_channels: Annotated[tuple[CountOrZero, ...], Three]  # hidden, of the filter heads; 0: one 1x1 convolution
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.width % (4 * self.attention_heads):
-            least = 4 * self.attention_heads
-            raise ValueError(f"width {self.width} must be a multiple of 4 x attention_heads = {least}")
-        if self.drift and self.drift_macs_to_backbone:
-            raise ValueError("drift_macs_to_backbone needs drift = false: otherwise there are no MACs to give")
-        return self
+    size: Annotated[int, Field(ge=8, le=1024)] = 64  # width and height, pixels
+    channels: Literal[1, 3] = 3  # 1: grey
 
 
 class DiffusionConfig(Settings):
     """What the network predicts, and in which space its error is measured."""
 
+    objective: Annotated[str, _named("objective", OBJECTIVES)] = OBJECTIVES[0]
     prediction: Literal["x", "v", "eps"]
     loss: Literal["x", "v", "eps"]
     clip: Fraction  # lower bound of t and 1 - t wherever they divide
@@ -107,7 +110,7 @@ class AutoencoderConfig(Settings):
 class SampleConfig(Settings):
     """How images are sampled from the model."""
 
-    solver: Literal["euler", "heun"]
+    solver: Annotated[str, _named("solver", SOLVERS)]
     num_steps: Count
 
 
@@ -126,33 +129,17 @@ class QuantizeConfig(Settings):
     """Which other number formats are measured. It is no part of a run's name."""
 
     schemes: Annotated[tuple[Literal["bf16", "fp8", "int8", "int4"], ...], Field(strict=False), Distinct]
-    scopes: Annotated[
-        tuple[Literal["kpn", "backbone", "upscaler", "heads", "filters", "decoder", "drift", "all"], ...],
-        Field(strict=False),
-        Distinct,
-    ]
+    scopes: Annotated[tuple[str, ...], Field(strict=False), Distinct]  # module groups of the model, or `all`
     samples: SampleCount  # images that are compared
     calibration: Count  # images whose sampling shows the range of every activation
 
 
-class Config(Settings):
-    """A variant at a preset: all that a run depends on except data, seed and machine."""
+class RunConfig(Settings):
+    """All that a run depends on except data, seed and machine."""
 
-    model: ModelConfig
-    diffusion: DiffusionConfig
-    train: TrainConfig
-    autoencoder: AutoencoderConfig
-    sample: SampleConfig
-    measure: MeasureConfig
-    quantize: QuantizeConfig
-
-    def settings(self) -> dict[str, dict[str, Any]]:
-        """Return section -> key -> value of what the trained model and its metrics depend on.
-
-        Number formats are left out, and in pixel space the autoencoder.
-        """
-        unused = {"quantize"} | ({"autoencoder"} if self.model.space == "pixel" else set())
-        return self.model_dump(exclude=unused)
+    def settings(self) -> dict[str, Any]:
+        """Return section -> key -> value of what the run's results depend on."""
+        return self.model_dump()
 
     def to_json(self) -> str:
         """Return the settings as canonical JSON (sorted keys, no spaces)."""
@@ -164,7 +151,101 @@ class Config(Settings):
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
 
 
-SECTIONS: dict[str, type[Settings]] = {
-    name: field.annotation  # type: ignore[misc]
-    for name, field in Config.model_fields.items()
-}
+class Config(RunConfig):
+    """A variant of a torch model at a preset. `config_class` returns the class for a kind of model.
+
+    Attributes:
+        plugins: Plug-ins that the run uses, as in `model unet`, and the digests of their code.
+    """
+
+    model: ModelSettings
+    data: DataConfig = DataConfig()
+    diffusion: DiffusionConfig
+    train: TrainConfig
+    autoencoder: AutoencoderConfig
+    sample: SampleConfig
+    measure: MeasureConfig
+    quantize: QuantizeConfig
+    plugins: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.model.space == "latent" and (self.data.size, self.data.channels) != (64, 3):
+            raise ValueError("the latent space needs images of 64 pixels in colour: data.size = 64, data.channels = 3")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_plugins(cls, given: Any) -> Any:
+        """Record the plug-ins in use, unless the configuration comes from a run that says which they were."""
+        if not isinstance(given, dict) or given.get("plugins"):
+            return given
+        used = [("model", _value(given, "model", "kind")), ("objective", _value(given, "diffusion", "objective"))]
+        used.append(("solver", _value(given, "sample", "solver")))
+        digests = {f"{group} {name}": plugins.digest(group, name) for group, name in used if isinstance(name, str)}
+        return given | {"plugins": {name: digest for name, digest in digests.items() if digest}}
+
+    def __reduce__(self) -> Any:
+        """Pickle by kind, with the code of the loaded plug-ins: the class is made for the kind."""
+        return _restored, (self.model.kind, dict(self.model_dump(), model=self._model_values()), plugins.loaded_code())
+
+    def _model_values(self) -> dict[str, Any]:
+        return {name: getattr(self.model, name) for name in type(self.model).model_fields}
+
+    def changed_plugins(self) -> list[str]:
+        """Return the plug-ins whose code is not the one that this configuration was recorded with."""
+        return [name for name, digest in self.plugins.items() if plugins.digest(*name.split(" ", 1)) != digest]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what is diffused."""
+        return LATENT_SHAPE if self.model.space == "latent" else (self.data.channels, self.data.size, self.data.size)
+
+    def settings(self) -> dict[str, Any]:
+        """Return section -> key -> value of what the trained model and its metrics depend on.
+
+        Number formats are left out, in pixel space the autoencoder, and sections and keys that are
+        newer than the first rows where they have their default.
+        """
+        unused = {"quantize"} | ({"autoencoder"} if self.model.space == "pixel" else set())
+        unused |= {"data"} if self.data == DataConfig() else set()
+        unused |= set() if self.plugins else {"plugins"}
+        table = self.model_dump(exclude=unused)
+        if self.diffusion.objective == OBJECTIVES[0]:
+            del table["diffusion"]["objective"]
+        return table
+
+
+def config_class(kind: str) -> type[Config]:
+    """Return the configuration of a kind of model.
+
+    Raises:
+        PluginError: No such model is registered.
+    """
+    return _config_class(plugins.find("model", kind).target)
+
+
+@lru_cache(maxsize=32)
+def _config_class(model: type[ModelSettings]) -> type[Config]:
+    made: type[Config] = create_model("Config", __base__=Config, model=(model, ...))
+    return made
+
+
+def sections(kind: str) -> dict[str, type[Settings]]:
+    """Return the sections of the configuration of a kind of model.
+
+    Raises:
+        PluginError: No such model is registered.
+    """
+    fields = config_class(kind).model_fields
+    return {name: field.annotation for name, field in fields.items() if name != "plugins"}  # type: ignore[misc]
+
+
+def _restored(kind: str, values: dict[str, Any], code: Any) -> Config:
+    plugins.load_code(code)
+    return config_class(kind).model_validate(values)
+
+
+def _value(given: dict[str, Any], section: str, key: str) -> Any:
+    table = given.get(section)
+    return table.get(key) if isinstance(table, dict) else getattr(table, key, None)

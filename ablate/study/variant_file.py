@@ -8,17 +8,21 @@ from __future__ import annotations
 import copy
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, create_model
 
-from ablate.base.errors import VariantError
+from ablate.base.errors import PluginError, VariantError
 from ablate.study.claims import Claim, Line
-from ablate.study.config import SECTIONS, Config
+from ablate.study.config import Config, config_class, sections
+from ablate.study.plugins import find
 from ablate.study.validation import Location, Settings, dotted, explain
 
 MAX_BYTES = 2**20  # of a TOML file
+
+NOT_SETTINGS = {"about", "source", "axis", "claim", "compound", "extends", "plugins"}
 
 Model = TypeVar("Model", bound=Settings)
 
@@ -28,7 +32,7 @@ def _optional(section: type[Settings]) -> type[Settings]:
     fields = {}
     for name, field in section.model_fields.items():
         fields[name] = (field.annotation, own := copy.copy(field))
-        own.default = None
+        own.default, own.default_factory = None, None
     return create_model(section.__name__, __base__=Settings, **fields)  # type: ignore[call-overload]
 
 
@@ -46,24 +50,62 @@ class _Words(Settings):
     compound: bool = False  # changes more than its axis
 
 
-_SETTINGS: dict[str, Any] = {name: (_optional(section), None) for name, section in SECTIONS.items()}
-SettingsTable = create_model("SettingsTable", __base__=Settings, **_SETTINGS)
-PresetFile = create_model("PresetFile", __base__=Settings, extends=(Line | None, None), **_SETTINGS)
-VariantFile = create_model("VariantFile", __base__=_Words, **_SETTINGS)
+class FileModels(NamedTuple):
+    """The models of files whose section `[model]` is of one kind."""
+
+    settings: type[Settings]
+    preset: type[Settings]
+    variant: type[Settings]
 
 
-def read(path: Path, model: type[Model]) -> Model:
+@cache
+def file_models(kind: str) -> FileModels:
+    """Return the models of files for a kind of model.
+
+    Raises:
+        PluginError: No such model is registered.
+    """
+    settings: dict[str, Any] = {name: (_optional(section), None) for name, section in sections(kind).items()}
+    return FileModels(
+        create_model("SettingsTable", __base__=Settings, plugins=(dict[str, str] | None, None), **settings),
+        create_model("PresetFile", __base__=Settings, extends=(Line | None, None), **settings),
+        create_model("VariantFile", __base__=_Words, **settings),
+    )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        VariantError: It cannot be read, is not TOML, or holds what the model does not allow.
+        VariantError: It cannot be read, or is not TOML.
     """
     try:
-        table = tomllib.loads(_read_text(path))
+        return tomllib.loads(_read_text(path))
     # Missing, damaged or not UTF-8; with numbers of thousands of digits; nested too deeply.
     except (OSError, ValueError, RecursionError) as error:
         raise VariantError(f"{path}: cannot be read as TOML: {error}") from error
-    return validated(str(path), model, table)
+
+
+def kind_of(what: str, table: Mapping[str, Any], default: str) -> str:
+    """Return the kind of model that a file's settings are for.
+
+    Args:
+        what: Begins the message of an error.
+        table: The file's content.
+        default: The kind where it names none.
+
+    Raises:
+        VariantError: No such model is registered.
+    """
+    section = table.get("model")
+    kind = section.get("kind", default) if isinstance(section, dict) else default
+    if not isinstance(kind, str):
+        raise VariantError(f"{what}: model.kind is {kind!r}; it must be a string")
+    try:
+        find("model", kind)
+    except PluginError as error:
+        raise VariantError(f"{what}: model.kind: {error}") from None
+    return kind
 
 
 def validated(what: str, model: type[Model], table: object) -> Model:
@@ -85,23 +127,31 @@ def validated(what: str, model: type[Model], table: object) -> Model:
 
 def settings_of(file: Settings) -> dict[str, Any]:
     """Return what a file sets, by `section.key`."""
-    sections = file.model_dump(include=set(SECTIONS), exclude_unset=True)
+    sections = file.model_dump(exclude=NOT_SETTINGS, exclude_unset=True)
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
-def configuration(what: str, settings: Mapping[str, Any]) -> Config:
-    """Return the configuration with these settings, by `section.key`.
+def configuration(
+    what: str, kind: str, settings: Mapping[str, Any], plugins: Mapping[str, str] | None = None
+) -> Config:
+    """Return the configuration with these settings.
 
-    `what` begins the message of an error.
+    Args:
+        what: Begins the message of an error.
+        kind: The kind of model.
+        settings: By `section.key`.
+        plugins: The plug-ins of a recorded run; None: those that are loaded.
 
     Raises:
-        VariantError: One is missing, or they do not fit together.
+        VariantError: A setting is missing, or they do not fit together.
     """
-    table: dict[str, dict[str, Any]] = {}
+    table: dict[str, dict[str, Any]] = {"model": {"kind": kind}}
     for name, value in settings.items():
         section, _, key = name.partition(".")
         table.setdefault(section, {})[key] = value
-    return validated(what, Config, table)
+    if plugins:
+        table["plugins"] = dict(plugins)
+    return validated(what, config_class(kind), table)
 
 
 def _subject(at: Location, given: Any) -> str:

@@ -6,7 +6,11 @@ The baseline sets what the model is, the preset its budget, the variant what is 
 `Config` is set by the baseline or by the preset, never by both. The packaged files are in
 `variants/` at the top of the repository, and in `ablate/variants/` of a wheel. A user's own variants
 and presets are in `./variants/` or another folder (see `registry`), which in a checkout can be the
-same folder.
+same folder. If that folder has a `baseline.toml`, the study is the user's own: that file is laid over
+the packaged baseline, and the packaged variants are left out.
+
+Settings of `[model]` are of one kind of model. A file may name another kind than the baseline's; then
+no file of another kind says anything about its model.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ablate.base.errors import VariantError, did_you_mean
 from ablate.study.overrides import parse_name, settings_text
@@ -38,7 +42,13 @@ PRESETS = PACKAGED / "presets"
 FOLDER_VARIABLE = "ABLATE_VARIANTS"
 BASELINE = "baseline"
 DEFAULT_PRESET = "quick"
+DEFAULT_KIND = "kpn"  # of a model
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of folders' names and is printed
+NOT_OF_A_VARIANT = {
+    "data": "is the same for all variants of a study; set it in baseline.toml or in a preset",
+    "model": "is no setting; write a variant that names the kind and its settings",
+}
+_MISSING = object()
 _registry: ContextVar[Path | None] = ContextVar("registry", default=None)
 
 
@@ -53,6 +63,21 @@ class Variant:
     claims: tuple[Claim, ...]
     delta: MappingProxyType[str, Any]
     compound: bool = False  # it changes more than its axis
+    kind: str = DEFAULT_KIND  # of its model
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What one file sets, by `section.key`, and the kind of model that it was written for."""
+
+    kind: str
+    settings: dict[str, Any]
+
+    def of_kind(self, kind: str) -> dict[str, Any]:
+        """Return the settings that hold for a kind of model."""
+        if kind == self.kind:
+            return self.settings
+        return {key: value for key, value in self.settings.items() if not key.startswith("model.")}
 
 
 @contextmanager
@@ -82,9 +107,15 @@ def names() -> list[str]:
     Raises:
         VariantError: A file of the user's has a packaged variant's name, or one not allowed.
     """
-    packaged = sorted(path.stem for path in PACKAGED.glob("*.toml"))
     own = _own_names(own_folder(), PACKAGED, "variant")
-    return [BASELINE, *(name for name in packaged if name != BASELINE), *own]
+    packaged = [] if own_baseline() else sorted(path.stem for path in PACKAGED.glob("*.toml"))
+    return [BASELINE, *(name for name in (*packaged, *own) if name != BASELINE)]
+
+
+def own_baseline() -> Path | None:
+    """Return the user's own `baseline.toml`, which replaces the packaged variants; None: there is none."""
+    path = own_folder() / f"{BASELINE}.toml"
+    return path if path.is_file() and own_folder().resolve() != PACKAGED else None
 
 
 def presets() -> list[str]:
@@ -109,7 +140,7 @@ def _own_names(folder: Path, packaged: Path, kind: str) -> list[str]:
             raise VariantError(
                 f"{folder}/{name!a}.toml: this cannot be a {kind}'s name; allowed: {allowed}; rename the file"
             )
-        if (packaged / f"{name}.toml").is_file():
+        if (packaged / f"{name}.toml").is_file() and not (kind == "variant" and own_baseline()):
             raise VariantError(f"{folder / name}.toml: the name {name} is taken by a packaged {kind}; rename the file")
     return own
 
@@ -132,6 +163,10 @@ def load(name: str) -> Variant:
     if len(variants) == 1:
         return variants[0]
     delta: dict[str, Any] = {}
+    kinds = {v.kind: v.name for v in variants if any(key.startswith("model.") for key in v.delta)}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{part} of {kind}" for kind, part in kinds.items())
+        raise VariantError(f"{name}: these set different kinds of model: {listed}; choose one")
     for variant in variants:
         for key, value in variant.delta.items():
             if delta.get(key, value) != value:
@@ -147,6 +182,7 @@ def load(name: str) -> Variant:
         claims=(),
         delta=MappingProxyType(delta),
         compound=True,
+        kind=next(iter(kinds), variants[0].kind),
     )
 
 
@@ -154,7 +190,7 @@ def load_packaged(name: str) -> Variant | None:
     """Return the packaged variant of a name, whatever lies in `./variants`; None if there is none."""
     if not NAME.fullmatch(name) or not (PACKAGED / f"{name}.toml").is_file():
         return None
-    return _read_variant(PACKAGED / f"{name}.toml")
+    return _read_variant(PACKAGED / f"{name}.toml", _packaged_baseline())
 
 
 def canonical(name: str) -> str:
@@ -175,8 +211,9 @@ def resolve(variant: Variant, preset: str) -> Config:
     """
     from ablate.study.variant_file import configuration
 
-    settings = _baseline_settings() | _preset_settings(preset) | dict(variant.delta)
-    return configuration(f"{variant.name} at preset {preset}", settings)
+    kind = variant.kind
+    settings = _baseline().of_kind(kind) | _preset(preset).of_kind(kind) | dict(variant.delta)
+    return configuration(f"{variant.name} at preset {preset}", kind, settings)
 
 
 def without_idle_settings(name: str, preset: str) -> str:
@@ -210,16 +247,18 @@ def from_json(text: str, preset: str) -> Config:
     Raises:
         VariantError: Not such JSON, or values that do not fit together.
     """
-    from ablate.study.variant_file import SettingsTable, configuration, settings_of, validated
+    from ablate.study.variant_file import configuration, file_models, kind_of, settings_of, validated
 
     what = "a run's configuration"
     try:
         table = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise VariantError(f"{what} cannot be read: {' '.join(str(error).split())}") from error
-    given = settings_of(validated(what, SettingsTable, table))
+    kind = kind_of(what, table if isinstance(table, dict) else {}, DEFAULT_KIND)
+    file = validated(what, file_models(kind).settings, table)
     preset = preset if preset in presets() else DEFAULT_PRESET  # a user's own, which is not here
-    return configuration(what, settings_of(resolve(load(BASELINE), preset)) | given)
+    rest = _packaged_baseline().of_kind(kind) | _preset(preset).of_kind(kind)
+    return configuration(what, kind, rest | settings_of(file), getattr(file, "plugins", None))
 
 
 def _load_one(name: str) -> Variant:
@@ -227,12 +266,13 @@ def _load_one(name: str) -> Variant:
     if name not in known:
         raise VariantError(f"unknown variant {name!r}{did_you_mean(name, known)} Allowed: {', '.join(known)}")
     path = PACKAGED / f"{name}.toml"
-    return _read_variant(path if path.is_file() else own_folder() / f"{name}.toml")
+    own = path if path.is_file() and not own_baseline() else own_folder() / f"{name}.toml"
+    return _read_variant(own if own.is_file() else path, _baseline())
 
 
 def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
     """Return the variant with other settings, which win over its own."""
-    from ablate.study.variant_file import SettingsTable, settings_of, validated
+    from ablate.study.variant_file import file_models, settings_of, validated
 
     name = variant.name + settings_text(overrides)
     table: dict[str, Any] = {}
@@ -240,11 +280,13 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
         section, dot, key = dotted.partition(".")
         if section == "quantize":
             raise VariantError(f"{name}: {dotted} is no part of a variant; use --quantize and --scopes")
+        if section == "data" or dotted == "model.kind":
+            raise VariantError(f"{name}: {dotted} {NOT_OF_A_VARIANT[section]}")
         if dot:
             table.setdefault(section, {})[key] = value
         else:
             table[section] = value
-    settings = settings_of(validated(name, SettingsTable, table))
+    settings = settings_of(validated(name, file_models(variant.kind).settings, table))
     axes = [] if variant.name == BASELINE else [variant.axis]
     return Variant(
         name=name,
@@ -254,47 +296,75 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
         claims=(),
         delta=MappingProxyType(dict(variant.delta) | settings),
         compound=True,
+        kind=variant.kind,
     )
 
 
-def _read_variant(path: Path) -> Variant:
-    from ablate.study.variant_file import VariantFile, read, settings_of
+def _read_variant(path: Path, baseline: _Layer) -> Variant:
+    from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
 
-    name, file = path.stem, read(path, VariantFile)
+    name, table = path.stem, read_toml(path)
+    kind = kind_of(str(path), table, baseline.kind)
+    file: Any = validated(str(path), file_models(kind).variant, table)
     delta = {} if name == BASELINE else settings_of(file)
     if name != BASELINE:
         if not delta:
             raise VariantError(
                 f"{path}: it changes nothing; set a key of the configuration, as in [model] drift = false"
             )
-        baseline = _baseline_settings()
         for key, value in delta.items():
-            if key in baseline and baseline[key] == value:
+            if key.startswith("data."):
+                raise VariantError(f"{path}: {key} {NOT_OF_A_VARIANT['data']}")
+            if baseline.of_kind(kind).get(key, _MISSING) == value:
                 raise VariantError(f"{path}: {key} = {value!r} is the baseline's value already; leave it out")
-    return Variant(name, file.about, file.source, file.axis, file.claim, MappingProxyType(delta), file.compound)
+    return Variant(name, file.about, file.source, file.axis, file.claim, MappingProxyType(delta), file.compound, kind)
 
 
-def _preset_settings(preset: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
+def _preset(preset: str, extended: tuple[str, ...] = ()) -> _Layer:
     """Return what a preset sets, over what the preset that it extends sets."""
-    from ablate.study.variant_file import PresetFile, read, settings_of
+    from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
 
     if preset not in (allowed := presets()):
         raise VariantError(f"unknown preset {preset!r}{did_you_mean(preset, allowed)} Allowed: {', '.join(allowed)}")
     path = PRESETS / f"{preset}.toml"
-    path = path if path.is_file() else own_folder() / "presets" / f"{preset}.toml"
-    file = read(path, PresetFile)
+    own = not path.is_file()
+    path = own_folder() / "presets" / f"{preset}.toml" if own else path
+    table = read_toml(path)
+    kind = kind_of(str(path), table, _baseline().kind if own else DEFAULT_KIND)
+    file = validated(str(path), file_models(kind).preset, table)
     extends = getattr(file, "extends", None)
     if extends in (*extended, preset):
         raise VariantError(f"{path}: it extends itself: {' extends '.join((*extended, preset, extends))}")
-    settings = (_preset_settings(extends, (*extended, preset)) if extends else {}) | settings_of(file)
-    if path.parent != PRESETS:
-        missing = sorted(_preset_settings(DEFAULT_PRESET).keys() - settings.keys())
+    below = _preset(extends, (*extended, preset)).of_kind(kind) if extends else {}
+    layer = _Layer(kind, below | settings_of(file))
+    if own:
+        missing = sorted(_preset(DEFAULT_PRESET).of_kind(kind).keys() - layer.settings.keys())
         if missing:
             raise VariantError(f'{path}: {missing[0]} is missing; set it, or begin with extends = "{DEFAULT_PRESET}"')
-    return settings
+    return layer
 
 
-def _baseline_settings() -> dict[str, Any]:
-    from ablate.study.variant_file import VariantFile, read, settings_of
+def _packaged_baseline() -> _Layer:
+    return _layer(PACKAGED / f"{BASELINE}.toml")
 
-    return settings_of(read(PACKAGED / f"{BASELINE}.toml", VariantFile))
+
+def _baseline() -> _Layer:
+    """Return what the baseline sets: the packaged one, under the user's own if there is one."""
+    packaged, own = _packaged_baseline(), own_baseline()
+    if own is None:
+        return packaged
+    layer = _layer(own)
+    budget = _layer(PRESETS / f"{DEFAULT_PRESET}.toml", "preset").of_kind(layer.kind)
+    for key in sorted(budget.keys() & layer.settings.keys()):
+        raise VariantError(
+            f'{own}: {key} is set by presets; set it in {own.parent}/presets/NAME.toml, with extends = "quick"'
+        )
+    return _Layer(layer.kind, packaged.of_kind(layer.kind) | layer.settings)
+
+
+def _layer(path: Path, form: Literal["variant", "preset"] = "variant") -> _Layer:
+    from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
+
+    table = read_toml(path)
+    kind = kind_of(str(path), table, DEFAULT_KIND)
+    return _Layer(kind, settings_of(validated(str(path), getattr(file_models(kind), form), table)))

@@ -27,11 +27,10 @@ from ablate.diffusion.sampling import BATCH
 from ablate.metrics.efficientnet import efficientnet_lite0
 from ablate.metrics.pair_distances import PerceptualDistance
 from ablate.models.autoencoder import Autoencoder, ImageCodec, latent_codec
-from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import initialise
 from ablate.models.weight_files import digest, read_tensors, save_tensors
 from ablate.store.cache import cache_folder
-from ablate.study.config import Config, TrainConfig
+from ablate.study.config import LATENT_SHAPE, Config, TrainConfig
 from ablate.training.checkpoint import SAVE_EVERY_S, TrainingState, previous_of
 from ablate.training.loop import LOGGED, Batches, add_perceptual, make_backward, run_loop
 
@@ -157,7 +156,7 @@ def _train(
     batches = Batches(images, train_config, seed)
     perceptual = PerceptualDistance(efficientnet_lite0(device), stages=train_config.perceptual_stages)
     weight, fraction = train_config.perceptual_weight, train_config.perceptual_share
-    channels, size, _ = DIFFUSION_SPACES["latent"]
+    channels, size, _ = LATENT_SHAPE
 
     def draw_inputs(step: int) -> list[Tensor]:
         eps = rng.normal(seed, "posterior", batches.positions(step), (channels, size, size))
@@ -173,7 +172,7 @@ def _train(
 
     backward = make_backward(draw_inputs, terms, state, train_config.steps)
     how = arithmetic(device, precision)
-    return run_loop(state, train_config, backward, checkpoint, on_step, save_every_s, arithmetic=how)
+    return run_loop(state, train_config, backward, checkpoint, on_step, save_every_s, arithmetic=how, seed=seed)
 
 
 def _latent_moments(model: Autoencoder, images: Tensor, precision: str) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ablate.base.errors import ResultsError
 from ablate.base.signals import handled
 from ablate.base.text import printable
+from ablate.models.denoiser import persistent_buffers
 from ablate.models.weight_files import digest, read_tensors, save_tensors
 from ablate.study.config import TrainConfig
 
@@ -52,6 +53,7 @@ class TrainingState:
         self.model, self.ema = model, ema.requires_grad_(False).eval()
         self.parameters: list[Tensor] = list(model.parameters())
         self.averages: list[Tensor] = list(ema.parameters())
+        self.buffers, self.ema_buffers = persistent_buffers(model), persistent_buffers(ema)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.sums = torch.zeros(num_sums, device=self.parameters[0].device)
         self.step, self.logged_step, self.wall_s = 0, 0, 0.0
@@ -93,6 +95,8 @@ class TrainingState:
         self.step += 1
         decay = min(ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+        for name, buffer in self.buffers.items():  # statistics of a normalisation are averages already
+            self.ema_buffers[name].copy_(buffer)
         return norm
 
     def save(self, path: Path) -> None:
@@ -103,6 +107,7 @@ class TrainingState:
         """
         tensors: dict[str, Tensor] = {"sums": self.sums}
         tensors |= {f"ema.{name}": p for name, p in self.ema.named_parameters()}
+        tensors |= {f"buffer.{name}": buffer for name, buffer in self.buffers.items()}
         for name, p in self.model.named_parameters():
             tensors[f"model.{name}"] = p
             if p in self.optimizer.state:
@@ -154,6 +159,9 @@ class TrainingState:
         for name, p in self.model.named_parameters():
             state = {moment: torch.empty_like(p).copy_(tensors[f"{moment}.{name}"]) for moment in MOMENTS}
             self.optimizer.state[p] = state | {"step": torch.tensor(float(scalars["step"]), device=p.device)}
+        for name, buffer in self.buffers.items():
+            buffer.copy_(tensors[f"buffer.{name}"])
+            self.ema_buffers[name].copy_(buffer)
         self.sums.copy_(tensors["sums"])
         self.step, self.logged_step = int(scalars["step"]), int(scalars["logged_step"])
         self.wall_s, self.curve = scalars["wall_s"], scalars["curve"]

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from ablate.base import machine, rng
 from ablate.base.errors import DivergedError
 from ablate.base.source_code import code_version
-from ablate.diffusion.objectives import LOSS_SPACE, PREDICTION, append_dims, interpolate
+from ablate.diffusion.objectives import Flow, append_dims, objective_of
 from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec
-from ablate.models.kpn.backbone import DIFFUSION_SPACES
-from ablate.models.kpn.denoiser import build
+from ablate.models.denoiser import build
 from ablate.study.config import Config, TrainConfig
 from ablate.training.captured_steps import CapturedSteps
 from ablate.training.checkpoint import SAVE_EVERY_S, TrainingState, stop_signals
@@ -118,6 +117,7 @@ def loss_terms(
     t: Tensor,
     codec: ImageCodec = PIXEL_CODEC,
     images: Tensor | None = None,
+    eps: Tensor | None = None,
 ) -> list[Tensor]:
     """Return the loss, the squared error and the perceptual distance, float32 scalars.
 
@@ -129,11 +129,16 @@ def loss_terms(
         z: The noisy sample (B, C, S, S).
         t: Times (B,) in [0, 1].
         codec: Decodes x to images.
-        images: The images (B, 3, 64, 64) that x encodes; None if x is the image itself.
+        images: The images (B, 3, S, S) that x encodes; None if x is the image itself.
+        eps: The noise in z (B, C, S, S), for an objective of a plug-in.
     """
-    space, clip = LOSS_SPACE[config.diffusion.loss], config.diffusion.clip
-    x_hat = PREDICTION[config.diffusion.prediction](output, z, t, clip)
-    squared_error = (space(x_hat, z, t, clip) - space(x, z, t, clip)).square().mean()
+    how = objective_of(config.diffusion)
+    x_hat = how.denoise(output, z, t)
+    if isinstance(how, Flow):
+        squared_error = how.error(x_hat, x, z, t)
+    else:
+        assert eps is not None
+        squared_error = how.loss(output, x, eps, z, t)
     weight, fraction = config.train.perceptual_weight, config.train.perceptual_share
     images = x if images is None else images
     return add_perceptual(squared_error, perceptual, weight, fraction, lambda n: codec.decode(x_hat[:n]), images)
@@ -160,22 +165,23 @@ def objective(
         precision: `fp32`, or `bf16` for autocast.
         codec: Encodes images to samples of the diffusion space, and decodes them.
     """
-    device, (channels, size, _) = batches.images.device, DIFFUSION_SPACES[config.model.space]
+    device, how = batches.images.device, objective_of(config.diffusion)
 
     def draw_inputs(step: int) -> list[Tensor]:
         positions = batches.positions(step)
-        eps = rng.normal(seed, "noise", positions, (channels, size, size))
+        eps = rng.normal(seed, "noise", positions, config.shape)
         return [*batches.draw(step), eps, rng.uniform(seed, "time", positions)]
 
-    def terms(indices: Tensor, flipped: Tensor, eps: Tensor, t: Tensor) -> list[Tensor]:
+    def terms(indices: Tensor, flipped: Tensor, eps: Tensor, u: Tensor) -> list[Tensor]:
         images = batches.gather(indices, flipped)
         x = codec.encode(images)
-        z = interpolate(x, eps, t).contiguous(memory_format=torch.channels_last)
+        z, t = how.draw(x, eps, u)
+        z = z.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             output = network(z, t)
         # Outside autocast: on a CPU the perceptual network's depthwise convolutions are slower in
         # bfloat16 (docs/log.md).
-        return loss_terms(config, perceptual, output, x, z, t, codec, images)
+        return loss_terms(config, perceptual, output.float(), x, z, t, codec, images, eps)
 
     return draw_inputs, terms
 
@@ -220,11 +226,11 @@ def train(
 
     Args:
         config: The run's configuration.
-        images: The data set (N, 3, 64, 64), uint8, on the training device.
+        images: The data set (N, 3, S, S), uint8, on the training device.
         seed: The run's seed.
         perceptual: Frozen, on the training device; as in `add_perceptual`.
         precision: `fp32`, or `bf16` for autocast.
-        compiled: Whether the transformer blocks are compiled.
+        compiled: Whether the model is compiled, or the parts that it names.
         checkpoint: The file to resume from and to save to.
         codec: Encodes images to samples of the diffusion space, and decodes them.
         save_every_s: Seconds between checkpoints.
@@ -235,10 +241,10 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM arrived; the state was saved.
     """
     device = images.device
-    model = build(config.model, seed, device)
+    model = build(config, seed, device)
     if compiled:
-        model.backbone.compile_blocks()
-    state = TrainingState(model, build(config.model, seed, device), config.train, len(LOGGED))
+        getattr(model, "compile_parts", model.compile)()
+    state = TrainingState(model, build(config, seed, device), config.train, len(LOGGED))
     batches = Batches(images, config.train, seed)
     backward = make_backward(
         *objective(config, model, batches, seed, perceptual=perceptual, precision=precision, codec=codec),
@@ -246,7 +252,7 @@ def train(
         config.train.steps,
     )
     arithmetic = machine.arithmetic(device, precision, compiled=compiled)
-    return run_loop(state, config.train, backward, checkpoint, on_step, save_every_s, arithmetic=arithmetic)
+    return run_loop(state, config.train, backward, checkpoint, on_step, save_every_s, arithmetic=arithmetic, seed=seed)
 
 
 def run_loop(
@@ -258,6 +264,7 @@ def run_loop(
     save_every_s: float = SAVE_EVERY_S,
     *,
     arithmetic: str,
+    seed: int,
 ) -> TrainingState:
     """Run the training loop from the checkpoint's step, or else the state's, to the last.
 
@@ -269,6 +276,7 @@ def run_loop(
         on_step: Called before the first step and after each.
         save_every_s: Seconds between checkpoints.
         arithmetic: How the steps are computed, from `machine.arithmetic`.
+        seed: The run's seed.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
@@ -283,6 +291,7 @@ def run_loop(
     with stop_signals() as stopped:
         on_step(state)
         while state.step < config.steps:
+            torch.manual_seed(rng.derive(seed, "model", state.step))  # a network with dropout draws from it
             terms = backward(state.step)
             lr = learning_rate(config, state.step)
             norm = state.update(lr, config.grad_clip, config.ema)

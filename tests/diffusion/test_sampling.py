@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kpn_networks import build
 
 from ablate.base import rng
 from ablate.diffusion.sampling import sample_images, to_uint8
-from ablate.models.kpn.denoiser import build
 from ablate.study import variants
 from ablate.training.loop import train
 

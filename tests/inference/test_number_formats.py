@@ -17,16 +17,16 @@ import pandas as pd
 import pytest
 import torch
 from command import add_tiny_preset
+from kpn_networks import build
 from PIL import Image
 from torch import Tensor, nn
 
 from ablate.base.errors import ResultsError
 from ablate.inference import onnx_runtime
-from ablate.inference.number_formats import SCOPES, groups_of, parse_formats, with_formats
+from ablate.inference.number_formats import groups_of, parse_formats, scopes_of, with_formats
 from ablate.inference.onnx import ExportableModel, ImageGenerator, calibration_inputs
 from ablate.inference.onnx_modules import ShuffledConv2d, Step
 from ablate.models.cost import cost
-from ablate.models.kpn.denoiser import build
 from ablate.models.kpn.drift import ZeroInit
 from ablate.runs.loading import load_run
 from ablate.study import variants
@@ -194,14 +194,15 @@ def test_scopes_are_module_groups() -> None:
     assert groups_of("all", there) == there
     assert groups_of("heads", there) == ["heads"]
     assert groups_of("decoder", there) == []
-    edge = ExportableModel(CONFIG, Step(build(CONFIG.model, 0, torch.device("cpu")), CONFIG.diffusion), None)
+    edge = ExportableModel(CONFIG, Step(build(CONFIG.model, 0, torch.device("cpu")), CONFIG), None)
     assert edge.groups == there
 
 
 def test_the_option_takes_lists_each_and_none() -> None:
-    default = CONFIG.quantize
-    assert parse_formats(None, None, default) == default
-    assert parse_formats("all", "each", default).scopes == SCOPES
+    default = CONFIG
+    assert parse_formats(None, None, default) == default.quantize
+    assert parse_formats("all", "each", default).scopes == scopes_of(CONFIG)
+    assert scopes_of(CONFIG) == ("kpn", "backbone", "upscaler", "heads", "filters", "drift", "decoder", "all")
     assert parse_formats("none", None, default).schemes == ()
     assert parse_formats("int4, int8,int4", "all", default).schemes == ("int4", "int8")
     assert parse_formats("int8", "all", default).scopes == ("all",)
@@ -251,7 +252,7 @@ def test_calibration_sees_all_times_of_noise_that_no_sample_starts_from() -> Non
 
 @pytest.fixture(scope="module")
 def step(study: Path) -> Step:
-    return Step(load_run(study / "results", "baseline", torch.device("cpu")).model, CONFIG.diffusion)
+    return Step(load_run(study / "results", "baseline", torch.device("cpu")).model, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +285,7 @@ def test_a_transposed_convolution_is_a_convolution_and_a_shuffle() -> None:
 
 
 def test_multiply_accumulates_of_the_graph_are_those_of_the_model(graph: onnx.ModelProto) -> None:
-    found = dict.fromkeys(onnx_runtime.MODULE_GROUPS, 0)
+    found = dict.fromkeys(scopes_of(CONFIG), 0)
     for name, macs in onnx_runtime.product_macs(graph).items():
         found[name.split("/")[0]] += macs
     counted = cost(CONFIG).macs

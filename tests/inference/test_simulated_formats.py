@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kpn_networks import build
 from torch import nn
 
 from ablate.inference.simulated_formats import (
@@ -14,7 +15,6 @@ from ablate.inference.simulated_formats import (
     simulated,
     weight_bytes,
 )
-from ablate.models.kpn.denoiser import build
 from ablate.study import variants
 
 CONFIG = variants.resolve(variants.load("baseline"), "smoke")

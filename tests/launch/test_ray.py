@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kpn_networks import build
 from safetensors import SafetensorError, safe_open
 
 from ablate.base.errors import AblateError
@@ -28,7 +29,6 @@ from ablate.launch.leases import Lease
 from ablate.launch.queue import QueuedRun
 from ablate.launch.ray_messages import ProgressActor, RemoteProgress
 from ablate.launch.ray_worker import Payload, RunResult
-from ablate.models.kpn.denoiser import build
 from ablate.runs.run_files import record_remote_run, working_folder
 from ablate.store import tables
 from ablate.store.schema import KEYS, RUN_TABLES

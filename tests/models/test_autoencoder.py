@@ -1,11 +1,11 @@
 """The autoencoder against closed forms, its codec, and the shape of latent denoisers."""
 
+import kpn_networks
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
 from ablate.models.autoencoder import Autoencoder, latent_codec
-from ablate.models.kpn import denoiser
 from ablate.study import variants
 
 LATENT = variants.resolve(variants.load("latent"), "smoke")
@@ -53,8 +53,8 @@ def test_the_codec_normalises_and_only_decoding_has_gradients(model: Autoencoder
 @pytest.mark.parametrize("name", ["latent", "direct+latent", "bilinear_up+latent", "latent+no_drift_matched"])
 def test_a_latent_denoiser_has_as_many_tokens_and_one_filter_scale(name: str) -> None:
     config = variants.resolve(variants.load(name), "smoke")
-    net = denoiser.build(config.model, 0, torch.device("cpu"))
-    pixels = denoiser.build(config.model.replaced(space="pixel"), 0, torch.device("cpu"))
+    net = kpn_networks.build(config.model, 0, torch.device("cpu"))
+    pixels = kpn_networks.build(config.model.replaced(space="pixel"), 0, torch.device("cpu"))
     assert net.backbone.positions.weight.shape == pixels.backbone.positions.weight.shape == (64, config.model.width)
     assert torch.equal(net.backbone.positions.weight, pixels.backbone.positions.weight)
     assert list(net.heads) == ["0"]

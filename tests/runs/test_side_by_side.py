@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from kpn_networks import build
 from rich.console import Console
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
 from ablate.diffusion.sampling import denoise
 from ablate.inference.latency import time_calls
-from ablate.models.kpn.denoiser import build
 from ablate.models.weight_files import digest, save_tensors
 from ablate.report.render.bench import render, to_json
 from ablate.runs import side_by_side

@@ -15,7 +15,8 @@ from ablate.models.kpn.backbone import DIFFUSION_SPACES
 from ablate.models.kpn.denoiser import OUTPUT
 from ablate.models.kpn.filters import KERNEL_WEIGHTS, SKIP, UPSAMPLING
 from ablate.study import variants
-from ablate.study.config import SECTIONS
+from ablate.study.config import SOLVERS as NAMED_SOLVERS
+from ablate.study.config import sections
 
 
 @pytest.fixture
@@ -75,11 +76,14 @@ def test_every_packaged_variant_claims_something_and_changes_its_axis_alone(name
         ("model", "space", DIFFUSION_SPACES),
         ("diffusion", "prediction", PREDICTION),
         ("diffusion", "loss", LOSS_SPACE),
-        ("sample", "solver", SOLVERS),
     ],
 )
 def test_allowed_words_are_the_entries_of_the_dictionary(section: str, key: str, table: dict[str, object]) -> None:
-    assert set(typing.get_args(SECTIONS[section].model_fields[key].annotation)) == set(table)
+    assert set(typing.get_args(sections("kpn")[section].model_fields[key].annotation)) == set(table)
+
+
+def test_the_named_solvers_are_the_entries_of_the_dictionary() -> None:
+    assert set(NAMED_SOLVERS) == set(SOLVERS)
 
 
 def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
@@ -91,7 +95,10 @@ def test_a_users_file_stands_beside_the_packaged_ones(user: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("[model]\ndrfit = false\n", r"unknown key model.drfit; did you mean model.drift\? Allowed: space, output"),
+        (
+            "[model]\ndrfit = false\n",
+            r"unknown key model.drfit; did you mean model.drift\? Allowed: kind, space, output",
+        ),
         ("[modle]\ndrift = false\n", r"unknown key modle; did you mean model\?"),
         ("[model]\ndrift = 'no'\n", "model.drift is 'no'; it must be true or false"),
         ("[model]\nwidth = 2.5\n", "model.width is 2.5; it must be a whole number"),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ablate.models.kpn.drift import ZeroInit, drift_macs
 from ablate.models.kpn.rotary import rotary_angles, split_and_rotate
-from ablate.study.config import ModelConfig
+from ablate.models.kpn.settings import KpnSettings
 
 TIME_SCALE = 1000.0
 TIME_CHANNELS = 128
@@ -133,7 +133,7 @@ class Backbone(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: KpnSettings) -> None:
         """Build the transformer for the configuration's diffusion space."""
         super().__init__()
         channels, size, patch = DIFFUSION_SPACES[model.space]
@@ -215,7 +215,7 @@ class UpscalerStage(nn.Module):
 class Upscaler(nn.Module):
     """Features (B, width, 8, 8) -> features at 16, 32 and 64 pixels, up to the space's size."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: KpnSettings) -> None:
         """Build a stage per doubling of the resolution."""
         super().__init__()
         doublings = DIFFUSION_SPACES[model.space].patch.bit_length() - 1

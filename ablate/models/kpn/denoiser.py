@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ablate.base import rng
 from ablate.models.kpn.backbone import DIFFUSION_SPACES, Backbone, Upscaler
 from ablate.models.kpn.drift import Drift
-from ablate.models.kpn.pyramid import FilterHead, FilterPyramid, baseline_rows
-from ablate.study.config import ModelConfig
+from ablate.models.kpn.pyramid import FilterHead, FilterPyramid, baseline_rows, pyramid_macs
+from ablate.models.kpn.settings import KpnSettings
 
 
 class DirectOutput(nn.Module):
@@ -23,7 +23,7 @@ class DirectOutput(nn.Module):
 
 # `model.output` -> module for (configuration, scales), which maps the noisy sample (B, C, S, S) and
 # the heads' outputs, coarse to fine, to a sample.
-OUTPUT: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
+OUTPUT: dict[str, Callable[[KpnSettings, int], nn.Module]] = {
     "kpn": lambda model, scales: FilterPyramid(
         scales, kernel=model.kernel, upsampling=model.upsampling, skip=model.skip
     ),
@@ -37,7 +37,7 @@ class Denoiser(nn.Module):
     The output is float32, unbounded. (C, S) is (3, 64) in pixel and (4, 16) in latent space.
     """
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: KpnSettings) -> None:
         """Build the parts; `initialise` draws a seed's weights."""
         super().__init__()
         self.model, self.space = model, DIFFUSION_SPACES[model.space]
@@ -54,6 +54,27 @@ class Denoiser(nn.Module):
         self.heads = nn.ModuleDict({str(scale): FilterHead(*channels, rows) for scale, channels in heads.items()})
         self.filters = OUTPUT[model.output](model, scales)
         self.drift = Drift(model.drift_channels, channels=self.space.channels) if model.drift else None
+
+    @property
+    def groups(self) -> list[str]:
+        """The module groups that the model has."""
+        there = {"filters": self.model.output == "kpn", "drift": self.model.drift}
+        return [group for group in self.model.all_groups if there.get(group, True)]
+
+    def initialise(self, seed: int) -> None:
+        """Draw a seed's weights."""
+        initialise(self, seed)
+
+    def uncounted_macs(self) -> dict[str, int]:
+        """Return the multiply-accumulates of the filters, which are no convolutions to torch."""
+        if self.model.output != "kpn":
+            return {}
+        operations = {"kernel": self.model.kernel, "upsampling": self.model.upsampling, "skip": self.model.skip}
+        return {"filters": pyramid_macs(self.space.channels, self.space.size, len(self.heads), **operations)}
+
+    def compile_parts(self) -> None:
+        """Compile the transformer blocks."""
+        self.backbone.compile_blocks()
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Return the sum of filtered sample and drift."""
@@ -79,10 +100,3 @@ def initialise(module: nn.Module, seed: int) -> None:
             if callable(reset):
                 torch.default_generator.manual_seed(rng.derive(seed, "init", name))
                 reset()
-
-
-def build(model: ModelConfig, seed: int, device: torch.device) -> Denoiser:
-    """Return a denoiser with a seed's initial weights, on a device, convolutions channels last."""
-    denoiser = Denoiser(model)
-    initialise(denoiser, seed)
-    return denoiser.to(device).to(memory_format=torch.channels_last)

@@ -1,11 +1,12 @@
 """Backbone, pyramid, drift and the whole denoiser against plain formulas in float64."""
 
+import kpn_networks
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ablate.models import cost
-from ablate.models.kpn import backbone, denoiser, pyramid, rotary
+from ablate.models.kpn import backbone, pyramid, rotary
 from ablate.models.kpn.drift import Drift, drift_macs
 from ablate.study import variants
 from benchmarks import published
@@ -23,7 +24,7 @@ def _seed() -> None:
 @pytest.mark.parametrize(("dtype", "drift", "error"), [(torch.double, False, 1e-12), (torch.float, True, 1e-6)])
 @pytest.mark.slow
 def test_denoiser_equals_the_published_formulation(dtype: torch.dtype, drift: bool, error: float) -> None:
-    net = denoiser.build(SMOKE.replaced(drift=drift), 0, CPU).to(dtype)
+    net = kpn_networks.build(SMOKE.replaced(drift=drift), 0, CPU).to(dtype)
     for parameter in net.parameters():  # gates and the drift's last layer start at zero; open them
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -142,7 +143,7 @@ def test_drift_starts_at_zero_and_reaches_far() -> None:
 
 
 def test_denoiser_adds_drift_to_the_filtered_sample_and_counts_its_cost() -> None:
-    net = denoiser.build(SMOKE, 0, CPU)
+    net = kpn_networks.build(SMOKE, 0, CPU)
     z, t = torch.randn(2, 3, 64, 64), torch.rand(2)
     filtered, drift = net.parts(z, t)
     assert drift is not None
@@ -157,11 +158,11 @@ def test_denoiser_adds_drift_to_the_filtered_sample_and_counts_its_cost() -> Non
 
 
 def test_common_layers_of_two_variants_start_alike_and_seeds_differ() -> None:
-    full = denoiser.build(SMOKE, 3, CPU).state_dict()
-    without = denoiser.build(SMOKE.replaced(drift=False), 3, CPU).state_dict()
+    full = kpn_networks.build(SMOKE, 3, CPU).state_dict()
+    without = kpn_networks.build(SMOKE.replaced(drift=False), 3, CPU).state_dict()
     assert set(without) == {name for name in full if not name.startswith("drift.")}
     assert all(torch.equal(full[name], tensor) for name, tensor in without.items())
-    other = denoiser.build(SMOKE, 4, CPU).state_dict()
+    other = kpn_networks.build(SMOKE, 4, CPU).state_dict()
     assert not torch.equal(full["backbone.embed.weight"], other["backbone.embed.weight"])
 
 
@@ -186,8 +187,8 @@ def test_the_matched_control_has_the_macs_of_the_drift_in_its_backbone(preset: s
     ],
 )
 def test_smaller_heads_start_as_rows_of_the_baselines_heads(name: str, rows: list[int]) -> None:
-    full = denoiser.build(SMOKE, 3, CPU).state_dict()
-    short = denoiser.build(variants.resolve(variants.load(name), "smoke").model, 3, CPU).state_dict()
+    full = kpn_networks.build(SMOKE, 3, CPU).state_dict()
+    short = kpn_networks.build(variants.resolve(variants.load(name), "smoke").model, 3, CPU).state_dict()
     for key, tensor in short.items():
         expected = full[key] if tensor.shape == full[key].shape else full[key][rows]
         assert torch.equal(tensor, expected), key

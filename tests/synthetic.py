@@ -155,7 +155,7 @@ def _format(run_id: str, scheme: str, fd: float, draw: np.random.Generator) -> d
 
 def frames(*studies: Rows) -> dict[str, pd.DataFrame]:
     """Return the tables of several studies in one folder, as they are read."""
-    tables = ("runs", "fidelity", "quantized", "sampling", "plans")
+    tables = ("runs", "fidelity", "metrics", "quantized", "sampling", "plans")
     rows = {table: [row for made in studies for row in made.get(table, [])] for table in tables}
     return {table: to_arrow(table, rows[table]).to_pandas() for table in tables}
 

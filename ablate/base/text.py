@@ -38,3 +38,8 @@ def some_of(names: Sequence[object], most: int = 3) -> str:
     """Return the first names, printable, and how many there are beside them: `a, b, c and 4 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(printable, names[:most])) + more
+
+
+def count_runs(n: int) -> str:
+    """Return a number of runs in words."""
+    return f"{n} run{'' if n == 1 else 's'}"

@@ -17,20 +17,20 @@ from ablate.report.design import StudyDesign, design_of
 from ablate.report.factorial_effects import make_factorials
 from ablate.report.findings import Compared, Findings, Value, VariantRow
 from ablate.report.left_out import without_left_out
+from ablate.report.machines import unequal_machines
 from ablate.report.quantized_summary import summarise
-from ablate.report.selection import Choice, SelectedRuns, select
+from ablate.report.selection import Choice, SelectedRuns, select, with_baseline
 from ablate.report.trade_offs import make_fronts
 from ablate.report.tuning import make_tuning
-from ablate.report.variant_rows import describe_metrics, make_rows, unequal_machines
+from ablate.report.variant_rows import describe_metrics, make_rows
 from ablate.report.verdicts import make_verdicts
 from ablate.stats import paired
 from ablate.store import tables
 from ablate.store.artifacts import folders_without_row
 from ablate.study.claims import read_margin
-from ablate.study.variants import BASELINE
 
 EVERYTHING = Choice()
-TABLES = ("runs", "fidelity", "quantized", "sampling", "plans")
+TABLES = ("runs", "fidelity", "metrics", "quantized", "sampling", "plans")
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
@@ -50,8 +50,8 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     """Return the findings of one comparison.
 
     Args:
-        frames: The tables `runs` and, if there are any rows, `fidelity`, `quantized`, `sampling` and
-            `plans`.
+        frames: The tables `runs` and, if there are any rows, `fidelity`, `metrics`, `quantized`,
+            `sampling` and `plans`.
         choice: What to compare.
 
     Raises:
@@ -61,13 +61,14 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     if choice.same_within is not None and not 0 < read_margin(choice.same_within, 1.0) < math.inf:
         allowed = "allowed: a percentage as in 2%, or a number above 0 in the metric's unit"
         raise ResultsError(f"--same-within {choice.same_within}: not a margin; {allowed}")
+    choice = with_baseline(frames, choice)
     every, frames = frames, without_left_out(frames, choice)
     selected = select(frames, choice)
     notes = selected.notes
     table = make_rows(selected, choice.against, choice.budget, notes)
     notes += _lost_rows(frames.get("artifacts"))
     notes += [f"{note}; costs show times of one machine only" for note in unequal_machines(table.done)]
-    if choice.claims and choice.against != BASELINE:
+    if choice.claims and choice.against != selected.baseline:
         notes.append(f"claims are not judged: they are about the baseline, not {choice.against}")
     whole = selected.whole_study()
     narrowed = len(whole.runs) > len(selected.runs) or whole.metrics != selected.metrics

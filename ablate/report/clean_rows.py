@@ -15,7 +15,7 @@ from ablate.study.metric_names import METRICS
 
 TEXT = (
     *("variant", "axis", "preset", "status", "error", "data", "data_digest", "budget", "config_hash"),
-    *("about", "claims", "plan_id", "code", "libraries"),
+    *("about", "claims", "plan_id", "code", "libraries", "baseline"),
     *("device", "processor", "vector_units", "arithmetic", "mixed_arithmetic"),
 )
 NUMBERS = (

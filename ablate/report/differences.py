@@ -18,7 +18,7 @@ from ablate.report.variant_rows import SeedGrid, VariantRows, budgets_of, make_g
 from ablate.stats import paired
 from ablate.study.claims import Claim as StatedClaim
 from ablate.study.claims import read_margin
-from ablate.study.metric_names import METRICS, PAIRS, higher_is_better
+from ablate.study.metric_names import METRICS, PAIRS
 
 SCHEMES = ("bf16", "fp8", "int8", "int4")
 FORMAT_METRICS = (
@@ -40,6 +40,7 @@ class Differences:
     theirs: float | None  # mean of the other variant over the finished seeds
     summary: paired.Paired  # of the finished seeds
     margin: float | None  # of `same`
+    higher_is_better: bool
     refused: str | None  # why it is not judged
 
     @property
@@ -69,9 +70,10 @@ class StudyDifferences:
         x = mine - theirs
         finished = ~np.isnan(x)
         column = x.copy()
-        if metric not in COSTS:
+        higher_is_better = self.table.recorded.higher_is_better(metric)
+        if metric not in COSTS or metric in self.table.recorded:
             size = float(np.abs(x[finished]).max(initial=0.0)) or 1.0
-            worst = -size if higher_is_better(metric) else size
+            worst = -size if higher_is_better else size
             column[self._diverged(row.label, mine) & ~np.isnan(theirs)] = worst
             column[self._diverged(against, theirs) & ~np.isnan(mine)] = -worst
         their_mean = float(theirs[finished].mean()) if finished.any() else None
@@ -84,6 +86,7 @@ class StudyDifferences:
             theirs=their_mean,
             summary=paired.summarise(x[finished]),
             margin=self._margin(row, metric, their_mean),
+            higher_is_better=higher_is_better,
             refused=self._refused(metric).get(row.label),
         )
 
@@ -113,7 +116,7 @@ def unjudged(table: VariantRows, budget: str, metric: str) -> dict[str, str]:
         return {}
     first = table.done.drop_duplicates("label").set_index("label")
     refused: dict[Hashable, str] = {}
-    if metric in METRICS and METRICS[metric].kind == PAIRS:
+    if metric in METRICS and METRICS[metric].kind == PAIRS and metric not in table.recorded:
         in_latents = first["decode_macs"].fillna(0) > 0
         other_noise = in_latents[in_latents != in_latents[table.against]].index
         refused = dict.fromkeys(other_noise, "not judged: one adds its noise to latents, the other to pixels")
@@ -143,7 +146,7 @@ def claims_of(
                 yield differences[row.label, metric], claim
                 continue
             if metric not in cache:
-                cache[metric] = _values(metric, study.table.done, fidelity, formats)
+                cache[metric] = _values(metric, study.table, fidelity, formats)
             values = cache[metric]
             if isinstance(values, str):
                 unknown = Differences(
@@ -155,6 +158,7 @@ def claims_of(
                     theirs=None,
                     summary=paired.summarise([]),
                     margin=None,
+                    higher_is_better=False,
                     refused=values,
                 )
                 yield unknown, claim
@@ -162,11 +166,14 @@ def claims_of(
                 yield study.pair(row, metric, values), claim
 
 
-def _values(metric: str, done: pd.DataFrame, fidelity: pd.DataFrame, formats: pd.DataFrame) -> SeedGrid | str:
+def _values(metric: str, table: VariantRows, fidelity: pd.DataFrame, formats: pd.DataFrame) -> SeedGrid | str:
     """Return the values that a claim is about, or why there are none."""
+    done = table.done
     of_run = done[["run_id", "label", "seed"]]
     scheme, _, plain = metric.partition("_")
-    if scheme in SCHEMES:
+    if metric in table.recorded:
+        rows = of_run.assign(value=done["run_id"].map(table.recorded.values(metric)))
+    elif scheme in SCHEMES:
         if plain not in FORMAT_METRICS:
             return f"{metric} is not a metric"
         if not len(formats):

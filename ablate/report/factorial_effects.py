@@ -12,7 +12,6 @@ from ablate.report.findings import Effect, Factorial, VariantRow
 from ablate.report.variant_rows import SeedGrid, VariantRows
 from ablate.report.verdicts import difference_fields, verdict_of
 from ablate.stats import factorial, paired
-from ablate.study.metric_names import higher_is_better
 from ablate.study.variants import BASELINE
 
 
@@ -45,7 +44,8 @@ def make_factorials(table: VariantRows, design: StudyDesign, budget: str, notes:
             if odd:
                 notes.append(f"no effects of {title} on {metric}: {odd[0]}: {refused[odd[0]]}")
             else:
-                factorials.append(_factorial(crossed, design, metric, values, cells))
+                up = table.recorded.higher_is_better(metric)
+                factorials.append(_factorial(crossed, design, metric, values, cells, higher_is_better=up))
     return tuple(factorials)
 
 
@@ -60,6 +60,8 @@ def _factorial(
     metric: str,
     grid: SeedGrid,
     cells: Mapping[factorial.Cell, VariantRow],
+    *,
+    higher_is_better: bool,
 ) -> Factorial:
     """Judge the effects on one metric. They are a family of their own."""
     values = {cell: grid.of(cells[cell].label) for cell in crossed.cells()}
@@ -67,10 +69,10 @@ def _factorial(
     contrasts = list(factorial.effects(crossed, {cell: x[known] for cell, x in values.items()}))
     columns = np.stack([contrast for _, _, contrast in contrasts], axis=1)
     tests = design.judge(columns, [None] * len(contrasts))
-    up, effects = higher_is_better(metric), []
+    effects = []
     for (levels, axes, contrast), evidence in zip(contrasts, tests.evidence, strict=True):
         summary = paired.summarise(contrast)
-        word, why = verdict_of(summary, evidence, tests, column=contrast, higher_is_better=up)
+        word, why = verdict_of(summary, evidence, tests, column=contrast, higher_is_better=higher_is_better)
         numbers = difference_fields(metric, summary, evidence, tests)
         effects.append(Effect(levels=levels, axes=axes, **numbers, verdict=word, why=why))
     return Factorial(

@@ -64,6 +64,8 @@ class Metric(Record):
 
     name: str
     about: str
+    unit: str | None  # of a recorded metric
+    recorded: bool  # by a program or a table of scores; False: ablate measured it
     higher_is_better: bool
     n: int | None  # samples
     ref_n: int | None  # real images

@@ -29,13 +29,14 @@ from ablate.report.differences import unjudged
 from ablate.report.findings import Record
 from ablate.report.judged_metrics import COSTS
 from ablate.report.left_out import without_left_out
+from ablate.report.machines import unequal_machines
 from ablate.report.render import terminal
 from ablate.report.render.number_text import decimals_of_interval, interval, signed
 from ablate.report.render.text_table import TextTable, coloured
-from ablate.report.selection import Choice, select
-from ablate.report.variant_rows import make_rows, unequal_machines
+from ablate.report.selection import Choice, select, with_baseline
+from ablate.report.variant_rows import make_rows
 from ablate.stats import paired
-from ablate.study.metric_names import higher_is_better
+from ablate.store.schema import IMPORTED
 
 
 @dataclass(frozen=True)
@@ -186,12 +187,12 @@ def gate(
     Raises:
         ResultsError: What was chosen does not exist or does not compare, or there is nothing to judge.
     """
-    choice = replace(choice, metrics=(metric,))
+    choice = replace(with_baseline(frames, choice), metrics=(metric,))
     every, frames = frames, without_left_out(frames, choice)
     selected = select(frames, choice)
     notes = selected.notes
     table = make_rows(selected, choice.against, choice.budget, notes)
-    if metric in COSTS:
+    if metric in COSTS and metric not in selected.recorded:
         notes += unequal_machines(table.done)
     if table.against is None:
         raise ResultsError(f"--against {choice.against}: it has no finished run here; make one first: ablate run")
@@ -206,7 +207,7 @@ def gate(
         shown = [label for label in whole.newest if not choice.variants or label.partition(" @")[0] in choice.variants]
         tests = max(tests, len({*shown} - {whole.against}))
     alpha = paired.ALPHA / tests
-    theirs, up, results = values.of(table.against), higher_is_better(metric), []
+    theirs, up, results = values.of(table.against), table.recorded.higher_is_better(metric), []
     for row in others:
         mine = values.of(row.label)
         shared = ~np.isnan(mine - theirs)
@@ -255,8 +256,8 @@ class _Rendered:
         tolerance = Tolerance(report.max_regression, report.relative)
         listed = ", ".join(f"{counts[word]} {word}" for word in ("failed", "undecided", "passed") if counts[word])
         what = f"gate on {report.metric} against {report.against}, at most {tolerance} worse"
-        where = f" (preset {report.preset}, data {report.data}): "
-        yield Text.assemble(what, where, coloured(outcome), f" ({listed})")
+        where = f"preset {report.preset}, data {report.data}" if report.preset != IMPORTED else f"{report.data}"
+        yield Text.assemble(what, f" ({where}): ", coloured(outcome), f" ({listed})")
         undecided = [one for one in report.variants if one.verdict == "undecided"]
         if outcome == "undecided":
             more = any(one.low is not None or one.n < 2 for one in undecided)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ablate.base.errors import ResultsError
-from ablate.report.selection import Choice, count_runs
+from ablate.base.text import count_runs
+from ablate.report.selection import Choice
 from ablate.store.row_filter import rows_where
 
 

@@ -202,7 +202,7 @@ class _Rendered:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self.report
-        where = f"preset {report.preset}, data {report.data or 'unknown'}"
+        where = report_tables.where(self.findings)
         yield Text(f"{report.b} (B) against {report.a} (A): {where}\n", style="bold")
         for one in report.comparisons:
             yield Text.assemble(f"{one.metric}: {report.b} ", coloured(one.verdict), f": {one.why}")

@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from ablate.base.errors import ResultsError, did_you_mean
-from ablate.base.text import printable
+from ablate.base.text import count_runs, printable
 from ablate.report.clean_rows import clean_runs, finite
 from ablate.report.design import planned_metrics
-from ablate.report.judged_metrics import HEADLINES, describe
+from ablate.report.metric_choice import choose_metrics, in_fidelity, measured_names
+from ablate.report.recorded_metrics import RecordedMetrics
 from ablate.report.stated import Stated, stated_variants
 from ablate.study.metric_names import FEATURES, METRICS
 from ablate.study.variants import BASELINE
@@ -33,7 +34,7 @@ class Choice:
     preset: str | None = None
     data: str | None = None  # any name that a data set had, the path it was read from, or the start of its digest
     budget: str = "steps"  # `steps`, or the baseline's training `macs`
-    against: str = BASELINE  # a variant, by its canonical name, as in `variants`
+    against: str = BASELINE  # a variant, by its canonical name, as in `variants`; see also `with_baseline`
     metrics: tuple[str, ...] = ()  # verdicts are sorted by the first; empty: the headline metrics
     samples: str | None = None  # samples behind the Frechet distances: `512`, or with the real images `512/2048`
     extractor: str | None = None  # the start of a digest of weights
@@ -64,6 +65,8 @@ class SelectedRuns:
     notes: list[str]
     every: pd.DataFrame  # as `runs`, of all variants of the study, shown or not
     judged: tuple[str, ...]  # metrics that the study was to be judged by, shown or not
+    recorded: RecordedMetrics
+    baseline: str  # the variant that the study was made to compare with
 
     @property
     def done(self) -> pd.DataFrame:
@@ -86,6 +89,17 @@ class SelectedRuns:
         """Return the runs of all variants, with all metrics, whatever is shown."""
         metrics = tuple(dict.fromkeys((*self.judged, *self.metrics)))
         return replace(self, runs=self.every, metrics=metrics, notes=[])
+
+
+def with_baseline(frames: Mapping[str, pd.DataFrame], choice: Choice) -> Choice:
+    """Compare with the baseline that imported runs name, where no variant is called `baseline`."""
+    runs = frames["runs"]
+    runs = runs if choice.preset is None else runs[runs["preset"] == choice.preset]
+    runs = runs if choice.data is None else _of_data(runs, runs["data"], choice.data)
+    named = runs["baseline"].dropna().unique()
+    if choice.against != BASELINE or len(named) != 1 or (runs["variant"] == BASELINE).any():
+        return choice
+    return replace(choice, against=printable(named[0]))
 
 
 def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> SelectedRuns:
@@ -115,21 +129,33 @@ def select(frames: Mapping[str, pd.DataFrame], choice: Choice) -> SelectedRuns:
     mine = _of_budget(mine, runs, choice.budget, notes)
     every = _of_budget(every, runs, choice.budget, []).sort_values("finished_at", kind="stable", na_position="first")
     named = planned_metrics(every, frames.get("plans"))
-    metrics, judged, why = _metrics(every[every["status"] == "done"], fidelity, choice, named)
+    done = every[every["status"] == "done"]
+    measured = measured_names(done, fidelity)
+    recorded = RecordedMetrics(frames.get("metrics"), done, measured)
+    metrics, judged, why = choose_metrics(done, measured, recorded, choice.metrics, named, notes)
     for name in {*metrics, *judged}:
-        if name not in every.columns:
-            every = every.assign(**{name: every["run_id"].map(_recorded(fidelity, name))})
+        if name in recorded or name not in every.columns:
+            values = recorded.values(name) if name in recorded else in_fidelity(fidelity, name)
+            every = every.assign(**{recorded.column(name): every["run_id"].map(values)})
     if choice.extractor is not None:
         every = _with_extractor(every, fidelity, choice.extractor)
     mine = every[every["run_id"].isin(mine["run_id"])]
-    digests = _one_extractor(mine[mine["status"] == "done"], fidelity, metrics)
+    built_in = [name for name in metrics if name not in recorded]
+    digests = _one_extractor(mine[mine["status"] == "done"], fidelity, built_in)
     every = _measured_alike(every, fidelity, digests)
-    if any(_compares_sets(name) for name in metrics):
+    if any(_compares_sets(name) and name not in recorded for name in metrics):
         mine, sizes = _one_size(mine, choice.samples)
         every = _of_sizes(every, sizes)
     runs = every[every["run_id"].isin(mine["run_id"])]
     texts = every[["variant", "about", "claims"]]
-    return SelectedRuns(runs, metrics, why, digests, stated_variants(texts), notes, every, judged)
+    return SelectedRuns(
+        runs, metrics, why, digests, stated_variants(texts), notes, every, judged, recorded, _baseline(every)
+    )
+
+
+def _baseline(runs: pd.DataFrame) -> str:
+    named = runs["baseline"].fillna(BASELINE).unique()
+    return str(named[0]) if len(named) == 1 else BASELINE
 
 
 def _only(runs: pd.DataFrame, column: str, asked: str | None) -> pd.DataFrame:
@@ -263,53 +289,6 @@ def _baseline_macs(runs: pd.DataFrame, every: pd.DataFrame) -> float | None:
     return float(base["train_macs"].iloc[-1]) if len(base) else None
 
 
-def _recorded(fidelity: pd.DataFrame, metric: str) -> pd.Series:
-    """Return the values of a metric in the table `fidelity` by run_id."""
-    if not len(fidelity):
-        return pd.Series(dtype="float64")
-    values = fidelity.loc[fidelity["metric"] == metric, ["run_id", "value"]]
-    return values.drop_duplicates("run_id", keep="last").set_index("run_id")["value"]
-
-
-def _metrics(
-    done: pd.DataFrame, fidelity: pd.DataFrame, choice: Choice, named: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """Return the metrics to show, those that the study is judged by, and why these.
-
-    Args:
-        done: Finished runs of the whole study.
-        fidelity: The table of that name.
-        choice: The metrics that were asked for.
-        named: Metrics that the study's plan names.
-    """
-    names, why = [], []
-    for best, embedded in HEADLINES:
-        lacking = int(done[best].isna().sum())
-        names.append(best if len(done) and not lacking else embedded)
-        if lacking:
-            why.append(f"{embedded} instead of {best}, which {lacking} of {count_runs(len(done))} lack")
-    for name in named:
-        describe(name)
-        if _is_measured(name, done, fidelity):
-            names.append(name)
-    judged = tuple(dict.fromkeys(names))
-    if not choice.metrics:
-        return judged, judged, "; ".join(why) or ("measured of every run" if len(done) else "no run is finished")
-    for name in choice.metrics:
-        describe(name)
-        if len(done) and not _is_measured(name, done, fidelity):
-            of_done = fidelity[fidelity["run_id"].isin(done["run_id"])] if len(fidelity) else fidelity
-            recorded = set(of_done["metric"]) if len(fidelity) else set()
-            listed = [m for m in METRICS if m in recorded or (m in done.columns and done[m].notna().any())]
-            what = ", ".join(listed) or "nothing"
-            raise ResultsError(f"--metric {name}: no finished run here has it. Measured: {what}")
-    return tuple(dict.fromkeys(choice.metrics)), judged, "asked for"
-
-
-def _is_measured(name: str, done: pd.DataFrame, fidelity: pd.DataFrame) -> bool:
-    return bool(done[name].notna().any()) if name in done.columns else bool(len(_recorded(fidelity, name)))
-
-
 def _compares_sets(metric: str) -> bool:
     """Return whether a metric compares sets of images, so that its value depends on their sizes."""
     return metric in METRICS and METRICS[metric].kind in ("frechet", "infinity", "kernel", "precision", "recall")
@@ -385,8 +364,3 @@ def _of_sizes(runs: pd.DataFrame, sizes: Sequence[tuple[int, int]]) -> pd.DataFr
     measured = (runs["status"] == "done") & runs[[*FEATURES]].notna().any(axis=1)
     fits = runs["fd_n"].isin([n for n, _ in sizes]) & runs["fd_ref_n"].isin([ref_n for _, ref_n in sizes])
     return runs[fits | ~measured]
-
-
-def count_runs(n: int) -> str:
-    """Return a number of runs in words."""
-    return f"{n} run{'' if n == 1 else 's'}"

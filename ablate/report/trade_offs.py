@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.findings import Front, Point
-from ablate.report.variant_rows import MACHINE, VariantRows
+from ablate.report.machines import MACHINE
+from ablate.report.variant_rows import VariantRows
 from ablate.stats import pareto
-from ablate.study.metric_names import higher_is_better
 
 BYTES_PER_PARAMETER = 4  # float32
 FORMATS = (  # columns of the number formats' rows that are needed
@@ -35,8 +35,9 @@ def make_fronts(table: VariantRows, formats: pd.DataFrame, notes: list[str]) -> 
 
 def _trained(table: VariantRows, notes: list[str]) -> Front | None:
     metric = next(iter(table.values))
-    columns = {"label", "seed", metric, "params", "latency_image_ms", "macs", "nfe", "decode_macs", *MACHINE}
-    done = table.done.loc[table.done[metric].notna(), [*columns]]
+    quality = table.recorded.column(metric)
+    columns = {"label", "seed", quality, "params", "latency_image_ms", "macs", "nfe", "decode_macs", *MACHINE}
+    done = table.done.loc[table.done[quality].notna() & table.done["params"].notna(), [*columns]]
     if not len(done):
         return None
     done = done.assign(bytes=done["params"].astype("Float64") * BYTES_PER_PARAMETER)
@@ -46,7 +47,9 @@ def _trained(table: VariantRows, notes: list[str]) -> Front | None:
         done = done.assign(macs_image=work["macs"] * work["nfe"] + work["decode_macs"].fillna(0))
         costs = ["macs_image", "bytes"]
         notes.append(FRONT_WITHOUT_TIME)
-    return _front("as trained", done.assign(point=done["label"], scheme=None), [metric, *costs])
+    up = table.recorded.higher_is_better(metric)
+    points = done.assign(point=done["label"], scheme=None)
+    return _front("as trained", points, [quality, *costs], metric, higher_is_better=up)
 
 
 def _formats(formats: pd.DataFrame, *, timed: bool) -> Front | None:
@@ -69,20 +72,29 @@ def _formats(formats: pd.DataFrame, *, timed: bool) -> Front | None:
     rows = rows.assign(point=rows["label"] + " " + rows["scheme"])
     n = int(rows["n"].iloc[0]) if rows["n"].notna().any() else 0
     costs = ["latency_step_ms", "file_bytes"] if timed else ["file_bytes"]
-    return _front(f"in number formats, N = {n:,}", rows, [metric, *costs])
+    return _front(f"in number formats, N = {n:,}", rows, [metric, *costs], metric, higher_is_better=False)
 
 
-def _front(title: str, runs: pd.DataFrame, objectives: list[str]) -> Front | None:
-    """Return the front of the points (column `point`) over the seeds of their runs."""
-    runs = runs.loc[runs[objectives].notna().all(axis=1), ["point", "label", "scheme", "seed", *objectives]]
+def _front(title: str, runs: pd.DataFrame, columns: list[str], metric: str, *, higher_is_better: bool) -> Front | None:
+    """Return the front of the points (column `point`) over the seeds of their runs.
+
+    Args:
+        title: Of the front.
+        runs: The runs, or what was measured of them.
+        columns: The objectives, quality first.
+        metric: The name of the quality.
+        higher_is_better: Whether higher values of it are better.
+    """
+    runs = runs.loc[runs[columns].notna().all(axis=1), ["point", "label", "scheme", "seed", *columns]]
     if not len(runs):
         return None
-    up = tuple(higher_is_better(name) for name in objectives)
+    objectives = [metric, *columns[1:]]
+    up = (higher_is_better, *(False for _ in columns[1:]))  # less cost is better
     sign = np.where(up, -1.0, 1.0)
     of_point, names = pd.factorize(runs["point"])
     seeds, of_seed = np.unique(runs["seed"].to_numpy(np.int64), return_inverse=True)
     values = np.full((len(names), len(seeds), len(objectives)), np.nan)
-    values[of_point, of_seed] = runs[objectives].astype("float64").to_numpy() * sign
+    values[of_point, of_seed] = runs[columns].astype("float64").to_numpy() * sign
     means = np.nanmean(values, axis=1)
     beaten = pareto.beaten(values)
     frequencies, resamples = pareto.front_frequencies(values)

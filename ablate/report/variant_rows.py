@@ -16,14 +16,14 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.findings import Metric, Value, VariantRow
-from ablate.report.judged_metrics import describe
+from ablate.report.machines import on_one_machine
+from ablate.report.recorded_metrics import RecordedMetrics
 from ablate.report.selection import SelectedRuns
 from ablate.report.stated import NOTHING, Stated
 from ablate.stats import paired
-from ablate.study.metric_names import FEATURES, METRICS, higher_is_better
+from ablate.study.metric_names import FEATURES, METRICS
 from ablate.study.variants import BASELINE
 
-UNEQUAL_MACHINES = "times come from unequal machines, precisions or threads and do not compare"
 COST_HEADS = {  # cost -> head of its column
     "params": "params",
     "macs": "MACs",
@@ -37,7 +37,6 @@ TIMES = ("train_wall_s", "latency_step_ms", "latency_image_ms")
 UNFINISHED = ("diverged", "failed", "interrupted")
 AUTOENCODER = ("autoencoder_fd", "autoencoder_pd", "autoencoder_psnr_db")
 NO_VALUE = Value(mean=None, sd=None, low=None, high=None, n=0)
-MACHINE = ("device", "processor", "arithmetic", "threads", "vector_units")
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,8 @@ class VariantRows:
     newest: frozenset[str]  # label of each variant's newest configuration, of those with a finished run if any
     stated: dict[str, Stated]  # what the file of each variant of the study said
     runs: pd.DataFrame  # finished or not, with a column `label`
+    recorded: RecordedMetrics  # says which direction of any metric is better
+    baseline: str  # the variant that the study was made to compare with
 
 
 def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str]) -> VariantRows:
@@ -102,7 +103,8 @@ def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str
     base = base if base in finished else None
     axes = dict(zip(runs["label"], runs["axis"].fillna(""), strict=True))
     order = sorted(keys, key=lambda key: (labels[key] != base, key[0] != BASELINE, axes[labels[key]], *key))
-    values = {name: make_grid(done["label"], done["seed"], done[name]) for name in selected.metrics}
+    columns = {name: selected.recorded.column(name) for name in selected.metrics}
+    values = {name: make_grid(done["label"], done["seed"], done[column]) for name, column in columns.items()}
     keys_in_order = [(labels[key], *key, axes[labels[key]]) for key in order]
     rows = _rows(keys_in_order, selected.stated, runs, done, values, base, notes)
     _note_autoencoders_and_copies(done, [row.label for row in rows], notes)
@@ -117,32 +119,17 @@ def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str
     elif against in several:
         hash_ = base.partition(" @")[2]
         notes.append(f"{_name(against)} has several configurations; differences are to the newest, @{hash_}")
-    return VariantRows(tuple(rows), base, values, done, frozenset(newest.values()), selected.stated, runs)
-
-
-def unequal_machines(done: pd.DataFrame) -> list[str]:
-    """Return a note if the times of finished runs do not compare, else nothing."""
-    machines = done.groupby([*MACHINE], dropna=False).size()
-    if len(machines) < 2:
-        return []
-    names = [_machine(*key[:-1]) for key in machines.index]
-    # Vector units are a long list: show them only where machines differ in nothing else.
-    listed = sorted(
-        f"{name or 'unknown'}{f' {units}' if names.count(name) > 1 and not pd.isna(units) else ''} ({n} runs)"
-        for name, (*_, units), n in zip(names, machines.index, machines, strict=True)
+    return VariantRows(
+        rows=tuple(rows),
+        against=base,
+        values=values,
+        done=done,
+        newest=frozenset(newest.values()),
+        stated=selected.stated,
+        runs=runs,
+        recorded=selected.recorded,
+        baseline=selected.baseline,
     )
-    return [f"{UNEQUAL_MACHINES}: {', '.join(listed)}"]
-
-
-def on_one_machine(done: pd.DataFrame, against: str | None) -> pd.Series:
-    """Return which finished runs have times that compare: those on the main machine of `against`.
-
-    The main machine is the one with most of its runs, or with most of all runs if it has none.
-    """
-    machine = done.groupby([*MACHINE], dropna=False).ngroup()
-    mine = machine[done["label"] == against]
-    counts = (mine if len(mine) else machine).value_counts(sort=False)
-    return machine == counts.idxmax() if len(counts) else machine == 0
 
 
 def describe_metrics(selected: SelectedRuns) -> tuple[Metric, ...]:
@@ -151,10 +138,10 @@ def describe_metrics(selected: SelectedRuns) -> tuple[Metric, ...]:
 
 
 def _metric(name: str, selected: SelectedRuns) -> Metric:
-    network = METRICS[name].network if name in METRICS else None
-    done = selected.done
+    recorded, done = selected.recorded, selected.done
+    network = METRICS[name].network if name in METRICS and name not in recorded else None
     n = ref_n = floor = floor_n = warning = None
-    if name in FEATURES and len(done):
+    if name in FEATURES and name not in recorded and len(done):
         n, ref_n = _first(done["fd_n"]), _first(done["fd_ref_n"])
         floors = done.loc[done[f"{name}_floor"].notna(), ["fd_floor_n", f"{name}_floor"]]
         floor_n = _first(floors["fd_floor_n"])
@@ -164,8 +151,10 @@ def _metric(name: str, selected: SelectedRuns) -> Metric:
             warning = f"fewer images than the {FEATURES[name]:,} features, so the covariance lacks full rank"
     return Metric(
         name=name,
-        about=describe(name),
-        higher_is_better=higher_is_better(name),
+        about=recorded.describe(name),
+        unit=recorded.unit(name),
+        recorded=name in recorded,
+        higher_is_better=recorded.higher_is_better(name),
         n=n,
         ref_n=ref_n,
         floor=floor,
@@ -375,11 +364,6 @@ def budgets_of(done: pd.DataFrame, budget: str) -> dict[str, str]:
         label: f"{count(steps)} steps, nfe {count(nfe)}" if budget == "steps" else f"nfe {count(nfe)}"
         for label, steps, nfe in columns
     }
-
-
-def _machine(device: Any, processor: Any, arithmetic: Any, threads: Any) -> str:
-    in_words = None if pd.isna(threads) else f"{threads:g} thread{'s' * (threads != 1)}"
-    return " ".join(str(part) for part in (device, processor, arithmetic, in_words) if not pd.isna(part))
 
 
 def _name(label: str | None) -> str:

@@ -21,8 +21,6 @@ from ablate.report.variant_rows import VariantRows
 from ablate.stats import paired, sequential
 from ablate.stats.family import Evidence, Family
 from ablate.study.claims import Claim as StatedClaim
-from ablate.study.metric_names import higher_is_better
-from ablate.study.variants import BASELINE
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def make_verdicts(
     differences = {
         (row.label, metric): one.pair(row, metric, grid) for metric, grid in study.values.items() for row in one.rows
     }
-    on_baseline = study.against.partition(" @")[0] == BASELINE
+    on_baseline = study.against.partition(" @")[0] == study.baseline
     claims = list(claims_of(one, fidelity, formats, differences)) if on_baseline else []
     confirmatory = [q for q in differences.values() if q.metric in judged]
     confirmatory += [q for q, _ in claims if q.key not in differences]
@@ -156,7 +154,7 @@ def _verdict(pair: Differences, evidence: Evidence | None, tests: Family) -> tup
         evidence,
         tests,
         column=pair.column[~np.isnan(pair.column)],
-        higher_is_better=higher_is_better(pair.metric),
+        higher_is_better=pair.higher_is_better,
         margin=pair.margin,
     )
     row = pair.row

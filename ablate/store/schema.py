@@ -23,6 +23,7 @@ RUN_SESSION = "run"  # of latencies measured during a run; null before sessions 
 BENCH_SESSION = "bench-"  # prefix of the sessions of `ablate bench`; the time follows
 STATUSES = ("done", "diverged", "failed", "interrupted")
 DIRECTIONS = ("higher", "lower")  # of `metrics.better`
+IMPORTED = "imported"  # preset of runs whose scores were read from a table
 
 _TEXT, _INT, _FLOAT, _BOOL, _TIME = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC")
 _WANTED = {
@@ -64,7 +65,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TIME, "started_at finished_at"),
         (_BOOL, "unstable"),
         (_TEXT, "plan_id about claims code data_notes tags"),
-        (_TEXT, "purpose tuned"),
+        (_TEXT, "purpose tuned baseline"),
     ],
     "curves": [
         (_TEXT, "run_id"),

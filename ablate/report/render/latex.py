@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from ablate.base.text import one_line
 from ablate.report.findings import Comparison, Findings, Metric, VerdictWord
 from ablate.report.render.number_text import decimals_of, rounded, signed
-from ablate.report.render.report_tables import EMPTY, difference_decimals, seeds
+from ablate.report.render.report_tables import EMPTY, difference_decimals, equal_budget, heading, seeds
 from ablate.report.variant_rows import count
+from ablate.store.schema import IMPORTED
 
 MARKS: dict[VerdictWord, tuple[str, str]] = {"helps": ("b", "better"), "hurts": ("w", "worse"), "same": ("s", "same")}
 SPECIAL = {
@@ -39,7 +40,7 @@ def to_latex(findings: Findings) -> str:
     several = len(set(seeds_of)) > 1 or not seeds_of[0].isdecimal()
     heads, columns = ["Variant", *(["Seeds"] if several else [])], [_column(findings, metric) for metric in metrics]
     for metric in metrics:
-        heads.append(escape(metric.name) + (r" $\uparrow$" if metric.higher_is_better else r" $\downarrow$"))
+        heads.append(escape(heading(metric)) + (r" $\uparrow$" if metric.higher_is_better else r" $\downarrow$"))
         heads += [r"$\Delta$"] if findings.comparisons else []
     lines = []
     for i, row in enumerate(findings.rows):
@@ -117,11 +118,12 @@ def _caption(findings: Findings, n: str | None) -> list[str]:
         n: Seeds of each variant; None: they differ, and the table has a column of them.
     """
     compared = findings.compared
-    budget = "steps" if compared.budget == "steps" else "MACs"
+    budget = equal_budget(findings)
+    on = f"{f'on {code(compared.data)}, ' if compared.data else 'at '}preset {code(compared.preset or 'unknown')}"
+    on = f"of {code(compared.data or IMPORTED)}" if compared.preset == IMPORTED else on
     half = "" if n == "1" else r" $\pm$ half its 95\,\% interval"
     sentences = [
-        f"Ablation on {code(compared.data or 'unknown')}, preset {code(compared.preset or 'unknown')}, "
-        f"equal training {budget}.",
+        f"Ablation {on}{f', equal {budget}' if budget else ''}.",
         f"Mean over {'the finished' if n is None else n} seed{'' if n == '1' else 's'}{half}.",
     ]
     if compared.left_out:
@@ -135,6 +137,8 @@ def _caption(findings: Findings, n: str | None) -> list[str]:
     if findings.comparisons:
         sentences += _tests(findings)
     for metric in findings.metrics:
+        if metric.recorded:  # there is nothing to say beyond its name
+            continue
         images = "" if metric.n is None else f", {count(metric.n)} samples against {count(metric.ref_n)} real images"
         sentences.append(f"{escape(metric.name)}: {escape(metric.about + images)}.")
     return sentences

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ablate.report.findings import Findings
+from ablate.report.render.quality_table import quality_table
 from ablate.report.render.report_tables import (
     EMPTY,
     claim_table,
     explanation,
     lead,
     other_tables,
-    quality_table,
     title,
     verdict_tables,
 )

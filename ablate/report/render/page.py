@@ -19,9 +19,11 @@ from ablate.report.render import report_tables, run_plots, verdict_plots
 from ablate.report.render.gallery import data_images, is_embedded, make_gallery
 from ablate.report.render.latex import to_latex
 from ablate.report.render.number_text import interval, signed
+from ablate.report.render.quality_table import quality_table
 from ablate.report.render.text_table import TextTable
 from ablate.report.render.vega import records
 from ablate.store import tables as results
+from ablate.store.schema import IMPORTED
 
 TITLES = {"helps": "Better than {}", "hurts": "Worse than {}", "same": "The same as {}", "undecided": "Undecided"}
 RAW = ("runs", "curves", "denoising", "latency")
@@ -38,6 +40,22 @@ SECTIONS = {  # element id -> name in the navigation
     "quality": "Numbers",
     "methods": "Methods",
 }
+
+
+TRAINED_HERE = (
+    "Question",
+    "Which parts of a small image generator earn their place? Each variant changes one thing of it.",
+)
+TRAINED_PAIRS = (
+    "Pairing",
+    "Variants at one seed share the initial weights of common parts, the order of images, the training noise, "
+    "and the noise that samples start from. Differences are compared seed by seed.",
+)
+ELSEWHERE = ("Question", "Which changes make a difference?")
+PAIRS = (
+    "Pairing",
+    "Differences are compared seed by seed. What two runs of one seed share was up to the program that made them.",
+)
 
 
 @dataclass(frozen=True)
@@ -105,12 +123,12 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "gallery": gallery,
         **shown,
         "has_plots": any(shown.values()),
-        "data_images": data_images(findings, artifacts, gallery) if findings.rows else [],
-        "quality": report_tables.quality_table(findings, " ± ") if findings.rows else None,
+        "data_images": data_images(findings, artifacts, gallery) if _trained_here(mine) else [],
+        "quality": quality_table(findings, " ± ") if findings.rows else None,
         "latex": to_latex(findings),
         "methods": _methods(findings, mine),
         "environment": _environment(mine),
-        "credits": _credits(findings),
+        "credits": _credits(findings, mine),
     }
     there = {"verdicts": True, "samples": gallery.rows, "methods": True}
     return page | {"sections": [(name, title) for name, title in SECTIONS.items() if there.get(name, page.get(name))]}
@@ -130,9 +148,11 @@ def _subtitle(findings: Findings, runs: pd.DataFrame) -> str:
     compared, seeds = findings.compared, {seed for row in findings.rows for seed in row.seeds}
     moments = runs["finished_at"].dropna()
     when = f", finished {moments.min():%Y-%m-%d} to {moments.max():%Y-%m-%d}" if len(moments) else ""
-    budget = "equal training steps" if compared.budget == "steps" else "equal training MACs"
-    where = f"Preset {compared.preset} on {compared.data}" if compared.preset else "No preset"
-    return f"{where}: {_plural(compared.runs, 'run')} under {_plural(len(seeds), 'seed')}, {budget}{when}."
+    budget = report_tables.equal_budget(findings)
+    equal = f", equal {budget}" if budget else ""
+    where = f"Preset {compared.preset}{f' on {compared.data}' if compared.data else ''}"
+    where = report_tables.where(findings) if compared.preset in (IMPORTED, None) else where
+    return f"{where}: {_plural(compared.runs, 'run')} under {_plural(len(seeds), 'seed')}{equal}{when}."
 
 
 def _judged(findings: Findings) -> list[Comparison]:
@@ -175,24 +195,21 @@ def _claim_text(claim: Claim, findings: Findings) -> ClaimText:
 
 def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
     compared = findings.compared
-    rows = [
-        ("Question", "Which parts of a small image generator earn their place? Each variant changes one thing of it."),
-        (
-            "Pairing",
-            "Variants at one seed share the initial weights of common parts, the order of images, the training noise, "
-            "and the noise that samples start from. Differences are compared seed by seed.",
-        ),
-        ("Data", f"{compared.data}, fingerprint {str(compared.data_digest)[:16]}{_sizes(runs)}"),
-        (
-            "Statistics",
-            report_tables.explanation(findings)[0] if findings.comparisons else "No tests: nothing to compare.",
-        ),
-    ]
+    rows = [TRAINED_HERE, TRAINED_PAIRS] if _trained_here(runs) or not len(runs) else [ELSEWHERE, PAIRS]
+    if compared.data_digest:
+        rows.append(("Data", f"{compared.data}, fingerprint {compared.data_digest[:16]}{_sizes(runs)}"))
+    tested = report_tables.explanation(findings)[0] if findings.comparisons else "No tests: nothing to compare."
+    rows.append(("Statistics", tested))
     for metric in findings.metrics:
         if metric.extractor is not None:
             weights = str(metric.extractor_digest)[:16]
             rows.append((f"Network of {metric.name}", f"{metric.extractor}, weights {weights}"))
     return [(term, printable(text)) for term, text in rows]
+
+
+def _trained_here(runs: pd.DataFrame) -> bool:
+    """Return whether ablate trained the models: it knows their weights."""
+    return bool(runs["weights_digest"].notna().any())
 
 
 def _sizes(runs: pd.DataFrame) -> str:
@@ -226,11 +243,14 @@ def _parsed(text: str | None) -> Mapping[str, Any]:
     return environment if isinstance(environment, dict) else {}
 
 
-def _credits(findings: Findings) -> list[str]:
+def _credits(findings: Findings, runs: pd.DataFrame) -> list[str]:
+    plots = "Plots: Vega-Lite, by Altair and vl-convert (BSD-3-Clause)."
+    if len(runs) and not _trained_here(runs):
+        return [plots]
     name = findings.compared.data
     own = f"{name}, the user's own. This file has no image of it: the models drew the samples." if name else "none"
     return [
         f"Data: {cats.CREDIT if findings.rows and is_embedded(findings) else printable(own)}",
         "The model and its claims: A. Schreiner, “Generating Cats with KPN Filtering” (2025).",
-        "EfficientNet-Lite0 weights: Apache-2.0. Plots: Vega-Lite, by Altair and vl-convert (BSD-3-Clause).",
+        f"EfficientNet-Lite0 weights: Apache-2.0. {plots}",
     ]

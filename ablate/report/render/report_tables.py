@@ -18,6 +18,7 @@ from ablate.report.findings import (
     VariantRow,
 )
 from ablate.report.judged_metrics import COSTS
+from ablate.report.machines import UNEQUAL_MACHINES
 from ablate.report.render.curve_tables import curve_table, tuning_table
 from ablate.report.render.number_text import (
     decimals_of,
@@ -32,7 +33,7 @@ from ablate.report.render.number_text import (
 )
 from ablate.report.render.text_table import TextTable
 from ablate.report.trade_offs import FRONT_WITHOUT_TIME
-from ablate.report.variant_rows import COST_HEADS, UNEQUAL_MACHINES, count
+from ablate.store.schema import IMPORTED
 
 EMPTY = "No runs yet: start some with `ablate run`."
 ALL_INTERVALS = (
@@ -51,9 +52,34 @@ def title(findings: Findings) -> str:
     """Return in one line what was compared."""
     compared = findings.compared
     digest = f" ({compared.data_digest[:8]})" if compared.data_digest else ""
-    budget = "steps" if compared.budget == "steps" else "training MACs"
-    what = f"preset {compared.preset}, data {compared.data or 'unknown'}{digest}, equal {budget}"
+    budget = equal_budget(findings)
+    what = where(findings, digest) + (f", equal {budget}".replace("training steps", "steps") if budget else "")
     return f"{what}: variants {compared.variants}, runs {compared.runs}"
+
+
+def where(findings: Findings, digest: str = "") -> str:
+    """Return the preset and the data of all runs, or the name of the table that their scores were read from."""
+    compared = findings.compared
+    if compared.preset is None:
+        return "No runs"
+    if compared.preset == IMPORTED:
+        return compared.data or IMPORTED
+    if compared.data is None and all(metric.recorded for metric in findings.metrics):
+        return f"preset {compared.preset}"  # of programs, which need not use a data set
+    return f"preset {compared.preset}, data {compared.data or 'unknown'}{digest}"
+
+
+def equal_budget(findings: Findings) -> str:
+    """Return what all runs spend equally: training steps or MACs; empty: the runs did not record it."""
+    finished = [row for row in findings.rows if row.seeds]
+    if finished and all(row.costs[name] is None for row in finished for name in ("macs", "train_macs")):
+        return ""
+    return "training steps" if findings.compared.budget == "steps" else "training MACs"
+
+
+def heading(metric: Metric) -> str:
+    """Return the name of a metric with its unit."""
+    return f"{metric.name}, {metric.unit}" if metric.unit else metric.name
 
 
 def lead(findings: Findings) -> str:
@@ -65,7 +91,8 @@ def lead(findings: Findings) -> str:
         return "Nothing to compare yet: that needs finished runs of the baseline and of a variant at the same seeds."
     metric = compared.headline[0]
     judged = [one for one in findings.comparisons if one.metric == metric]
-    counts, what = Counter(one.verdict for one in judged), metric if metric in COSTS else "the images"
+    of_images = metric not in COSTS and not findings.metrics[0].recorded
+    counts, what = Counter(one.verdict for one in judged), "the images" if of_images else metric
     parts = [
         f"{counts['hurts']} {_make(counts['hurts'])} {what} worse" if counts["hurts"] else "",
         f"{counts['helps']} {_make(counts['helps'])} {what} better" if counts["helps"] else "",
@@ -168,7 +195,7 @@ def _verdicts(findings: Findings, metric: Metric) -> TextTable:
     better = "higher is better" if metric.higher_is_better else "lower is better"
     exploratory = ", exploratory" if any(c.exploratory for c in mine) else ""
     return TextTable(
-        f"{metric.name}, {better}{exploratory}", heads, tuple(lines), (0, 6, 8, 9), drop=(9, 3, 5, 7, 4, 1)
+        f"{heading(metric)}, {better}{exploratory}", heads, tuple(lines), (0, 6, 8, 9), drop=(9, 3, 5, 7, 4, 1)
     )
 
 
@@ -329,58 +356,6 @@ def format_table(findings: Findings) -> TextTable | None:
         *findings.quantized.most_sensitive,
     )
     return TextTable("Number formats", heads, tuple(lines), (0, 1, 2), legend, (3, 5, 7))
-
-
-def quality_table(findings: Findings, plus_minus: str, *, narrow: bool = False) -> TextTable:
-    """Return quality and costs: variant, axis, seeds, each metric with its difference, the costs.
-
-    Args:
-        findings: The findings.
-        plus_minus: Text between a mean and its standard deviation.
-        narrow: Whether to break names into lines.
-    """
-    names = [metric.name for metric in findings.metrics]
-    against = findings.compared.against or "baseline"
-    metrics = [f"{name}{suffix}" for name in names for suffix in ("", f"\nvs {against}")]
-    heads = ("variant", "axis", "seeds", *metrics, *(head.replace("train ", "train\n") for head in COST_HEADS.values()))
-    decimals = {name: decimals_of([row.values[name].mean for row in findings.rows]) for name in names}
-    lines = []
-    for row in findings.rows:
-        variant, axis = row.label, row.axis or "-"
-        if narrow:
-            variant, axis = variant.replace("+", "+\n"), axis.replace("+", "+\n").replace(" ", "\n")
-        line = [variant, axis, f"{len(row.seeds)}" if len(row.seeds) == row.runs else f"{len(row.seeds)}/{row.runs}"]
-        for name in names:
-            line.append(mean_sd(row.values[name], decimals[name], plus_minus))
-            differences = row.differences
-            line.append(
-                "" if differences is None else mean_sd(differences[name], decimals[name], plus_minus, sign=True)
-            )
-        lines.append((*line, *(quantity(name, row.costs[name]) for name in COST_HEADS)))
-    return TextTable(
-        "Quality and costs", heads, tuple(lines), (0, 1), tuple(_quality_legend(findings, plus_minus.strip()))
-    )
-
-
-def _quality_legend(findings: Findings, plus_minus: str) -> list[str]:
-    lower = "" if any(metric.higher_is_better for metric in findings.metrics) else "Lower is better. "
-    against = findings.compared.against or "baseline"
-    lines = [f"{lower}Mean {plus_minus} sd over seeds. vs {against}: the same of the differences seed by seed."]
-    for metric in findings.metrics:
-        line = f"{metric.name}: {metric.about}"
-        if metric.higher_is_better:
-            line += ", higher is better"
-        if metric.n is not None:
-            line += f", N = {count(metric.n)} samples against {count(metric.ref_n)} real images"
-        if metric.floor is not None:
-            where = "" if metric.floor_n == metric.n else f" at N = {count(metric.floor_n)}"
-            line += f"; real against real{where}: {metric.floor:.4g}"
-        if metric.warning is not None:
-            line += f"; {metric.warning}"
-        lines.append(line + ".")
-    lines.append(f"Metrics: {findings.compared.why_headline}.")
-    lines.append("Costs: medians over seeds. MACs, ms/step: one network evaluation. ms/image: nfe evaluations.")
-    return lines
 
 
 def other_tables(findings: Findings) -> Sequence[TextTable]:

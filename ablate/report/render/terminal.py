@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.report.findings import Findings
+from ablate.report.render.quality_table import quality_table
 from ablate.report.render.report_tables import (
     EMPTY,
     claim_table,
     explanation,
     lead,
     other_tables,
-    quality_table,
     title,
     verdict_notes,
     verdict_tables,
@@ -80,7 +80,8 @@ class _Report:
                 yield from parts
             else:
                 left_out.append(name)
-        more = ", ".join((*left_out, "quality, costs and trade-offs"))
+        quality = "quality, costs and trade-offs" if findings.fronts else "quality"
+        more = ", ".join((*left_out, quality))
         yield Text(f"--full: also {more}. -o report.html: a page with images and plots.", style="dim")
 
 
@@ -107,10 +108,14 @@ def _quality(findings: Findings, options: ConsoleOptions) -> Iterator[Renderable
     """One table if the terminal is wide enough, else quality and costs apart, else one per metric and two of costs."""
     sign = "+-" if options.ascii_only else "±"
     wide, tight = quality_table(findings, f" {sign} "), quality_table(findings, sign, narrow=True)
-    metrics = [[3 + 2 * i, 4 + 2 * i] for i in range(len(findings.metrics))]
-    costs = [*range(3 + 2 * len(metrics), len(wide.heads))]
-    halves = [[0, 2, *range(3, costs[0])], [0, 1, *costs]]
-    small = [[0, 2, *metrics[0]], *([0, *pair] for pair in metrics[1:]), [0, 1, *costs[:3]], [0, *costs[3:]]]
+    seeds = wide.heads.index("seeds")  # the columns before it name the variant and its axis
+    metrics = [[seeds + 1 + 2 * i, seeds + 2 + 2 * i] for i in range(len(findings.metrics))]
+    end = seeds + 1 + 2 * len(metrics)
+    names, costs = [*range(seeds)], [*range(end, len(wide.heads))]
+    halves = [[0, *range(seeds, end)], *([[*names, *costs]] if costs else [])]
+    small = [[0, seeds, *metrics[0]], *([0, *pair] for pair in metrics[1:])]
+    small += [[*names, *costs[:3]]] if costs else []
+    small += [[0, *costs[3:]]] if costs[3:] else []
     whole = [[*range(len(wide.heads))]]
     table, parts = tight, small
     for table, parts in ((wide, whole), (tight, whole), (wide, halves), (tight, halves), (tight, small)):

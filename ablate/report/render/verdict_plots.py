@@ -38,7 +38,7 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
         alt.Tooltip(f"{name}:N") for name in ("variant", "difference", "interval", "for all tests", "verdict", "seeds")
     ]
     base = alt.Chart(frame).encode(y=y, tooltip=tips)
-    title = f"difference in {metric.name} ({better} is better)"
+    title = f"difference in {report_tables.heading(metric)} ({better} is better)"
     x, x_all = alt.X("low:Q", title=title), alt.X("all_low:Q", title=title)
     chart = alt.layer(
         alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(x="x:Q"),
@@ -49,7 +49,7 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
     listed = "; ".join(f"{one.label} {signed(one.mean, decimals)}, {one.verdict}" for one in mine)
     tables = report_tables.verdict_tables(findings)
     return finish(
-        f"differences-{metric.name}",
+        f"differences-{_id(findings, metric)}",
         chart,
         f"{metric.name}: the effect of each change",
         f"Each line is one change to {against}: the mean of its paired differences over seeds, thick their 95 % "
@@ -57,8 +57,13 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
         f"{metric.about[:1].upper()}{metric.about[1:]}; {better} is better. "
         "The verdicts come from the tests: a thin line may cross the dashed one where the test decides.",
         f"Differences to {against} in {metric.name}: {listed}.",
-        next(table for table in tables if table.title.startswith(f"{metric.name},")),
+        tables[findings.metrics.index(metric)],
     )
+
+
+def _id(findings: Findings, metric: Metric) -> str:
+    """Return a metric's name in the id of an HTML element; a recorded one may have any letters."""
+    return f"{findings.metrics.index(metric)}" if metric.recorded else metric.name
 
 
 def _difference(one: Comparison, decimals: int, seeds: str) -> dict[str, Any]:
@@ -111,7 +116,7 @@ def e_values(findings: Findings, metric: Metric) -> Plot | None:
         (0, 1),
     )
     return finish(
-        f"e-values-{metric.name}",
+        f"e-values-{_id(findings, metric)}",
         chart,
         f"{metric.name}: the evidence seed by seed",
         "Each line is one change: its e-value after each seed, in the order of the seeds. Without any difference it "

@@ -24,7 +24,7 @@ from ablate.report.render.markdown import to_markdown
 
 TRUTH = {"baseline": 0.0, "no_drift": 5.0, "direct": -5.0, "v_pred": 0.2, "no_drift+v_pred": 4.0}
 SCHEMA = Findings.model_json_schema(mode="serialization")
-SCHEMA_SHA256 = "686a6627b833d933b9cdd34409d15af0095b67fbd6b7e0d84935cbb5ba754abd"
+SCHEMA_SHA256 = "b92fd41e2e8a71a80691b4c184b1b2a7216f79068b27c46e2fa680264fd119c7"
 
 
 @cache

@@ -88,6 +88,7 @@ def run(
     gpus: float | None = None,
     quantize: str | None = None,
     scopes: str | None = None,
+    timeout: float | None = None,
     fail_fast: bool = False,
     force: bool = False,
     failed: bool = False,
@@ -137,6 +138,7 @@ def run(
         gpus: With ray: GPUs of a run, as in 0.5; None: 1 if there are any.
         quantize: Number formats to measure, as in `int8,fp8`; None: the preset's.
         scopes: What is quantised; None: the preset's.
+        timeout: Seconds that a program may take for a run; None: as its settings say.
         fail_fast: Stop at the first failed run; else the others are made first.
         force: Make finished runs again.
         failed: Make failed and diverged runs again, and no others.

@@ -12,10 +12,8 @@ from contextlib import suppress
 import pandas as pd
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
-from ablate.base.machine import environment, pick_device
 from ablate.base.source_code import code_version
-from ablate.data.datasets import load_dataset
-from ablate.launch.local import forecast
+from ablate.launch.here import data_of, environment_of, forecast
 from ablate.launch.plans import planned as plan_of
 from ablate.launch.study import study_specs
 from ablate.report.findings import Findings
@@ -50,7 +48,7 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
             one of `sds` that is no number above 0 or of a metric that is not judged.
     """
     specs, _ = study_specs(request)
-    data, past = load_dataset(request.data), tables.read(request.results, "runs")
+    data, past = data_of(request, specs), tables.read(request.results, "runs")
     names = [spec.variant for spec in specs if spec.variant != BASELINE]
     variants = list(dict.fromkeys(names))
     if not variants or len(names) == len(specs):
@@ -59,7 +57,7 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
     plan, _ = plan_of(specs, request, data)
     assert plan is not None  # none of these runs tunes
     # Times of other machines do not count.
-    here = past["environment"] == environment(pick_device(request.device))
+    here = past["environment"] == environment_of(request, specs)
     runs = forecast(request, specs, past.assign(wall_s=past["wall_s"].where(here)))
     finished = past[past["run_id"].isin([run.run_id for run in runs]) & (past["status"] == "done")]
     found: Findings | None = None

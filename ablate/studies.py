@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ablate.base.progress import Progress
+from ablate.launch.here import code_of, data_of
 from ablate.launch.stale import stale_note, stale_runs
 from ablate.launch.study import chosen_settings, forecast_study, run_study
 from ablate.report.builder import build, read
@@ -172,7 +173,8 @@ def _next_runs(
 
 def _tell_stale(request: StudyRequest, planned: Sequence[Planned], progress: Progress) -> None:
     """Say that finished runs of the study, which are not made again, were computed by other code."""
-    stale = stale_runs(tables.read(request.results, "runs"))
+    specs = [run.spec for run in planned]
+    stale = stale_runs(tables.read(request.results, "runs"), code_of(specs, data_of(request, specs)))
     skipped = [stale[run.run_id] for run in planned if run.run_id in stale]
     if skipped:
         progress.say(stale_note(skipped))

@@ -273,6 +273,10 @@ def run(
             show_default=False,
         ),
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", help="Seconds that your own program may take for a run.", show_default=False),
+    ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first failed run. Default: make the others first.")
     ] = False,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ablate.data.datasets import ImageSet
+from ablate.runs.rows import Data
 from ablate.stats.paired import ALPHA
 from ablate.store import tables
 from ablate.store.plans import Plan, make_plan
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def planned(
     specs: Sequence[RunSpec],
     request: StudyRequest,
-    data: ImageSet,
+    data: Data,
     part: Collection[tuple[str, int]] | None = None,
 ) -> tuple[Plan | None, list[RunSpec]]:
     """Return the plan of a study, and its runs with the plan's name. Runs that are never judged have no plan.
@@ -29,7 +29,7 @@ def planned(
     Args:
         specs: All runs of the study.
         request: What the study was asked to do.
-        data: Its images.
+        data: What they are compared on.
         part: Variant and seed of the runs to return; None: all.
     """
     runs = tables.read(request.results, "runs")

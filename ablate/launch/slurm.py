@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.base.errors import AblateError, failed_runs
 from ablate.base.progress import Progress
 from ablate.base.text import one_line
-from ablate.launch import local
+from ablate.launch import here
 from ablate.launch.queue import POLL_S, sigterm_as_interrupt, statuses
 from ablate.runs.rows import Row
 from ablate.store import tables
@@ -54,7 +54,7 @@ class Worker:
                 quantised.append((row, how))
 
         try:
-            local.launch(
+            here.launch(
                 self.request,
                 self.specs,
                 part=self.part,
@@ -93,8 +93,8 @@ def launch(
             runs that failed or were not made when all jobs have ended.
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM. The jobs go on.
     """
-    folder, here = request.results, request.model_copy(update={"device": "auto"})  # a login node may have no GPU
-    planned = local.forecast(here, specs, tables.read(folder, "runs"))
+    folder, anywhere = request.results, request.model_copy(update={"device": "auto"})  # a login node may have no GPU
+    planned = here.forecast(anywhere, specs, tables.read(folder, "runs"))
     mine = [run for run in planned if part is None or (run.spec.variant, run.spec.seed) in part]
     waiting = {run.run_id: run.spec for run in mine if not run.finished}
     for run in mine:

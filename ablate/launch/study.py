@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
-from ablate.data.datasets import load_dataset
-from ablate.inference.number_formats import with_formats
-from ablate.launch import local
+from ablate.launch import here
+from ablate.launch.here import is_program
 from ablate.launch.tuning import Match, Tuned, choose, tuning_runs
-from ablate.models.cost import match_training_macs
 from ablate.runs.rows import Row
 from ablate.runs.trackers import open_trackers, record_run
 from ablate.store import tables
@@ -21,6 +19,8 @@ from ablate.study.plan import Planned, RunSpec
 
 if TYPE_CHECKING:
     from ablate.study.request import StudyRequest
+
+SHOWN_METRICS = 4  # of a program's run
 
 
 def forecast_study(request: StudyRequest) -> list[Planned]:
@@ -36,7 +36,7 @@ def forecast_study(request: StudyRequest) -> list[Planned]:
     if tuned is None:
         specs = [*tuning_runs(request, _match(request)), *specs]
     open_trackers(request.log, request.results)
-    return local.forecast(request, specs, tables.read(request.results, "runs"))
+    return here.forecast(request, specs, tables.read(request.results, "runs"))
 
 
 def run_study(
@@ -63,8 +63,9 @@ def run_study(
         AblateError: An unknown name, data that cannot be used, or a run that cannot go on.
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after saving.
     """
+    quantize_finished = False
     if tuning:
-        specs, quantize_finished = with_formats(tuning_runs(request, _match(request)), "none", None)
+        specs = _without_formats(tuning_runs(request, _match(request)))
     else:
         specs, quantize_finished = study_specs(request)
     trackers = open_trackers(request.log, request.results)
@@ -78,7 +79,7 @@ def run_study(
         if trackers and (row["status"] == "done" if how == "made" else how.startswith(("done", "quantised"))):
             record_run(trackers, request.results, row["run_id"])
 
-    launch: Callable[..., None] = local.launch
+    launch: Callable[..., None] = here.launch
     if request.launcher == "ray":
         from ablate.launch import ray
 
@@ -107,6 +108,11 @@ def described(row: Row, how: str) -> str:
         what = how
     elif row["status"] != "done":
         what = f"{row['status']}: {row['error']}"
+    elif "metrics" in row:  # of a program
+        own = [f"{name} {value:.4g}" for name, value in row["metrics"].items()]
+        own += [f"fd {row['fd']:.1f} (N = {row['fd_n']})"] if row.get("fd") is not None else []
+        more = f" and {len(own) - SHOWN_METRICS} more" if len(own) > SHOWN_METRICS else ""
+        what = f"done in {row['wall_s']:.1f} s; {', '.join(own[:SHOWN_METRICS])}{more}"
     else:
         floor = f"real against real {row['fd_floor']:.1f} at {row['fd_floor_n']}"
         metrics = f"fd {row['fd']:.1f} (N = {row['fd_n']}; {floor}), pd {row['pd']:.4f}, {row['psnr_db']:.2f} dB"
@@ -134,12 +140,19 @@ def _judged_specs(request: StudyRequest, tuned: Sequence[Tuned]) -> tuple[list[R
         replace(spec, tuned=how[spec.variant].to_json()) if spec.variant in how else spec
         for spec in request.specs(_match(request), choices)
     ]
+    if is_program(specs):
+        return specs, False
+    from ablate.inference.number_formats import with_formats
+
     made, asked = with_formats(specs, request.quantize, request.scopes)
-    plain = [
-        spec if spec.purpose is None else replace(spec, config=spec.config.replaced(quantize={"schemes": ()}))
-        for spec in made
-    ]
+    plain = [spec if spec.purpose is None else _without_formats([spec])[0] for spec in made]
     return plain, asked or bool(request.nfe)
+
+
+def _without_formats(specs: list[RunSpec]) -> list[RunSpec]:
+    if is_program(specs):
+        return specs
+    return [replace(spec, config=spec.config.replaced(quantize={"schemes": ()})) for spec in specs]
 
 
 def chosen_settings(request: StudyRequest) -> list[Tuned] | None:
@@ -150,8 +163,12 @@ def chosen_settings(request: StudyRequest) -> list[Tuned] | None:
     """
     if not request.tune:
         return []
-    return choose(request, _match(request), load_dataset(request.data), tables.read(request.results, "runs"))
+    return choose(request, _match(request), tables.read(request.results, "runs"))
 
 
 def _match(request: StudyRequest) -> Match:
-    return match_training_macs if request.budget == "macs" else None
+    if request.budget != "macs":
+        return None
+    from ablate.models.cost import match_training_macs
+
+    return match_training_macs

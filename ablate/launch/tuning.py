@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablate.base.errors import AblateError
-from ablate.data.datasets import ImageSet
+from ablate.launch.here import data_of, is_program
+from ablate.store import tables
 from ablate.store.tables import to_records
 from ablate.study import variants
 from ablate.study.metric_names import higher_is_better
@@ -76,21 +77,25 @@ def tuning_runs(request: StudyRequest, match: Match) -> list[RunSpec]:
     return [replace(spec, purpose="tuning", claims="[]") for spec in specs]
 
 
-def choose(request: StudyRequest, match: Match, data: ImageSet, runs: pd.DataFrame) -> list[Tuned] | None:
+def choose(request: StudyRequest, match: Match, runs: pd.DataFrame) -> list[Tuned] | None:
     """Return the best setting of every variant; None: some tuning runs have not finished.
 
     Args:
         request: The study.
         match: As in `ablate.study.plan.plan`.
-        data: Its images.
         runs: The table `runs`.
 
     Raises:
         AblateError: The metric that chooses was not measured, or a run at a tuning seed is judged.
     """
     of_name: dict[str, list[Mapping[str, Any]]] = {}
-    rows, finished = {row["run_id"]: row for row in to_records(runs)}, True
-    for spec in tuning_runs(request, match):
+    rows, finished, specs = {row["run_id"]: row for row in to_records(runs)}, True, tuning_runs(request, match)
+    data = data_of(request, specs)
+    if is_program(specs):
+        for own in to_records(tables.read(request.results, "metrics")):
+            if own["run_id"] in rows:
+                rows[own["run_id"]][own["metric"]] = own["value"]
+    for spec in specs:
         row = rows.get(spec.as_recorded(data.name, data.digest, runs).run_id(data.name, data.digest))
         if row is not None and row["purpose"] != "tuning":
             raise AblateError(f"--tune: {row['run_id']} is judged, so it may not choose; take other --tune-seeds")
@@ -118,9 +123,9 @@ def _best(
 def _mean(rows: Sequence[Mapping[str, Any]], metric: str) -> float | None:
     if any(row["status"] == "diverged" for row in rows):
         return None
-    lacking = [row["run_id"] for row in rows if pd.isna(row[metric])]
+    lacking = [row["run_id"] for row in rows if pd.isna(row.get(metric))]
     if lacking:
-        raise AblateError(f"--tune-metric {metric}: {lacking[0]} was not measured by it; choose another, as pd or fd")
+        raise AblateError(f"--tune-metric {metric}: {lacking[0]} has no such metric; choose another")
     return statistics.fmean(row[metric] for row in rows)
 
 

@@ -148,6 +148,7 @@ class StudyRequest(Settings):
         gpus: With ray: GPUs of a run, as in 0.5; None: 1 if there are any.
         quantize: Number formats, as in `int8,fp8`, `all` or `none`; None: the preset's.
         scopes: What is quantised; None: the preset's.
+        timeout: Seconds that a program may take for a run; None: as its settings say.
         fail_fast: Stop at the first failed run; else the others are made first.
         force: Make finished runs again.
         failed: Make failed and diverged runs again, and no others.
@@ -186,6 +187,7 @@ class StudyRequest(Settings):
     gpus: Annotated[float, Field(ge=0), AfterValidator(_gpus)] | None = None
     quantize: str | None = None
     scopes: str | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
     fail_fast: bool = False
     force: bool = False
     failed: bool = False

@@ -1,0 +1,176 @@
+"""The runs of a user's own program on this machine, one after another. torch is imported for images only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ablate.base.errors import AblateError, DataError
+from ablate.base.progress import Progress
+from ablate.base.source_code import code_of_command
+from ablate.base.text import printable
+from ablate.launch.plans import planned
+from ablate.launch.queue import AS_FAILED, QueuedRun, WorkQueue, make_runs, sigterm_as_interrupt
+from ablate.launch.stale import stale_runs
+from ablate.runs.program import config_of, environment_of, execute_program
+from ablate.runs.rows import Data, Row
+from ablate.store.plans import record
+from ablate.study.plan import Planned, RunSpec
+from ablate.study.program import ProgramData
+from ablate.study.request import Rerun, as_options
+
+if TYPE_CHECKING:
+    from ablate.metrics.networks import MetricNetworks
+    from ablate.study.request import StudyRequest
+
+# Options of a torch model, and what to do instead.
+_REFUSED = {
+    "data": 'a program reads its own data; name it with data = "..." below [program] of baseline.toml',
+    "budget": "ablate does not know what a program computes; set its options in a preset",
+    "at_steps": "ablate does not know the steps of a program; vary an option with --set",
+    "nfe": "ablate cannot sample from a program",
+    "quantize": "ablate cannot measure a program in number formats",
+    "scopes": "ablate cannot measure a program in number formats",
+    "compile": "a program compiles itself",
+}
+
+
+def check_options(request: StudyRequest) -> None:
+    """Refuse options that mean nothing for a program.
+
+    Raises:
+        AblateError: One was given.
+    """
+    for name, instead in _REFUSED.items():
+        given = getattr(request, name)
+        if given != type(request).model_fields[name].default:
+            raise AblateError(f"{as_options({name: given})}: {instead}")
+
+
+def program_data(specs: Sequence[RunSpec]) -> ProgramData:
+    """Return the label of the data that a program's runs are compared on, with the digest of the reference.
+
+    Raises:
+        DataError: The reference cannot be read.
+    """
+    program = config_of(specs[0]).program
+    if program.reference is None:
+        return ProgramData.of(program)
+    return ProgramData.of(program, _digest(Path(program.workdir or ".") / program.reference))
+
+
+def code_of_runs(specs: Sequence[RunSpec], data: Data) -> dict[str, str]:
+    """Return name of a run -> the code of its program now."""
+    version = cache(code_of_command)
+    programs = {spec.run_id(data.name, data.digest): config_of(spec).program for spec in specs}
+    return {run_id: version(Path(one.workdir or "."), one.command) for run_id, one in programs.items()}
+
+
+def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame) -> list[Planned]:
+    """Return the runs that `launch` would make; arguments and errors as in `ablate.launch.local.forecast`.
+
+    The time of a run is that of finished runs of its configuration, else of its preset.
+    """
+    check_options(request)
+    data, rerun = program_data(specs), request.rerun
+    named = [spec.as_recorded(data.name, data.digest, past) for spec in specs]
+    status = dict(zip(past["run_id"], past["status"], strict=True))
+    stale = stale_runs(past, code_of_runs(named, data)) if rerun is Rerun.stale else {}
+    done = past[(past["status"] == "done") & (past["preset"] == request.preset) & past["wall_s"].notna()]
+    here = done[done["environment"] == environment_of(config_of(specs[0]), request.device)]
+    times = here if len(here) else done
+    runs = []
+    for spec in named:
+        run_id = spec.run_id(data.name, data.digest)
+        if rerun is Rerun.failed and status.get(run_id) not in AS_FAILED:
+            continue
+        made_again = run_id in stale if rerun is Rerun.stale else rerun is Rerun.all and not spec.added
+        same = times[times["config_hash"] == spec.config.hash]
+        like = same if len(same) else times
+        wall_s = float(like["wall_s"].median()) if len(like) else None
+        runs.append(Planned(spec, run_id, status.get(run_id) == "done" and not made_again, wall_s))
+    return runs
+
+
+def launch(
+    request: StudyRequest,
+    specs: Sequence[RunSpec],
+    *,
+    part: Collection[tuple[str, int]] | None,
+    poll_s: float,
+    at_start: Mapping[str, tuple[str, Any]] | None,
+    progress: Progress,
+    on_row: Callable[[Row, str], None],
+    on_missing: Callable[[str, str], None],
+) -> None:
+    """Make the runs of a program; arguments and errors as in `ablate.launch.local.launch`."""
+    check_options(request)
+    folder, data = request.results, program_data(specs)
+    with ExitStack() as stack:
+        stack.enter_context(sigterm_as_interrupt())
+        plan, named = planned(specs, request, data, part)
+        code = code_of_runs(named, data)
+        queue = WorkQueue(
+            named,
+            data,
+            folder,
+            rerun=request.rerun,
+            quantize_finished=False,
+            steal=request.steal,
+            at_start=at_start,
+            code=code,
+            on_row=on_row,
+            say=progress.say,
+        )
+        networks = cache(lambda: load_image_networks(request, on_missing))
+
+        def make(run: QueuedRun) -> None:
+            if plan is not None:
+                record(folder, plan, code[run.run_id])
+            row = execute_program(
+                run.spec,
+                data,
+                folder,
+                networks=networks,
+                progress=progress,
+                device=request.device,
+                timeout_s=request.timeout,
+                finished_before=run.finished_before,
+                still_ours=run.lease.still_ours,
+            )
+            on_row(row, "made")
+
+        study = stack.enter_context(progress.study(queue.total))
+        make_runs(queue, make, study=study, fail_fast=request.fail_fast, poll_s=poll_s, on_row=on_row)
+
+
+def load_image_networks(request: StudyRequest, on_missing: Callable[[str, str], None]) -> MetricNetworks:
+    """Load the networks that a program's images are measured with."""
+    from ablate.base.machine import pick_device
+    from ablate.metrics.networks import load_networks
+
+    networks = load_networks(request.asked_metrics, request.weights, pick_device(request.device))
+    for network, why in networks.missing.items():
+        on_missing(network, why)
+    return networks
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of the files of a reference."""
+    total = hashlib.sha256()
+    try:
+        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        for file in files:
+            total.update(f"{file.relative_to(path).as_posix()}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    except OSError as error:
+        raise DataError(
+            f"[program] reference = {printable(path)}: cannot be read ({error.strerror}); give a folder, zip or .npz "
+            "of real images, from the folder that holds the registry"
+        ) from None
+    return total.hexdigest()

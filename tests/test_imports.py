@@ -47,10 +47,15 @@ WITHOUT_TORCH = [
     "data.image_arrays",
     "data.image_files",
     "data.pairing",
+    "launch.programs",
+    "launch.study",
+    "planning",
     "report.render.html",
     "results_folder",
+    "runs.program",
     "runs.rows",
     "runs.run_files",
+    "studies",
     *(
         f"{room}.{path.stem}"
         for room in ("report", "stats", "store", "study")

@@ -21,14 +21,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ablate.base.errors import did_you_mean
+from ablate.base.errors import VariantError, did_you_mean
 from ablate.study.claims import Line
 from ablate.study.config import Positive, RunConfig
 from ablate.study.validation import Settings
+from ablate.study.variants import PROGRAM
 
 OPTIONS = "options"
+_OF_THE_STUDY = ("images", "reference", "metrics", "data", "workdir")  # keys of [program] for all runs alike
 OF_RUN = ("seed", "out", "preset")  # placeholders that stand for the run's own
-DATA = "program"  # the label of the data unless the file names another
+DATA = PROGRAM  # the label of the data unless the file names another
 _OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -174,6 +176,39 @@ def command_words(config: ProgramConfig, *, seed: int, out: str, preset: str) ->
         else:
             words.append(_filled(word, values.__getitem__))
     return words
+
+
+def check_variant_keys(what: str, settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
+    """Refuse what only a baseline or a preset may set, and options that the baseline does not have.
+
+    Args:
+        what: Begins the message of an error: a file or a name.
+        settings: What is set, by `section.key`.
+        baseline: What the baseline sets.
+
+    Raises:
+        VariantError: There is such a setting.
+    """
+    _check_keys(what, settings, baseline, ("timeout_s", *_OF_THE_STUDY))
+
+
+def check_preset_keys(what: str, settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
+    """Refuse what a preset may not set; arguments and errors as in `check_variant_keys`."""
+    _check_keys(what, settings, baseline, ("command", *_OF_THE_STUDY))
+
+
+def _check_keys(what: str, settings: Mapping[str, Any], baseline: Mapping[str, Any], refused: tuple[str, ...]) -> None:
+    known = [name.removeprefix(f"{OPTIONS}.") for name in baseline if name.startswith(f"{OPTIONS}.")]
+    for name in settings:
+        section, _, key = name.partition(".")
+        if section == PROGRAM and key.partition(".")[0] in refused:
+            raise VariantError(f"{what}: {name} is the same for all runs of a study; set it in baseline.toml")
+        if section == OPTIONS and key not in known:
+            allowed = f"Allowed: those of baseline.toml ({', '.join(known) or 'none'})"
+            raise VariantError(
+                f"{what}: unknown option {key}{did_you_mean(key, known)} {allowed}; "
+                "write it there first, with false for a flag that is off"
+            )
 
 
 def option_text(value: Scalar) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -74,7 +75,7 @@ def explain(error: ValidationError, model: type[BaseModel], subject: Callable[[L
     else:  # our own validators' words, or pydantic's: "Input should be greater than 0"
         why = first["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
         why = why.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
-    return f"{subject(at, given)} {why}"
+    return f"{subject(at, given)} {why}".strip()
 
 
 def dotted(at: Location) -> str:
@@ -85,8 +86,12 @@ def dotted(at: Location) -> str:
 def _fields(model: type[BaseModel], at: Location) -> list[str]:
     """Return the names of the fields of the model at a location."""
     for part in at:
-        if isinstance(part, str):
-            found = model.model_fields[part].annotation
-            inner = [kind for kind in (found, *getattr(found, "__args__", ())) if isinstance(kind, type)]
-            model = next(kind for kind in inner if issubclass(kind, BaseModel))
+        if isinstance(part, str) and part in model.model_fields:  # else the key of a dictionary
+            model = _inner_model(model.model_fields[part].annotation) or model
     return list(model.model_fields)
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _inner_model(part))), None)

@@ -18,10 +18,13 @@ from ablate.base.errors import PluginError, VariantError
 from ablate.study.claims import Claim, Line
 from ablate.study.config import Config, config_class, sections
 from ablate.study.plugins import find
+from ablate.study.program import ProgramConfig, ProgramSettings, Value
 from ablate.study.validation import Location, Settings, dotted, explain
+from ablate.study.variants import PROGRAM
 
 MAX_BYTES = 2**20  # of a TOML file
 
+TABLES = ("program.environment", "program.metrics")  # each key of these is a setting of its own
 NOT_SETTINGS = {"about", "source", "axis", "claim", "compound", "extends", "plugins"}
 
 Model = TypeVar("Model", bound=Settings)
@@ -65,7 +68,15 @@ def file_models(kind: str) -> FileModels:
     Raises:
         PluginError: No such model is registered.
     """
-    settings: dict[str, Any] = {name: (_optional(section), None) for name, section in sections(kind).items()}
+    settings: dict[str, Any]
+    if kind == PROGRAM:
+        settings = {"program": (_optional(ProgramSettings), None), "options": (dict[str, Value] | None, None)}
+        return _file_models(settings)
+    settings = {name: (_optional(section), None) for name, section in sections(kind).items()}
+    return _file_models(settings)
+
+
+def _file_models(settings: dict[str, Any]) -> FileModels:
     return FileModels(
         create_model("SettingsTable", __base__=Settings, plugins=(dict[str, str] | None, None), **settings),
         create_model("PresetFile", __base__=Settings, extends=(Line | None, None), **settings),
@@ -87,7 +98,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def kind_of(what: str, table: Mapping[str, Any], default: str) -> str:
-    """Return the kind of model that a file's settings are for.
+    """Return the kind of model that a file's settings are for; `PROGRAM` for those of a program.
 
     Args:
         what: Begins the message of an error.
@@ -97,6 +108,8 @@ def kind_of(what: str, table: Mapping[str, Any], default: str) -> str:
     Raises:
         VariantError: No such model is registered.
     """
+    if PROGRAM in table or default == PROGRAM:
+        return PROGRAM
     section = table.get("model")
     kind = section.get("kind", default) if isinstance(section, dict) else default
     if not isinstance(kind, str):
@@ -128,12 +141,16 @@ def validated(what: str, model: type[Model], table: object) -> Model:
 def settings_of(file: Settings) -> dict[str, Any]:
     """Return what a file sets, by `section.key`."""
     sections = file.model_dump(exclude=NOT_SETTINGS, exclude_unset=True)
-    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    for table in TABLES:
+        inner = settings.pop(table, {})
+        settings |= {f"{table}.{key}": value for key, value in inner.items()}
+    return settings
 
 
 def configuration(
     what: str, kind: str, settings: Mapping[str, Any], plugins: Mapping[str, str] | None = None
-) -> Config:
+) -> Config | ProgramConfig:
     """Return the configuration with these settings.
 
     Args:
@@ -145,10 +162,18 @@ def configuration(
     Raises:
         VariantError: A setting is missing, or they do not fit together.
     """
-    table: dict[str, dict[str, Any]] = {"model": {"kind": kind}}
+    table: dict[str, dict[str, Any]] = {}
+    if kind != PROGRAM:
+        table["model"] = {"kind": kind}
     for name, value in settings.items():
         section, _, key = name.partition(".")
-        table.setdefault(section, {})[key] = value
+        inner, _, last = key.partition(".")
+        if f"{section}.{inner}" in TABLES:
+            table.setdefault(section, {}).setdefault(inner, {})[last] = value
+        else:
+            table.setdefault(section, {})[key] = value
+    if kind == PROGRAM:
+        return validated(what, ProgramConfig, table)
     if plugins:
         table["plugins"] = dict(plugins)
     return validated(what, config_class(kind), table)
@@ -156,7 +181,9 @@ def configuration(
 
 def _subject(at: Location, given: Any) -> str:
     # A section's own check names the keys that do not fit.
-    return f"{dotted(at)}:" if isinstance(given, dict) else f"{dotted(at)} is {given!r};"
+    if isinstance(given, dict):
+        return f"{dotted(at)}:" if at else ""
+    return f"{dotted(at)} is {given!r};"
 
 
 def _read_text(path: Path) -> str:

@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ablate.base.errors import VariantError, did_you_mean
 from ablate.study.overrides import parse_name, settings_text
@@ -43,6 +43,7 @@ FOLDER_VARIABLE = "ABLATE_VARIANTS"
 BASELINE = "baseline"
 DEFAULT_PRESET = "quick"
 DEFAULT_KIND = "kpn"  # of a model
+PROGRAM = "program"  # in the place of a kind of model: a user's own program
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes part of folders' names and is printed
 NOT_OF_A_VARIANT = {
     "data": "is the same for all variants of a study; set it in baseline.toml or in a preset",
@@ -118,12 +119,30 @@ def own_baseline() -> Path | None:
     return path if path.is_file() and own_folder().resolve() != PACKAGED else None
 
 
+def is_program() -> bool:
+    """Return whether the user's own baseline is a program (`ablate.study.program`).
+
+    Raises:
+        VariantError: It cannot be read.
+    """
+    from ablate.study.variant_file import read_toml
+
+    own = own_baseline()
+    return own is not None and PROGRAM in read_toml(own)
+
+
 def presets() -> list[str]:
     """Return the presets, the packaged ones first, of those the cheapest first.
+
+    The packaged ones are of a torch model. Of a program `DEFAULT_PRESET` is the baseline as it is,
+    unless the user has a file of that name.
 
     Raises:
         VariantError: As for `names`.
     """
+    if is_program():
+        own = _own_names(own_folder() / "presets", PRESETS, "preset")
+        return own if DEFAULT_PRESET in own else [DEFAULT_PRESET, *own]
     rank = {name: at for at, name in enumerate(("smoke", "quick", "standard", "paper"))}
     packaged = sorted((path.stem for path in PRESETS.glob("*.toml")), key=lambda name: (rank.get(name, 9), name))
     return [*packaged, *_own_names(own_folder() / "presets", PRESETS, "preset")]
@@ -140,7 +159,8 @@ def _own_names(folder: Path, packaged: Path, kind: str) -> list[str]:
             raise VariantError(
                 f"{folder}/{name!a}.toml: this cannot be a {kind}'s name; allowed: {allowed}; rename the file"
             )
-        if (packaged / f"{name}.toml").is_file() and not (kind == "variant" and own_baseline()):
+        replaced = own_baseline() is not None if kind == "variant" else is_program()
+        if (packaged / f"{name}.toml").is_file() and not replaced:
             raise VariantError(f"{folder / name}.toml: the name {name} is taken by a packaged {kind}; rename the file")
     return own
 
@@ -204,7 +224,7 @@ def canonical(name: str) -> str:
 
 
 def resolve(variant: Variant, preset: str) -> Config:
-    """Return the full configuration of a variant at a preset.
+    """Return the full configuration of a variant at a preset: of a program a `ProgramConfig`.
 
     Raises:
         VariantError: An unknown preset, or values that do not fit together.
@@ -212,8 +232,13 @@ def resolve(variant: Variant, preset: str) -> Config:
     from ablate.study.variant_file import configuration
 
     kind = variant.kind
+    if kind == PROGRAM:
+        settings = _baseline().settings | _preset(preset).settings | dict(variant.delta)
+        root = own_folder().resolve().parent  # results say the same wherever the command is typed
+        settings["program.workdir"] = str((root / settings.get("program.workdir", "")).resolve())
+        return cast("Config", configuration(f"{variant.name} at preset {preset}", kind, settings))
     settings = _baseline().of_kind(kind) | _preset(preset).of_kind(kind) | dict(variant.delta)
-    return configuration(f"{variant.name} at preset {preset}", kind, settings)
+    return cast("Config", configuration(f"{variant.name} at preset {preset}", kind, settings))
 
 
 def without_idle_settings(name: str, preset: str) -> str:
@@ -236,7 +261,10 @@ def without_idle_settings(name: str, preset: str) -> str:
 
 def _value_at(config: dict[str, Any], dotted: str) -> Any:
     section, _, key = dotted.partition(".")
-    return config[section][key]
+    if key in config[section]:
+        return config[section][key]
+    table, _, key = key.partition(".")
+    return config[section].get(table, {}).get(key)
 
 
 def from_json(text: str, preset: str) -> Config:
@@ -247,6 +275,7 @@ def from_json(text: str, preset: str) -> Config:
     Raises:
         VariantError: Not such JSON, or values that do not fit together.
     """
+    from ablate.study.program import ProgramConfig
     from ablate.study.variant_file import configuration, file_models, kind_of, settings_of, validated
 
     what = "a run's configuration"
@@ -255,10 +284,12 @@ def from_json(text: str, preset: str) -> Config:
     except (ValueError, TypeError, RecursionError) as error:
         raise VariantError(f"{what} cannot be read: {' '.join(str(error).split())}") from error
     kind = kind_of(what, table if isinstance(table, dict) else {}, DEFAULT_KIND)
+    if kind == PROGRAM:
+        return cast("Config", validated(what, ProgramConfig, table))
     file = validated(what, file_models(kind).settings, table)
     preset = preset if preset in presets() else DEFAULT_PRESET  # a user's own, which is not here
     rest = _packaged_baseline().of_kind(kind) | _preset(preset).of_kind(kind)
-    return configuration(what, kind, rest | settings_of(file), getattr(file, "plugins", None))
+    return cast("Config", configuration(what, kind, rest | settings_of(file), getattr(file, "plugins", None)))
 
 
 def _load_one(name: str) -> Variant:
@@ -267,11 +298,12 @@ def _load_one(name: str) -> Variant:
         raise VariantError(f"unknown variant {name!r}{did_you_mean(name, known)} Allowed: {', '.join(known)}")
     path = PACKAGED / f"{name}.toml"
     own = path if path.is_file() and not own_baseline() else own_folder() / f"{name}.toml"
-    return _read_variant(own if own.is_file() else path, _baseline())
+    return _read_variant(path if path.is_file() and not own.is_file() else own, _baseline())
 
 
 def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
     """Return the variant with other settings, which win over its own."""
+    from ablate.study.program import check_variant_keys
     from ablate.study.variant_file import file_models, settings_of, validated
 
     name = variant.name + settings_text(overrides)
@@ -287,6 +319,8 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
         else:
             table[section] = value
     settings = settings_of(validated(name, file_models(variant.kind).settings, table))
+    if variant.kind == PROGRAM:
+        check_variant_keys(name, settings, _baseline().settings)
     axes = [] if variant.name == BASELINE else [variant.axis]
     return Variant(
         name=name,
@@ -301,17 +335,23 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
 
 
 def _read_variant(path: Path, baseline: _Layer) -> Variant:
+    from ablate.study.program import check_variant_keys
     from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
 
     name, table = path.stem, read_toml(path)
     kind = kind_of(str(path), table, baseline.kind)
+    if kind == PROGRAM != baseline.kind:
+        raise VariantError(f"{path}: [program] needs a baseline.toml with [program] in the same folder")
     file: Any = validated(str(path), file_models(kind).variant, table)
     delta = {} if name == BASELINE else settings_of(file)
     if name != BASELINE:
         if not delta:
             raise VariantError(
-                f"{path}: it changes nothing; set a key of the configuration, as in [model] drift = false"
+                f"{path}: it changes nothing; set a key of the configuration, as in "
+                f"{'[options] lr = 0.1' if kind == PROGRAM else '[model] drift = false'}"
             )
+        if kind == PROGRAM:
+            check_variant_keys(str(path), delta, baseline.settings)
         for key, value in delta.items():
             if key.startswith("data."):
                 raise VariantError(f"{path}: {key} {NOT_OF_A_VARIANT['data']}")
@@ -322,13 +362,16 @@ def _read_variant(path: Path, baseline: _Layer) -> Variant:
 
 def _preset(preset: str, extended: tuple[str, ...] = ()) -> _Layer:
     """Return what a preset sets, over what the preset that it extends sets."""
+    from ablate.study.program import check_preset_keys
     from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
 
     if preset not in (allowed := presets()):
         raise VariantError(f"unknown preset {preset!r}{did_you_mean(preset, allowed)} Allowed: {', '.join(allowed)}")
-    path = PRESETS / f"{preset}.toml"
-    own = not path.is_file()
+    path, of_program = PRESETS / f"{preset}.toml", is_program()
+    own = of_program or not path.is_file()
     path = own_folder() / "presets" / f"{preset}.toml" if own else path
+    if of_program and preset == DEFAULT_PRESET and not path.exists():
+        return _Layer(PROGRAM, {})
     table = read_toml(path)
     kind = kind_of(str(path), table, _baseline().kind if own else DEFAULT_KIND)
     file = validated(str(path), file_models(kind).preset, table)
@@ -337,7 +380,9 @@ def _preset(preset: str, extended: tuple[str, ...] = ()) -> _Layer:
         raise VariantError(f"{path}: it extends itself: {' extends '.join((*extended, preset, extends))}")
     below = _preset(extends, (*extended, preset)).of_kind(kind) if extends else {}
     layer = _Layer(kind, below | settings_of(file))
-    if own:
+    if of_program:
+        check_preset_keys(str(path), layer.settings, _baseline().settings)
+    if own and not of_program:
         missing = sorted(_preset(DEFAULT_PRESET).of_kind(kind).keys() - layer.settings.keys())
         if missing:
             raise VariantError(f'{path}: {missing[0]} is missing; set it, or begin with extends = "{DEFAULT_PRESET}"')
@@ -354,6 +399,8 @@ def _baseline() -> _Layer:
     if own is None:
         return packaged
     layer = _layer(own)
+    if layer.kind == PROGRAM:
+        return layer
     budget = _layer(PRESETS / f"{DEFAULT_PRESET}.toml", "preset").of_kind(layer.kind)
     for key in sorted(budget.keys() & layer.settings.keys()):
         raise VariantError(

@@ -16,6 +16,7 @@ from ablate.base.errors import AblateError, LeaseLostError
 from ablate.base.progress import Progress
 from ablate.runs.processes import MARK
 from ablate.runs.program import execute_program
+from ablate.runs.program_outputs import read_metrics
 from ablate.store import tables
 from ablate.study.plan import RunSpec
 from ablate.study.program import ProgramConfig, ProgramData
@@ -105,20 +106,6 @@ def test_the_code_is_that_of_the_programs_own_repository(tmp_path: Path) -> None
         ("time.sleep(60)", "timed out after"),
         ("pass", "metrics.json is missing: the program must write it to {out}"),
         ("open('metrics.json', 'w').write('1')", "there is one in"),
-        ("open(out + '/metrics.json', 'w').write('{\"acc\": 0.5')", "cannot be read"),
-        ("open(out + '/metrics.json', 'w').write('[0.5]')", "holds a list"),
-        ("open(out + '/metrics.json', 'w').write('{}')", "holds nothing"),
-        ("open(out + '/metrics.json', 'w').write('{\"acc\": \"0.5\"}')", 'acc is "0.5"; it must be a number'),
-        ("open(out + '/metrics.json', 'w').write('{\"acc\": true}')", "acc is true; it must be a number"),
-        ("open(out + '/metrics.json', 'w').write('{\"acc\": null}')", "acc is null; it must be a number"),
-        ("open(out + '/metrics.json', 'w').write('{\"acc\": 1, \"acc\": 2}')", "acc is there twice"),
-        ("open(out + '/metrics.json', 'w').write('{\"val\": {\"acc\": 1}}')", "val has 'acc'"),
-        (
-            'open(out + \'/metrics.json\', \'w\').write(\'{"a": {"value": 1, "better": "max"}}\')',
-            "allowed: higher, lower",
-        ),
-        ("open(out + '/metrics.json', 'w').write('{\"depth\": 1}')", 'write depth = "higher"'),
-        ("open(out + '/metrics.json', 'w').write(' ' * 2**21)", "more than 1,048,576 bytes"),
     ],
 )
 def test_a_failure_is_one_line(tmp_path: Path, code: str, said: str) -> None:
@@ -128,6 +115,36 @@ def test_a_failure_is_one_line(tmp_path: Path, code: str, said: str) -> None:
     assert len(str(error.value).splitlines()) == 1
     (run,) = tables.to_records(tables.read(tmp_path, "runs"))
     assert (run["status"], run["error"]) == ("failed", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"acc": 0.5', "cannot be read"),
+        ("[0.5]", "holds a list"),
+        ("0.5", "holds a float"),
+        ("{}", "holds nothing"),
+        ('{"acc": "0.5"}', 'acc is "0.5"; it must be a number'),
+        ('{"acc": true}', "acc is true; it must be a number"),
+        ('{"acc": null}', "acc is null; it must be a number"),
+        ('{"acc": [1]}', "acc is [1]; it must be a number"),
+        ('{"acc": 1, "acc": 2}', "acc is there twice"),
+        ('{"val": {"acc": 1}}', "val has 'acc'"),
+        ('{"a": {"value": 1, "better": "max"}}', "allowed: higher, lower"),
+        ('{"a": {"value": 1, "unit": 2}}', "unit is 2; it must be a text"),
+        ('{"depth": 1}', 'write depth = "higher"'),
+        ('{"": 1}', "printable characters"),
+        ('{"a\\u001b": 1}', "printable characters"),
+        (" " * 2**21, "more than 1,048,576 bytes"),
+        ("[" * 100_000, "cannot be read"),
+    ],
+)
+def test_metrics_that_cannot_be_used(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(AblateError) as error:
+        read_metrics(tmp_path, {})
+    assert said in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "1" + "0" * 400])

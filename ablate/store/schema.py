@@ -256,12 +256,11 @@ def _is_utf8(text: str) -> bool:
 
 def fit(content: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return a table in a schema that has all of its columns; the columns that it lacks are null."""
-    columns = [
-        content[field.name].cast(field.type)
-        if field.name in content.column_names
-        else pa.nulls(len(content), field.type)
-        for field in schema
-    ]
+    given = dict(zip(content.column_names, content.columns, strict=True))
+    columns = []
+    for field in schema:
+        column = given[field.name] if field.name in given else pa.nulls(len(content), field.type)
+        columns.append(column if column.type == field.type else column.cast(field.type))
     return pa.table(columns, schema=schema)
 
 

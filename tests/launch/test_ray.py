@@ -6,10 +6,8 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import when
 from kpn_networks import build
 from safetensors import SafetensorError, safe_open
 
@@ -109,27 +108,6 @@ def launch(
         **options,
     )
     return said
-
-
-@contextmanager
-def when(seen: Callable[[], bool], act: Callable[[], object]) -> Iterator[list[bool]]:
-    """Act once, as soon as something is seen, from a thread; yield whether it came to that."""
-    acted, over = list[bool](), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.02):
-            if seen():
-                act()
-                acted.append(True)
-                return
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield acted
-    finally:
-        over.set()
-        thread.join()
 
 
 def checkpoints(folder: Path) -> list[Path]:

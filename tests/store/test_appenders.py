@@ -17,7 +17,7 @@ import pytest
 
 from ablate.store import tables
 
-SECONDS = float(os.environ.get("ABLATE_APPEND_S", "4"))
+SECONDS = float(os.environ.get("ABLATE_APPEND_S", "1"))
 PROCESSES = 8
 WRITER = """
     import sys, time

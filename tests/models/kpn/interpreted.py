@@ -9,9 +9,13 @@ from ablate.models.kpn import cuda_kernels, filters
 
 torch.manual_seed(0)
 # Several blocks of pixels, of which the last is not full. Whether tanh is applied does not depend on the channels.
-for channels, height, width, choices in ((3, 14, 20, (True, False)), (4, 8, 20, (True,)), (1, 12, 12, (False,))):
-    params = 3 * torch.randn(2, 29, height, width)
-    image = torch.randn(2, channels, height, width)
+for batch, channels, height, width, choices in (
+    (2, 3, 14, 20, (True,)),
+    (1, 4, 8, 20, (False,)),
+    (1, 1, 12, 12, (True, False)),
+):
+    params = 3 * torch.randn(batch, 29, height, width)
+    image = torch.randn(batch, channels, height, width)
     for apply_tanh in choices:
         leaves = [image.clone().requires_grad_(), params[:, :25].detach().requires_grad_()]
         expected = filters.filter_pixels(*leaves, apply_tanh=apply_tanh)
@@ -24,7 +28,7 @@ for channels, height, width, choices in ((3, 14, 20, (True, False)), (4, 8, 20, 
         none, alone = cuda_kernels.filter_backward(image, flat, stride, grad, apply_tanh=apply_tanh, with_image=False)
         assert none is None
         assert torch.equal(alone, results[2])
-    padded = F.pad(torch.randn(2, channels, height // 2, width // 2), (2,) * 4, mode="replicate")
+    padded = F.pad(torch.randn(batch, channels, height // 2, width // 2), (2,) * 4, mode="replicate")
     leaves = [padded.clone().requires_grad_(), params[:, 25:28].detach().requires_grad_()]
     expected = filters._Upsample.apply(*leaves)
     grad = torch.randn_like(expected)

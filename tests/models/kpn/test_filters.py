@@ -183,14 +183,11 @@ def test_kernels_from_the_cache_have_the_bits_of_those_just_compiled(
 ) -> None:
     code = (
         "import torch; from ablate.models.kpn import filters; torch.manual_seed(0)\n"
-        "leaves = [torch.randn(2, 3, n, n, requires_grad=True) for n in (32, 64)]\n"
-        "out = filters.upsample_gaussian(*leaves)\n"
-        "for x in (out, *torch.autograd.grad((out * torch.randn_like(out)).sum(), leaves)):\n"
-        "    print(x.double().sum().item().hex(), x.double().square().sum().item().hex())"
+        "out = filters.upsample_gaussian(*(torch.randn(2, 3, n, n) for n in (32, 64)))\n"
+        "print(out.double().sum().item().hex(), out.double().square().sum().item().hex())"
     )
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    for name in ("upsample_forward", "upsample_backward"):
-        monkeypatch.setattr(cpu_kernels, name, cpu_kernels.jit(getattr(cpu_kernels, name).py_func))
+    monkeypatch.setattr(cpu_kernels, "upsample_forward", cpu_kernels.jit(cpu_kernels.upsample_forward.py_func))
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(code, {})
@@ -200,7 +197,7 @@ def test_kernels_from_the_cache_have_the_bits_of_those_just_compiled(
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == compiled
     printed = out.getvalue().split()
-    assert len(printed) == 6
+    assert len(printed) == 2
     assert done.stdout.split() == printed
 
 

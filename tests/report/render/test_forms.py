@@ -252,7 +252,7 @@ def test_few_seeds_are_said_at_any_width() -> None:
 
 
 @pytest.mark.slow
-def test_a_report_of_ten_thousand_runs_calls_little_more_than_one_of_two_thousand() -> None:
+def test_a_report_of_a_thousand_runs_calls_hardly_more_than_one_of_sixty() -> None:
     """What is done per run is done on whole arrays. `ablate bench --ops "report of 10,000"` measures the time."""
 
     def report_and_calls(seeds: int) -> tuple[str, int]:
@@ -261,10 +261,10 @@ def test_a_report_of_ten_thousand_runs_calls_little_more_than_one_of_two_thousan
             text = rich(builder.build(tables), 80)
         return text, sum(entry.callcount for entry in profile.getstats())
 
-    names = [*TRUTH, *(f"synthetic_{i}" for i in range(15))]
+    names = [*TRUTH, *(f"synthetic_{i}" for i in range(5))]
     report_and_calls(6)  # imports and caches
-    text, few = report_and_calls(100)
-    assert "variants 20, runs 2000" in text
-    text, many = report_and_calls(500)
-    assert "variants 20, runs 10000" in text
-    assert many < 1.5 * few
+    text, few = report_and_calls(6)
+    assert "variants 10, runs 60" in text
+    text, many = report_and_calls(100)
+    assert "variants 10, runs 1000" in text
+    assert many < 1.05 * few  # one function with 40 calls for each run would exceed it

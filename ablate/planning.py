@@ -13,7 +13,8 @@ import pandas as pd
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
 from ablate.base.source_code import code_version
-from ablate.launch.here import data_of, environment_of, forecast
+from ablate.launch.here import data_of, environment_of, forecast, is_program
+from ablate.launch.plans import named_metrics
 from ablate.launch.plans import planned as plan_of
 from ablate.launch.study import study_specs
 from ablate.report.findings import Findings
@@ -23,7 +24,7 @@ from ablate.stats.paired import POWER
 from ablate.stats.planned_power import detectable_effect
 from ablate.store import plans, tables
 from ablate.studies import findings_of
-from ablate.study.plan import Planned
+from ablate.study.plan import Planned, RunSpec
 from ablate.study.request import StudyRequest
 from ablate.study.variants import BASELINE
 
@@ -63,7 +64,9 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
     found: Findings | None = None
     with suppress(ResultsError):  # runs that do not compare tell no spread
         found = findings_of(request, runs, data.digest)
-    metrics = judged_metrics(request, found)
+    metrics = judged_metrics(request, specs, found)
+    if not metrics:
+        raise AblateError("ablate plan: judged by what? Name metrics below [program.metrics], or with --metric")
     stated = {(spec.variant, claim["metric"]) for spec in specs for claim in json.loads(spec.claims)}
     claims = len(stated - set(itertools.product(variants, metrics)))
     given = _parse_sds(sds, metrics)
@@ -94,12 +97,15 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
     )
 
 
-def judged_metrics(request: StudyRequest, found: Findings | None) -> tuple[str, ...]:
+def judged_metrics(request: StudyRequest, specs: Sequence[RunSpec], found: Findings | None) -> tuple[str, ...]:
     """Return the metrics that a study is judged by: the headline metrics, then others asked for.
 
     Without runs that tell, a better headline metric counts if it is asked for: its weights may be
     missing.
     """
+    if is_program(specs):
+        recorded = () if found is None else found.compared.headline
+        return named_metrics(request, specs) or recorded
     expected = [best if best in request.metrics else embedded for best, embedded in HEADLINES]
     headline = expected if found is None else list(found.compared.headline)
     return tuple(dict.fromkeys([*headline, *request.metrics]))
@@ -112,8 +118,10 @@ def family_line(request: StudyRequest, planned: Sequence[Planned]) -> str:
     if len(variants) in (0, len(names)):
         missing = "no variant" if not variants else "no baseline"
         return f"nothing will be judged: there is {missing} among these runs"
-    metrics = judged_metrics(request, None)
+    metrics = judged_metrics(request, [run.spec for run in planned], None)
     tests = len(variants) * len(metrics)
+    if not metrics:
+        return f"to be judged by the metrics that the runs record: {', '.join(variants)}"
     return (
         f"to be judged by {', '.join(metrics)}: {', '.join(variants)}; {tests} tests, and those of variants "
         "that the folder has already (ablate plan shows more)"

@@ -7,7 +7,7 @@ import os
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -84,33 +84,40 @@ def show(
     """
     chosen = variants.load(name)
     config = variants.resolve(chosen, preset)
-    from ablate.models.cost import cost
+    from ablate.study.program import ProgramConfig
 
-    spent = cost(config)
-    if as_json:
-        document = {
-            "name": chosen.name,
-            "axis": chosen.axis,
-            "about": chosen.about,
-            "source": chosen.source,
-            "claims": [claim.model_dump(exclude_none=True) for claim in chosen.claims],
-            "preset": preset,
-            "config_hash": config.hash,
-            "delta": dict(chosen.delta),
-            "config": json.loads(config.to_json()),
+    document: dict[str, Any] = {
+        "name": chosen.name,
+        "axis": chosen.axis,
+        "about": chosen.about,
+        "source": chosen.source,
+        "claims": [claim.model_dump(exclude_none=True) for claim in chosen.claims],
+        "preset": preset,
+        "config_hash": config.hash,
+        "delta": dict(chosen.delta),
+        "config": json.loads(config.to_json()),
+    }
+    spent = None
+    if not isinstance(config, ProgramConfig):  # what a program computes is not known
+        from ablate.models.cost import cost
+
+        spent = cost(config)
+        document |= {
             "params": spent.params,
             "macs": spent.macs,
             "decode_macs": spent.decode_macs,
             "train_macs": spent.train_macs(config.train.steps),
         }
+    if as_json:
         typer.echo(json.dumps(document, indent=2))
         return
     from rich.console import Console
 
-    from ablate.report.render.variants import render_variant
+    from ablate.report.render.variants import render_cost, render_variant
 
     baseline = variants.resolve(variants.load(variants.BASELINE), preset)
-    Console().print(render_variant(chosen, preset, config, baseline, spent.params, spent.macs, spent.decode_macs))
+    cost_table = None if spent is None else render_cost(spent.params, spent.macs, spent.decode_macs)
+    Console().print(render_variant(chosen, preset, config, baseline, cost_table))
 
 
 # What makes a plan: the options of `run` that `plan` has too.

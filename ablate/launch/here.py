@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
 from ablate.launch.queue import POLL_S
 from ablate.runs.rows import Data, Row
@@ -77,7 +76,6 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
         from ablate.launch import programs
 
         return programs.forecast(request, specs, past)
-    _check_options(request)
     from ablate.launch import local
 
     return local.forecast(request, specs, past)
@@ -110,7 +108,6 @@ def launch(
             on_missing=on_missing,
         )
         return
-    _check_options(request)
     from ablate.launch import local
 
     local.launch(
@@ -124,8 +121,3 @@ def launch(
         on_row=on_row,
         on_missing=on_missing,
     )
-
-
-def _check_options(request: StudyRequest) -> None:
-    if request.timeout is not None:
-        raise AblateError(f"--timeout {request.timeout:g}: only a run of your own program has a time limit")

@@ -11,9 +11,18 @@ from ablate.stats.paired import ALPHA
 from ablate.store import tables
 from ablate.store.plans import Plan, make_plan
 from ablate.study.plan import RunSpec
+from ablate.study.program import ProgramConfig
 
 if TYPE_CHECKING:
     from ablate.study.request import StudyRequest
+
+
+def named_metrics(request: StudyRequest, specs: Sequence[RunSpec]) -> tuple[str, ...]:
+    """Return the metrics that a study names: those asked for, else those that a program's settings name."""
+    config: object = specs[0].config if specs else None
+    if request.metrics or not isinstance(config, ProgramConfig):
+        return request.metrics
+    return tuple(config.program.metrics)
 
 
 def planned(
@@ -45,7 +54,7 @@ def planned(
         budget=request.budget,
         variants=[(spec.variant, spec.config.hash) for spec in judged],
         seeds=request.all_seeds,
-        metrics=request.metrics,
+        metrics=named_metrics(request, judged),
         level=ALPHA,
         max_seeds=len(request.all_seeds) if request.until_decided else None,
         tuning=[spec.tuned for spec in judged if spec.tuned],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablate.base.errors import AblateError, DataError
+from ablate.base.errors import DataError
 from ablate.base.progress import Progress
 from ablate.base.source_code import code_of_command
 from ablate.base.text import printable
@@ -23,34 +23,11 @@ from ablate.runs.rows import Data, Row
 from ablate.store.plans import record
 from ablate.study.plan import Planned, RunSpec
 from ablate.study.program import ProgramData
-from ablate.study.request import Rerun, as_options
+from ablate.study.request import Rerun
 
 if TYPE_CHECKING:
     from ablate.metrics.networks import MetricNetworks
     from ablate.study.request import StudyRequest
-
-# Options of a torch model, and what to do instead.
-_REFUSED = {
-    "data": 'a program reads its own data; name it with data = "..." below [program] of baseline.toml',
-    "budget": "ablate does not know what a program computes; set its options in a preset",
-    "at_steps": "ablate does not know the steps of a program; vary an option with --set",
-    "nfe": "ablate cannot sample from a program",
-    "quantize": "ablate cannot measure a program in number formats",
-    "scopes": "ablate cannot measure a program in number formats",
-    "compile": "a program compiles itself",
-}
-
-
-def check_options(request: StudyRequest) -> None:
-    """Refuse options that mean nothing for a program.
-
-    Raises:
-        AblateError: One was given.
-    """
-    for name, instead in _REFUSED.items():
-        given = getattr(request, name)
-        if given != type(request).model_fields[name].default:
-            raise AblateError(f"{as_options({name: given})}: {instead}")
 
 
 def program_data(specs: Sequence[RunSpec]) -> ProgramData:
@@ -77,7 +54,6 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
 
     The time of a run is that of finished runs of its configuration, else of its preset.
     """
-    check_options(request)
     data, rerun = program_data(specs), request.rerun
     named = [spec.as_recorded(data.name, data.digest, past) for spec in specs]
     status = dict(zip(past["run_id"], past["status"], strict=True))
@@ -110,7 +86,6 @@ def launch(
     on_missing: Callable[[str, str], None],
 ) -> None:
     """Make the runs of a program; arguments and errors as in `ablate.launch.local.launch`."""
-    check_options(request)
     folder, data = request.results, program_data(specs)
     with ExitStack() as stack:
         stack.enter_context(sigterm_as_interrupt())

@@ -26,7 +26,7 @@ from ablate.base.host import THREAD_VARIABLES
 from ablate.base.progress import Progress, Study, Task
 from ablate.base.source_code import code_version
 from ablate.base.text import one_line, printable
-from ablate.data.datasets import ImageSet, load_dataset
+from ablate.launch.here import code_of, data_of, is_program
 from ablate.launch.plans import planned
 from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
@@ -38,8 +38,9 @@ from ablate.launch.ray_cluster import (
 )
 from ablate.launch.ray_messages import ProgressActor, Updates
 from ablate.launch.ray_worker import MODELS, Networks, Payload, RunResult, RunTask, resumable_files, run_task
-from ablate.metrics.networks import load_networks, weight_paths
-from ablate.runs.rows import Row, columns_of
+from ablate.metrics.networks import MetricNetworks, load_networks, weight_paths
+from ablate.runs.program import config_of
+from ablate.runs.rows import Data, Row, columns_of
 from ablate.runs.run_files import record_remote_run, working_folder
 from ablate.store import tables
 from ablate.store.plans import record
@@ -116,12 +117,13 @@ def launch(
             f"--device {device}: with --launcher ray the cluster chooses the GPU. Allowed: auto, cpu, cuda"
         )
     start = time.monotonic()
-    data = load_dataset(request.data)
+    data = data_of(request, specs)
     load_wall_s = time.monotonic() - start
     with ExitStack() as stack:
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
         plan, specs = planned(specs, request, data, part)
+        code = code_of(specs, data)
         queue = WorkQueue(
             specs,
             data,
@@ -129,6 +131,7 @@ def launch(
             rerun=request.rerun,
             quantize_finished=quantize_finished,
             steal=request.steal,
+            code=code,
             on_row=on_row,
             say=progress.say,
         )
@@ -139,13 +142,15 @@ def launch(
         if isinstance(first, QueuedRun):
             stack.callback(first.lease.give_back)
         metrics = request.asked_metrics
-        metric_networks = load_networks(metrics, weights, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        measures = not is_program(specs) or config_of(specs[0]).program.images is not None
+        metric_networks = load_networks(metrics, weights, cpu) if measures else MetricNetworks(cpu, {}, {}, {})
         for network, reason in metric_networks.missing.items():
             on_missing(network, reason)
         for note in data.notes:
             progress.say(f"note: {one_line(request.data)}: {note}", once=True)
         if plan is not None:
-            record(folder, plan, code_version())
+            record(folder, plan, next(iter(code.values())) if code else code_version())
         contents = {path.name: path.read_bytes() for path in weight_paths(metric_networks, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         asked = tuple(metric for metric in metrics if metric.network not in metric_networks.missing)
@@ -166,6 +171,7 @@ def launch(
             load_wall_s=load_wall_s,
             save_every_s=request.save_every_s,
             compile=request.compile,
+            timeout_s=request.timeout,
         )
         launcher.make_all(queue, chain(cast("list[QueuedRun | None]", [first]), runs), task, poll_s)
 
@@ -176,7 +182,7 @@ class _Launcher:
     def __init__(
         self,
         folder: Path,
-        data: ImageSet,
+        data: Data,
         weights: dict[str, bytes],
         resources: Resources,
         device: str,
@@ -372,11 +378,11 @@ class _Launcher:
 
 def _earlier_work(folder: Path, run: QueuedRun) -> Payload | None:
     """Return what a run goes on from: its checkpoints, or the models and rows of a finished one."""
-    models = [folder / "artifacts" / run.run_id / name for name in MODELS]
+    start = folder / "artifacts" / run.run_id if run.quantise else working_folder(folder, run.run_id)
     files = {}
-    for path in models if run.quantise else resumable_files(working_folder(folder, run.run_id)):
+    for path in [start / name for name in MODELS] if run.quantise else resumable_files(start):
         with suppress(FileNotFoundError):
-            files[path.name] = path.read_bytes()
+            files[path.relative_to(start).as_posix()] = path.read_bytes()
     rows: dict[str, list[Row]] = {}
     if run.quantise:
         for table in ("runs", "quantized"):

@@ -15,7 +15,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
 from ablate.runs import loading
 from ablate.runs.pipeline import execute_run
+from ablate.runs.program import execute_program
 from ablate.runs.rows import Row
 from ablate.runs.run_files import working_folder
 from ablate.store import tables
@@ -41,6 +42,7 @@ from ablate.store.cache import cache_folder
 from ablate.store.schema import RUN_TABLES
 from ablate.study.metric_names import Metric
 from ablate.study.plan import RunSpec
+from ablate.study.program import ProgramData
 
 SEND_EVERY_S = 0.5  # between two looks for a new checkpoint
 MODELS = ("model.safetensors", "autoencoder.safetensors")
@@ -87,6 +89,7 @@ class RunTask:
         load_wall_s: The time that loading the data took the launcher, in seconds.
         save_every_s: Seconds between checkpoints.
         compile: As in `machine.pick_compile`.
+        timeout_s: Seconds that a program may take; None: as its settings say.
         version: The launcher's version of ablate.
     """
 
@@ -104,6 +107,7 @@ class RunTask:
     load_wall_s: float
     save_every_s: float
     compile: str
+    timeout_s: float | None = None
     version: str = __version__
 
 
@@ -117,12 +121,14 @@ class RunResult:
     payload: Payload | None = None
 
 
-def run_task(task: RunTask, data: ImageSet, weights: Sequence[Any], earlier: Sequence[Any], actor: Any) -> RunResult:
+def run_task(
+    task: RunTask, data: ImageSet | ProgramData, weights: Sequence[Any], earlier: Sequence[Any], actor: Any
+) -> RunResult:
     """Make a run. Errors are returned, not raised.
 
     Args:
         task: What to do.
-        data: The images, read-only.
+        data: The images, read-only; or the label of a program's data.
         weights: Empty, or a reference to the networks' weights by file name. They are fetched if
             this machine lacks them.
         earlier: Empty, or a reference to the `Payload` that the run goes on from. It is fetched if
@@ -137,8 +143,9 @@ def run_task(task: RunTask, data: ImageSet, weights: Sequence[Any], earlier: Seq
         if task.version != __version__:
             raise AblateError(f"{host} has ablate {__version__}, the launcher {task.version}; install the same on both")
         target = pick_device(task.device)
-        memory.check(task.spec.variant, task.spec.config, device_bytes(target))
-        _check(data)
+        if isinstance(data, ImageSet):
+            memory.check(task.spec.variant, task.spec.config, device_bytes(target))
+            _check(data)
         metric_networks = _suite(task.networks, weights, target)
         with use_threads(task.threads):
             if task.marker is not None and (task.folder / task.marker).is_file():
@@ -182,10 +189,22 @@ def _store_weights(files: Mapping[str, str], weights: Sequence[Any]) -> Path:
 
 
 def _run_in(
-    folder: Path, task: RunTask, data: ImageSet, metric_networks: MetricNetworks, progress: Progress
+    folder: Path, task: RunTask, data: ImageSet | ProgramData, metric_networks: MetricNetworks, progress: Progress
 ) -> RunResult:
     """Make the run in a results folder."""
     try:
+        if isinstance(data, ProgramData):
+            row = execute_program(
+                task.spec,
+                data,
+                folder,
+                networks=lambda: metric_networks,
+                progress=progress,
+                timeout_s=task.timeout_s,
+                finished_before=task.finished_before,
+                still_ours=task.still_ours,
+            )
+            return RunResult("made", row)
         if task.quantise:
             run = loading.load_run(folder, task.run_id, metric_networks.device)
             formats = task.spec.config.quantize
@@ -217,7 +236,7 @@ def _run_in(
 
 def _run_isolated(
     task: RunTask,
-    data: ImageSet,
+    data: ImageSet | ProgramData,
     scratch: Path,
     metric_networks: MetricNetworks,
     progress: Progress,
@@ -233,22 +252,28 @@ def _run_isolated(
     start = artifacts if task.quantise else working
     start.mkdir(parents=True)
     for name, content in before.files.items():
+        (start / name).parent.mkdir(parents=True, exist_ok=True)
         (start / name).write_bytes(content)
     if before.rows:
         tables.append(scratch, before.rows)
-    with _sending_checkpoints(working, task.run_id, actor):
+    # A program may be in the middle of writing a file, so its files are sent at the end only.
+    is_program = isinstance(data, ProgramData)
+    with nullcontext() if is_program else _sending_checkpoints(working, task.run_id, actor):
         result = _run_in(scratch, task, data, metric_networks, progress)
     rows = {table: tables.to_records(tables.read(scratch, table)) for table in RUN_TABLES}
     new = {table: [row for row in some if row not in before.rows.get(table, [])] for table, some in rows.items()}
     if task.quantise:
         return replace(result, payload=Payload({}, new))
-    files = list(artifacts.iterdir()) if artifacts.exists() else resumable_files(working)
-    return replace(result, payload=Payload({path.name: path.read_bytes() for path in files}, new))
+    start = artifacts if artifacts.exists() else working
+    files = resumable_files(start)
+    return replace(
+        result, payload=Payload({path.relative_to(start).as_posix(): path.read_bytes() for path in files}, new)
+    )
 
 
 def resumable_files(working: Path) -> list[Path]:
     """Return the files from which a run resumes: no older checkpoint, no half-written file."""
-    paths = working.glob("*")
+    paths = (path for path in working.rglob("*") if path.is_file())
     return sorted(path for path in paths if not path.name.startswith("previous_") and not is_temporary(path))
 
 

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ablate.base.errors import AblateError
+from ablate.base.errors import AblateError, did_you_mean
 from ablate.launch.here import data_of, is_program
+from ablate.launch.plans import named_metrics
 from ablate.store import tables
 from ablate.store.tables import to_records
 from ablate.study import variants
 from ablate.study.metric_names import higher_is_better
 from ablate.study.overrides import joined, parse_name
 from ablate.study.plan import RunSpec, plan
+from ablate.study.request import TUNE_METRIC
 
 if TYPE_CHECKING:
     from ablate.study.config import Config
@@ -44,6 +46,7 @@ class Tuned:
         choice: The chosen setting; None: every setting diverged.
         edge: Keys whose chosen value is the smallest or the largest of the grid.
         wall_s: Seconds that these runs took.
+        better: Of a program's metric, `higher` or `lower`; None: ablate knows the metric.
     """
 
     variant: str
@@ -53,10 +56,11 @@ class Tuned:
     choice: str | None
     edge: tuple[str, ...]
     wall_s: float
+    better: str | None = None
 
     def to_json(self) -> str:
         """Return it as `runs.tuned` holds it."""
-        return json.dumps(vars(self))
+        return json.dumps({name: value for name, value in vars(self).items() if name != "better" or value is not None})
 
     def __str__(self) -> str:
         """Return the choice in one line."""
@@ -91,10 +95,9 @@ def choose(request: StudyRequest, match: Match, runs: pd.DataFrame) -> list[Tune
     of_name: dict[str, list[Mapping[str, Any]]] = {}
     rows, finished, specs = {row["run_id"]: row for row in to_records(runs)}, True, tuning_runs(request, match)
     data = data_of(request, specs)
-    if is_program(specs):
-        for own in to_records(tables.read(request.results, "metrics")):
-            if own["run_id"] in rows:
-                rows[own["run_id"]][own["metric"]] = own["value"]
+    recorded = to_records(tables.read(request.results, "metrics")) if is_program(specs) else []
+    for own in recorded:
+        rows.get(own["run_id"], {})[own["metric"]] = own["value"]
     for spec in specs:
         row = rows.get(spec.as_recorded(data.name, data.digest, runs).run_id(data.name, data.digest))
         if row is not None and row["purpose"] != "tuning":
@@ -104,20 +107,44 @@ def choose(request: StudyRequest, match: Match, runs: pd.DataFrame) -> list[Tune
             of_name.setdefault(spec.variant, []).append(row)
     if not finished:
         return None
-    return [_best(request, variant, grid, of_name) for variant, grid in _grids(request).items()]
+    metric, better = request.tune_metric, None
+    if is_program(specs):
+        metric, better = _metric_of_program(request, specs, recorded)
+    return [_best(request, variant, grid, of_name, metric, better) for variant, grid in _grids(request).items()]
+
+
+def _metric_of_program(
+    request: StudyRequest, specs: Sequence[RunSpec], recorded: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    """Return the metric that chooses a program's settings, and its direction."""
+    directions = {str(row["metric"]): str(row["better"]) for row in recorded}
+    default = (*named_metrics(request, specs), *directions)
+    metric = default[0] if request.tune_metric == TUNE_METRIC and default else request.tune_metric
+    if metric not in directions:
+        listed = ", ".join(directions) or "none"
+        raise AblateError(
+            f"--tune-metric {metric}: no run recorded it{did_you_mean(metric, directions)} Found: {listed}"
+        )
+    if request.tune_metric == TUNE_METRIC and not named_metrics(request, specs) and len(directions) > 1:
+        raise AblateError(f"--tune: which metric chooses? Name one, as in --tune-metric {metric}")
+    return metric, directions[metric]
 
 
 def _best(
-    request: StudyRequest, variant: str, grid: Mapping[str, str], of_name: Mapping[str, Sequence[Mapping[str, Any]]]
+    request: StudyRequest,
+    variant: str,
+    grid: Mapping[str, str],
+    of_name: Mapping[str, Sequence[Mapping[str, Any]]],
+    metric: str,
+    better: str | None,
 ) -> Tuned:
-    metric = request.tune_metric
     scores = {setting[1:-1]: _mean(of_name[name], metric) for setting, name in grid.items()}
     known = {setting: score for setting, score in scores.items() if score is not None}
-    best = max if higher_is_better(metric) else min
+    best = max if (better == "higher" if better else higher_is_better(metric)) else min
     choice = best(known, key=lambda setting: known[setting]) if known else None
     wall_s = [row["wall_s"] for name in set(grid.values()) for row in of_name[name] if pd.notna(row["wall_s"])]
     edge = () if choice is None else _at_edge(choice, list(scores))
-    return Tuned(variant, metric, request.tune_seeds, scores, choice, edge, float(sum(wall_s)))
+    return Tuned(variant, metric, request.tune_seeds, scores, choice, edge, float(sum(wall_s)), better)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], metric: str) -> float | None:

@@ -70,7 +70,9 @@ def _read(entry: dict[str, Any]) -> tuple[TunedVariant, tuple[str, tuple[int, ..
         scores=tuple(scores.values()),
         wall_s=float(entry["wall_s"]),
     )
-    return variant, (printable(entry["metric"]), tuple(map(int, entry["seeds"])), higher_is_better(entry["metric"]))
+    metric, better = printable(entry["metric"]), entry.get("better")  # of a program's metric
+    higher = better == "higher" if better else higher_is_better(metric)
+    return variant, (metric, tuple(map(int, entry["seeds"])), higher)
 
 
 def _dicts(text: object) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,8 @@ from ablate.models.denoiser import construct, load_weights, name_of
 from ablate.models.weight_files import digest, read_tensors
 from ablate.store import tables
 from ablate.study import variants
+from ablate.study.config import RunConfig
+from ablate.study.program import ProgramConfig
 from ablate.training.autoencoder import codec_from_tensors
 
 ALL = "all"  # instead of a name: every finished run
@@ -87,6 +89,7 @@ def load_run(folder: Path, name: str, device: torch.device, *, precision: str | 
     row = find_run(folder, name)
     artifacts = folder / "artifacts" / row["run_id"]
     config = variants.from_json(row["config"], row["preset"])
+    refuse_program(row["run_id"], config)
     model, weights = construct(config), _read(artifacts / "model.safetensors", row["weights_digest"])
     try:
         load_weights(model, weights)
@@ -99,6 +102,16 @@ def load_run(folder: Path, name: str, device: torch.device, *, precision: str | 
         tensors = _read(artifacts / "autoencoder.safetensors", row["autoencoder_digest"])
         codec = codec_from_tensors(config, tensors, device, precision or row["precision"])
     return TrainedRun(row, config, model, codec)
+
+
+def refuse_program(run_id: str, config: RunConfig) -> None:
+    """Refuse to load a run of a user's own program.
+
+    Raises:
+        ResultsError: It is one.
+    """
+    if isinstance(config, ProgramConfig):
+        raise ResultsError(f"run {run_id}: of a program, whose model ablate does not know; its files are in artifacts/")
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:

@@ -278,5 +278,4 @@ def _read(
 def _keep(working: Path, artifacts: Path) -> None:
     """Move what a run wrote over what an earlier run of the same name wrote."""
     (working / STATE).unlink(missing_ok=True)
-    shutil.rmtree(artifacts / OUT, ignore_errors=True)
     move_artifacts(working, artifacts)

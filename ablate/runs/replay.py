@@ -91,6 +91,7 @@ def replay_run(
     """
     row = loading.find_run(folder, name)
     config = variants.from_json(row["config"], row["preset"])
+    loading.refuse_program(row["run_id"], config)
     if config.hash != row["config_hash"]:
         raise ResultsError(
             f"run {row['run_id']}: its configuration has the hash {config.hash}, its row says {row['config_hash']}"

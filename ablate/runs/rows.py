@@ -27,6 +27,9 @@ class Data(Protocol):
     @property
     def digest(self) -> str: ...
 
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
 
 def columns_of(spec: RunSpec, data: Data, run_id: str) -> Row:
     """Return the columns of a run's row that are known before it is made."""

@@ -77,6 +77,8 @@ def move_artifacts(working: Path, artifacts: Path) -> None:
     try:
         artifacts.mkdir(exist_ok=True)
         for path in finished:
+            if path.is_dir():
+                shutil.rmtree(artifacts / path.name, ignore_errors=True)
             os.replace(path, artifacts / path.name)
         sync_folder(artifacts)
     except OSError as error:

@@ -28,6 +28,16 @@ DEFAULT_MAX_SEEDS = 16
 TUNE_SEEDS = (1000, 1001)
 TUNE_METRIC = "pd"
 OPTIONS = {"metrics": "--metric", "save_every_s": "--save-every"}  # field -> option, if the names differ
+# Options that mean nothing for a program, and what to do instead.
+OF_TORCH_MODELS = {
+    "data": 'it reads its own data, which data = "..." below [program] of baseline.toml names',
+    "budget": "ablate does not know what it computes; set its options in a preset",
+    "at_steps": "ablate does not know its steps; vary an option with --set",
+    "nfe": "ablate cannot sample from it",
+    "quantize": "ablate cannot measure it in number formats",
+    "scopes": "ablate cannot measure it in number formats",
+    "compile": "it compiles itself",
+}
 
 
 class Rerun(StrEnum):
@@ -68,7 +78,8 @@ def _sweep(given: Any) -> Any:
 
 
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
-    choose(names)
+    if not variants.is_program():  # which has metrics of its own
+        choose(names)
     return names
 
 
@@ -89,6 +100,8 @@ def _pairs(given: Any) -> Any:
 
 
 def _of_runs(name: str) -> str:
+    if variants.is_program():
+        return name
     # The column `precision` is the dtype that a run computed in.
     allowed = [field.name for field in SCHEMAS["runs"] if field.name in METRICS and field.type == pa.float64()]
     if name not in allowed:
@@ -210,7 +223,20 @@ class StudyRequest(Settings):
         self._check_tune()
         self._check_curves()
         self._check_launcher()
+        self._check_program()
         return self
+
+    def _check_program(self) -> None:
+        """Refuse options of torch models for a program, and the other way round."""
+        if not variants.is_program():
+            if self.timeout is not None:
+                _refuse("only a run of your own program has a time limit", "timeout")
+            return
+        for name, instead in OF_TORCH_MODELS.items():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                _refuse(f"not for a program; {instead}", name)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            _refuse("unknown device; allowed: auto, cpu, cuda, cuda:N", "device")
 
     def _check_launcher(self) -> None:
         if self.launcher != "local" and self.fail_fast:
@@ -312,8 +338,8 @@ class StudyRequest(Settings):
 
     @property
     def asked_metrics(self) -> list[Metric]:
-        """The metrics asked for by name."""
-        return choose(self.metrics)
+        """The metrics asked for by name, of those that ablate measures."""
+        return choose(name for name in self.metrics if name in METRICS)
 
     def specs(
         self, match: Callable[[Config, Config], Config] | None = None, choices: Mapping[str, str] | None = None

@@ -39,7 +39,7 @@ class Fake:
         self.ends: dict[tuple[str, int], Any] = {}
         self.before: Callable[[str, int], None] = lambda variant, seed: None
         monkeypatch.setattr(local, "load_dataset", lambda source: DATA)
-        monkeypatch.setattr("ablate.launch.study.load_dataset", lambda source: DATA)
+        monkeypatch.setattr("ablate.data.datasets.load_dataset", lambda source: DATA)
         monkeypatch.setattr(local, "load_networks", lambda *_: SimpleNamespace(missing={"inception-v3-compat": "none"}))
         monkeypatch.setattr(local, "execute_run", self)
 

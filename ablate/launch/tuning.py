@@ -152,7 +152,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], metric: str) -> float | None:
         return None
     lacking = [row["run_id"] for row in rows if pd.isna(row.get(metric))]
     if lacking:
-        raise AblateError(f"--tune-metric {metric}: {lacking[0]} has no such metric; choose another")
+        raise AblateError(f"--tune-metric {metric}: {lacking[0]} was not measured by it; choose another")
     return statistics.fmean(row[metric] for row in rows)
 
 

@@ -2,6 +2,7 @@
 
 # ruff: noqa: I001 (the order of the commands in --help)
 from ablate.cli.app import app, main
+from ablate.cli import start
 from ablate.cli import study
 from ablate.cli import plan
 from ablate.cli import verdicts
@@ -10,4 +11,4 @@ from ablate.cli import runs
 from ablate.cli import measure
 from ablate.cli import doctor
 
-__all__ = ["app", "doctor", "main", "measure", "plan", "results", "runs", "study", "verdicts"]
+__all__ = ["app", "doctor", "main", "measure", "plan", "results", "runs", "start", "study", "verdicts"]

@@ -45,7 +45,7 @@ class Ended:
     def problem(self) -> str | None:
         """What went wrong in a few words; None: exit code 0."""
         if self.timed_out:
-            return f"timed out after {self.wall_s:.0f} s"
+            return f"timed out after {self.wall_s:.3g} s"
         number = -self.code if self.code < 0 else self.code - 128 if 128 < self.code < 160 else 0
         name = ""
         with suppress(ValueError):

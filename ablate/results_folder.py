@@ -20,7 +20,6 @@ from ablate.report.selection import Choice
 from ablate.store import tables
 from ablate.store.atomic_files import output_file
 from ablate.store.output import check_output
-from ablate.study import variants
 
 DTYPES = {pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # as in tables
 SHOWN = (
@@ -261,6 +260,4 @@ def _choice(words: dict[str, Any]) -> Choice:
     if "without_seeds" in given:
         seeds = given["without_seeds"]
         given["without_seeds"] = tuple(map(int, [seeds] if isinstance(seeds, Integral) else seeds))
-    if "variants" in given:
-        given["variants"] = tuple(map(variants.canonical, given["variants"]))
-    return Choice(**given | {"against": variants.canonical(given.get("against", variants.BASELINE))})
+    return Choice(**given)

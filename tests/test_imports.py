@@ -16,6 +16,7 @@ LAYERS = [
     ["stats", "store"],
     ["data"],
     ["study"],
+    ["scores"],
     ["models"],
     ["diffusion"],
     ["metrics"],
@@ -58,7 +59,7 @@ WITHOUT_TORCH = [
     "studies",
     *(
         f"{room}.{path.stem}"
-        for room in ("report", "stats", "store", "study")
+        for room in ("report", "scores", "stats", "store", "study")
         for path in (PACKAGE / room).glob("[a-z]*.py")
     ),
 ]

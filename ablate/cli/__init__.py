@@ -6,9 +6,10 @@ from ablate.cli import start
 from ablate.cli import study
 from ablate.cli import plan
 from ablate.cli import verdicts
+from ablate.cli import judge
 from ablate.cli import results
 from ablate.cli import runs
 from ablate.cli import measure
 from ablate.cli import doctor
 
-__all__ = ["app", "doctor", "main", "measure", "plan", "results", "runs", "start", "study", "verdicts"]
+__all__ = ["app", "doctor", "judge", "main", "measure", "plan", "results", "runs", "start", "study", "verdicts"]

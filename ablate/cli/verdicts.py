@@ -13,7 +13,7 @@ import typer
 from ablate.base.errors import AblateError, ResultsError, VariantError
 from ablate.base.text import printable, split_names
 from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
-from ablate.study.variants import BASELINE, canonical, load
+from ablate.study.variants import BASELINE, load
 
 if TYPE_CHECKING:
     from ablate.report.findings import Findings
@@ -65,6 +65,19 @@ WithoutSeedOption = Annotated[
     list[int] | None,
     typer.Option("--without-seed", help="Leave out the runs of this seed. Repeatable.", show_default=False),
 ]
+SameWithinOption = Annotated[
+    str | None,
+    typer.Option(
+        "--same-within",
+        help="Differences up to this size are the same: 2% of the other's mean, or a number in the metric's unit.",
+        show_default=False,
+    ),
+]
+FullOption = Annotated[bool, typer.Option("--full", help="Show every section on the terminal, not only verdicts.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write to this file: .html, .md, .tex, .csv or .json.", show_default=False),
+]
 VariantChoice = Annotated[
     list[str] | None,
     typer.Option(
@@ -110,23 +123,11 @@ def report(
     extractor: ExtractorChoice = None,
     where: JudgedWhere = None,
     without_seed: WithoutSeedOption = None,
-    same_within: Annotated[
-        str | None,
-        typer.Option(
-            "--same-within",
-            help="Differences up to this size are the same: 2% of the other's mean, or a number in the metric's unit.",
-            show_default=False,
-        ),
-    ] = None,
+    same_within: SameWithinOption = None,
     format_: Annotated[Format, typer.Option("--format", help="The form of the report.")] = Format.rich,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Show every section on the terminal, not only verdicts.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Write to this file: .html, .md, .tex, .csv or .json.", show_default=False),
-    ] = None,
+    full: FullOption = False,
+    output: OutputOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Write it again whenever the tables change, until Ctrl-C.")
@@ -141,22 +142,15 @@ def report(
     """
     from ablate.report.selection import Choice
 
-    if as_json:
-        if format_ not in (Format.rich, Format.json):
-            raise AblateError(f"--json --format {format_}: two forms; choose one of the two")
-        format_ = Format.json
-    if output is not None:
-        format_ = _format_of(output, format_, force)
-    elif format_ is Format.html:
-        raise AblateError("--format html: needs a file to write to, as in -o report.html")
-    elif watch and format_ is not Format.rich:
+    format_ = choose_form(format_, as_json, output, force)
+    if output is None and watch and format_ is not Format.rich:
         raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report{_ending(format_)}")
-    metrics, only = tuple(split_names(metric)), tuple(map(canonical, split_names(variants)))
+    metrics, only = tuple(split_names(metric)), tuple(split_names(variants))
     choice = Choice(
         preset,
         data,
         budget.value,
-        canonical(against),
+        against,
         metrics,
         samples,
         extractor,
@@ -165,7 +159,7 @@ def report(
         **_filters(where, without_seed),
     )
     if not watch:
-        _write(folder, choice, format_, output, full)
+        write_report(folder, choice, format_, output, full)
         return
     try:
         _watch(folder, choice, format_, output, full)
@@ -173,12 +167,29 @@ def report(
         raise typer.Exit(INTERRUPTED) from None
 
 
+def choose_form(asked: Format, as_json: bool, output: Path | None, force: bool) -> Format:
+    """Return the form of a report by its options.
+
+    Raises:
+        AblateError: Two forms were asked for, a page without a file, or a file that cannot be written.
+    """
+    if as_json:
+        if asked not in (Format.rich, Format.json):
+            raise AblateError(f"--json --format {asked}: two forms; choose one of the two")
+        asked = Format.json
+    if output is not None:
+        return _format_of(output, asked, force)
+    if asked is Format.html:
+        raise AblateError("--format html: needs a file to write to, as in -o report.html")
+    return asked
+
+
 def _filters(where: str | None, without_seeds: list[int] | None) -> dict[str, Any]:
     """Return the fields of `Choice` that leave runs out."""
     return {"where": where, "without_seeds": tuple(dict.fromkeys(without_seeds or ()))}
 
 
-def _write(folder: Path, choice: Choice, format_: Format, output: Path | None, full: bool) -> None:
+def write_report(folder: Path, choice: Choice, format_: Format, output: Path | None, full: bool) -> None:
     """Write one report to a file or to stdout."""
     from ablate.report.builder import build, read
 
@@ -249,7 +260,7 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None, f
     if output is not None:
         for _ in changes(folder):
             try:
-                _write(folder, choice, format_, output, full)
+                write_report(folder, choice, format_, output, full)
                 succeeded = True
             except ResultsError as error:
                 if not succeeded or not folder.is_dir():
@@ -370,12 +381,12 @@ def gate(
     from ablate.report.selection import Choice
 
     tolerance = gates.parse_tolerance(max_regression)
-    only = tuple(map(canonical, split_names(variants)))
+    only = tuple(split_names(variants))
     choice = Choice(
         preset,
         data,
         budget.value,
-        canonical(against),
+        against,
         samples=samples,
         extractor=extractor,
         variants=only,

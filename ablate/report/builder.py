@@ -19,7 +19,7 @@ from ablate.report.findings import Compared, Findings, Value, VariantRow
 from ablate.report.left_out import without_left_out
 from ablate.report.machines import unequal_machines
 from ablate.report.quantized_summary import summarise
-from ablate.report.selection import Choice, SelectedRuns, select, with_baseline
+from ablate.report.selection import Choice, SelectedRuns, resolve, select
 from ablate.report.trade_offs import make_fronts
 from ablate.report.tuning import make_tuning
 from ablate.report.variant_rows import describe_metrics, make_rows
@@ -61,7 +61,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
     if choice.same_within is not None and not 0 < read_margin(choice.same_within, 1.0) < math.inf:
         allowed = "allowed: a percentage as in 2%, or a number above 0 in the metric's unit"
         raise ResultsError(f"--same-within {choice.same_within}: not a margin; {allowed}")
-    choice = with_baseline(frames, choice)
+    choice = resolve(frames, choice)
     every, frames = frames, without_left_out(frames, choice)
     selected = select(frames, choice)
     notes = selected.notes

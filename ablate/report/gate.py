@@ -33,7 +33,7 @@ from ablate.report.machines import unequal_machines
 from ablate.report.render import terminal
 from ablate.report.render.number_text import decimals_of_interval, interval, signed
 from ablate.report.render.text_table import TextTable, coloured
-from ablate.report.selection import Choice, select, with_baseline
+from ablate.report.selection import Choice, resolve, select
 from ablate.report.variant_rows import make_rows
 from ablate.stats import paired
 from ablate.store.schema import IMPORTED
@@ -187,7 +187,7 @@ def gate(
     Raises:
         ResultsError: What was chosen does not exist or does not compare, or there is nothing to judge.
     """
-    choice = replace(with_baseline(frames, choice), metrics=(metric,))
+    choice = replace(resolve(frames, choice), metrics=(metric,))
     every, frames = frames, without_left_out(frames, choice)
     selected = select(frames, choice)
     notes = selected.notes

@@ -18,10 +18,9 @@ from ablate.report.render import report_tables, terminal
 from ablate.report.render.number_text import decimals_of, evidence, interval, mean_sd, rounded, signed
 from ablate.report.render.run_images import sample_file
 from ablate.report.render.text_table import TextTable, coloured, fits
-from ablate.report.selection import Choice
+from ablate.report.selection import Choice, known_name
 from ablate.stats import paired
 from ablate.store import tables
-from ablate.study.variants import canonical
 
 
 class SeedPair(Record):
@@ -64,7 +63,7 @@ def compare(
         ResultsError: One of them does not exist, both are the same, or they do not compare.
     """
     existing = set(frames["runs"]["variant"])
-    a, b = (canonical(name) if canonical(name) in existing else name for name in (a, b))
+    a, b = (name if known_name(name, existing) not in existing else known_name(name, existing) for name in (a, b))
     runs = without_left_out(frames, replace(choice, against=a))["runs"]
     if a == b:
         raise ResultsError(f"compare {a} {b}: twice the same; name two variants, or two runs")

@@ -6,7 +6,7 @@ sets are one if their digests are equal, whatever they are called.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -22,7 +22,7 @@ from ablate.report.metric_choice import choose_metrics, in_fidelity, measured_na
 from ablate.report.recorded_metrics import RecordedMetrics
 from ablate.report.stated import Stated, stated_variants
 from ablate.study.metric_names import FEATURES, METRICS
-from ablate.study.variants import BASELINE
+from ablate.study.variants import BASELINE, canonical
 
 SAME_MACS = 0.01  # training MACs that differ by less than this fraction count as equal
 
@@ -34,7 +34,7 @@ class Choice:
     preset: str | None = None
     data: str | None = None  # any name that a data set had, the path it was read from, or the start of its digest
     budget: str = "steps"  # `steps`, or the baseline's training `macs`
-    against: str = BASELINE  # a variant, by its canonical name, as in `variants`; see also `with_baseline`
+    against: str = BASELINE  # a variant; `resolve` finds the runs' own name, as of `variants`
     metrics: tuple[str, ...] = ()  # verdicts are sorted by the first; empty: the headline metrics
     samples: str | None = None  # samples behind the Frechet distances: `512`, or with the real images `512/2048`
     extractor: str | None = None  # the start of a digest of weights
@@ -91,9 +91,27 @@ class SelectedRuns:
         return replace(self, runs=self.every, metrics=metrics, notes=[])
 
 
-def with_baseline(frames: Mapping[str, pd.DataFrame], choice: Choice) -> Choice:
-    """Compare with the baseline that imported runs name, where no variant is called `baseline`."""
+def known_name(name: str, existing: Collection[str]) -> str:
+    """Return a variant's name as runs have it: as it was typed, or in its canonical form.
+
+    Imported runs have names of any form.
+
+    Raises:
+        VariantError: No run has the name, and its settings in brackets cannot be read.
+    """
+    return name if name in existing else canonical(name)
+
+
+def resolve(frames: Mapping[str, pd.DataFrame], choice: Choice) -> Choice:
+    """Return a choice with the names that the runs have, and the baseline that imported runs name.
+
+    Raises:
+        VariantError: As `known_name`.
+    """
     runs = frames["runs"]
+    existing = set(runs["variant"])
+    names = tuple(known_name(name, existing) for name in choice.variants)
+    choice = replace(choice, against=known_name(choice.against, existing), variants=names)
     runs = runs if choice.preset is None else runs[runs["preset"] == choice.preset]
     runs = runs if choice.data is None else _of_data(runs, runs["data"], choice.data)
     named = runs["baseline"].dropna().unique()

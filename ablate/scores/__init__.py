@@ -1,0 +1,1 @@
+"""Scores that another program wrote, as runs and metrics of a results folder."""

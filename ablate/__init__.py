@@ -4,9 +4,9 @@
     results = ablate.run("no_drift", seeds="0-2", preset="quick")
     results = ablate.load_results("results")
     results.verdicts()
+    ablate.judge("scores.csv")
 
-`run`, `load_results`, `merge` and `Results` are imported at their first use: `ablate --help` imports none of
-their libraries.
+What it offers is imported at its first use: `ablate --help` imports no library.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 _PLUGINS = ("dataset", "metric", "model", "objective", "solver")  # decorators of plug-ins
-__all__ = ["Results", "__version__", "load_results", "merge", "run", *_PLUGINS]
+__all__ = ["Results", "__version__", "import_scores", "judge", "load_results", "merge", "run", *_PLUGINS]
 
 # ONNX Runtime sends telemetry unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,3 +1,5 @@
+from ablate.api import import_scores as import_scores
+from ablate.api import judge as judge
 from ablate.api import load_results as load_results
 from ablate.api import merge as merge
 from ablate.api import run as run
@@ -13,6 +15,8 @@ __all__ = [
     "Results",
     "__version__",
     "dataset",
+    "import_scores",
+    "judge",
     "load_results",
     "merge",
     "metric",

@@ -1,4 +1,4 @@
-"""The Python API: run a study, open a results folder, merge several.
+"""The Python API: run a study, open a results folder, merge several, judge scores of your own.
 
 `findings` is the content of `ablate report --json`, computed by the same code. Nothing here imports
 torch before `run` is called.
@@ -6,15 +6,21 @@ torch before `run` is called.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ablate.results_folder import Results
 from ablate.study import variants
 from ablate.study.variants import registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ablate.scores.reading import Scores
 
 Budget = Literal["steps", "macs"]
 
@@ -57,6 +63,98 @@ def merge(
         refuse_running=Leases(Path(output)).refuse_held,
     )
     return Results(output)
+
+
+def judge(
+    scores: str | PathLike[str] | Sequence[str | PathLike[str]] | pd.DataFrame,
+    *,
+    variant: str | None = None,
+    seed: str | None = None,
+    metrics: str | Sequence[str] = (),
+    better: str | Mapping[str, str] = "",
+    against: str | None = None,
+    same_within: str | None = None,
+) -> pd.DataFrame:
+    """Judge scores of your own, as `ablate judge` does. What was guessed is a warning.
+
+    Args:
+        scores: A data frame, a file (CSV, TSV, JSON, JSON lines, Parquet), or several. A row is one
+            variant at one seed, with a column for each metric; or one value, with columns `metric`
+            and `value`.
+        variant: The column that says which variant a row is; None: guess it.
+        seed: The column of the seed; None: guess it.
+        metrics: The metrics to judge by; empty: those whose name says which values are better.
+        better: `higher` or `lower`, or one for each metric, where the name does not say it.
+        against: The variant to compare the others with; None: `baseline`, `base` or `control`.
+        same_within: Differences up to this size are the same: `2%` of the other's mean, or a number.
+
+    Returns:
+        One row for each variant and metric, as `Results.verdicts` returns them.
+
+    Raises:
+        ResultsError: What the table lacks, or which cell is wrong.
+    """
+    from ablate.scores.rows import to_rows
+    from ablate.store import tables
+
+    read = _read_scores(scores, variant, seed, metrics, better, against)
+    with tempfile.TemporaryDirectory() as folder:
+        tables.append(Path(folder), to_rows(read))
+        return Results(folder).verdicts(against=read.against, same_within=same_within)
+
+
+def import_scores(
+    scores: str | PathLike[str] | Sequence[str | PathLike[str]] | pd.DataFrame,
+    results: str | PathLike[str] = "results",
+    *,
+    variant: str | None = None,
+    seed: str | None = None,
+    metrics: str | Sequence[str] = (),
+    better: str | Mapping[str, str] = "",
+    against: str | None = None,
+    force: bool = False,
+) -> Results:
+    """Write scores of your own into a results folder, as `ablate import` does, and open it.
+
+    Args:
+        scores: As for `judge`, as `variant`, `seed`, `metrics`, `better` and `against`.
+        results: The results folder; created if it is missing.
+        variant: The column of the variant.
+        seed: The column of the seed.
+        metrics: The metrics to write.
+        better: Which values are better.
+        against: The variant that reports compare the others with.
+        force: Replace other values of the same runs.
+
+    Raises:
+        ResultsError: As `judge`, or the folder holds other values of a run.
+    """
+    from ablate.scores import rows
+
+    rows.import_scores(_read_scores(scores, variant, seed, metrics, better, against), Path(results), force=force)
+    return Results(results)
+
+
+def _read_scores(
+    scores: str | PathLike[str] | Sequence[str | PathLike[str]] | pd.DataFrame,
+    variant: str | None,
+    seed: str | None,
+    metrics: str | Sequence[str],
+    better: str | Mapping[str, str],
+    against: str | None,
+) -> Scores:
+    """Read scores, and warn of what was guessed."""
+    from ablate.base.text import split_names
+    from ablate.scores.reading import Options, read_scores
+
+    words = [f"{name}={word}" for name, word in better.items()] if isinstance(better, Mapping) else split_names(better)
+    options = Options(variant, seed, split_names(metrics), tuple(words), against)
+    if isinstance(scores, str | PathLike):
+        scores = [scores]
+    read = read_scores([Path(path) for path in scores] if isinstance(scores, Sequence) else scores, options)
+    for note in read.notes:
+        warnings.warn(note, stacklevel=3)
+    return read
 
 
 def run(

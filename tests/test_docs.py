@@ -123,6 +123,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, each_graph_exported_once: N
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_in_their_order(page: Path, folder: Path) -> None:
+    for text in blocks(page, "csv"):
+        (folder / "scores.csv").write_text(text)
     for command in commands(page):
         run(command, folder)
     # The questions to the tables have a test of their own, of every library that is installed.

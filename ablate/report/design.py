@@ -17,6 +17,7 @@ import pandas as pd
 
 from ablate.report.findings import Design
 from ablate.stats import family
+from ablate.store.schema import IMPORTED
 
 ENDED = ("done", "diverged", "failed")
 
@@ -70,6 +71,8 @@ def design_of(runs: pd.DataFrame, plans: pd.DataFrame | None) -> StudyDesign:
         runs: Its rows of `runs`, finished or not, of the configurations that are judged.
         plans: The table of that name.
     """
+    if len(runs) and (runs["preset"] == IMPORTED).all():
+        return StudyDesign("grown", "a table does not say how its seeds were chosen")
     total, unnamed = len(runs), int(runs["plan_id"].isna().sum())
     if unnamed:
         return StudyDesign("grown", f"{_of(unnamed, total)} {'has' if unnamed == 1 else 'have'} no plan")

@@ -17,6 +17,7 @@ VARIANT = (
     *("variant", "model", "method", "arm", "condition", "treatment", "algorithm", "algo", "ablation", "setting"),
     *("system", "group", "config", "configuration", "experiment", "name", "run_name", "runname", "run"),
 )
+RUN_NAMES = ("experiment", "name", "run_name", "runname", "run")
 SEED = ("seed", "random_seed", "rng_seed", "global_seed", "fold", "split", "repeat", "replicate", "rep", "trial")
 METRIC, VALUE = ("metric", "metric_name", "measure"), ("value", "score", "metric_value", "result")
 STEP = ("step", "_step", "global_step", "trainer/global_step", "epoch", "iteration", "iter")
@@ -175,10 +176,9 @@ def _guess_variant(raw: RawScores, columns: Sequence[str], seed: str | None) -> 
     candidates = find(columns, VARIANT)
     several = [name for name in candidates if raw.frame[name].nunique() > 1] or candidates
     if seed is not None and raw.frame[seed].nunique() > 1:
-        # A name that no two rows share is one run's own: it pairs nothing.
-        names = raw.frame
-        shared = [name for name in several if names[name].nunique() < len(names) or _seed_in_names(names[name])]
-        several = shared or _crossing(raw.frame, columns, seed)
+        several = [name for name in several if not _names_one_run(raw.frame[name])] or _crossing(
+            raw.frame, columns, seed
+        )
     if not several:
         raise ResultsError(
             f"{raw.name}: no column says which variant a row is; a row must be one variant at one seed, and --variant "
@@ -186,6 +186,12 @@ def _guess_variant(raw: RawScores, columns: Sequence[str], seed: str | None) -> 
             f"Columns: {some_of(columns, 12)}"
         )
     return several[0]
+
+
+def _names_one_run(names: pd.Series) -> bool:
+    """Return whether a column of names of runs differs in every row and holds no seed: it pairs nothing."""
+    of_runs = plain(str(names.name)).lower().replace(" ", "_") in RUN_NAMES
+    return of_runs and names.nunique() == len(names) and not _seed_in_names(names)
 
 
 def _crossing(frame: pd.DataFrame, columns: Sequence[str], seed: str) -> list[str]:

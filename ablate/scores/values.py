@@ -209,7 +209,9 @@ class _Reader:
         for text in self.said:
             named, _, word = text.rpartition("=")
             if word.strip().lower() not in DIRECTIONS:
-                raise ResultsError(f"--better {text}: allowed: higher, lower, or one metric's, as in loss=lower")
+                raise ResultsError(
+                    f"{self.raw.name}: --better {text}: allowed: higher, lower, or one metric's, as in loss=lower"
+                )
             if named.strip() == name:
                 return word.strip().lower()
             general = general if named else word.strip().lower()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ablate.results_folder import Results
 from ablate.study import variants
+from ablate.study.plugins import load_file
 from ablate.study.variants import registry
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def run(
     save_every_s: float = 60.0,
     log: str | Sequence[str] = (),
     variants: str | PathLike[str] | None = None,
+    plugin: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
     tag: str | Sequence[str] = (),
     on_row: Callable[[dict[str, Any], str], None] | None = None,
 ) -> Results:
@@ -247,6 +249,8 @@ def run(
         log: Trackers that record finished runs too: `tensorboard`, `mlflow`.
         variants: The folder of your own variants and presets; None: `ABLATE_VARIANTS`, else
             `variants`.
+        plugin: Python files with models, metrics, data sets, objectives or solvers of your own. Their
+            code is run. What this program registers itself needs no file.
         tag: Tags for all runs of the study.
         on_row: Called after each run, instead of the line on stderr, with the run's row and how it
             went: `made`, `quantised`, or the reason for skipping it.
@@ -260,7 +264,9 @@ def run(
         KeyboardInterrupt: Interrupted, after saving. The same call goes on from there.
     """
     options = dict(locals())  # the parameters are named after the fields of StudyRequest
-    del options["on_row"], options["variants"]
+    del options["on_row"], options["variants"], options["plugin"]
+    for path in (plugin,) if isinstance(plugin, str | PathLike) else plugin:
+        load_file(Path(path))
     from ablate.study.request import StudyRequest, as_call
 
     with registry(None if variants is None else Path(variants)):

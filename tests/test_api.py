@@ -192,8 +192,8 @@ def test_every_option_of_the_command_is_one_of_the_call() -> None:
     from ablate.study.request import StudyRequest
 
     fields = set(StudyRequest.model_fields)
-    assert set(inspect.signature(ablate.run).parameters) == fields | {"on_row", "variants"}
-    assert set(inspect.signature(run).parameters) == fields | {"dry_run", "variants"}
+    assert set(inspect.signature(ablate.run).parameters) == fields | {"on_row", "variants", "plugin"}
+    assert set(inspect.signature(run).parameters) == fields | {"dry_run", "variants", "plugin"}
 
 
 def test_the_package_lists_what_it_has() -> None:

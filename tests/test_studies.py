@@ -38,8 +38,8 @@ class Fake:
         self.made: list[tuple[str, int]] = []
         self.ends: dict[tuple[str, int], Any] = {}
         self.before: Callable[[str, int], None] = lambda variant, seed: None
-        monkeypatch.setattr(local, "load_dataset", lambda source: DATA)
-        monkeypatch.setattr("ablate.data.datasets.load_dataset", lambda source: DATA)
+        monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
+        monkeypatch.setattr("ablate.study.images.study_images", lambda source, specs: DATA)
         monkeypatch.setattr(local, "load_networks", lambda *_: SimpleNamespace(missing={"inception-v3-compat": "none"}))
         monkeypatch.setattr(local, "execute_run", self)
 
@@ -355,7 +355,7 @@ def test_a_setting_that_diverges_is_not_chosen_and_an_unfinished_choice_starts_n
         (("--tune-metric", "fdd"), "did you mean fd"),
         (("--tune-metric", "precision"), "no such metric of runs"),
         (("--set", "train.lr=1"), "train.lr is set already"),
-        (("--tune-metric", "lpips"), "was not measured by it"),
+        (("--tune-metric", "lpips"), "has no such metric"),
     ],
 )
 def test_bad_tuning_is_one_clear_line(

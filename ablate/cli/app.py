@@ -136,6 +136,29 @@ OwnVariantsOption = Annotated[
         is_eager=True,
     ),
 ]
+
+
+def _load_plugins(files: list[Path] | None) -> list[Path] | None:
+    for path in files or ():
+        from ablate.study.plugins import load_file
+
+        load_file(path)
+    return files
+
+
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        help="A Python file with a model, metric, data set, objective or solver of your own; repeatable "
+        "(also ABLATE_PLUGIN). Its code is run.",
+        show_default=False,
+        envvar="ABLATE_PLUGIN",
+        show_envvar=False,
+        callback=_load_plugins,
+        is_eager=True,
+    ),
+]
 RunArgument = Annotated[
     str,
     typer.Argument(

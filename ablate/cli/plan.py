@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.cli.app import Budget, OwnVariantsOption, PresetOption, ResultsOption, app
+from ablate.cli.app import Budget, OwnVariantsOption, PluginOption, PresetOption, ResultsOption, app
 from ablate.cli.study import (
     BaselineOption,
     BudgetOption,
@@ -27,6 +27,7 @@ def plan(
     factors: FactorsOption = None,
     set: SetOption = None,
     variants: OwnVariantsOption = None,
+    plugin: PluginOption = None,
     baseline: BaselineOption = True,
     seeds: SeedsOption = "0",
     preset: PresetOption = variants.DEFAULT_PRESET,
@@ -54,8 +55,8 @@ def plan(
 
     Example: ablate plan --variant no_drift,v_pred --seeds 0-7
     """
-    options = dict(locals())  # those named after the fields of StudyRequest, and four more
-    for name in ("variants", "sd", "record", "as_json"):
+    options = dict(locals())  # those named after the fields of StudyRequest, and five more
+    for name in ("variants", "plugin", "sd", "record", "as_json"):
         del options[name]
     from ablate.planning import preview_plan
     from ablate.study.request import StudyRequest, as_options

@@ -12,7 +12,7 @@ import typer
 
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
-from ablate.cli.app import INTERRUPTED, DeviceOption, ResultsOption, RunArgument, app, run_ids
+from ablate.cli.app import INTERRUPTED, DeviceOption, PluginOption, ResultsOption, RunArgument, app, run_ids
 
 
 class Engine(StrEnum):
@@ -42,6 +42,7 @@ def sample(
     engine: Annotated[Engine, typer.Option("--engine", help="torch, or onnx: ONNX Runtime on the CPU.")] = Engine.torch,
     scheme: Annotated[str, typer.Option("--scheme", help="With --engine onnx: fp32 or int8.")] = "fp32",
     folder: ResultsOption = Path("results"),
+    plugin: PluginOption = None,
     device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
@@ -90,6 +91,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file.", show_default=False)],
     scheme: Annotated[str, typer.Option("--scheme", help="fp32, or int8: 8-bit weights and activations.")] = "fp32",
     folder: ResultsOption = Path("results"),
+    plugin: PluginOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
     """Write a finished run as an ONNX file for phones, browsers and servers.
@@ -155,6 +157,7 @@ def bench(
         int, typer.Option("--seed", help="The seed of the order of calls and of the intervals.", min=0)
     ] = 0,
     folder: ResultsOption = Path("results"),
+    plugin: PluginOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
@@ -238,6 +241,7 @@ def replay(
         typer.Option("--data", help="The run's images, unless it used the embedded cats.", show_default=False),
     ] = None,
     folder: ResultsOption = Path("results"),
+    plugin: PluginOption = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Device. Default: the kind recorded in the row.", show_default=False)
     ] = None,

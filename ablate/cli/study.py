@@ -18,6 +18,7 @@ from ablate.cli.app import (
     Budget,
     DeviceOption,
     OwnVariantsOption,
+    PluginOption,
     PresetOption,
     ResultsOption,
     WeightsOption,
@@ -50,6 +51,7 @@ class Compile(StrEnum):
 @app.command("list")
 def list_variants(
     own_variants: OwnVariantsOption = None,
+    plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """List the variants: name, axis and what each changes.
@@ -76,6 +78,7 @@ def show(
     name: Annotated[str, typer.Argument(help="A variant, or several joined by +.", autocompletion=variant_names)],
     preset: PresetOption = variants.DEFAULT_PRESET,
     own_variants: OwnVariantsOption = None,
+    plugin: PluginOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Show a variant: its configuration, its parameters and its MACs by module.
@@ -175,6 +178,7 @@ def run(
     factors: FactorsOption = None,
     set: SetOption = None,
     variants: OwnVariantsOption = None,
+    plugin: PluginOption = None,
     tune: Annotated[
         list[str] | None,
         typer.Option(
@@ -326,7 +330,7 @@ def run(
     Example: ablate run --variant no_drift --seeds 0-2
     """
     options = dict(locals())  # the parameters are named after the fields of StudyRequest
-    del options["dry_run"], options["variants"]
+    del options["dry_run"], options["variants"], options["plugin"]
     from ablate.study.request import StudyRequest, as_options
 
     request = StudyRequest.of(as_options, options)

@@ -59,13 +59,14 @@ class ImageSet:
         return np.array(sorted(range(len(digests)), key=digests.__getitem__))
 
 
-def load_dataset(source: str, *, size: int = 64) -> ImageSet:
+def load_dataset(source: str, *, size: int = 64, channels: int = 3) -> ImageSet:
     """Load a data set and split it.
 
     Args:
         source: `cats`, or the path of a folder, a `.zip` or a `.npz` (`./cats` for a folder named
             cats).
         size: Width and height of the images, in pixels.
+        channels: 3, or 1 for images in grey. Those have three equal channels too.
 
     Returns:
         The distinct images, 10 % of them (rounded up) held out.
@@ -75,7 +76,7 @@ def load_dataset(source: str, *, size: int = 64) -> ImageSet:
             images.
     """
     if source == cats.NAME:
-        return _split(cats.NAME, cats.compose(cats.COUNT, size=size), cats.CREDIT, [])
+        return _split(cats.NAME, _of_channels(cats.compose(cats.COUNT, size=size), channels), cats.CREDIT, [])
     if not source:
         raise DataError(f"data: no name given; allowed: {cats.NAME}, or the path of a folder, a .zip or a .npz")
     path = Path(source)
@@ -87,7 +88,16 @@ def load_dataset(source: str, *, size: int = 64) -> ImageSet:
     name = place.name if place.is_dir() else place.stem  # a folder's name may have dots: photos.v2
     with ImageFiles(path, size=size) as files:
         images, notes = _read_all(files, size), files.notes()
-    return _split(one_line(name), images, "", notes, where=one_line(path))
+    return _split(one_line(name), _of_channels(images, channels), "", notes, where=one_line(path))
+
+
+def _of_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Return images (N, 3, S, S) uint8 as they are, or in grey with ITU-R BT.601's weights."""
+    if channels == 3:
+        return images
+    red, green, blue = (images[:, i].astype(np.uint32) for i in range(3))
+    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # the sum of the weights is 2^16
+    return np.repeat(grey.astype(np.uint8)[:, None], 3, axis=1)
 
 
 def is_embedded(digest: str | None) -> bool:

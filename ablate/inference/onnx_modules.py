@@ -76,7 +76,7 @@ class Step(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         """Return x_hat."""
-        return self.objective.denoise(self.denoiser(z, t), z, t)
+        return self.objective.denoise(self.denoiser(z, t).float(), z, t)
 
 
 class Decode(nn.Module):

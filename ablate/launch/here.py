@@ -35,9 +35,9 @@ def data_of(request: StudyRequest, specs: Sequence[RunSpec]) -> Data:
         from ablate.launch.programs import program_data
 
         return program_data(specs)
-    from ablate.data.datasets import load_dataset
+    from ablate.study.images import study_images
 
-    return load_dataset(request.data)
+    return study_images(request.data, specs)
 
 
 def environment_of(request: StudyRequest, specs: Sequence[RunSpec]) -> str:

@@ -14,7 +14,6 @@ from ablate.base.machine import device_bytes, environment, pick_device, use_thre
 from ablate.base.progress import Progress
 from ablate.base.source_code import code_version
 from ablate.base.text import one_line
-from ablate.data.datasets import load_dataset
 from ablate.inference import number_formats
 from ablate.launch.plans import planned
 from ablate.launch.queue import AS_FAILED, POLL_S, QueuedRun, WorkQueue, make_runs, sigterm_as_interrupt
@@ -27,6 +26,7 @@ from ablate.runs.evaluation_curve import add_evaluations
 from ablate.runs.pipeline import execute_run
 from ablate.runs.rows import Row
 from ablate.store.plans import record
+from ablate.study.images import study_images
 from ablate.study.metric_names import FEATURES
 from ablate.study.plan import Planned, RunSpec, estimate_wall_s
 from ablate.study.request import Rerun, StudyRequest
@@ -47,7 +47,7 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
     Raises:
         AblateError: The data or the device cannot be used.
     """
-    data, rerun = load_dataset(request.data), request.rerun
+    data, rerun = study_images(request.data, specs), request.rerun
     status = dict(zip(past["run_id"], past["status"], strict=True))
     stale = stale_runs(past) if rerun is Rerun.stale else {}
     here = past[past["environment"] == environment(pick_device(request.device))]
@@ -105,7 +105,7 @@ def launch(
     """
     folder, target = request.results, pick_device(request.device)
     start = time.monotonic()
-    data = load_dataset(request.data)
+    data = study_images(request.data, specs)
     load_wall_s = time.monotonic() - start
     for spec in {spec.variant: spec for spec in specs}.values():
         memory.check(spec.variant, spec.config, device_bytes(target))

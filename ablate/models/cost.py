@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ablate.base.errors import VariantError
 from ablate.base.host import host_bytes
 from ablate.models.autoencoder import Autoencoder
-from ablate.models.denoiser import construct, groups_of
+from ablate.models.denoiser import construct, groups_of, run_once
 from ablate.models.memory import check_weights
 from ablate.study.config import LATENT_SHAPE, AutoencoderConfig, Config
 
@@ -107,7 +107,7 @@ class _Model:
 def _denoiser(model: _Model) -> tuple[dict[str, int], dict[str, int]]:
     config = model.config
     network = construct(config).eval()
-    flops = _flops(lambda: network(torch.zeros(1, *config.shape), torch.zeros(1)))
+    flops = _flops(lambda: run_once(config, network, torch.zeros(1, *config.shape), torch.zeros(1)))
     children = dict(network.named_children())
     # A group without parameters counts too, and one that this variant lacks has none.
     groups = list(dict.fromkeys([*config.model.all_groups, *groups_of(network), *children]))
@@ -119,6 +119,8 @@ def _denoiser(model: _Model) -> tuple[dict[str, int], dict[str, int]]:
     outside = flops.get("Global", 0) // 2 - sum(macs.values())
     if outside > 0:
         macs[OTHER] = outside
+    params = {group: n for group, n in params.items() if n or macs.get(group) or group in config.model.all_groups}
+    macs = {group: n for group, n in macs.items() if group in params or n}
     uncounted: dict[str, int] = getattr(network, "uncounted_macs", dict)()
     return params, macs | {group: macs.get(group, 0) + n for group, n in uncounted.items()}
 

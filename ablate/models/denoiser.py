@@ -13,6 +13,8 @@ A network may have more than its `forward`; what it lacks has a default:
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +28,8 @@ from ablate.base.text import one_line
 from ablate.study import plugins
 from ablate.study.config import Config
 
+# What a user's network raises if it does not fit.
+FAILURES = (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # In-place operations that fill a tensor with random numbers, and functions that return such a tensor.
 FILLS = ("normal_", "uniform_", "bernoulli_", "exponential_", "cauchy_", "log_normal_")
 RANDOM = {"randn": "normal_", "rand": "uniform_", "randn_like": "normal_", "rand_like": "uniform_"}
@@ -62,15 +66,7 @@ def construct(config: Config, seed: int = 0) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         try:
             network = config.model.build(config.shape)
-        except (
-            AssertionError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except FAILURES as error:
             if config.model.kind == "kpn":
                 raise
             raise PluginError(f"{what}: build fails: {type(error).__name__}: {one_line(error)}") from error
@@ -83,7 +79,7 @@ def construct(config: Config, seed: int = 0) -> nn.Module:
     return network
 
 
-def check_output(config: Config, network: nn.Module, output: Any, z: Tensor) -> Tensor:
+def check_output(config: Config, output: Any, z: Tensor) -> Tensor:
     """Return the output of a network as float32.
 
     Raises:
@@ -106,17 +102,38 @@ def probe(config: Config, device: torch.device) -> None:
     Raises:
         PluginError: It fails, or its output is not what it must be.
     """
-    network, what = build(config, 0, device).eval(), name_of(config)
+    if config.model.kind == "kpn":
+        return
+    network = build(config, 0, device).eval()
     z, t = torch.zeros(2, *config.shape, device=device), torch.tensor([0.25, 0.75], device=device)
     with torch.no_grad():
-        try:
-            output = network(z, t)
-        except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            given = f"z {tuple(z.shape)}, t {tuple(t.shape)}, float32 on {device}"
-            raise PluginError(f"{what}: forward({given}) fails: {type(error).__name__}: {one_line(error)}") from error
-        output = check_output(config, network, output, z)
+        output = run_once(config, network, z, t)
     if not output.isfinite().all():
-        raise PluginError(f"{what}: the untrained network returns NaN or infinity")
+        raise PluginError(f"{name_of(config)}: the untrained network returns NaN or infinity")
+
+
+def run_once(config: Config, network: nn.Module, z: Tensor, t: Tensor) -> Tensor:
+    """Return the output (B, C, S, S) float32 of an untrained network for z (B, C, S, S) and t (B,).
+
+    Raises:
+        PluginError: It fails, prints to stdout, sets torch's seed, or its output is not what it must be.
+    """
+    what, printed = name_of(config), io.StringIO()
+    seed = torch.default_generator.initial_seed()
+    try:
+        with contextlib.redirect_stdout(printed):
+            output = network(z, t)
+    except FAILURES as error:
+        if config.model.kind == "kpn":
+            raise
+        given = f"z {tuple(z.shape)}, t {tuple(t.shape)}, float32 on {z.device}"
+        raise PluginError(f"{what}: forward({given}) fails: {type(error).__name__}: {one_line(error)}") from error
+    if torch.default_generator.initial_seed() != seed:
+        raise PluginError(f"{what}: forward sets torch's seed; remove torch.manual_seed: each step has its own seed")
+    if printed.getvalue().strip():
+        first = one_line(printed.getvalue())[:60]
+        raise PluginError(f"{what}: forward prints to stdout ({first!r}); remove the print")
+    return check_output(config, output, z)
 
 
 def name_of(config: Config) -> str:

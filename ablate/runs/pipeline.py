@@ -32,16 +32,18 @@ from ablate.metrics.networks import MetricNetworks
 from ablate.metrics.pair_distances import PerceptualDistance
 from ablate.models.autoencoder import ImageCodec, image_codec
 from ablate.models.cost import cost
-from ablate.models.denoiser import weights_of
+from ablate.models.denoiser import probe, weights_of
 from ablate.models.weight_files import digest, save_tensors
 from ablate.runs import evaluation
 from ablate.runs.context import RunContext
+from ablate.runs.own_metrics import measure_own_metrics
 from ablate.runs.previews import Previews
 from ablate.runs.rows import Row, RunRows, columns_of
 from ablate.runs.run_files import delete_temporary_files, is_done, move_artifacts, working_folder
 from ablate.stats.stability import first_jump
 from ablate.store.image_grids import save_grid
 from ablate.store.schema import RUN_SESSION
+from ablate.study import plugins
 from ablate.study.config import TrainConfig
 from ablate.study.plan import RunSpec
 from ablate.training import autoencoder
@@ -125,6 +127,7 @@ def execute_run(
             evaluation.measure_neighbours(context, samples)
             rows.run["peak_memory_mb"] = peak_memory_mb(device)  # before the timed calls, which reset it
             evaluation.measure_latency(context, model, codec)
+            measure_own_metrics(context, samples, model, codec)
         with rows.timed("quantize_wall_s"):
             trained = TrainedRun(rows.run, spec.config, model, codec)
             format_rows = number_formats.measure_formats(
@@ -186,6 +189,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "n_held_out": len(data.held_out),
         "duplicates": data.duplicates,
         "data_notes": "; ".join(data.notes) or None,
+        "plugins": plugins.used_by(config.plugins),
         "params": spent.total_params,
         "macs": spent.total_macs,
         "drift_params_share": spent.params["drift"] / spent.total_params if "drift" in spent.params else None,
@@ -251,6 +255,7 @@ def _advance(context: RunContext, bar: Task) -> Callable[[TrainingState], None]:
 
 def _train(context: RunContext, codec: ImageCodec) -> nn.Module:
     config, rows = context.spec.config, context.rows
+    probe(config, context.device)
     with context.task("train", config.train.steps) as bar:
         advance, previews = _advance(context, bar), Previews(context, codec) if context.previews else None
 

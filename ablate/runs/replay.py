@@ -28,7 +28,7 @@ from ablate.base.errors import DataError, ResultsError
 from ablate.base.progress import Progress
 from ablate.base.source_code import git_state
 from ablate.data import cats
-from ablate.data.datasets import is_embedded, load_dataset
+from ablate.data.datasets import is_embedded
 from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.networks import MetricNetworks
@@ -36,7 +36,8 @@ from ablate.runs import loading
 from ablate.runs.context import RunContext
 from ablate.runs.pipeline import train_and_sample
 from ablate.runs.rows import RunRows
-from ablate.study import variants
+from ablate.study import plugins, variants
+from ablate.study.images import load_images
 from ablate.study.plan import RunSpec
 
 Verdict = Literal["bit_exact", "within_tolerance", "environment_mismatch", "not_reproduced"]
@@ -77,7 +78,7 @@ def replay_run(
     Args:
         folder: The results folder.
         name: A finished run's name, or the beginning of it.
-        data: The path of its images; None: the embedded cats.
+        data: The path of its images; None: the embedded cats, or the plug-in's data set.
         device: A name as for `pick_device`; None: the row's, if this machine has it.
         threads: torch's threads; None: the row's.
         progress: Bars to show.
@@ -96,15 +97,22 @@ def replay_run(
         raise ResultsError(
             f"run {row['run_id']}: its configuration has the hash {config.hash}, its row says {row['config_hash']}"
         )
-    if data is None and not is_embedded(row["data_digest"]):
+    for name in config.changed_plugins():
+        raise ResultsError(
+            f"run {row['run_id']}: the code of {name} is not the run's (digest {config.plugins[name]}); "
+            "restore that file and load it with --plugin"
+        )
+    registered = row["data"] in plugins.names("dataset")
+    if data is None and not registered and row["data"] != cats.NAME and not is_embedded(row["data_digest"]):
         raise DataError(
             f"run {row['run_id']}: trained on {row['data']!r} ({str(row['data_digest'])[:12]}...), "
             "which is not embedded; fix: give its path with --data PATH"
         )
-    images = load_dataset(data or cats.NAME)
+    source = data or (row["data"] if registered else cats.NAME)
+    images = load_images(source, config.data)
     if images.digest != row["data_digest"]:
         raise DataError(
-            f"--data {data or cats.NAME}: digest {images.digest[:12]}..., the run's row says "
+            f"--data {source}: digest {images.digest[:12]}..., the run's row says "
             f"{str(row['data_digest'])[:12]}...; fix: give the images that the run was trained on"
         )
     target = machine.pick_device(device or ("auto" if str(row["device"]).startswith("cuda") else "cpu"))

@@ -20,6 +20,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import json
 import os
 import sys
 import tempfile
@@ -237,6 +238,17 @@ def digest(group: str, name: str) -> str:
     """Return the digest of the code that is registered by a name; empty: the package's own, or none."""
     plugin = _registered[group].get(name)
     return "" if plugin is None else plugin.digest
+
+
+def used_by(in_configuration: Mapping[str, str]) -> str | None:
+    """Return the column `plugins` of a run: what took part in it, with its digest, as JSON.
+
+    Args:
+        in_configuration: What the run's configuration names. Metrics take part in every run.
+    """
+    metrics = {f"metric {name}": plugin.digest for name, plugin in _registered["metric"].items()}
+    used = {**in_configuration, **metrics}
+    return json.dumps(used, sort_keys=True) if used else None
 
 
 def names(group: str) -> list[str]:

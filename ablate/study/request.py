@@ -17,7 +17,7 @@ from ablate.base.errors import AblateError, ResultsError, VariantError, did_you_
 from ablate.base.text import split_names
 from ablate.store.schema import SCHEMAS
 from ablate.store.tags import check_tags
-from ablate.study import variants
+from ablate.study import plugins, variants
 from ablate.study.config import Config
 from ablate.study.metric_names import METRICS, Metric, choose
 from ablate.study.overrides import sweep
@@ -79,8 +79,13 @@ def _sweep(given: Any) -> Any:
 
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     if not variants.is_program():  # which has metrics of its own
-        choose(names)
+        choose(_built_in(names))
     return names
+
+
+def _built_in(names: Iterable[str]) -> list[str]:
+    """Return the metrics that no plug-in adds. Those of plug-ins are measured of every run."""
+    return [name for name in names if name in METRICS or name not in plugins.names("metric")]
 
 
 def _tags(names: tuple[str, ...]) -> tuple[str, ...]:

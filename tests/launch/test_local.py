@@ -46,7 +46,7 @@ class Fake:
         self.ends: dict[str, str] = {}
         self.moment = datetime.now(UTC)
         self.wait_s = wait_s
-        monkeypatch.setattr(local, "load_dataset", lambda source: DATA)
+        monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
         monkeypatch.setattr(local, "load_networks", lambda *_: SimpleNamespace(missing={}))
         monkeypatch.setattr(local, "execute_run", self)
 
@@ -358,7 +358,7 @@ def test_sigterm_interrupts_and_gives_the_lease_back(tmp_path: Path, monkeypatch
 
 
 def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "load_dataset", lambda source: DATA)
+    monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
     here = local.environment(torch.device("cpu"))
     row = {"preset": "smoke", "config_hash": SPECS[0].config.hash, "train_macs": 1, "seed": 9, "status": "done"}
     row |= {"variant": "baseline", "data_digest": "other"}

@@ -8,8 +8,11 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -25,11 +28,13 @@ from typer.testing import CliRunner
 
 from ablate.cli import app
 from ablate.data import cats
+from ablate.study.program import ProgramConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 LOG = ROOT / "docs/log.md"  # its commands and paths are those of their day
 PAGES = [README, *sorted(page for page in (ROOT / "docs").glob("*.md") if page != LOG)]
+OWN = ("own-program",)  # pages with a study of their own
 BLOCKS = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 STUDIES = ROOT / "results/studies"
 
@@ -121,7 +126,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, each_graph_exported_once: N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if page.stem not in OWN], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_in_their_order(page: Path, folder: Path) -> None:
     for text in blocks(page, "csv"):
         (folder / "scores.csv").write_text(text)
@@ -137,6 +142,36 @@ def test_the_commands_of_a_page_work_in_their_order(page: Path, folder: Path) ->
         preset = text.startswith("extends")
         (folder / "variants" / ("presets/mine.toml" if preset else "mine.toml")).write_text(text)
         run("ablate show no_drift --preset mine" if preset else "ablate show mine", folder)
+
+
+def test_the_page_of_own_programs_leads_to_a_verdict(tmp_path: Path) -> None:
+    page = ROOT / "docs/own-program.md"
+    for name, content in re.findall(
+        r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)```", page.read_text(), re.MULTILINE | re.DOTALL
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    for command in commands(page):
+        fresh = Path(tempfile.mkdtemp(dir=tmp_path)) if "init" in command else tmp_path
+        done = ablate(*shlex.split(command)[1:], cwd=fresh)
+        if "report" in command:
+            assert re.search(r"no_average .* hurts", done.stdout), done.stdout
+        assert (done.returncode, "error:" in done.stderr) == (0, False), f"{command}\n{done.stdout}\n{done.stderr}"
+    keys = tomllib.loads(blocks(page, "toml")[-1])
+    ProgramConfig.model_validate(keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "torch_mnist_like"])
+def test_the_examples_of_own_programs_run(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    shutil.copytree(ROOT / "examples" / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    variant = "no_scale" if name == "digits" else "no_dropout"
+    done = ablate("run", "--preset", "smoke", "--variant", variant, cwd=tmp_path / name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done in") == 2
+    for line in re.findall(r"^\+(.+)$", (ROOT / "examples" / name / "README.md").read_text(), re.MULTILINE):
+        assert f"\n{line}\n" in (ROOT / "examples" / name / "train.py").read_text()
 
 
 def test_every_command_is_shown() -> None:

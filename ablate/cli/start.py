@@ -13,7 +13,7 @@ from ablate.cli.app import OwnVariantsOption, app, preset_names, variant_names
 from ablate.study import variants
 
 
-@app.command()
+@app.command(context_settings={"allow_interspersed_args": False})  # options of the command are its own
 def init(
     command: Annotated[
         list[str] | None,
@@ -27,9 +27,7 @@ def init(
 ) -> None:
     """Write the files of a study of your own into the current folder.
 
-    A command with options needs a -- before it.
-
-    Example: ablate init --program -- python train.py --lr 0.1 --epochs 10
+    Example: ablate init --program python train.py --lr 0.1 --epochs 10
     """
     from ablate.study.new_program import program_files, write_new
 

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ablate.base.errors import AblateError
 from ablate.results_folder import Results
 from ablate.study import variants
 from ablate.study.plugins import load_file
@@ -145,6 +146,8 @@ def _read_scores(
     against: str | None,
 ) -> Scores:
     """Read scores, and warn of what was guessed."""
+    import pandas as pd
+
     from ablate.base.text import split_names
     from ablate.scores.reading import Options, read_scores
 
@@ -152,7 +155,12 @@ def _read_scores(
     options = Options(variant, seed, split_names(metrics), tuple(words), against)
     if isinstance(scores, str | PathLike):
         scores = [scores]
-    read = read_scores([Path(path) for path in scores] if isinstance(scores, Sequence) else scores, options)
+    if isinstance(scores, Sequence) and all(isinstance(path, str | PathLike) for path in scores) and scores:
+        read = read_scores([Path(path) for path in scores], options)
+    elif isinstance(scores, pd.DataFrame):
+        read = read_scores(scores, options)
+    else:
+        raise AblateError(f"scores of type {type(scores).__name__}: allowed are a data frame, a path or several paths")
     for note in read.notes:
         warnings.warn(note, stacklevel=3)
     return read

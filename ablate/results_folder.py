@@ -91,17 +91,18 @@ class Results:
         return self.table("sampling")
 
     def wide(self) -> pd.DataFrame:
-        """Return `runs` with a column for each setting of the configuration too, as in `config.train.lr`.
+        """Return `runs` with a column for each setting, as in `config.train.lr`, and each recorded metric.
 
-        A setting that is a list is a JSON text, as in `[24, 24, 24]`. A run whose configuration is
-        unknown, or has no such setting, is null there.
+        A recorded metric is a column as in `metrics.acc`. A setting that is a list is a JSON text, as
+        in `[24, 24, 24]`. A run without such a setting or metric is null there.
         """
         texts = self.runs["config"]
         settings = {text: _settings(text) for text in texts.dropna().unique()}
         names = dict.fromkeys(name for one in settings.values() for name in one)
         rows = [settings.get(text, {}) for text in texts]
         flat = pa.table({name: _column([row.get(name) for row in rows]) for name in names})
-        return self.runs.join(flat.to_pandas(types_mapper=DTYPES.get))
+        recorded = self.metrics.pivot(index="run_id", columns="metric", values="value").add_prefix("metrics.")
+        return self.runs.join(flat.to_pandas(types_mapper=DTYPES.get)).join(recorded, on="run_id")
 
     def table(self, name: str) -> pd.DataFrame:
         """Read one table from its file.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pandas.api.types import is_bool_dtype, is_complex_dtype, is_numeric_dtype
 
 MISSING = frozenset(["", "na", "n/a", "none", "null", "-", "--", "<na>"])
 NOT_FINITE = frozenset(["nan", "inf", "+inf", "-inf", "infinity", "-infinity"])
@@ -41,7 +41,7 @@ class Numbers:
 def read_numbers(cells: pd.Series) -> Numbers:
     """Read the cells of a column, which are texts or numbers."""
     none = np.zeros(len(cells), bool)
-    if is_numeric_dtype(cells) or is_bool_dtype(cells):
+    if (is_numeric_dtype(cells) or is_bool_dtype(cells)) and not is_complex_dtype(cells):
         values = cells.astype("Float64").to_numpy(np.float64, na_value=np.nan)
         infinite = np.isinf(values)
         return Numbers(np.where(infinite, np.nan, values), np.isnan(values), infinite, none)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -29,7 +29,6 @@ UNDER_WAY = ("running", "scheduled", "queued", "pending", "preempting", "preempt
 SEED_IN_NAME = re.compile(
     r"^(?P<before>.*)(?:seed[-_=. ]*|(?<=[-_. /])s)(?P<seed>\d{1,9})(?P<after>(?:[-_. /].*)?)$", re.IGNORECASE
 )
-HISTORY = re.compile(r"^(?P<run>.+) - (?P<metric>.+?)(?P<range>__MIN|__MAX)?$")  # a chart of Weights & Biases
 
 
 @dataclass(frozen=True)
@@ -63,26 +62,6 @@ def find(columns: Iterable[str], names: Sequence[str]) -> list[str]:
     for column in columns:
         by_name.setdefault(plain(column).lower().replace(" ", "_"), []).append(column)
     return [column for name in names for column in by_name.get(name, ())]
-
-
-def from_chart(raw: RawScores) -> RawScores:
-    """Turn the export of a chart of Weights & Biases (`Step`, `run - metric`) into a long table."""
-    names = list(raw.frame.columns)
-    axis = [name for name in names if name.lower() in (*STEP, "relative time (process)", "wall time")]
-    matches = {name: match for name in names if (match := HISTORY.match(name)) and name not in axis}
-    if not axis or not matches or len(matches) + len(axis) < len(names):
-        return raw
-    parts = []
-    for name, match in matches.items():
-        if match["range"] is None:
-            part = pd.DataFrame(
-                {"name": match["run"].removeprefix("Group: "), "metric": match["metric"]}, raw.frame.index
-            )
-            parts.append(part.assign(step=raw.frame[axis[0]], value=raw.frame[name]))
-    long = pd.concat(parts)
-    rows = long.index
-    file, number = (places.loc[rows].reset_index(drop=True) for places in (raw.file, raw.number))
-    return replace(raw, frame=long.reset_index(drop=True), file=file, number=number)
 
 
 def choose_roles(raw: RawScores, variant: str | None, seed: str | None) -> Roles:

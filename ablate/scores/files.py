@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,9 +75,9 @@ def read(paths: Sequence[Path] | pd.DataFrame) -> RawScores:
                 f"{one_line(file)}: other columns than {one_line(files[0])} ({one_line(odd[0])}); "
                 "files that are judged together need the same columns"
             )
-    folders = {file.parent.resolve().name for file in files}
+    shared = paths[0] if len(paths) == 1 else Path(os.path.commonpath([file.resolve().parent for file in files]))
     return RawScores(
-        name=one_line(paths[0].resolve().name if len(paths) == 1 else " and ".join(sorted(folders)) or "scores"),
+        name=one_line(shared.resolve().name) or "scores",
         frame=pd.concat([part.frame for part in parts], ignore_index=True),
         file=pd.concat([part.file for part in parts], ignore_index=True),
         number=pd.concat([part.number for part in parts], ignore_index=True),

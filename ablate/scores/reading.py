@@ -11,8 +11,8 @@ import pandas as pd
 
 from ablate.base.errors import ResultsError, did_you_mean
 from ablate.base.text import one_line, some_of
-from ablate.scores import files
-from ablate.scores.columns import choose_roles, from_chart
+from ablate.scores import files, wandb
+from ablate.scores.columns import choose_roles
 from ablate.scores.files import RawScores
 from ablate.scores.values import Values, read_values
 
@@ -80,7 +80,7 @@ def read_scores(source: Sequence[Path] | pd.DataFrame, options: Options) -> Scor
     Raises:
         ResultsError: What the table lacks, or which cell is wrong, in one line.
     """
-    raw = from_chart(files.read(source))
+    raw = wandb.as_table(files.read(source))
     roles = choose_roles(raw, options.variant, options.seed)
     values = read_values(raw, roles, options.metrics, options.better)
     against = _against(raw, list(dict.fromkeys(values.runs["variant"])), options.against)

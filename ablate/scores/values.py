@@ -287,12 +287,13 @@ def _unequal(raw: RawScores, roles: Roles, rows: pd.DataFrame) -> ResultsError:
     same = rows[(rows[KEY] == first[KEY]).all(axis=1)]
     other = same[same["value"].ne(first["value"])].iloc[0] if same["value"].nunique() > 1 else same.iloc[1]
     a, b = raw.frame.iloc[int(first["row"])], raw.frame.iloc[int(other["row"])]
+    elsewhere = raw.place(int(other["row"])).removeprefix(f"{raw.file.iloc[int(first['row'])]}: ")
     metrics = {first["metric"], roles.value}
     differ = [name for name in raw.frame.columns if name not in metrics and str(a[name]) != str(b[name])]
     differ = [one_line(name) for name in differ if not is_index(name)]
     hint = f"they differ in {some_of(differ)}: keep the rows of one kind" if differ else "keep one of them"
     return ResultsError(
-        f"{raw.place(int(first['row']))} and row {raw.number.iloc[int(other['row'])]}: both are {first['variant']}, "
+        f"{raw.place(int(first['row']))} and {elsewhere}: both are {first['variant']}, "
         f"seed {first['seed']}, with {one_line(first['metric'])} {first['value']:g} and {other['value']:g}; {hint}, or "
         "name the columns of variant and seed"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 from collections.abc import Callable, Sequence
@@ -181,6 +182,19 @@ def test_a_chart_and_a_table_of_the_same_runs_agree() -> None:
         assert scores["val/acc"] == pytest.approx(runs[key]["val/acc"])
 
 
+def test_runs_by_the_python_api_of_wandb_are_read(tmp_path: Path) -> None:
+    names = [(variant, seed) for variant in ("base", "wide") for seed in range(2)]
+    frame = pd.DataFrame(
+        {
+            "summary": [{"acc": seed / 10, "_step": 9, "grad": {"w": 1}, "bad": math.nan} for _, seed in names],
+            "config": [{"model": variant, "seed": seed, "layers": [1, 2]} for variant, seed in names],
+            "name": [f"dandy-sun-{i}" for i in range(4)],
+        }
+    )
+    frame.to_csv(tmp_path / "project.csv")
+    assert values(read_one(tmp_path / "project.csv")) == {(name, seed): {"acc": seed / 10} for name, seed in names}
+
+
 @pytest.mark.parametrize(
     ("change", "note"),
     [
@@ -331,6 +345,9 @@ def test_files_together_need_the_same_columns(tmp_path: Path) -> None:
     a, b = (write(tmp_path / f"{name}.csv", table((name,))) for name in ("base", "big"))
     both = read_scores([a, b], Options())
     assert {one.variant for one in both.runs} == {"base", "big"}
+    write(b, ["variant,seed,acc", "base,0,0.5"])
+    with pytest.raises(ResultsError, match=r"base\.csv: row 2 and .*big\.csv: row 2: both are base, seed 0"):
+        read_scores([a, b], Options())
     write(b, [line.replace("acc", "loss") for line in table(("big",))])
     with pytest.raises(ResultsError, match=r"big\.csv: other columns than .*base\.csv"):
         read_scores([a, b], Options())

@@ -17,7 +17,7 @@ from ablate.report.render.text_table import TextTable
 from ablate.report.render.vega import ACCENT, FG, FONT, QUIET, ROW, WIDTH, Plot, below, finish
 
 COLOURS = alt.Scale(domain=list(VERDICTS), range=[f"var(--{name})" for name in VERDICTS])
-SHAPES = alt.Scale(domain=list(VERDICTS), range=["triangle-left", "triangle-right", "square", "circle"])
+SHAPES = ["triangle-left", "triangle-right", "square", "circle"]  # of helps, hurts, same and undecided
 FRONT = ("on the front", "beaten")
 
 
@@ -33,7 +33,9 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
     against, better = findings.compared.against, "higher" if metric.higher_is_better else "lower"
     y = alt.Y("variant:N", sort=frame["variant"].tolist(), title=None, axis=alt.Axis(labelLimit=220))
     colour = alt.Color("verdict:N", scale=COLOURS, legend=below("the change"))
-    shape = alt.Shape("verdict:N", scale=SHAPES, legend=below("the change"))
+    shapes = [SHAPES[1], SHAPES[0], *SHAPES[2:]] if metric.higher_is_better else SHAPES  # towards the better side
+    scale = alt.Scale(domain=list(VERDICTS), range=shapes)
+    shape = alt.Shape("verdict:N", scale=scale, legend=below("the change"))
     tips = [
         alt.Tooltip(f"{name}:N") for name in ("variant", "difference", "interval", "for all tests", "verdict", "seeds")
     ]

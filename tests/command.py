@@ -52,7 +52,7 @@ latency_samples = 2
 def add_tiny_preset(folder: Path) -> None:
     """Write the preset `tiny` where `ablate` looks for a user's own presets."""
     presets = folder / "variants" / "presets"
-    presets.mkdir(parents=True)
+    presets.mkdir(parents=True, exist_ok=True)
     (presets / "tiny.toml").write_text(TINY)
 
 

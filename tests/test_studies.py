@@ -355,7 +355,7 @@ def test_a_setting_that_diverges_is_not_chosen_and_an_unfinished_choice_starts_n
         (("--tune-metric", "fdd"), "did you mean fd"),
         (("--tune-metric", "precision"), "no such metric of runs"),
         (("--set", "train.lr=1"), "train.lr is set already"),
-        (("--tune-metric", "lpips"), "has no such metric"),
+        (("--tune-metric", "lpips"), "was not measured by it"),
     ],
 )
 def test_bad_tuning_is_one_clear_line(

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
 from ablate.base.text import one_line, some_of
 from ablate.launch.programs import program_data
+from ablate.runs.checked import Checked
 from ablate.runs.program import config_of, execute_program
 from ablate.store import tables
 from ablate.study.plan import RunSpec, plan
@@ -24,14 +25,6 @@ from ablate.study.program import command_words
 
 MAX_FILES = 20_000  # of the program's folder that are looked at
 LEFT_OUT = ("__pycache__", "node_modules", ".git", ".venv")
-
-
-@dataclass
-class Checked:
-    """What was seen, and what is wrong, each in one line."""
-
-    seen: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
 
 
 def check_program(variant: str, preset: str, progress: Progress) -> Checked:

@@ -91,6 +91,8 @@ def check_output(config: Config, output: Any, z: Tensor) -> Tensor:
     if output.shape != z.shape:
         shapes = f"{tuple(output.shape)}; it must have that of the input, {tuple(z.shape)}"
         raise PluginError(f"{name_of(config)}: the output has shape {shapes}")
+    if output.device != z.device:
+        raise PluginError(f"{name_of(config)}: the output is on {output.device}, the input on {z.device}")
     if not output.is_floating_point():
         raise PluginError(f"{name_of(config)}: the output is {output.dtype}; it must be a floating-point tensor")
     return output.float()

@@ -46,6 +46,25 @@ def measure_own_metrics(context: RunContext, samples: np.ndarray, model: nn.Modu
         context.rows.add("metrics", {"metric": name, "value": value, "unit": unit or None, "better": better})
 
 
+def try_metric(name: str, samples: np.ndarray, real: np.ndarray) -> tuple[float | None, str]:
+    """Return a metric's value on images alone, and what is wrong with it; None: it needs a run.
+
+    Args:
+        name: Its name.
+        samples: (N, 3, S, S) uint8.
+        real: (M, 3, S, S) uint8.
+    """
+    plugin = plugins.find("metric", name)
+    given: dict[str, tuple[Any, ...]] = {
+        "samples": (_unit(samples),),
+        "sets": (_unit(samples), _unit(real)),
+        "pairs": (_unit(samples), _unit(real[: len(samples)])),
+    }
+    if plugin.options["of"] not in given:
+        return None, ""
+    return _value(plugin, iter([given[plugin.options["of"]]]))
+
+
 def _value(plugin: Plugin, arguments: Calls) -> tuple[float, str]:
     """Return the mean of a metric over calls with these arguments, and why there is none."""
     values = []

@@ -157,6 +157,8 @@ class TrainingState:
             for name, p in module.named_parameters():
                 p.copy_(tensors[f"{kind}.{name}"])
         for name, p in self.model.named_parameters():
+            if f"{MOMENTS[0]}.{name}" not in tensors:
+                continue  # it gets no gradient
             state = {moment: torch.empty_like(p).copy_(tensors[f"{moment}.{name}"]) for moment in MOMENTS}
             self.optimizer.state[p] = state | {"step": torch.tensor(float(scalars["step"]), device=p.device)}
         for name, buffer in self.buffers.items():

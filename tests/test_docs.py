@@ -28,13 +28,14 @@ from typer.testing import CliRunner
 
 from ablate.cli import app
 from ablate.data import cats
+from ablate.study import plugins
 from ablate.study.program import ProgramConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 LOG = ROOT / "docs/log.md"  # its commands and paths are those of their day
 PAGES = [README, *sorted(page for page in (ROOT / "docs").glob("*.md") if page != LOG)]
-OWN = ("own-program",)  # pages with a study of their own
+OWN = ("own-model", "own-program")  # pages with a study of their own
 BLOCKS = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 STUDIES = ROOT / "results/studies"
 
@@ -144,13 +145,33 @@ def test_the_commands_of_a_page_work_in_their_order(page: Path, folder: Path) ->
         run("ablate show no_drift --preset mine" if preset else "ablate show mine", folder)
 
 
+def write_files(page: Path, folder: Path) -> None:
+    """Write the files of a page, whose names stand before their blocks."""
+    files = re.findall(r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(files) > 2
+    for name, content in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+@pytest.mark.slow
+def test_the_page_of_own_models_leads_to_a_report(tmp_path: Path, cats_composed_once: None) -> None:
+    page = ROOT / "docs/own-model.md"
+    write_files(page, tmp_path)
+    add_tiny_preset(tmp_path)
+    with plugins.forgotten():
+        for command in commands(page):
+            words = shlex.split(at_tiny_size(command))[1:]
+            done = ablate(*words, cwd=tmp_path, ABLATE_PLUGIN="model.py", **offline(tmp_path))
+            assert (done.returncode, "error:" in done.stderr) == (0, False), f"{command}\n{done.stdout}\n{done.stderr}"
+    runs = pd.read_parquet(tmp_path / "results/runs.parquet")
+    assert set(runs["variant"]) == {"baseline", "no_residual", "baseline[sample.solver=midpoint]"}
+    assert set(runs["data"]) == {"cats", "blobs"}
+
+
 def test_the_page_of_own_programs_leads_to_a_verdict(tmp_path: Path) -> None:
     page = ROOT / "docs/own-program.md"
-    for name, content in re.findall(
-        r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)```", page.read_text(), re.MULTILINE | re.DOTALL
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
+    write_files(page, tmp_path)
     for command in commands(page):
         fresh = Path(tempfile.mkdtemp(dir=tmp_path)) if "init" in command else tmp_path
         done = ablate(*shlex.split(command)[1:], cwd=fresh)

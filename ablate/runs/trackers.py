@@ -38,6 +38,7 @@ HEADLINES = (
     "wall_s",
 )
 PARAMETERS = ("variant", "axis", "preset", "seed", "data", "budget", "status", "config_hash", "weights_digest")
+OWN = "own metrics"  # key of a run's row: those that it recorded itself
 BATCH = 1000  # MLflow's limit of metrics in one call
 Row = Mapping[str, Any]
 
@@ -81,7 +82,7 @@ class TensorBoard:
             writer.add_text("config", f"```json\n{json.dumps(json.loads(run['config']), indent=2)}\n```")
             if samples.is_file():
                 with Image.open(samples) as image:
-                    writer.add_image("samples", np.asarray(image.convert("RGB")), run["steps"], dataformats="HWC")
+                    writer.add_image("samples", np.asarray(image.convert("RGB")), run["steps"] or 0, dataformats="HWC")
 
 
 class Mlflow:
@@ -152,6 +153,8 @@ def record_run(trackers: Sequence[Tracker], folder: Path, run_id: str) -> None:
         return
     runs, curves = tables.read(folder, "runs"), tables.read(folder, "curves")
     (run,) = tables.to_records(runs[runs["run_id"] == run_id])
+    own = tables.to_records(tables.read(folder, "metrics"))
+    run |= {OWN: {row["metric"]: row["value"] for row in own if row["run_id"] == run_id}}
     curve = tables.to_records(curves[curves["run_id"] == run_id].sort_values("step"))
     for tracker in trackers:
         tracker.record(run, curve, folder / "artifacts" / run_id / "samples.png")
@@ -163,9 +166,10 @@ def _scalars(run: Row, curve: Sequence[Row]) -> Iterator[tuple[str, float, int]]
         for name in LOSSES:
             if row[name] is not None and math.isfinite(row[name]):
                 yield f"train/{name}", float(row[name]), int(row["step"])
-    for name in HEADLINES:
-        if run.get(name) is not None:
-            yield f"final/{name}", float(run[name]), int(run["steps"])
+    values = {name: run.get(name) for name in HEADLINES} | run[OWN]
+    for name, value in values.items():
+        if value is not None:
+            yield f"final/{name}", float(value), int(run["steps"] or 0)
 
 
 def _missing(name: str) -> AblateError:

@@ -257,7 +257,9 @@ def _one_data(runs: pd.DataFrame) -> pd.DataFrame:
     sets = _counts(_finished_if_any(runs), "data", "data_digest")  # one name per digest
     if len(sets) > 1:
         names = [str(data) for (data, _), _ in sets]
-        listed = ", ".join(f"{data} {str(digest)[:8]} ({count_runs(n)})" for (data, digest), n in sets)
+        listed = ", ".join(
+            f"{data}{'' if pd.isna(digest) else f' {digest[:8]}'} ({count_runs(n)})" for (data, digest), n in sets
+        )
         # Two data sets may have one name: then the digest chooses.
         first = names[0] if names.count(names[0]) == 1 else str(sets[0][0][1])[:8]
         raise ResultsError(f"data sets that do not compare: {listed}; choose one, as in --data {quote(first)}")

@@ -12,6 +12,7 @@ from pandas.api.types import is_bool_dtype, is_complex_dtype, is_numeric_dtype
 MISSING = frozenset(["", "na", "n/a", "none", "null", "-", "--", "<na>"])
 NOT_FINITE = frozenset(["nan", "inf", "+inf", "-inf", "infinity", "-infinity"])
 _COMMA = r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?"
+_THOUSANDS = r"[+-]?[1-9]\d{0,2}(?:,\d{3})+"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Numbers:
     not_finite: np.ndarray
     text: np.ndarray
     unit: str | None = None
+    comma: bool = False  # decimal commas were read
 
     @property
     def any_number(self) -> bool:
@@ -38,8 +40,14 @@ class Numbers:
         return bool(np.isfinite(self.values).any())
 
 
-def read_numbers(cells: pd.Series) -> Numbers:
-    """Read the cells of a column, which are texts or numbers."""
+def read_numbers(cells: pd.Series, *, commas: bool = False) -> Numbers:
+    """Read the cells of a column, which are texts or numbers.
+
+    Args:
+        cells: The cells.
+        commas: Whether `1,234` has a decimal comma, as where columns are separated by something else.
+            Otherwise it may be a thousand, and is a text.
+    """
     none = np.zeros(len(cells), bool)
     if (is_numeric_dtype(cells) or is_bool_dtype(cells)) and not is_complex_dtype(cells):
         values = cells.astype("Float64").to_numpy(np.float64, na_value=np.nan)
@@ -51,21 +59,21 @@ def read_numbers(cells: pd.Series) -> Numbers:
     missing = null | lower.isin(MISSING).to_numpy(bool)
     not_finite = ~missing & lower.isin(NOT_FINITE).to_numpy(bool)
     known = texts[~missing & ~not_finite]
-    unit = None
+    unit, comma = None, False
     if len(known) and known.str.endswith("%").all():
         unit, known = "%", known.str.removesuffix("%").str.strip()
     if len(known) and known.str.contains(",", regex=False).any():
-        comma = known.str.fullmatch(_COMMA)
-        whole = known.str.fullmatch(r"[+-]?\d+")
-        if (comma | whole).all():  # one of them has a decimal comma, and none has a point
-            known = known.str.replace(",", ".", regex=False)
+        decimal = known.str.fullmatch(_COMMA) | known.str.fullmatch(r"[+-]?\d+")  # none has a point
+        thousands = known.str.fullmatch(_THOUSANDS) | ~known.str.contains(",", regex=False)
+        comma = bool(decimal.all() and (commas or not thousands.all()))
+        known = known.str.replace(",", ".", regex=False) if comma else known
     parsed = pd.to_numeric(known, errors="coerce").to_numpy(np.float64)
     values = np.full(len(cells), np.nan)
     values[known.index.to_numpy()] = parsed
     overflow = np.isinf(values)
     values[overflow] = np.nan
     text = ~missing & ~not_finite & ~overflow & np.isnan(values)
-    return Numbers(values, missing, not_finite | overflow, text, unit)
+    return Numbers(values, missing, not_finite | overflow, text, unit, comma)
 
 
 def read_seed(cell: object) -> int | None:

@@ -38,6 +38,7 @@ class RawScores:
         number: The number of each row in its file, as a spreadsheet counts: the header is row 1.
         better: Metric -> `higher` or `lower`, where the file says so.
         notes: What was noticed while reading.
+        commas: Whether a comma in a number is a decimal one: columns are separated by something else.
     """
 
     name: str
@@ -46,6 +47,7 @@ class RawScores:
     number: pd.Series
     better: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    commas: bool = False
 
     def place(self, row: int) -> str:
         """Return where a row is, for an error: `scores.csv: row 5`."""
@@ -83,6 +85,7 @@ def read(paths: Sequence[Path] | pd.DataFrame) -> RawScores:
         number=pd.concat([part.number for part in parts], ignore_index=True),
         better={name: better for part in parts for name, better in part.better.items()},
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        commas=all(part.commas for part in parts),
     )
 
 
@@ -106,6 +109,7 @@ def _read_one(path: Path) -> RawScores:
     name, ending = one_line(path), path.suffix.lower()
     notes: list[str] = []
     better: dict[str, str] = {}
+    commas = False
     try:
         if ending == ".parquet":
             frame, first = pd.read_parquet(path), 1
@@ -116,7 +120,8 @@ def _read_one(path: Path) -> RawScores:
             if ending in (".json", ".jsonl", ".ndjson"):
                 frame, better, first = *_json(text, name), 1
             else:
-                frame, first = _csv(text, name, notes), 2
+                frame, commas = _csv(text, name, notes)
+                first = 2
     except (OSError, pa.ArrowException) as error:
         raise ResultsError(f"{name}: cannot be read: {one_line(error)[:200]}") from error
     frame.columns = pd.Index([str(column).strip() for column in frame.columns])
@@ -130,7 +135,7 @@ def _read_one(path: Path) -> RawScores:
     frame, number = frame[kept].reset_index(drop=True), number[kept].reset_index(drop=True)
     if not len(frame):
         raise ResultsError(f"{name}: a header without rows; it needs rows of variant, seed and metric")
-    return RawScores(one_line(path.name), frame, pd.Series(name, frame.index), number, better, tuple(notes))
+    return RawScores(one_line(path.name), frame, pd.Series(name, frame.index), number, better, tuple(notes), commas)
 
 
 def _of_frame(frame: pd.DataFrame) -> RawScores:
@@ -157,8 +162,8 @@ def _decode(data: bytes, name: str, notes: list[str]) -> str:
     return text
 
 
-def _csv(text: str, name: str, notes: list[str]) -> pd.DataFrame:
-    """Read a table of texts."""
+def _csv(text: str, name: str, notes: list[str]) -> tuple[pd.DataFrame, bool]:
+    """Return a table of texts, and whether its columns are separated by something else than commas."""
     lines = text.lstrip("\r\n").splitlines()
     counts = {mark: len(next(csv.reader([lines[0]], delimiter=mark), [])) for mark in DELIMITERS}
     mark = max(counts, key=lambda one: counts[one])
@@ -173,7 +178,7 @@ def _csv(text: str, name: str, notes: list[str]) -> pd.DataFrame:
         notes.append(f"{name}: columns are separated by {DELIMITERS[mark]}")
     _check_heads([head.strip() for head in heads], name)
     try:
-        return pd.read_csv(
+        frame = pd.read_csv(
             io.StringIO(text.lstrip("\r\n")),
             sep=mark,
             dtype=str,
@@ -185,6 +190,7 @@ def _csv(text: str, name: str, notes: list[str]) -> pd.DataFrame:
     except (pd.errors.ParserError, ValueError) as error:
         why = one_line(error).removeprefix("Error tokenizing data. C error: ")
         raise ResultsError(f"{name}: not a table: {why}; correct that line") from error
+    return frame, mark != ","
 
 
 def _check_heads(heads: Sequence[str], name: str) -> None:

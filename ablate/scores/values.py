@@ -115,44 +115,68 @@ class _Reader:
         frame = self.raw.frame
         names = [name for name in frame.columns if name not in self.roles.columns and not is_index(name)]
         exported = [name for name in names if name.startswith(("metrics.", "summary."))]
-        numbers = {name: read_numbers(frame[name]) for name in exported or names}
+        numbers = {name: read_numbers(frame[name], commas=self.raw.commas) for name in exported or names}
         by_name: dict[str, str] = {}
         for column in numbers:  # `loss` for `metrics.loss`, unless there are two
             by_name[plain(column) if sum(plain(other) == plain(column) for other in numbers) == 1 else column] = column
-        chosen = self._choose({name: numbers[column] for name, column in by_name.items()})
-        parts, units = [], dict[str, str]()
-        for name in chosen:
-            one = numbers[by_name[name]]
-            self._check(name, by_name[name], one, range(len(frame)))
-            parts.append(self._cells(one, name))
-            units |= {name: one.unit} if one.unit else {}
-        used = {by_name[name] for name in chosen}
-        unused = [column for column in by_name.values() if column not in used and numbers[column].any_number]
-        return Values(self.runs, pd.concat(parts), self._directions(chosen), units, unused)
+        values = self._of_metrics(
+            {name: numbers[column] for name, column in by_name.items()},
+            {name: np.arange(len(frame)) for name in by_name},
+            by_name,
+        )
+        used = {by_name[name] for name in values.better}
+        values.unused = [column for column in numbers if column not in used and numbers[column].any_number]
+        return values
 
     def _long(self) -> Values:
-        frame, metric, value = self.raw.frame, self.roles.metric, self.roles.value
+        frame, metric, value = self.raw.frame, str(self.roles.metric), str(self.roles.value)
         labels = frame[metric].map({name: one_line(name) for name in frame[metric].unique()})
         empty = frame[metric].isna() | labels.str.lower().isin(MISSING)
         if empty.any():
             place = self.raw.place(int(np.flatnonzero(empty)[0]))
             raise ResultsError(f"{place}: no {one_line(metric)}; say which metric it is, or delete the row")
-        names = list(dict.fromkeys(labels))
-        rows_of = {name: np.flatnonzero(labels == name) for name in names}
-        chosen = self._choose(
-            {name: read_numbers(frame[value].iloc[rows].reset_index(drop=True)) for name, rows in rows_of.items()}
-        )
-        parts = []
+        rows = {str(name): np.asarray(one) for name, one in labels.groupby(labels, sort=False).indices.items()}
+        numbers = {
+            name: read_numbers(frame[value].iloc[places].reset_index(drop=True), commas=self.raw.commas)
+            for name, places in rows.items()
+        }
+        values = self._of_metrics(numbers, rows, dict.fromkeys(rows, value))
+        values.unused = [name for name in rows if name not in values.better]
+        for name in values.better:
+            values.units |= {name: unit} if (unit := self._stated(labels == name, self.roles.unit)) else {}
+        return values
+
+    def _of_metrics(
+        self, numbers: Mapping[str, Numbers], rows: Mapping[str, np.ndarray], columns: Mapping[str, str]
+    ) -> Values:
+        """Return the values of the metrics to read.
+
+        Args:
+            numbers: Metric -> its cells.
+            rows: Metric -> the rows of its cells in the table.
+            columns: Metric -> the column of its cells.
+
+        Raises:
+            ResultsError: A cell is no number.
+        """
+        chosen = self._choose(numbers)
+        parts, units, notes = [], dict[str, str](), []
         for name in chosen:
-            rows = rows_of[name]
-            one = read_numbers(frame[value].iloc[rows].reset_index(drop=True))
-            self._check(name, str(value), one, rows)
-            parts.append(self._cells(one, name, rows))
-        stated = {name: self._stated(labels == name, self.roles.unit) for name in chosen}
-        units = {name: unit for name, unit in stated.items() if unit}
-        return Values(
-            self.runs, pd.concat(parts), self._directions(chosen), units, [n for n in names if n not in chosen]
-        )
+            one = numbers[name]
+            if one.text.any():
+                row = int(rows[name][int(np.flatnonzero(one.text)[0])])
+                cell = one_line(self.raw.frame[columns[name]].iloc[row])[:40]
+                raise ResultsError(
+                    f"{self.raw.place(row)}: {one_line(name)} is {cell!r}, which is no number; correct it, or leave it "
+                    "empty"
+                )
+            cells = self.runs.iloc[rows[name]].assign(metric=name, value=one.values, not_finite=one.not_finite)
+            parts.append(cells[~one.missing])
+            units |= {name: one.unit} if one.unit else {}
+            notes += (
+                [f"{self.raw.name}: the commas in {one_line(name)} are read as decimal points"] if one.comma else []
+            )
+        return Values(self.runs, pd.concat(parts), self._directions(chosen), units, [], notes)
 
     def _choose(self, columns: Mapping[str, Numbers]) -> list[str]:
         """Return the metrics to read: those asked for, or those whose direction is known, or the only one."""
@@ -175,20 +199,6 @@ class _Reader:
                     f"name those to judge, as in --metric {quote(next(iter(some)))}"
                 )
         raise ResultsError(f"{self.raw.name}: no column of numbers that could be a metric; name it: --metric NAME")
-
-    def _check(self, name: str, column: str, one: Numbers, rows: Sequence[int] | np.ndarray) -> None:
-        if not one.text.any():
-            return
-        row = int(rows[int(np.flatnonzero(one.text)[0])])
-        cell = one_line(self.raw.frame[column].iloc[row])[:40]
-        raise ResultsError(
-            f"{self.raw.place(row)}: {one_line(name)} is {cell!r}, which is no number; correct it, or leave it empty"
-        )
-
-    def _cells(self, one: Numbers, name: str, rows: np.ndarray | None = None) -> pd.DataFrame:
-        runs = self.runs if rows is None else self.runs.iloc[rows]
-        cells = runs.assign(metric=name, value=one.values, not_finite=one.not_finite)
-        return cells[~one.missing]
 
     def _directions(self, names: Sequence[str]) -> dict[str, str]:
         """Return which values are better of each metric: as the user or the table says, or the name."""

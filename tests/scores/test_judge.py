@@ -239,6 +239,10 @@ def test_a_table_may_come_from_any_program(tmp_path: Path, lines: list[str], enc
 
 def test_percents_and_old_encodings(tmp_path: Path) -> None:
     lines = ["variant,seed,acc", *(f"{name},{seed},{90 + seed} %" for name in ("base", "größer") for seed in range(3))]
+    long = ["variant;seed;metric;value", *(f"{name};{seed};loss;1,23{seed}" for name in ("base", "b") for seed in "12")]
+    commas = read_one(write(tmp_path / "long.csv", long))
+    assert values(commas)["b", 2] == {"loss": 1.232}
+    assert "long.csv: the commas in loss are read as decimal points" in commas.notes
     scores = read_one(write(tmp_path / "s.csv", lines, "latin-1"))
     assert (scores.units, {one.variant for one in scores.runs}) == ({"acc": "%"}, {"base", "größer"})
     assert any("Windows-1252" in note for note in scores.notes)
@@ -261,6 +265,11 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "text": ([*table(), "big,6,good"], {}, "row 14: acc is 'good', which is no number; correct it"),
     "plus minus": ([*table(), "big,6,0.9 ± 0.1"], {}, "row 14: acc is '0.9 ± 0.1', which is no number"),
     "thousands": (["variant,seed,loss", 'base,0,"1,000,000"', 'big,0,"1,000,001"'], {}, "row 2: loss is '1,000,000'"),
+    "a thousand": (
+        ["variant,seed,loss", 'base,0,"1,234"', 'big,0,"1,300"'],
+        {},
+        "row 2: loss is '1,234', which is no number",
+    ),
     "seed": ([*table(), "big,last,0.9"], {}, "row 14: seed is 'last', which is no whole number"),
     "no name": ([*table(), ",6,0.9"], {}, "row 14: no variant; say which variant it is"),
     "repeated": ([*table(), "big,5,0.5"], {}, "row 13 and row 14: both are big, seed 5, with acc"),

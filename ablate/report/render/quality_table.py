@@ -45,7 +45,11 @@ def quality_table(findings: Findings, plus_minus: str, *, narrow: bool = False) 
         lines.append((*line, *(quantity(cost, row.costs[cost]) for cost in costs)))
     legend = _quality_legend(findings, plus_minus.strip())
     if costs:
-        legend.append("Costs: medians over seeds. MACs, ms/step: one network evaluation. ms/image: nfe evaluations.")
+        step = [COST_HEADS[cost] for cost in ("macs", "latency_step_ms") if cost in costs]
+        text = "Costs: medians over seeds."
+        text += f" {', '.join(step)}: one network evaluation." if step else ""
+        text += " ms/image: nfe evaluations." if "latency_image_ms" in costs else ""
+        legend.append(text)
     title = "Quality and costs" if costs else "Quality"
     return TextTable(title, heads, tuple(lines), tuple(range(1 + len(axes))), tuple(legend))
 
@@ -56,8 +60,8 @@ def _quality_legend(findings: Findings, plus_minus: str) -> list[str]:
     lines = [f"{lower}Mean {plus_minus} sd over seeds. vs {against}: the same of the differences seed by seed."]
     for metric in findings.metrics:
         line = f"{heading(metric)}: {metric.about}"
-        if metric.higher_is_better:
-            line += ", higher is better"
+        if not lower:
+            line += f", {'higher' if metric.higher_is_better else 'lower'} is better"
         if metric.n is not None:
             line += f", N = {count(metric.n)} samples against {count(metric.ref_n)} real images"
         if metric.floor is not None:

@@ -48,7 +48,7 @@ TIMES = (
     "latency_image_ms",
     "float_latency_step_ms",
 )
-STEPS = 150
+STEPS = 100
 LEASE = Lease(lambda: True, lambda: None)
 NOT_COMPARED = (*TIMES, "wall_s", "first_call_ms", "position", "device_ms")
 

@@ -74,6 +74,7 @@ def at_tiny_size(command: str) -> str:
         command = command.replace("no_drift", "direct")
     if command.startswith("ablate replay"):  # a replay of a shipped run trains for minutes
         command = command.replace(" --results results/studies/quick_cats", "")
+    command = re.sub(r"no_drift,v_pred( --until-decided)", r"direct\1", command).replace("rm v_pred", "rm direct")
     if "--without-seed" in command:  # the user's folder has one seed
         command += " --results results/studies/quick_cats"
     command = command.replace("--max-seeds 16", "--max-seeds 2").replace("--at-steps 500,4500", "--at-steps 2")

@@ -259,9 +259,9 @@ def test_real_runs_are_added(tmp_path: Path, launcher: tuple[str, ...]) -> None:
     np.savez(tmp_path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
     add_tiny_preset(tmp_path)
     words = ("--data", "set.npz", "--preset", "tiny", "--threads", "1", "--quantize", "none", *launcher)
-    done = until_decided(tmp_path, *words, variants="no_drift", most=2)
+    done = until_decided(tmp_path, *words, variants="direct", most=2)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("no_drift: undecided with 2 seeds")
+    assert done.stdout.splitlines()[-1].startswith("direct: undecided with 2 seeds")
     assert len(tables.read(tmp_path / "results", "runs")) == 4
 
 

@@ -159,7 +159,12 @@ def _new_rows(
     if not ended:
         return []
     runs = tables.read(request.results, "runs")
-    return tables.to_records(runs[runs["run_id"].isin(ended)])
+    rows = tables.to_records(runs[runs["run_id"].isin(ended)])
+    if here.is_program(list(waiting.values())):
+        own = tables.to_records(tables.read(request.results, "metrics"))
+        for row in rows:
+            row["metrics"] = {one["metric"]: one["value"] for one in own if one["run_id"] == row["run_id"]}
+    return rows
 
 
 def _errors(jobs: Sequence[submitit.Job[Any]], on_row: Callable[[Row, str], None]) -> list[str]:

@@ -12,7 +12,11 @@ from pathlib import Path
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
 
-OUT_OPTIONS = ("out", "output", "out_dir", "output_dir", "save_dir", "log_dir", "results_dir", "run_dir")
+# Names of options, hyphens as underscores.
+OUT_OPTIONS = (
+    *("out", "output", "outdir", "out_dir", "output_dir", "work_dir", "workdir"),
+    *("save_dir", "log_dir", "logdir", "run_dir"),
+)
 LENGTHS = ("steps", "max_steps", "num_steps", "epochs", "num_epochs", "max_epochs", "iterations", "iters")
 
 EXAMPLE = '''"""An example to replace: logistic regression on two noisy clouds of points."""
@@ -61,6 +65,9 @@ def program_files(words: Sequence[str]) -> dict[str, str]:
     example = not words
     command, options = _parse(words or ("python", "train.py", "--lr", "0.03", "--steps", "2000"))
     listed = ", ".join(map(_toml, command))
+    given = [word for word in words if word.startswith("--")]
+    assumed = [f"--{place}" for place in ("seed", "out") if f"--{place}" in command and f"--{place}" not in given]
+    places = f"  # added by ablate init: {' and '.join(assumed)}" if assumed and not example else ""
     variant, change = _first_change(options)
     files = {"train.py": EXAMPLE} if example else {}
     return files | {
@@ -69,7 +76,7 @@ source = "{"an example" if example else "own work"}"
 axis   = "baseline"
 
 [program]
-command = [{listed}]
+command = [{listed}]{places}
 
 [program.metrics]  # what the study is judged by; delete it to be judged by all that metrics.json holds
 {'accuracy = "higher"' if example else '# accuracy = "higher"'}
@@ -129,7 +136,7 @@ def _parse(words: Sequence[str]) -> tuple[list[str], dict[str, object]]:
         name, equals, value = word.removeprefix("--").partition("=")
         if not equals and rest and not rest[0].startswith("--"):
             equals, value = "=", rest.pop(0)
-        place = "out" if name.replace("-", "_") in OUT_OPTIONS else name
+        place = "out" if _plain(name) in OUT_OPTIONS else name
         if place in places:
             places[place] = f"--{name}"
         else:
@@ -137,6 +144,10 @@ def _parse(words: Sequence[str]) -> tuple[list[str], dict[str, object]]:
     for place, spelled in places.items():
         command += [spelled or f"--{place}", f"{{{place}}}"]
     return [*command, "{options}"] if options else command, options
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_").lower()
 
 
 def _value(text: str) -> object:
@@ -158,15 +169,15 @@ def _key(name: str) -> str:
 def _first_change(options: dict[str, object]) -> tuple[str, str]:
     """Return a variant's name, and its table: the first number is halved."""
     for name, value in options.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in LENGTHS:
+        if isinstance(value, int | float) and not isinstance(value, bool) and _plain(name) not in LENGTHS:
             half = value / 2 if isinstance(value, float) else value // 2
             if half != value:
-                return f"half_{name.replace('-', '_')}", f"\n[options]\n{_key(name)} = {_toml(half)}\n"
+                return f"half_{_plain(name)}", f"\n[options]\n{_key(name)} = {_toml(half)}\n"
     return "changed", '\n[program.environment]  # or [options], with another value of one\nMY_CHANGE = "1"\n'
 
 
 def _smoke(options: dict[str, object]) -> str:
-    lengths = {name: value for name, value in options.items() if name in LENGTHS and isinstance(value, int)}
+    lengths = {name: value for name, value in options.items() if _plain(name) in LENGTHS and isinstance(value, int)}
     shorter = {name: max(1, value // 100) for name, value in lengths.items() if value > 1}
     if not shorter:
         return "# Options of a run of seconds go to [options].\n[program]\ntimeout_s = 600\n"

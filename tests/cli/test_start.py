@@ -86,8 +86,7 @@ def test_what_check_finds(tmp_path: Path, line: str, code: int, said: str) -> No
     assert said in done.stdout
 
 
-def test_nothing_to_check_and_nothing_to_write(tmp_path: Path) -> None:
-    assert "has no [program]; ablate init --program writes one" in ablate("check", cwd=tmp_path).stderr
+def test_nothing_to_write(tmp_path: Path) -> None:
     assert "--program: a study of your own program" in ablate("init", cwd=tmp_path).stderr
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ablate.base.progress import Progress
 from ablate.launch.here import code_of, data_of
+from ablate.launch.ray_cluster import kept_connection
 from ablate.launch.stale import stale_note, stale_runs
 from ablate.launch.study import chosen_settings, forecast_study, run_study
 from ablate.report.builder import build, read
@@ -55,6 +56,7 @@ class Standing:
         return f"{self.variant}: {'decided' if self.decided else 'undecided'} with {seeds}: {metrics or 'no pair'}"
 
 
+@kept_connection()
 def make_study(
     request: StudyRequest,
     *,

@@ -253,9 +253,11 @@ def test_other_runs_of_the_folder_that_do_not_compare_do_no_harm(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [(), ("--launcher", "ray", "--jobs", "2")])
-def test_real_runs_are_added(tmp_path: Path, launcher: tuple[str, ...]) -> None:
+def test_real_runs_are_added(tmp_path: Path, launcher: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     if launcher:
-        pytest.importorskip("ray")
+        ray = pytest.importorskip("ray")
+        started, start = [], ray.init
+        monkeypatch.setattr(ray, "init", lambda **options: started.append(options) or start(**options))
     np.savez(tmp_path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
     add_tiny_preset(tmp_path)
     words = ("--data", "set.npz", "--preset", "tiny", "--threads", "1", "--quantize", "none", *launcher)
@@ -263,6 +265,9 @@ def test_real_runs_are_added(tmp_path: Path, launcher: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("direct: undecided with 2 seeds")
     assert len(tables.read(tmp_path / "results", "runs")) == 4
+    if launcher:
+        assert len(started) == 1  # one cluster for all seeds
+        assert not ray.is_initialized()
 
 
 def tune(folder: Path, *words: str) -> Any:

@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ablate.base.signals import handled
 from ablate.base.text import printable
 
 CONNECT_TIMEOUT_S = 10.0
+_kept: ExitStack | None = None  # holds the connection of a block that keeps it
 
 
 def first_sentence(error: BaseException) -> str:
@@ -41,10 +42,26 @@ def check_installed() -> None:
 
 
 @contextmanager
+def kept_connection() -> Iterator[None]:
+    """Let all launches in the block use the connection of the first, which ends with the block.
+
+    Starting a cluster and its worker processes takes about 20 s.
+    """
+    global _kept
+    with ExitStack() as stack:
+        _kept = stack
+        try:
+            yield
+        finally:
+            _kept = None
+
+
+@contextmanager
 def connected(address: str | None, cpus: int) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine that ends with the block.
 
-    A process that is connected already stays connected.
+    Within `kept_connection` it ends with that block. A process that is connected already stays
+    connected.
 
     Args:
         address: The cluster's address; None: start one that only this process can use.
@@ -53,6 +70,13 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
     Raises:
         AblateError: No cluster answers, or none starts.
     """
+    with ExitStack() as own:
+        (_kept or own).enter_context(_connection(address, cpus))
+        yield
+
+
+@contextmanager
+def _connection(address: str | None, cpus: int) -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry
     if address is None and "ray" not in sys.modules:
         # The cluster's ports are open to the network; clients without the token are refused.

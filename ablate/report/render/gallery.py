@@ -83,11 +83,17 @@ NEAREST = ImageSection(
 )
 
 
-def make_gallery(findings: Findings, artifacts: Path) -> Gallery:
+def make_gallery(findings: Findings, artifacts: Path, *, same_noise: bool = True) -> Gallery:
     """Collect the samples of all variants at one seed.
 
     It is the seed at which most variants have samples; the row that others are compared with must
     have them if it can.
+
+    Args:
+        findings: The findings.
+        artifacts: The folder of the runs' files.
+        same_noise: Whether samples at one place started from the same noise, as those of torch
+            models do.
     """
     grids: dict[str, tuple[Path, np.ndarray]] = {}
     of_seed = {
@@ -117,10 +123,12 @@ def make_gallery(findings: Findings, artifacts: Path) -> Gallery:
         final = SampleGrid(label, None, uri)
         rows.append(GalleryRow(label, seed, text, verdicts.get(label), final, previews.get(label, ())))
     lacking = [label for label in by_label if label not in {row.label for row in rows}]
-    caption = (
-        f"Seed {seed}. At the same place every variant starts from the same noise (latent variants: noise of latents), "
-        "so the differences are due to the variant. Nothing is hand-picked: these are noises 0, 1, 2, ..."
-    )
+    caption = f"Seed {seed}. The first images that each run wrote."
+    if same_noise:
+        caption = (
+            f"Seed {seed}. At the same place every variant starts from the same noise (latent variants: noise of "
+            "latents), so the differences are due to the variant. Nothing is hand-picked: these are noises 0, 1, 2, ..."
+        )
     return Gallery(tuple(rows), caption + (f" No images here of {', '.join(lacking)}." if lacking else ""))
 
 

@@ -91,7 +91,8 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
     runs = plot_data.compared_runs(findings)
     tables = {name: _clean(results.read(folder, name)) for name in RAW}
     mine = tables["runs"][tables["runs"]["run_id"].isin(list(runs))]
-    gallery = make_gallery(findings, artifacts)
+    trained_here = _trained_here(mine)
+    gallery = make_gallery(findings, artifacts, same_noise=trained_here)
     timed = [row.label for row in findings.rows if row.costs["latency_step_ms"] is not None]
     plots = {
         "differences": [
@@ -121,9 +122,10 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "budgets": report_tables.budget_table(findings),
         "factorials": [report_tables.factorial_table(findings, study) for study in findings.factorials],
         "gallery": gallery,
+        "trained_here": trained_here,
         **shown,
         "has_plots": any(shown.values()),
-        "data_images": data_images(findings, artifacts, gallery) if _trained_here(mine) else [],
+        "data_images": data_images(findings, artifacts, gallery) if trained_here else [],
         "quality": quality_table(findings, " ± ") if findings.rows else None,
         "latex": to_latex(findings),
         "methods": _methods(findings, mine),

@@ -12,7 +12,16 @@ import typer
 
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
-from ablate.cli.app import INTERRUPTED, DeviceOption, PluginOption, ResultsOption, RunArgument, app, run_ids
+from ablate.cli.app import (
+    INTERRUPTED,
+    DeviceOption,
+    OwnVariantsOption,
+    PluginOption,
+    ResultsOption,
+    RunArgument,
+    app,
+    run_ids,
+)
 
 
 class Engine(StrEnum):
@@ -241,6 +250,7 @@ def replay(
         typer.Option("--data", help="The run's images, unless it used the embedded cats.", show_default=False),
     ] = None,
     folder: ResultsOption = Path("results"),
+    own_variants: OwnVariantsOption = None,
     plugin: PluginOption = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Device. Default: the kind recorded in the row.", show_default=False)
@@ -251,7 +261,7 @@ def replay(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Train a run again from its row alone, and compare the results.
+    """Train a run again from its row alone, and compare the results; run a program again.
 
     Exit code 0: bit-exact. Exit code 1: equal within tolerance, different in another environment,
     or not reproduced.
@@ -272,7 +282,8 @@ def replay(
     if as_json:
         typer.echo(outcome.to_json())
     else:
-        from ablate.report.render.replay import lines
+        from ablate.report.render.replay import lines, program_lines
 
-        typer.echo("\n".join(lines(outcome)))
+        shown = lines(outcome) if isinstance(outcome, replays.Replay) else program_lines(outcome)
+        typer.echo("\n".join(shown))
     raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)

@@ -374,7 +374,11 @@ def _next_step(request: StudyRequest) -> str:
     runs = tables.read(request.results, "runs")
     here = runs[runs["preset"] == request.preset]
     if set(here["variant"]) <= {variants.BASELINE}:
-        return "the same command with --variant no_drift, which compares it with the baseline"
+        other = next((name for name in variants.names() if name != variants.BASELINE), None)
+        if other is None:
+            return f"write a variant into {variants.own_folder()}, and run it with --variant"
+        example = "no_drift" if "no_drift" in variants.names() else other
+        return f"the same command with --variant {example}, which compares it with the baseline"
     words = ["ablate", "report", "--results", str(request.results)]
     # The report compares runs of one preset, data set and budget. Name what it cannot choose.
     if runs["preset"].nunique() > 1:

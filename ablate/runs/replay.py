@@ -31,14 +31,16 @@ from ablate.data import cats
 from ablate.data.datasets import is_embedded
 from ablate.diffusion.sampling import sample_images, to_uint8
 from ablate.inference.trained_run import TrainedRun
-from ablate.metrics.networks import MetricNetworks
+from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.runs import loading
 from ablate.runs.context import RunContext
 from ablate.runs.pipeline import train_and_sample
+from ablate.runs.program_replay import ProgramReplay, replay_program
 from ablate.runs.rows import RunRows
 from ablate.study import plugins, variants
 from ablate.study.images import load_images
 from ablate.study.plan import RunSpec
+from ablate.study.program import ProgramConfig
 
 Verdict = Literal["bit_exact", "within_tolerance", "environment_mismatch", "not_reproduced"]
 PSNR_TOLERANCE_DB = 40.0
@@ -72,8 +74,10 @@ def replay_run(
     threads: int | None = None,
     progress: Progress,
     on_difference: Callable[[str, Any, Any], None] = lambda name, row, here: None,
-) -> Replay:
+) -> Replay | ProgramReplay:
     """Train and sample a run again in a temporary folder, and compare it with its row.
+
+    A program is run again, and its metrics are compared.
 
     Args:
         folder: The results folder.
@@ -92,7 +96,16 @@ def replay_run(
     """
     row = loading.find_run(folder, name)
     config = variants.from_json(row["config"], row["preset"])
-    loading.refuse_program(row["run_id"], config)
+    if isinstance(config, ProgramConfig):
+        return replay_program(
+            folder,
+            row,
+            config,
+            device=device or "auto",
+            networks=lambda: load_networks([], None, machine.pick_device(device or "auto")),
+            progress=progress,
+            on_difference=on_difference,
+        )
     if config.hash != row["config_hash"]:
         raise ResultsError(
             f"run {row['run_id']}: its configuration has the hash {config.hash}, its row says {row['config_hash']}"

@@ -103,7 +103,7 @@ def test_a_failure_does_not_end_the_others_and_is_made_again(study: Path) -> Non
     (study / "train.py").write_text(TRAIN)
     run(study, "--variant", "low")
     assert runs(study) == [("baseline", 0, "done"), ("low", 0, "done")]
-    for words in (["sample", "-o", "x.png"], ["export", "-o", "x.onnx"], ["replay"], ["bench"]):
+    for words in (["sample", "-o", "x.png"], ["export", "-o", "x.onnx"], ["bench"]):
         refused = ablate(words[0], "low-quick-program-s0", *words[1:], cwd=study)
         assert "of a program, whose model ablate does not know" in refused.stderr
     assert ablate("rm", "low-quick-program-s0", "--yes", cwd=study).returncode == 0
@@ -111,7 +111,7 @@ def test_a_failure_does_not_end_the_others_and_is_made_again(study: Path) -> Non
 
 
 def test_results_say_the_same_wherever_the_command_is_typed(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(study)
+    assert "next: the same command with --variant low, which compares it" in run(study).stderr
     (study / "elsewhere").mkdir()
     again = ablate("run", "--variants", "../variants", "--results", "../results", cwd=study / "elsewhere")
     assert "done before; skipped" in again.stdout
@@ -127,6 +127,22 @@ def test_two_folders_are_merged(study: Path) -> None:
     assert [seed for _, seed, _ in runs(study)] == [0, 1, 0, 1]
     assert len(tables.read(study / "results", "metrics")) == 8
     assert "done before; skipped" in run(study, "--variant", "low", "--seeds", "0-1").stdout
+
+
+def test_a_replay_runs_the_program_again_and_compares_its_metrics(study: Path) -> None:
+    run(study, "--variant", "low", "--no-baseline")
+    replayed = ablate("replay", "low", cwd=study)
+    assert (replayed.returncode, replayed.stderr) == (0, "")
+    assert "bit-exact: 2 metrics have the row's values" in replayed.stdout
+    (study / "train.py").write_text(TRAIN.replace("-task}", "-task + 1}"))
+    other = ablate("replay", "low", "--json", cwd=study)
+    found = json.loads(other.stdout)
+    assert (other.returncode, found["verdict"], list(found["environment"])) == (1, "environment_mismatch", ["code"])
+    assert found["metrics"]["nll"][1] == pytest.approx(found["metrics"]["nll"][0] + 1)
+    assert found["metrics"]["acc"][0] == found["metrics"]["acc"][1]
+    assert "note: code differs" in other.stderr
+    (study / "variants" / "baseline.toml").unlink()
+    assert "of a program, but there is no" in ablate("replay", "low", cwd=study).stderr
 
 
 def test_images_are_measured(study: Path) -> None:

@@ -33,6 +33,32 @@ class Outcome(Protocol):
     def note(self) -> str: ...
 
 
+class ProgramOutcome(Protocol):
+    """What this module needs of `ablate.runs.program_replay.ProgramReplay`."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def metrics(self) -> dict[str, tuple[float | None, float | None]]: ...
+    @property
+    def environment(self) -> dict[str, tuple[Any, Any]]: ...
+
+
+def program_lines(outcome: ProgramOutcome) -> list[str]:
+    """Return the verdict on a program, the metrics that differ, and what may have caused it."""
+    same = f"bit-exact: {len(outcome.metrics)} metrics have the row's values"
+    text = [f"{outcome.run_id}: {same if outcome.verdict == 'bit_exact' else VERDICTS[outcome.verdict]}"]
+    for name, (then, here) in outcome.metrics.items():
+        if then != here:
+            text.append(f"  {printable(name)}: {then} in the row, {here} here")
+    if outcome.verdict != "bit_exact":
+        for part, values in outcome.environment.items():
+            text.append(f"  {part}: {printable(values[0])} in the row, {printable(values[1])} here")
+    return text
+
+
 def lines(outcome: Outcome) -> list[str]:
     """Return the verdict, how far weights and samples differ, and what may have caused it."""
     text = [f"{outcome.run_id}: {VERDICTS[outcome.verdict]}"]

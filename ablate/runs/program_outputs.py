@@ -44,15 +44,21 @@ def read_metrics(out: Path, declared: Mapping[str, MetricSettings]) -> tuple[lis
         The rows of the table `metrics`, without the run's name, and notes for the user.
 
     Raises:
-        DivergedError: A metric is NaN or infinite.
+        DivergedError: A metric is NaN or infinite; with `declared`, one of these.
         DirectionError: Of no metric it is known whether higher or lower is better.
         ResultsError: The file is missing or malformed, or lacks a declared metric.
     """
     table = _read_table(out / METRICS)
     rows: list[Row] = []
     unknown: list[str] = []
+    lost: list[str] = []
     for name, given in table.items():
         value, unit, better = _entry(name, given)
+        if not math.isfinite(value):
+            if declared and name not in declared:
+                lost.append(name)
+                continue
+            raise DivergedError(f"{METRICS}: {name} is {'NaN' if math.isnan(value) else 'infinite'}")
         if name in declared:
             unit, better = unit or declared[name].unit, better or declared[name].better
         better = better or direction(name)
@@ -66,14 +72,15 @@ def read_metrics(out: Path, declared: Mapping[str, MetricSettings]) -> tuple[lis
             raise ResultsError(
                 f"{METRICS} has no {name}, which [program.metrics] names{near} It has: {some_of(list(table))}"
             )
+    notes = [f"{METRICS}: {some_of(lost)} left out: not finite, and not named by [program.metrics]"] if lost else []
     if not unknown:
-        return rows, []
+        return rows, notes
     which = "it is" if len(unknown) == 1 else "they are"
     fix = f'write {unknown[0]} = "higher" (or "lower") below [program.metrics] of baseline.toml'
     why = f"{some_of(unknown)}: higher or lower may be better, so {which} not judged; {fix}"
     if not rows:
         raise DirectionError(f"{METRICS}: {why}; the same command then goes on without running the program again")
-    return rows, [f"{METRICS}: {why}"]
+    return rows, [*notes, f"{METRICS}: {why}"]
 
 
 def read_curve(out: Path) -> tuple[list[Row], list[str]]:
@@ -158,8 +165,6 @@ def _entry(name: str, given: Any) -> tuple[float, str | None, str | None]:
         value = float(given)
     except OverflowError:
         value = math.inf
-    if not math.isfinite(value):
-        raise DivergedError(f"{where} is {'NaN' if math.isnan(value) else 'infinite'}")
     return value, unit, better
 
 

@@ -13,8 +13,11 @@ that no other placeholder names; {lr} for one option. A brace that is no placeho
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -79,6 +82,14 @@ def _below_out(path: str) -> str:
     return path
 
 
+def _list(given: Any) -> Any:
+    if isinstance(given, str):
+        with suppress(ValueError):
+            given = json.dumps(shlex.split(given))
+        raise ValueError(f"it must be a list of words, as in {given}")
+    return given
+
+
 def _words(command: tuple[str, ...]) -> tuple[str, ...]:
     if not command or not command[0].strip():
         raise ValueError("it must name a program, as in ['python', 'train.py']")
@@ -106,7 +117,7 @@ class MetricSettings(Settings):
 class ProgramSettings(Settings):
     """The program, and what it writes below {out}."""
 
-    command: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_words)]  # no shell
+    command: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_list), AfterValidator(_words)]  # no shell
     timeout_s: Positive | None = None  # of one run
     environment: Annotated[dict[str, Word], AfterValidator(_variable_names)] = Field({})
     images: Annotated[str, AfterValidator(_below_out)] | None = None  # a folder or .npz below {out}

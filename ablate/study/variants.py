@@ -236,7 +236,8 @@ def resolve(variant: Variant, preset: str) -> Config:
         settings = _baseline().settings | _preset(preset).settings | dict(variant.delta)
         root = own_folder().resolve().parent  # results say the same wherever the command is typed
         settings["program.workdir"] = str((root / settings.get("program.workdir", "")).resolve())
-        return cast("Config", configuration(f"{variant.name} at preset {preset}", kind, settings))
+        what = f"{own_baseline()}, {variant.name} at preset {preset}"
+        return cast("Config", configuration(what, kind, settings))
     settings = _baseline().of_kind(kind) | _preset(preset).of_kind(kind) | dict(variant.delta)
     return cast("Config", configuration(f"{variant.name} at preset {preset}", kind, settings))
 

@@ -155,6 +155,13 @@ def test_a_metric_that_is_not_finite_means_diverged(tmp_path: Path, value: str) 
     assert (tmp_path / "artifacts" / row["run_id"] / "log.txt").exists()
 
 
+def test_a_number_that_nobody_judges_may_be_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "open(out + '/metrics.json', 'w').write('{\"acc\": 1, \"noise_error\": NaN}')"
+    row = execute(tmp_path, spec_of(tmp_path, code, metrics={"acc": "higher"}))
+    assert (row["status"], row["metrics"]) == ("done", {"acc": 1.0})
+    assert "noise_error left out: not finite" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("program", "said"),
     [

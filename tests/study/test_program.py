@@ -10,7 +10,7 @@ from ablate.study.program import ProgramConfig, ProgramData, command_words
 COMMAND = ["python", "train.py", "--seed", "{seed}", "--out", "{out}", "{options}"]
 
 
-def config(command: list[str] = COMMAND, options: dict[str, Any] | None = None, **program: Any) -> ProgramConfig:
+def config(command: list[str] | str = COMMAND, options: dict[str, Any] | None = None, **program: Any) -> ProgramConfig:
     return ProgramConfig.model_validate({"program": {"command": command, **program}, "options": options or {}})
 
 
@@ -50,6 +50,7 @@ def test_a_doubled_brace_is_a_brace() -> None:
         (["t", "{seed}", "{out}", "{options}"], {"lr": [1]}, "a number, a text, true or false"),
         (["t", "{seed}", "{out}", "{options}"], {"lr": float("nan")}, "finite"),
         ([], {}, "it must name a program"),
+        ("python t.py --seed {seed}", {}, 'as in ["python", "t.py", "--seed", "{seed}"]'),
         (["t", "{seed}", "{out}\0"], {}, "NUL"),
     ],
 )

@@ -2,14 +2,15 @@
 
 The child gets a session of its own, and a variable in its environment that its children inherit. A
 process with that variable belongs to the run, whatever group it moved to (on Linux; elsewhere the
-process group counts). The log is locked through the child's own standard output, so the lock lasts
-as long as any process still writes there.
+process group counts). The log is locked through the child's standard output alone, so the lock
+lasts as long as a process of the program can write there, however `ablate` itself ended.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from typing import BinaryIO
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
 
-MARK = "ABLATE_RUN"  # the variable; its value is the run's working folder
+MARK = "ABLATE_RUN"  # the variable; its value is the run's working folder, a colon, and a word for this try
 GRACE_S = 10.0  # from SIGTERM to SIGKILL
 POLL_S = 0.2
 TAIL_BYTES = 65536
@@ -83,23 +84,24 @@ def run_program(
         AblateError: The program cannot be started.
         KeyboardInterrupt: Interrupted, after the program was ended.
     """
-    mark = f"{MARK}={working}"
+    value = f"{working}:{secrets.token_hex(4)}"
+    mark = f"{MARK}={value}"
     with log.open("ab") as output:
-        _lock(output, mark, working)
+        _lock(output, working)
         start = time.monotonic()
-        process = _start(words, folder, {**environment, MARK: str(working)}, output)
-        timed_out = False
-        try:
-            while process.poll() is None:
-                seconds = time.monotonic() - start
-                on_poll(seconds)
-                timed_out = timeout_s is not None and seconds > timeout_s
-                if timed_out:
-                    break
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(POLL_S if timeout_s is None else min(POLL_S, max(0.01, timeout_s - seconds)))
-        finally:
-            _end(process, mark)
+        process = _start(words, folder, {**environment, MARK: value}, output)
+    timed_out = False
+    try:
+        while process.poll() is None:
+            seconds = time.monotonic() - start
+            on_poll(seconds)
+            timed_out = timeout_s is not None and seconds > timeout_s
+            if timed_out:
+                break
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_S if timeout_s is None else min(POLL_S, max(0.01, timeout_s - seconds)))
+    finally:
+        _end(process, mark)
     return Ended(process.returncode, time.monotonic() - start, timed_out)
 
 
@@ -153,7 +155,7 @@ def _start(
         ) from None
 
 
-def _lock(log: BinaryIO, mark: str, working: Path) -> None:
+def _lock(log: BinaryIO, working: Path) -> None:
     """End what is left of an earlier try, and lock the log.
 
     Raises:
@@ -161,7 +163,7 @@ def _lock(log: BinaryIO, mark: str, working: Path) -> None:
     """
     import fcntl
 
-    _end_all(mark, None)
+    _end_all(f"{MARK}={working}:", None)
     end = time.monotonic() + GRACE_S
     while True:
         try:
@@ -211,7 +213,7 @@ def _signal(mark: str, process: subprocess.Popen[bytes] | None, number: signal.S
 
 
 def _marked(mark: str) -> list[int]:
-    """Return the processes of this user that have the mark in their environment."""
+    """Return the processes of this user with a variable in their environment that begins so."""
     if sys.platform != "linux":
         return []
     wanted, found = os.fsencode(mark), []
@@ -219,6 +221,6 @@ def _marked(mark: str) -> list[int]:
         if name.isdigit() and int(name) != os.getpid():
             with suppress(OSError):  # of another user, or ended meanwhile
                 environment = Path("/proc", name, "environ").read_bytes()
-                if wanted in environment.split(b"\0"):
+                if any(variable.startswith(wanted) for variable in environment.split(b"\0")):
                     found.append(int(name))
     return found

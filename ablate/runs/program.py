@@ -101,6 +101,7 @@ def execute_program(
     working = working_folder(folder, run_id).resolve()
     workdir, code = Path(config.program.workdir or "."), code_of_command(*_source(config))
     state = _State.read(working / STATE)
+    state.finished &= code in state.code[-1:]  # a program that was changed since runs again
     state.code = tuple(dict.fromkeys([*state.code, code]))
     rows = RunRows(columns_of(spec, data, run_id) | _machine_columns(config, device))
     version = json.loads(code)
@@ -118,13 +119,20 @@ def execute_program(
         if not state.finished:
             _run(spec, config, working, workdir, rows, state, device, timeout_s, progress, check_lease)
         rows.run["train_wall_s"] = state.wall_s
-        _read(working, workdir, config, rows, state, progress)
-        check_lease()
-        with rows.timed("measure_wall_s"):
-            if config.program.images is not None:
-                from ablate.runs.program_images import measure_images
+        try:
+            _read(working, workdir, config, rows, progress)
+            check_lease()
+            with rows.timed("measure_wall_s"):
+                if config.program.images is not None:
+                    from ablate.runs.program_images import measure_images
 
-                measure_images(rows, config, working / OUT, workdir, networks(), working, progress)
+                    measure_images(rows, config, working / OUT, workdir, networks(), working, progress)
+        except DirectionError:
+            raise
+        except AblateError:
+            state.finished = False  # the program must write something else
+            state.write(working / STATE)
+            raise
         rows.run["wall_s"] = state.wall_s + rows.run["measure_wall_s"]
         check_lease()
         _keep(working, folder / "artifacts" / run_id)
@@ -250,17 +258,11 @@ def _failure(run_id: str, ended: Ended, log: Path, progress: Progress) -> Ablate
     return ResultsError(f"{ended.problem}{last}; its log: artifacts/{log.parent.name}/{log.name}")
 
 
-def _read(
-    working: Path, workdir: Path, config: ProgramConfig, rows: RunRows, state: _State, progress: Progress
-) -> None:
+def _read(working: Path, workdir: Path, config: ProgramConfig, rows: RunRows, progress: Progress) -> None:
     out = working / OUT
     try:
         metrics, notes = read_metrics(out, config.program.metrics)
-    except DirectionError:
-        raise
-    except (ResultsError, DivergedError) as error:
-        state.finished = False  # the program must write other numbers
-        state.write(working / STATE)
+    except ResultsError as error:
         astray = workdir / METRICS
         if not (out / METRICS).exists() and astray.is_file():
             raise ResultsError(f"{error}; there is one in {printable(workdir)}: write it to {{out}} instead") from None

@@ -38,7 +38,7 @@ def execute(folder: Path, spec: RunSpec, **options: Any) -> dict[str, Any]:
     data = ProgramData.of(spec.config.program)  # type: ignore[attr-defined]
 
     def networks() -> Any:
-        raise AssertionError("no images, no networks")
+        return None
 
     return execute_program(spec, data, folder, networks=networks, progress=Progress(enabled=False), **options)
 
@@ -185,6 +185,20 @@ def test_a_direction_that_is_written_later_needs_no_second_run(tmp_path: Path) -
     assert row["train_wall_s"] > 0
 
 
+def test_a_program_that_was_changed_since_runs_again(tmp_path: Path) -> None:
+    code = "open('count', 'a').write('x'); open(out + '/metrics.json', 'w').write('{\"depth\": 1}')"
+    with pytest.raises(AblateError, match="without running the program again"):
+        execute(tmp_path, spec_of(tmp_path, code))
+    assert execute(tmp_path, spec_of(tmp_path, code.replace("depth", "acc")))["metrics"] == {"acc": 1.0}
+    assert (tmp_path / "work" / "count").read_text() == "xx"
+    for settings in ({"images": "samples"}, {"images": "some"}):  # missing twice: the program runs twice
+        with pytest.raises(AblateError, match=r"is missing in \{out\}"):
+            execute(tmp_path, spec_of(tmp_path, code.replace("depth", "acc"), **settings))
+    with pytest.raises(AblateError, match=r"is missing in \{out\}"):
+        execute(tmp_path, spec_of(tmp_path, code.replace("depth", "acc"), images="some"))
+    assert (tmp_path / "work" / "count").read_text() == "x" * 5
+
+
 def test_a_damaged_curve_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = execute(tmp_path, spec_of(tmp_path, f"{GOOD}; open(out + '/curve.csv', 'w').write('step,loss\\nx,1\\n')"))
     assert row["status"] == "done"
@@ -247,6 +261,26 @@ def test_a_run_that_was_taken_over_ends_and_writes_nothing(tmp_path: Path) -> No
         execute(tmp_path, spec_of(tmp_path, "time.sleep(60)"), still_ours=lambda: False)
     assert not marked(tmp_path)
     assert not len(tables.read(tmp_path, "runs"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes by /proc")
+def test_who_takes_a_run_over_ends_its_program_and_is_left_alone(tmp_path: Path) -> None:
+    code = f"""
+open(out + "/pids", "a").write(f"{{os.getpid()}} ")
+if len(open(out + "/pids").read().split()) == 1:
+    open(out + "/started", "w").close(); time.sleep(60)
+time.sleep(1)
+{GOOD}
+"""
+    text = KILLED.format(paths=[str(Path(__file__).parent), *sys.path], folder=str(tmp_path), code=code)
+    hangs = subprocess.Popen([sys.executable, "-c", text], stderr=subprocess.PIPE)
+    when_started(tmp_path, lambda: hangs.send_signal(signal.SIGSTOP)).join(30)
+    wakes = threading.Timer(0.5, lambda: hangs.send_signal(signal.SIGCONT))
+    wakes.start()
+    assert execute(tmp_path, spec_of(tmp_path, code))["status"] == "done"
+    assert hangs.wait(30) == 1  # its program was ended
+    assert tables.read(tmp_path, "runs")["status"].tolist() == ["done"]
+    assert not marked(tmp_path)
 
 
 KILLED = """

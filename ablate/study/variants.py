@@ -24,7 +24,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ablate.base.errors import VariantError, did_you_mean
 from ablate.study.overrides import parse_name, settings_text
@@ -32,6 +32,7 @@ from ablate.study.overrides import parse_name, settings_text
 if TYPE_CHECKING:  # pydantic is imported when a file is read: `ablate --help` does not wait for it
     from ablate.study.claims import Claim
     from ablate.study.config import Config
+    from ablate.study.layers import Layer
 
 _ROOT = Path(__file__).resolve().parents[2]
 # In a wheel the files lie inside the package, in a checkout beside it.
@@ -65,20 +66,6 @@ class Variant:
     delta: MappingProxyType[str, Any]
     compound: bool = False  # it changes more than its axis
     kind: str = DEFAULT_KIND  # of its model
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What one file sets, by `section.key`, and the kind of model that it was written for."""
-
-    kind: str
-    settings: dict[str, Any]
-
-    def of_kind(self, kind: str) -> dict[str, Any]:
-        """Return the settings that hold for a kind of model."""
-        if kind == self.kind:
-            return self.settings
-        return {key: value for key, value in self.settings.items() if not key.startswith("model.")}
 
 
 @contextmanager
@@ -210,7 +197,9 @@ def load_packaged(name: str) -> Variant | None:
     """Return the packaged variant of a name, whatever lies in `./variants`; None if there is none."""
     if not NAME.fullmatch(name) or not (PACKAGED / f"{name}.toml").is_file():
         return None
-    return _read_variant(PACKAGED / f"{name}.toml", _packaged_baseline())
+    from ablate.study import layers
+
+    return _read_variant(PACKAGED / f"{name}.toml", layers.packaged_baseline())
 
 
 def canonical(name: str) -> str:
@@ -229,16 +218,17 @@ def resolve(variant: Variant, preset: str) -> Config:
     Raises:
         VariantError: An unknown preset, or values that do not fit together.
     """
+    from ablate.study import layers
     from ablate.study.variant_file import configuration
 
     kind = variant.kind
     if kind == PROGRAM:
-        settings = _baseline().settings | _preset(preset).settings | dict(variant.delta)
+        settings = layers.baseline_layer().settings | layers.preset_layer(preset).settings | dict(variant.delta)
         root = own_folder().resolve().parent  # results say the same wherever the command is typed
         settings["program.workdir"] = str((root / settings.get("program.workdir", "")).resolve())
         what = f"{own_baseline()}, {variant.name} at preset {preset}"
         return cast("Config", configuration(what, kind, settings))
-    settings = _baseline().of_kind(kind) | _preset(preset).of_kind(kind) | dict(variant.delta)
+    settings = layers.baseline_layer().of_kind(kind) | layers.preset_layer(preset).of_kind(kind) | dict(variant.delta)
     return cast("Config", configuration(f"{variant.name} at preset {preset}", kind, settings))
 
 
@@ -276,6 +266,7 @@ def from_json(text: str, preset: str) -> Config:
     Raises:
         VariantError: Not such JSON, or values that do not fit together.
     """
+    from ablate.study import layers
     from ablate.study.program import ProgramConfig
     from ablate.study.variant_file import configuration, file_models, kind_of, settings_of, validated
 
@@ -288,22 +279,27 @@ def from_json(text: str, preset: str) -> Config:
     if kind == PROGRAM:
         return cast("Config", validated(what, ProgramConfig, table))
     file = validated(what, file_models(kind).settings, table)
-    preset = preset if preset in presets() else DEFAULT_PRESET  # a user's own, which is not here
-    rest = _packaged_baseline().of_kind(kind) | _preset(preset).of_kind(kind)
+    # A user's own preset may not be here, and a program has none for a torch model.
+    known = preset in presets() and not is_program()
+    budget = layers.preset_layer(preset) if known else layers.packaged_preset()
+    rest = layers.packaged_baseline().of_kind(kind) | budget.of_kind(kind)
     return cast("Config", configuration(what, kind, rest | settings_of(file), getattr(file, "plugins", None)))
 
 
 def _load_one(name: str) -> Variant:
+    from ablate.study import layers
+
     known = names()
     if name not in known:
         raise VariantError(f"unknown variant {name!r}{did_you_mean(name, known)} Allowed: {', '.join(known)}")
     path = PACKAGED / f"{name}.toml"
     own = path if path.is_file() and not own_baseline() else own_folder() / f"{name}.toml"
-    return _read_variant(path if path.is_file() and not own.is_file() else own, _baseline())
+    return _read_variant(path if path.is_file() and not own.is_file() else own, layers.baseline_layer())
 
 
 def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
     """Return the variant with other settings, which win over its own."""
+    from ablate.study import layers
     from ablate.study.program import check_variant_keys
     from ablate.study.variant_file import file_models, settings_of, validated
 
@@ -321,7 +317,7 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
             table[section] = value
     settings = settings_of(validated(name, file_models(variant.kind).settings, table))
     if variant.kind == PROGRAM:
-        check_variant_keys(name, settings, _baseline().settings)
+        check_variant_keys(name, settings, layers.baseline_layer().settings)
     axes = [] if variant.name == BASELINE else [variant.axis]
     return Variant(
         name=name,
@@ -335,7 +331,7 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
     )
 
 
-def _read_variant(path: Path, baseline: _Layer) -> Variant:
+def _read_variant(path: Path, baseline: Layer) -> Variant:
     from ablate.study.program import check_variant_keys
     from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
 
@@ -359,60 +355,3 @@ def _read_variant(path: Path, baseline: _Layer) -> Variant:
             if baseline.of_kind(kind).get(key, _MISSING) == value:
                 raise VariantError(f"{path}: {key} = {value!r} is the baseline's value already; leave it out")
     return Variant(name, file.about, file.source, file.axis, file.claim, MappingProxyType(delta), file.compound, kind)
-
-
-def _preset(preset: str, extended: tuple[str, ...] = ()) -> _Layer:
-    """Return what a preset sets, over what the preset that it extends sets."""
-    from ablate.study.program import check_preset_keys
-    from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
-
-    if preset not in (allowed := presets()):
-        raise VariantError(f"unknown preset {preset!r}{did_you_mean(preset, allowed)} Allowed: {', '.join(allowed)}")
-    path, of_program = PRESETS / f"{preset}.toml", is_program()
-    own = of_program or not path.is_file()
-    path = own_folder() / "presets" / f"{preset}.toml" if own else path
-    if of_program and preset == DEFAULT_PRESET and not path.exists():
-        return _Layer(PROGRAM, {})
-    table = read_toml(path)
-    kind = kind_of(str(path), table, _baseline().kind if own else DEFAULT_KIND)
-    file = validated(str(path), file_models(kind).preset, table)
-    extends = getattr(file, "extends", None)
-    if extends in (*extended, preset):
-        raise VariantError(f"{path}: it extends itself: {' extends '.join((*extended, preset, extends))}")
-    below = _preset(extends, (*extended, preset)).of_kind(kind) if extends else {}
-    layer = _Layer(kind, below | settings_of(file))
-    if of_program:
-        check_preset_keys(str(path), layer.settings, _baseline().settings)
-    if own and not of_program:
-        missing = sorted(_preset(DEFAULT_PRESET).of_kind(kind).keys() - layer.settings.keys())
-        if missing:
-            raise VariantError(f'{path}: {missing[0]} is missing; set it, or begin with extends = "{DEFAULT_PRESET}"')
-    return layer
-
-
-def _packaged_baseline() -> _Layer:
-    return _layer(PACKAGED / f"{BASELINE}.toml")
-
-
-def _baseline() -> _Layer:
-    """Return what the baseline sets: the packaged one, under the user's own if there is one."""
-    packaged, own = _packaged_baseline(), own_baseline()
-    if own is None:
-        return packaged
-    layer = _layer(own)
-    if layer.kind == PROGRAM:
-        return layer
-    budget = _layer(PRESETS / f"{DEFAULT_PRESET}.toml", "preset").of_kind(layer.kind)
-    for key in sorted(budget.keys() & layer.settings.keys()):
-        raise VariantError(
-            f'{own}: {key} is set by presets; set it in {own.parent}/presets/NAME.toml, with extends = "quick"'
-        )
-    return _Layer(layer.kind, packaged.of_kind(layer.kind) | layer.settings)
-
-
-def _layer(path: Path, form: Literal["variant", "preset"] = "variant") -> _Layer:
-    from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
-
-    table = read_toml(path)
-    kind = kind_of(str(path), table, DEFAULT_KIND)
-    return _Layer(kind, settings_of(validated(str(path), getattr(file_models(kind), form), table)))

@@ -120,6 +120,12 @@ def test_results_say_the_same_wherever_the_command_is_typed(study: Path, monkeyp
     assert "done before; skipped" in run(moved).stdout
 
 
+def test_rows_of_torch_models_can_be_read_beside_a_program(study: Path) -> None:
+    text = variants.resolve(variants.load("no_drift"), "smoke").to_json()
+    with variants.registry(study / "variants"):
+        assert variants.from_json(text, "smoke").to_json() == text
+
+
 def test_two_folders_are_merged(study: Path) -> None:
     run(study, "--variant", "low", "--seeds", "0", "--results", "a")
     run(study, "--variant", "low", "--seeds", "1", "--results", "b")

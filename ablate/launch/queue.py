@@ -237,8 +237,9 @@ def make_runs(
 
 def statuses(folder: Path) -> dict[str, tuple[str, Any]]:
     """Return the status of each run of a results folder, and when the run ended."""
-    runs = tables.read(folder, "runs")
-    columns = (runs["run_id"], runs["status"], runs["finished_at"])
+    names = ("run_id", "status", "finished_at")
+    runs = tables.read(folder, "runs", names)
+    columns = (runs[name] for name in names)
     return {run_id: (status, moment) for run_id, status, moment in zip(*columns, strict=True)}
 
 

@@ -31,7 +31,7 @@ def clean_up_finished(folder: Path, run_id: str) -> bool:
 
 def is_done(folder: Path, run_id: str) -> bool:
     """Return whether a run has a finished row."""
-    runs = tables.read(folder, "runs")
+    runs = tables.read(folder, "runs", ("run_id", "status"))
     return bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
 
 

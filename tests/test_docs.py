@@ -202,6 +202,7 @@ def test_every_command_is_shown() -> None:
     assert every <= shown
 
 
+@pytest.mark.slow
 def test_the_commands_in_sentences_parse() -> None:
     found = [words for page in PAGES for words in sentences(page)]
     assert len(found) > 20

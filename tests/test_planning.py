@@ -65,6 +65,7 @@ def test_claims_on_other_metrics_are_tests_too(tmp_path: Path, data: Path) -> No
     assert document(tmp_path, data, "--variant", "direct", "--seeds", "0-5")["tests"] == 4  # two claims on int8
 
 
+@pytest.mark.slow
 def test_past_runs_tell_spreads_and_times(tmp_path: Path, data: Path) -> None:
     here = environment(pick_device("auto"))
     pilot(tmp_path, data, {"baseline": 0.0, "no_drift": 5.0, "v_pred": 90.0}, range(40), environment=here)
@@ -130,6 +131,7 @@ def test_bad_input_is_one_line_and_records_nothing(tmp_path: Path, data: Path, w
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_study_goes_by_the_recorded_plan(tmp_path: Path, data: Path) -> None:
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants/cheap.toml").write_text(f'about = "cheap"\nsource = "mine"\naxis = "size"\n{CHEAP}')

@@ -76,6 +76,7 @@ def seeds_of(fake: Fake, variant: str) -> list[int]:
     return [seed for name, seed in fake.made if name == variant]
 
 
+@pytest.mark.slow
 def test_each_variant_gets_seeds_until_it_is_decided_or_has_the_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_each_variant_gets_seeds_until_it_is_decided_or_has_the_most(
     assert words == {"no_drift": "hurts", "direct": "undecided"}
 
 
+@pytest.mark.slow
 def test_it_ends_as_soon_as_all_are_decided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch)
     done = until_decided(tmp_path, "--seeds", "3-5", variants="no_drift", most=30)
@@ -120,6 +122,7 @@ def test_it_ends_as_soon_as_all_are_decided(tmp_path: Path, monkeypatch: pytest.
     assert len(tables.read(tmp_path / "results", "plans")) == 1
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch)
     fake.ends = {("direct", 2): KeyboardInterrupt()}
@@ -133,6 +136,7 @@ def test_it_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(tables.read(tmp_path / "results", "plans")) == 1
 
 
+@pytest.mark.slow
 def test_a_diverged_seed_is_made_once_and_a_failed_one_ends_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +156,7 @@ def test_a_diverged_seed_is_made_once_and_a_failed_one_ends_the_command(
     assert fake.made[-1] == ("direct", 4)
 
 
+@pytest.mark.slow
 def test_a_baseline_is_made_at_seeds_that_a_variant_alone_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch)
     words = ("--variant", "direct", "--preset", "smoke", "--seeds", "0-2", "--no-baseline", "--device", "cpu")
@@ -161,6 +166,7 @@ def test_a_baseline_is_made_at_seeds_that_a_variant_alone_has(tmp_path: Path, mo
     assert fake.made == [("baseline", 0), ("baseline", 1), ("baseline", 2), ("baseline", 3), ("direct", 3)]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch)
     monkeypatch.setattr(local, "POLL_S", 0.05)
@@ -184,6 +190,7 @@ def test_the_call_says_how_each_variant_stands(
     assert capsys.readouterr().err.splitlines()[-1] == "direct: undecided with 2 seeds: fd undecided, pd undecided"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_judged_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pd` of a variant in latent space does not compare with the baseline's."""
     fake = Fake(monkeypatch)
@@ -237,6 +244,7 @@ def test_options_that_do_not_go_together_are_one_line(tmp_path: Path, words: str
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_other_runs_of_the_folder_that_do_not_compare_do_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +283,7 @@ def tune(folder: Path, *words: str) -> Any:
     return ablate("run", "--variant", "no_drift", "--seeds", "0-5", *options, cwd=folder)
 
 
+@pytest.mark.slow
 def test_each_variant_is_judged_at_its_own_best_setting_chosen_on_other_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +342,7 @@ def test_a_run_that_is_judged_may_not_choose(tmp_path: Path, monkeypatch: pytest
     assert fake.made == made
 
 
+@pytest.mark.slow
 def test_a_setting_that_diverges_is_not_chosen_and_an_unfinished_choice_starts_no_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +383,7 @@ def test_bad_tuning_is_one_clear_line(
     assert message in line
 
 
+@pytest.mark.slow
 def test_other_numbers_of_steps_are_trained_each_and_have_no_part_in_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

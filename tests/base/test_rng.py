@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from ablate.base import rng
@@ -32,6 +33,7 @@ def test_uniform_numbers_fill_the_interval() -> None:
     assert (torch.histc(t, 10, 0, 1) / 4000 - 0.1).abs().max() < 0.02
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_another_process() -> None:
     code = "from ablate.base import rng; print(rng.derive(3, 'noise', 5), rng.derive(0, 'init', 'heads.0'))"
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"  # hashes of text differ from those of this process

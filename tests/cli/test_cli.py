@@ -408,6 +408,7 @@ def test_list_and_show(folder: Path) -> None:
     assert "share of MACs" in page
 
 
+@pytest.mark.slow
 def test_help_does_not_import_torch(folder: Path) -> None:
     code = "import sys; sys.argv = ['ablate', '--help']\ntry:\n import ablate.cli as c; c.main()\nfinally: print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)

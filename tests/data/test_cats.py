@@ -62,6 +62,7 @@ def test_backgrounds_and_order_are_pinned() -> None:
     assert cats._backgrounds(10_000, 0).max() == cats.LIGHT[1] - 1
 
 
+@pytest.mark.slow
 def test_an_image_agrees_with_one_composed_by_pillow_at_full_size_and_then_shrunk() -> None:
     art = cats._art()
     del art[1][6]  # the second empty fur

@@ -179,6 +179,7 @@ def test_the_cats_are_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CC-BY-4.0" in found.credit
 
 
+@pytest.mark.slow
 def test_the_cats_are_known_by_their_digest_alone(tmp_path: Path) -> None:
     embedded = load_dataset("cats")
     assert is_embedded(embedded.digest)
@@ -231,6 +232,7 @@ def test_a_name_keeps_what_follows_a_dot(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not REAL_CATS.is_file(), reason="shared/data/cats64.zip is not beside this checkout")
+@pytest.mark.slow
 def test_the_real_cats_load() -> None:
     found = load_dataset(str(REAL_CATS))
     assert (found.name, found.train.shape, found.held_out.shape) == ("cats64", (6642, 3, 64, 64), (739, 3, 64, 64))

@@ -21,6 +21,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.slow
 def test_image_i_is_the_same_in_batches_of_1_and_64(precision: str, tmp_path: Path) -> None:
     images = torch.randint(0, 256, (40, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     state = train(SMOKE, images, 0, perceptual=None, precision="fp32", checkpoint=tmp_path / "c.safetensors")

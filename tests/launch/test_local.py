@@ -179,6 +179,7 @@ def test_a_run_that_is_finished_meanwhile_is_not_made_again(tmp_path: Path, monk
     assert said[IDS[1]] == "done meanwhile by another process"
 
 
+@pytest.mark.slow
 def test_what_is_made_again_is_chosen_by_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = dict(zip(IDS, ["done", "diverged", "failed", "interrupted", "done"], strict=False))
     made = {}

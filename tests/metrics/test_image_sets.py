@@ -122,6 +122,7 @@ def test_two_sets(folder: Path, ablate: Run, measure: Measure) -> None:
     assert f"{found['fd']['value']:.2f}" in shown.stdout
 
 
+@pytest.mark.slow
 def test_the_floor_is_at_the_size_of_the_distance(folder: Path, ablate: Run, measure: Measure) -> None:
     found = measure("real", "fake", "--n", "12", "-m", "fd", "-m", "kd", cwd=folder)
     for name in ("fd", "kd"):
@@ -131,6 +132,7 @@ def test_the_floor_is_at_the_size_of_the_distance(folder: Path, ablate: Run, mea
     assert "N = 24 needs 48 different real images, found 40; --n 20 has one" in " ".join(shown.stdout.split())
 
 
+@pytest.mark.slow
 def test_copies_are_said_and_stay_in_one_half(folder: Path, ablate: Run, tmp_path: Path) -> None:
     real = blobs(40, 0)
     np.savez(tmp_path / "twice.npz", np.concatenate([real[:20], real[:20]]))
@@ -153,6 +155,7 @@ def test_copies_of_one_image_have_no_halves(folder: Path, ablate: Run, tmp_path:
     assert "7 of 8 images are exact copies of others, which stay in one half; found 0" in done.stderr
 
 
+@pytest.mark.slow
 def test_images_are_paired_by_their_names(folder: Path, ablate: Run, measure: Measure, tmp_path: Path) -> None:
     images = blobs(24, 1)
     for name, form in (("plain", "sample_{}.png"), ("padded", "{:05}.png"), ("letters", "{}.png")):
@@ -184,6 +187,7 @@ def test_one_array_of_several_is_chosen(folder: Path, ablate: Run, tmp_path: Pat
     assert done.stderr.count("array val_images of shape (24, 64, 64, 3) read as (N, H, W, C)") == 1
 
 
+@pytest.mark.slow
 def test_one_set_is_its_own_floor(folder: Path, measure: Measure) -> None:
     found = measure("real", "--metric", "fd", "--metric", "kd", "--seed", "3", cwd=folder)
     assert list(found) == ["fd", "kd"]
@@ -195,6 +199,7 @@ def test_one_set_is_its_own_floor(folder: Path, measure: Measure) -> None:
     assert measure("real", "--metric", "fd", "--n", "8", cwd=folder)["fd"]["n"] == 8
 
 
+@pytest.mark.slow
 def test_a_part_and_a_paired_difference(folder: Path, measure: Measure) -> None:
     found = measure("real", "fake.npz", "--baseline", "better.npz", "--n", "20", "--metric", "fd", cwd=folder)
     assert list(found) == ["fd", "fd_difference"]
@@ -279,6 +284,7 @@ def test_copies_are_found_among_real_images_with_copies_of_their_own(
     assert "copies?" in found["memorised_pd"]["note"]
 
 
+@pytest.mark.slow
 def test_the_seed_chooses_the_parts_of_the_extrapolation(folder: Path, measure: Measure) -> None:
     found = [measure("real", "fake", "-m", "fd", "-m", "fd_inf", "--seed", s, cwd=folder) for s in ("0", "1", "0")]
     assert found[0] == found[2]
@@ -366,6 +372,7 @@ def test_greyscale_and_transparent_images_are_read_and_said(bad: Path, ablate: R
     assert resized.returncode == 0, resized.stderr
 
 
+@pytest.mark.slow
 def test_doctor_shows_and_clears_the_cache(folder: Path, tmp_path: Path, ablate: Run, measure: Measure) -> None:
     cache = tmp_path / "cache"
     measure("real", "fake", "--metric", "fd", cwd=folder, ABLATE_CACHE=str(cache))

@@ -187,6 +187,7 @@ def test_embeddings_squared_distance_is_the_distance(name: str, distance: Percep
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_lpips_is_frozen_deterministic_and_full_precision(x: Tensor) -> None:
     network = Lpips("alex", random_trunk())
     assert not any(p.requires_grad for p in network.parameters())

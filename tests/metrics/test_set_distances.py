@@ -199,6 +199,7 @@ def test_wrong_variants_show() -> None:
     assert abs(resized("bilinear") / expected - 1) > 0.01
 
 
+@pytest.mark.slow
 def test_symmetry_identity_order_and_batch_size() -> None:
     a, b = blobs(20, 0), blobs(18, 1)
     expected = fd(a, b)
@@ -210,6 +211,7 @@ def test_symmetry_identity_order_and_batch_size() -> None:
     assert precision_recall(rows, rows) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_grows_with_blur_noise_and_mode_collapse() -> None:
     clean = blobs(16, 2)
     reference = of(clean).rows[:, :64]  # a part of the features: the order shows there already
@@ -266,6 +268,7 @@ def paired(n: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("n", "d"), [(300, 16), (60, 96)])  # more images than features, and fewer
+@pytest.mark.slow
 def test_the_paired_interval_covers(n: int, d: int) -> None:
     reference = Statistics(np.zeros(d), np.eye(d), 10**9)
     found = [bootstrap_difference(*paired(n, d, seed), reference, seed=seed, resamples=100) for seed in range(60)]

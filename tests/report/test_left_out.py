@@ -83,6 +83,7 @@ def test_runs_of_another_preset_are_no_part_of_the_study() -> None:
     assert (found.compared.design, found.compared.left_out) == ("planned", 0)
 
 
+@pytest.mark.slow
 def test_every_form_says_so(tmp_path: Path) -> None:
     synthetic.save(tmp_path / "results", planned(synthetic.rows({"baseline": 0.0, "no_drift": 4.0}, range(6))))
     words = ("report", "--without-seed", "3", "--without-seed", "4", "--where", "variant != 'no_skip' and seed > 0")

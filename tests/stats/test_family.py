@@ -115,6 +115,7 @@ def test_intervals_for_all_hold_together(judge: Judge) -> None:
 
 
 @BOTH
+@pytest.mark.slow
 def test_seeds_for_a_margin(judge: Judge) -> None:
     tests = judge(np.random.default_rng(0).normal(size=(8, 2)), [None, None])
     near = paired.Paired(8, 0.2, 1.0, None, None)

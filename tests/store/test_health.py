@@ -110,6 +110,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         health.examine(tmp_path / "absent", [])
 
 
+@pytest.mark.slow
 def test_faults_of_a_kind_are_one_line(folder: Path) -> None:
     for i in range(50):
         (folder / "artifacts" / f"lost{i:02d}").mkdir()

@@ -78,6 +78,7 @@ def test_every_variant_trains_samples_and_repeats(
     assert torch.equal(*samples)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_bit_for_bit(images: torch.Tensor, tmp_path: Path) -> None:
     whole = run(SMOKE, images, tmp_path / "whole")
 
@@ -175,6 +176,7 @@ def test_loss_of_a_perfect_prediction_is_zero_in_both_spaces() -> None:
     assert float(loss_terms(v_pred, None, x - eps + 1, x, z, t)[0]) == pytest.approx(1, rel=0.5)
 
 
+@pytest.mark.slow
 def test_captured_steps_draw_one_step_ahead_and_train_the_same(
     images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

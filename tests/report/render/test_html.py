@@ -139,6 +139,7 @@ def test_images_of_a_data_set_whose_licence_is_unknown_stay_out(tmp_path: Path) 
         assert "David Revoy" not in found.text
 
 
+@pytest.mark.slow
 def test_text_from_tables_stays_text(tmp_path: Path) -> None:
     folder = pages.make(
         tmp_path,
@@ -182,6 +183,7 @@ def test_samples_are_of_the_seed_that_most_variants_have(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("truth", [{"no_drift": 0.0, "v_pred": 3.0}, {"baseline": 0.0}], ids=["no baseline", "alone"])
+@pytest.mark.slow
 def test_without_a_pair_nothing_is_called_a_difference_in_the_page_of_the_command(
     tmp_path: Path, truth: dict[str, float]
 ) -> None:

@@ -38,6 +38,7 @@ from ablate.runs.pipeline import train_and_sample
 from ablate.runs.program_replay import ProgramReplay, replay_program
 from ablate.runs.rows import RunRows
 from ablate.study import plugins, variants
+from ablate.study.config import DataConfig
 from ablate.study.images import load_images
 from ablate.study.plan import RunSpec
 from ablate.study.program import ProgramConfig
@@ -116,7 +117,8 @@ def replay_run(
             "restore that file and load it with --plugin"
         )
     registered = row["data"] in plugins.names("dataset")
-    if data is None and not registered and row["data"] != cats.NAME and not is_embedded(row["data_digest"]):
+    cats_in_another_form = row["data"] == cats.NAME and config.data != DataConfig()  # their digest is another
+    if data is None and not registered and not cats_in_another_form and not is_embedded(row["data_digest"]):
         raise DataError(
             f"run {row['run_id']}: trained on {row['data']!r} ({str(row['data_digest'])[:12]}...), "
             "which is not embedded; fix: give its path with --data PATH"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -416,3 +417,19 @@ def test_bad_curves_are_one_clear_line(words: str, message: str, tmp_path: Path)
     assert refused.returncode == 1
     assert message in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_program_on_a_ray_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    (tmp_path / "train.py").write_text(
+        "import json, sys; json.dump({'acc': int(sys.argv[1])}, open(sys.argv[2] + '/metrics.json', 'w'))"
+    )
+    (tmp_path / "variants").mkdir()
+    command = json.dumps([sys.executable, "train.py", "{seed}", "{out}"])
+    head = f'about = "a"\nsource = "b"\naxis = "baseline"\n[program]\ncommand = {command}\n'
+    (tmp_path / "variants" / "baseline.toml").write_text(head)
+    done = ablate("run", "--seeds", "0-2", "--launcher", "ray", "--jobs", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done in") == 3
+    assert tables.read(tmp_path / "results", "metrics")["value"].sort_values().tolist() == [0, 1, 2]

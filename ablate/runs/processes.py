@@ -100,9 +100,10 @@ def run_program(
                 break
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_S if timeout_s is None else min(POLL_S, max(0.01, timeout_s - seconds)))
+        wall_s = time.monotonic() - start
     finally:
         _end(process, mark)
-    return Ended(process.returncode, time.monotonic() - start, timed_out)
+    return Ended(process.returncode, wall_s, timed_out)
 
 
 def log_tail(log: Path, lines: int = 10) -> list[str]:

@@ -1,4 +1,4 @@
-"""Studies of a program: what works as for a torch model, on this machine and on a Ray cluster."""
+"""Studies of a program: what works as for a torch model."""
 
 from __future__ import annotations
 
@@ -203,13 +203,6 @@ def test_a_run_in_a_folder_of_its_own_returns_all_of_its_files(study: Path, tmp_
     assert (study / "results" / "artifacts" / run_id / "out" / "model").read_text() == "0.1"
     assert runs(study) == [("low", 3, "done")]
     assert "done before; skipped" in run(study, "--variant", "low", "--seeds", "3", "--no-baseline").stdout
-
-
-@pytest.mark.slow
-def test_a_study_on_a_ray_cluster(study: Path) -> None:
-    done = run(study, "--variant", "low", "--seeds", "0-1", "--launcher", "ray", "--jobs", "2")
-    assert done.stdout.count("done in") == 4
-    assert [status for *_, status in runs(study)] == ["done"] * 4
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate import __version__
-from ablate.base.errors import AblateError, DivergedError, ResultsError, how_to_fix, lease_lost
+from ablate.base.errors import AblateError, DivergedError, LeaseLostError, ResultsError, how_to_fix, lease_lost
 from ablate.base.host import cpu_name, gpu_name, vector_units
 from ablate.base.progress import Progress
 from ablate.base.source_code import code_of_command
@@ -127,7 +127,7 @@ def execute_program(
                     from ablate.runs.program_images import measure_images
 
                     measure_images(rows, config, working / OUT, workdir, networks(), working, progress)
-        except DirectionError:
+        except (DirectionError, LeaseLostError):
             raise
         except AblateError:
             state.finished = False  # the program must write something else

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import tomllib
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -61,18 +61,23 @@ class FileModels(NamedTuple):
     variant: type[Settings]
 
 
-@cache
 def file_models(kind: str) -> FileModels:
     """Return the models of files for a kind of model.
 
     Raises:
         PluginError: No such model is registered.
     """
+    return _file_models_of(kind, None if kind == PROGRAM else config_class(kind))
+
+
+@lru_cache(maxsize=32)
+def _file_models_of(kind: str, config: type[Config] | None) -> FileModels:
+    """Return the models of files for a kind of model as it is registered now."""
     settings: dict[str, Any]
-    if kind == PROGRAM:
+    if config is None:
         settings = {"program": (_optional(ProgramSettings), None), "options": (dict[str, Value] | None, None)}
-        return _file_models(settings)
-    settings = {name: (_optional(section), None) for name, section in sections(kind).items()}
+    else:
+        settings = {name: (_optional(section), None) for name, section in sections(kind).items()}
     return _file_models(settings)
 
 

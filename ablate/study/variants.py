@@ -271,6 +271,8 @@ def from_json(text: str, preset: str) -> Config:
     from ablate.study.variant_file import configuration, file_models, kind_of, settings_of, validated
 
     what = "a run's configuration"
+    if not isinstance(text, str):
+        raise VariantError(f"{what}: the row has none; a run that was imported from a table has no model")
     try:
         table = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:

@@ -187,6 +187,11 @@ def test_a_baseline_of_ones_own_leaves_budgets_to_presets(plugin, registry):
     assert (config.train.lr, config.settings()["model"]["channels"]) == (1.0, 2)
 
 
+def test_a_row_from_a_table_has_no_model():
+    with pytest.raises(VariantError, match="imported from a table has no model"):
+        variants.from_json(None, "smoke")
+
+
 def test_all_variants_see_the_same_images(plugin, registry):
     registry("small", "[data]\nsize = 32\n")
     with pytest.raises(VariantError, match=r"small.toml: data.size is the same for all variants of a study"):

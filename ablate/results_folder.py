@@ -18,6 +18,7 @@ from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
 from ablate.store import tables
+from ablate.store.artifacts import run_folder
 from ablate.store.atomic_files import output_file
 from ablate.store.output import check_output
 
@@ -182,7 +183,7 @@ class Results:
         """
         if run_id not in set(self.runs["run_id"]):
             raise ResultsError(f"run {run_id!r}: not in {self.folder}{did_you_mean(run_id, list(self.runs['run_id']))}")
-        return self.folder / "artifacts" / run_id
+        return run_folder(self.folder, run_id)
 
     def to_html(self, output: str | PathLike[str], *, force: bool = False, **choice: Any) -> Path:
         """Write the report as one HTML file, and return its path.

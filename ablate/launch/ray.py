@@ -43,6 +43,7 @@ from ablate.runs.program import config_of
 from ablate.runs.rows import Data, Row, columns_of
 from ablate.runs.run_files import record_remote_run, working_folder
 from ablate.store import tables
+from ablate.store.artifacts import run_folder
 from ablate.store.plans import record
 from ablate.study.plan import RunSpec
 from ablate.study.request import StudyRequest
@@ -378,7 +379,7 @@ class _Launcher:
 
 def _earlier_work(folder: Path, run: QueuedRun) -> Payload | None:
     """Return what a run goes on from: its checkpoints, or the models and rows of a finished one."""
-    start = folder / "artifacts" / run.run_id if run.quantise else working_folder(folder, run.run_id)
+    start = run_folder(folder, run.run_id) if run.quantise else working_folder(folder, run.run_id)
     files = {}
     for path in [start / name for name in MODELS] if run.quantise else resumable_files(start):
         with suppress(FileNotFoundError):

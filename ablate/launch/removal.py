@@ -14,13 +14,13 @@ from pathlib import Path
 from ablate.base.errors import ResultsError
 from ablate.launch.leases import Leases
 from ablate.store import tables
-from ablate.store.artifacts import REMOVED, run_folder
+from ablate.store.artifacts import REMOVED, all_folders
 
 
 def folders_of(results: Path, run_id: str) -> list[Path]:
     """Return the folders of a run that exist: its files, and its working folder."""
-    finished = run_folder(results, run_id)
-    return [path for path in (finished, finished.with_name(f"{run_id}.part")) if path.is_dir()]
+    working = results / "artifacts" / f"{run_id}.part"
+    return [*all_folders(results, run_id), *([working] if working.is_dir() else [])]
 
 
 def remove_runs(results: Path, run_ids: Collection[str]) -> int:

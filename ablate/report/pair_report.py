@@ -16,7 +16,7 @@ from ablate.report.findings import Comparison, Findings, Record, Value, VariantR
 from ablate.report.left_out import without_left_out
 from ablate.report.render import report_tables, terminal
 from ablate.report.render.number_text import decimals_of, evidence, interval, mean_sd, rounded, signed
-from ablate.report.render.run_images import sample_file
+from ablate.report.render.run_images import folder_of, sample_file
 from ablate.report.render.text_table import TextTable, coloured, fits
 from ablate.report.selection import Choice, known_name
 from ablate.stats import paired
@@ -176,7 +176,7 @@ def _pairs(a: VariantRow, b: VariantRow, folder: Path) -> Iterator[SeedPair]:
     for i, seed in enumerate(a.seeds):
         if seed in b.seeds:
             j = b.seeds.index(seed)
-            files = [sample_file(folder / "artifacts" / run) for run in (a.run_ids[i], b.run_ids[j])]
+            files = [sample_file(folder_of(folder, run)) for run in (a.run_ids[i], b.run_ids[j])]
             images_a, images_b = (path.as_posix() if path.is_file() else None for path in files)
             yield SeedPair(
                 seed=seed,

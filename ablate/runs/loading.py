@@ -16,6 +16,7 @@ from ablate.models.autoencoder import image_codec
 from ablate.models.denoiser import construct, load_weights, name_of
 from ablate.models.weight_files import digest, read_tensors
 from ablate.store import tables
+from ablate.store.artifacts import run_folder
 from ablate.study import variants
 from ablate.study.config import RunConfig
 from ablate.study.program import ProgramConfig
@@ -87,7 +88,7 @@ def load_run(folder: Path, name: str, device: torch.device, *, precision: str | 
             the row.
     """
     row = find_run(folder, name)
-    artifacts = folder / "artifacts" / row["run_id"]
+    artifacts = run_folder(folder, row["run_id"])
     config = variants.from_json(row["config"], row["preset"])
     refuse_program(row["run_id"], config)
     model, weights = construct(config), _read(artifacts / "model.safetensors", row["weights_digest"])

@@ -2,8 +2,8 @@
 
 A run works in `artifacts/<run_id>.part/`, which holds its checkpoints and finished files. At the
 end the files move to `artifacts/<run_id>/`, the row is written, and the working folder is deleted.
-So a row with status `done` has its artifacts and its rows in the other tables. Until then, a run
-that is repeated leaves the finished one as it was.
+So a row with status `done` has its artifacts and its rows in the other tables. A finished run that
+is made again gets another folder, which its new row names; the old one is deleted last.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from ablate.runs.previews import Previews
 from ablate.runs.rows import Row, RunRows, columns_of
 from ablate.runs.run_files import delete_temporary_files, is_done, move_artifacts, working_folder
 from ablate.stats.stability import first_jump
+from ablate.store.artifacts import remove_other_folders
 from ablate.store.image_grids import save_grid
 from ablate.store.schema import RUN_SESSION
 from ablate.study import plugins
@@ -93,7 +94,7 @@ def execute_run(
         AblateError: An error that the user can fix.
     """
     run_id = spec.run_id(data.name, data.digest)
-    artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
+    working = working_folder(folder, run_id)
     device, precision = networks.device, machine.pick_precision(networks.device)
     compiled = machine.pick_compile(compile, spec.config.train.steps, device)
     rows = RunRows(_first_columns(spec, data, device, precision, run_id))
@@ -138,7 +139,7 @@ def execute_run(
         phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")
         rows.run["wall_s"] = sum(rows.run[f"{phase}_wall_s"] for phase in phases)
         context.check_lease()
-        move_artifacts(working, artifacts)
+        rows.run["artifacts"] = move_artifacts(working, folder, run_id)
     except DivergedError as error:
         context.check_lease()
         if finished():
@@ -159,6 +160,7 @@ def execute_run(
     context.check_lease()
     rows.write(folder, "done")
     shutil.rmtree(working, ignore_errors=True)
+    remove_other_folders(folder, run_id)
     return rows.run
 
 

@@ -28,6 +28,7 @@ from ablate.runs.processes import Ended, log_tail, run_program
 from ablate.runs.program_outputs import METRICS, DirectionError, read_curve, read_metrics
 from ablate.runs.rows import Row, RunRows, columns_of
 from ablate.runs.run_files import is_done, move_artifacts, working_folder
+from ablate.store.artifacts import remove_other_folders
 from ablate.store.atomic_files import replacing
 from ablate.study.plan import RunSpec
 from ablate.study.program import ProgramConfig, ProgramData, command_words
@@ -135,13 +136,13 @@ def execute_program(
             raise
         rows.run["wall_s"] = state.wall_s + rows.run["measure_wall_s"]
         check_lease()
-        _keep(working, folder / "artifacts" / run_id)
+        rows.run["artifacts"] = _keep(working, folder, run_id)
     except DivergedError as error:
         check_lease()
         if keep_finished():
             rows.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
         else:
-            _keep(working, folder / "artifacts" / run_id)  # its log tells why
+            _keep(working, folder, run_id)  # its log tells why
             rows.write(folder, "diverged", str(error))
         shutil.rmtree(working, ignore_errors=True)
         return rows.run
@@ -158,6 +159,7 @@ def execute_program(
     check_lease()
     rows.write(folder, "done")
     shutil.rmtree(working, ignore_errors=True)
+    remove_other_folders(folder, run_id)
     return rows.run | {"metrics": {row["metric"]: row["value"] for row in rows.others["metrics"]}}
 
 
@@ -277,7 +279,7 @@ def _read(working: Path, workdir: Path, config: ProgramConfig, rows: RunRows, pr
         progress.say(f"note: {note}", once=True)
 
 
-def _keep(working: Path, artifacts: Path) -> None:
-    """Move what a run wrote over what an earlier run of the same name wrote."""
+def _keep(working: Path, folder: Path, run_id: str) -> str | None:
+    """Move what a run wrote to its place, and return the column `artifacts`."""
     (working / STATE).unlink(missing_ok=True)
-    move_artifacts(working, artifacts)
+    return move_artifacts(working, folder, run_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ablate.base.errors import ResultsError, how_to_fix
 from ablate.runs.rows import Row
 from ablate.store import tables
+from ablate.store.artifacts import folder_column, new_folder, remove_other_folders
 from ablate.store.atomic_files import is_temporary, output_file, sync_folder
 
 
@@ -26,6 +27,7 @@ def clean_up_finished(folder: Path, run_id: str) -> bool:
     done = is_done(folder, run_id)
     if done:
         shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
+        remove_other_folders(folder, run_id)
     return done
 
 
@@ -48,17 +50,20 @@ def record_remote_run(folder: Path, run_id: str, files: Mapping[str, bytes], row
     Raises:
         ResultsError: A file or a table cannot be written.
     """
-    artifacts, working = folder / "artifacts" / run_id, working_folder(folder, run_id)
+    working = working_folder(folder, run_id)
     for name, content in files.items():
         with output_file(working / name) as temporary:
             temporary.write_bytes(content)
     statuses = [row["status"] for row in rows.get("runs", ())]
     if "done" in statuses:
-        move_artifacts(working, artifacts)
+        artifacts = move_artifacts(working, folder, run_id)
+        rows = {**rows, "runs": [{**row, "artifacts": artifacts} for row in rows["runs"]]}
     if "done" in statuses or (statuses and not is_done(folder, run_id)):
         tables.append(folder, rows)
     if {"done", "diverged"} & set(statuses):
         shutil.rmtree(working, ignore_errors=True)
+    if "done" in statuses:
+        remove_other_folders(folder, run_id)
 
 
 def delete_temporary_files(working: Path) -> None:
@@ -68,12 +73,19 @@ def delete_temporary_files(working: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def move_artifacts(working: Path, artifacts: Path) -> None:
-    """Move a run's files over those of an earlier one.
+def move_artifacts(working: Path, folder: Path, run_id: str) -> str | None:
+    """Move the files of a run that ends now to their place, beside those of a finished row.
 
-    The checkpoints stay until the row is written.
+    The checkpoints stay until the row is written. Files of an attempt without a row are replaced.
+
+    Returns:
+        The column `artifacts` of the run's row.
+
+    Raises:
+        ResultsError: They cannot be moved.
     """
     finished = [path for path in working.iterdir() if not path.name.endswith("checkpoint.safetensors")]
+    artifacts = new_folder(folder, run_id, finished=is_done(folder, run_id))
     try:
         artifacts.mkdir(exist_ok=True)
         for path in finished:
@@ -81,5 +93,7 @@ def move_artifacts(working: Path, artifacts: Path) -> None:
                 shutil.rmtree(artifacts / path.name, ignore_errors=True)
             os.replace(path, artifacts / path.name)
         sync_folder(artifacts)
+        sync_folder(artifacts.parent)
     except OSError as error:
         raise ResultsError(f"{artifacts}: cannot be written ({error}); {how_to_fix(error)} and run again") from error
+    return folder_column(artifacts, run_id)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ablate.base.errors import AblateError
 from ablate.store import tables
+from ablate.store.artifacts import run_folder
 
 LOSSES = ("loss", "loss_l2", "loss_perceptual", "grad_norm", "lr", "images_per_s")
 HEADLINES = (
@@ -157,7 +158,7 @@ def record_run(trackers: Sequence[Tracker], folder: Path, run_id: str) -> None:
     run |= {OWN: {row["metric"]: row["value"] for row in own if row["run_id"] == run_id}}
     curve = tables.to_records(curves[curves["run_id"] == run_id].sort_values("step"))
     for tracker in trackers:
-        tracker.record(run, curve, folder / "artifacts" / run_id / "samples.png")
+        tracker.record(run, curve, run_folder(folder, run_id) / "samples.png")
 
 
 def _scalars(run: Row, curve: Sequence[Row]) -> Iterator[tuple[str, float, int]]:

@@ -1,14 +1,28 @@
-"""The folders of finished runs: `<results>/artifacts/<run_id>/`."""
+"""The folders of finished runs: `<results>/artifacts/<run_id>/`, or the one that the run's row names.
+
+A run that is made again puts its new files into a folder of another name, `<run_id>~2`. Its new row
+names that folder, and only then the old one is removed. So at every moment the files of a finished
+row are those that it was written with, whatever dies.
+"""
 
 from __future__ import annotations
 
+import glob
+import re
+import shutil
 from collections.abc import Collection
+from functools import lru_cache
+from itertools import chain, count
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 
 REMOVED = ".removed"  # folder in a results folder: files of removed runs, on their way out
+_AGAIN = re.compile(r"(.+)~[1-9]\d{0,5}")  # the folder of a run that was made again
 
 
 def folders_without_row(results: Path, run_ids: Collection[str]) -> list[Path]:
@@ -16,25 +30,94 @@ def folders_without_row(results: Path, run_ids: Collection[str]) -> list[Path]:
 
     A run writes its row after its folder, and deletes its working folder `<run_id>.part` last. So a
     folder beside such a working folder is not returned: its run is being made, or will be resumed.
+    Nor is another folder of a run that the table holds: `remove_other_folders` removes it.
 
     Args:
         results: The results folder.
         run_ids: The runs that the table holds.
     """
     folders = {path.name: path for path in (results / "artifacts").glob("*") if path.is_dir()}
-    return [
-        folders[name]
-        for name in sorted(folders)
-        if name not in run_ids and not name.endswith(".part") and f"{name}.part" not in folders
-    ]
+
+    def belongs(name: str) -> bool:
+        return name in run_ids or name.endswith(".part") or f"{name}.part" in folders
+
+    return [folders[name] for name in sorted(folders) if not belongs(name) and not belongs(_run_of(name))]
 
 
 def run_folder(results: Path, run_id: str) -> Path:
     """Return the folder of a finished run.
 
     Raises:
-        ResultsError: The run's name leads elsewhere: a table may come from anyone.
+        ResultsError: The run's name, or that of its folder, leads elsewhere: a table may come from anyone.
     """
-    if run_id in ("", "..") or Path(run_id).name != run_id or "\\" in run_id:
-        raise ResultsError(f"{results / 'runs'}.parquet: {printable(run_id)!r} cannot be a run: it is no file name")
-    return results / "artifacts" / run_id
+    name = _named_folders(results).get(run_id, run_id)
+    for given in (run_id, name):
+        if given in ("", "..") or Path(given).name != given or "\\" in given:
+            raise ResultsError(f"{results / 'runs'}.parquet: {printable(given)!r} cannot be a run: it is no file name")
+    if name != run_id and _run_of(name) != run_id:
+        of = f"the folder of {printable(run_id)}"
+        raise ResultsError(f"{results / 'runs'}.parquet: {printable(name)!r} cannot be {of}")
+    return results / "artifacts" / name
+
+
+def new_folder(results: Path, run_id: str, *, finished: bool) -> Path:
+    """Return the folder for the files of a run that ends now.
+
+    Args:
+        results: The results folder.
+        run_id: The run.
+        finished: It has a finished row, whose folder stays until the new row is written.
+    """
+    folder = results / "artifacts" / run_id
+    if not finished:
+        return folder
+    paths = chain([folder], (folder.with_name(f"{run_id}~{n}") for n in count(2)))
+    return next(path for path in paths if not path.exists())
+
+
+def folder_column(folder: Path, run_id: str) -> str | None:
+    """Return the column `artifacts` of a run's row for its folder; None: the folder has the run's name."""
+    return None if folder.name == run_id else folder.name
+
+
+def all_folders(results: Path, run_id: str) -> list[Path]:
+    """Return the folders of a run that exist: the one that its row names, and those of other attempts."""
+    run_folder(results, run_id)  # refuses a name that leads elsewhere
+    here = (results / "artifacts").glob(f"{glob.escape(run_id)}*")
+    return [path for path in sorted(here) if path.is_dir() and run_id in (path.name, _run_of(path.name))]
+
+
+def remove_other_folders(results: Path, run_id: str) -> None:
+    """Remove the folders of a run that its row does not name. Call this while the run's lease is held."""
+    kept = run_folder(results, run_id)
+    for path in all_folders(results, run_id):
+        if path != kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _run_of(name: str) -> str:
+    match = _AGAIN.fullmatch(name)
+    return match[1] if match else name
+
+
+def _named_folders(results: Path) -> dict[str, str]:
+    """Return the runs whose row names a folder, and that folder."""
+    path = results / "runs.parquet"
+    try:
+        stat = path.stat()
+    except OSError:
+        return {}
+    return _read_names(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=16)
+def _read_names(path: Path, stamp: tuple[int, ...]) -> dict[str, str]:
+    try:
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file)
+            if "artifacts" not in table.schema_arrow.names:
+                return {}
+            rows = table.read(columns=["run_id", "artifacts"]).to_pylist()
+    except (OSError, pa.ArrowException):
+        return {}  # the table's own reader says what is wrong with it
+    return {row["run_id"]: row["artifacts"] for row in rows if row["artifacts"]}

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.store import tables as results
-from ablate.store.artifacts import REMOVED, folders_without_row
+from ablate.store.artifacts import REMOVED, folders_without_row, run_folder
 from ablate.store.schema import RUN_TABLES, SCHEMAS
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
@@ -109,7 +109,7 @@ def _weight_files(folder: Path, runs: pd.DataFrame) -> dict[Path, str]:
     """Return the weight files of finished runs, each with the digest in the run's row."""
     done = runs[runs["status"] == "done"].to_dict("records")
     return {
-        folder / "artifacts" / str(row["run_id"]) / name: str(row[column])
+        run_folder(folder, str(row["run_id"])) / name: str(row[column])
         for row in done
         for name, column in DIGESTS.items()
         if not pd.isna(row[column])

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ablate.base.errors import ResultsError
 from ablate.base.text import some_of
 from ablate.store import schema, tables
-from ablate.store.artifacts import run_folder
+from ablate.store.artifacts import all_folders, run_folder
 from ablate.store.atomic_files import is_temporary, output_file
 
 Content = dict[str, pa.Table]  # table -> its rows
@@ -81,15 +81,19 @@ def merge(
     for run_id in union.run_ids:
         run_folder(output, run_id)  # refuses names that lead elsewhere
     tables.check_folder(output)
+    # The folder that each kept row names. A version of a run is equal in all folders that hold it.
+    places = {run_id: run_folder(sources[union.places(run_id)[0]], run_id).name for run_id in union.run_ids}
     if replaced:  # their rows go first: no row may stand beside the files of another run
         tables.remove(output, replaced)
     for run_id in union.run_ids:
         fresh = run_id in replaced or run_id not in own
         if run_id in replaced:
-            shutil.rmtree(run_folder(output, run_id), ignore_errors=True)
+            for path in all_folders(output, run_id):
+                shutil.rmtree(path, ignore_errors=True)
         for place in union.places(run_id):
             if place != 0:
-                _copy_files(run_folder(sources[place], run_id), run_folder(output, run_id), replace=fresh)
+                target = output / "artifacts" / places[run_id]
+                _copy_files(run_folder(sources[place], run_id), target, replace=fresh)
                 fresh = False  # the other folders add files that the first one lacks
     refuse_running(new)
     with tables.lock(output):

@@ -65,7 +65,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TIME, "started_at finished_at"),
         (_BOOL, "unstable"),
         (_TEXT, "plan_id about claims code data_notes tags"),
-        (_TEXT, "purpose tuned baseline plugins"),
+        (_TEXT, "purpose tuned baseline plugins artifacts"),
     ],
     "curves": [
         (_TEXT, "run_id"),

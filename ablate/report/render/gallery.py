@@ -11,13 +11,12 @@ import numpy as np
 from ablate.data import datasets
 from ablate.report.findings import Findings, VariantRow
 from ablate.report.render.number_text import decimals_of, rounded
-from ablate.report.render.run_images import SIZE, STRIPS, pack, preview_files, read, sample_file
+from ablate.report.render.run_images import STRIPS, folder_of, pack, preview_files, read, sample_file
 from ablate.store.image_grids import GAP
 
 # Bytes of data URIs: with plots and their library a page of fifteen variants stays below 5 MB.
 SAMPLES_BYTES, PREVIEWS_BYTES, STRIPS_BYTES, NEAREST_BYTES = 1_250_000, 670_000, 480_000, 350_000
 MOST_PREVIEWS = 6  # per variant
-CELL = SIZE + GAP
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ NEAREST = ImageSection(
 )
 
 
-def make_gallery(findings: Findings, artifacts: Path, *, same_noise: bool = True) -> Gallery:
+def make_gallery(findings: Findings, results: Path, *, same_noise: bool = True) -> Gallery:
     """Collect the samples of all variants at one seed.
 
     It is the seed at which most variants have samples; the row that others are compared with must
@@ -97,7 +96,7 @@ def make_gallery(findings: Findings, artifacts: Path, *, same_noise: bool = True
     """
     grids: dict[str, tuple[Path, np.ndarray]] = {}
     of_seed = {
-        seed: {row.label: artifacts / run_id for row in findings.rows if (run_id := _run_id(row, seed))}
+        seed: {row.label: folder_of(results, run_id) for row in findings.rows if (run_id := _run_id(row, seed))}
         for seed in (findings.rows[0].seeds if findings.rows else ())
     }
     files = {seed: sum(sample_file(folder).is_file() for folder in runs.values()) for seed, runs in of_seed.items()}
@@ -156,7 +155,7 @@ def is_embedded(findings: Findings) -> bool:
     return datasets.is_embedded(findings.compared.data_digest)
 
 
-def data_images(findings: Findings, artifacts: Path, gallery: Gallery) -> list[ImageSection]:
+def data_images(findings: Findings, results: Path, gallery: Gallery) -> list[ImageSection]:
     """Return the images that show the data set: strips of filters and drift, and nearest training images."""
     if not is_embedded(findings):
         why = (
@@ -166,7 +165,7 @@ def data_images(findings: Findings, artifacts: Path, gallery: Gallery) -> list[I
         return [ImageSection(part.kind, part.title, why, part.alt, ()) for part in (STRIP, NEAREST)]
     seeds = {row.label: row.seed for row in gallery.rows}
     folders = {
-        row.label: artifacts / run_id
+        row.label: folder_of(results, run_id)
         for row in findings.rows
         if (run_id := _run_id(row, seeds.get(row.label, row.seeds[0] if row.seeds else 0)))
     }
@@ -183,11 +182,13 @@ def data_images(findings: Findings, artifacts: Path, gallery: Gallery) -> list[I
 
 def _four_per_row(column: np.ndarray) -> np.ndarray:
     """Arrange a column of pairs four per row, with white between them."""
-    count = (len(column) + GAP) // CELL
-    pairs = [column[i * CELL : i * CELL + SIZE] for i in range(count)]
     width = column.shape[1]
-    arranged = np.full((-(-count // 4) * CELL, 4 * (width + 10), 3), 255, np.uint8)
+    size = (width - GAP) // 2  # of one image of a pair
+    cell = size + GAP
+    count = (len(column) + GAP) // cell
+    pairs = [column[i * cell : i * cell + size] for i in range(count)]
+    arranged = np.full((-(-count // 4) * cell, 4 * (width + 10), 3), 255, np.uint8)
     for i, pair in enumerate(pairs):
-        top, left = i // 4 * CELL, i % 4 * (width + 10)
-        arranged[top : top + SIZE, left : left + width] = pair
+        top, left = i // 4 * cell, i % 4 * (width + 10)
+        arranged[top : top + size, left : left + width] = pair
     return arranged

@@ -87,12 +87,12 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
     Raises:
         ResultsError: A table cannot be read.
     """
-    compared, artifacts = findings.compared, folder / "artifacts"
+    compared = findings.compared
     runs = plot_data.compared_runs(findings)
     tables = {name: _clean(results.read(folder, name)) for name in RAW}
     mine = tables["runs"][tables["runs"]["run_id"].isin(list(runs))]
     trained_here = _trained_here(mine)
-    gallery = make_gallery(findings, artifacts, same_noise=trained_here)
+    gallery = make_gallery(findings, folder, same_noise=trained_here)
     timed = [row.label for row in findings.rows if row.costs["latency_step_ms"] is not None]
     plots = {
         "differences": [
@@ -125,7 +125,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "trained_here": trained_here,
         **shown,
         "has_plots": any(shown.values()),
-        "data_images": data_images(findings, artifacts, gallery) if trained_here else [],
+        "data_images": data_images(findings, folder, gallery) if trained_here else [],
         "quality": quality_table(findings, " ± ") if findings.rows else None,
         "latex": to_latex(findings),
         "methods": _methods(findings, mine),

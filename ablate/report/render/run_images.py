@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +12,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ablate.base.errors import ResultsError
+from ablate.store.artifacts import run_folder
 from ablate.store.image_grids import ZOOM
 
-SIZE = 64  # pixels of one image
 MAX_PIXELS = 16_000_000  # of a file: runs write smaller ones
 # Pixels of height, and quality, of a grid or strip: the first that fits is used.
 GRIDS = ((512, 88), (512, 75), (256, 75), (128, 75), (64, 70), (64, 40), (64, 10))
 STRIPS = ((2000, 85), (2000, 60), (264, 60), (264, 30), (132, 30), (66, 10))
 TRIED = 3  # grids that are packed to choose the level
 PREVIEW = re.compile(r"samples_(\d{1,9})\.png")
+
+
+def folder_of(results: Path, run_id: str) -> Path:
+    """Return the folder of a run; where its name leads elsewhere, a path that holds nothing."""
+    try:
+        return run_folder(results, run_id)
+    except ResultsError:
+        return Path(os.devnull)
 
 
 def sample_file(folder: Path) -> Path:

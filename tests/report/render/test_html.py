@@ -177,7 +177,7 @@ def test_samples_are_of_the_seed_that_most_variants_have(tmp_path: Path) -> None
     for path in list((folder / "artifacts").glob("*-s0-*")):
         shutil.copytree(path, path.with_name(path.name.replace("-s0-", "-s1-")), dirs_exist_ok=True)
     shutil.rmtree(folder / "artifacts" / "v_pred-quick-cats-s0-00000000")
-    shown = gallery.make_gallery(build(read(folder)), folder / "artifacts")
+    shown = gallery.make_gallery(build(read(folder)), folder)
     assert shown.caption.startswith("Seed 1. ")
     assert [row.label for row in shown.rows] == ["baseline", "no_drift", "v_pred"]
 

@@ -388,4 +388,5 @@ def _earlier_work(folder: Path, run: QueuedRun) -> Payload | None:
     if run.quantise:
         for table in ("runs", "quantized"):
             rows[table] = [row for row in tables.to_records(tables.read(folder, table)) if row["run_id"] == run.run_id]
+        rows["runs"] = [row | {"artifacts": None} for row in rows["runs"]]  # there the folder has the run's name
     return Payload(files, rows) if files or rows else None

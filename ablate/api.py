@@ -186,6 +186,7 @@ def run(
     budget: Budget = "steps",
     metrics: str | Sequence[str] = (),
     weights: str | PathLike[str] | None = None,
+    offline: bool = False,
     device: str = "auto",
     launcher: Literal["local", "ray", "slurm"] = "local",
     ray_address: str | None = None,
@@ -233,9 +234,11 @@ def run(
         data: `cats`, or a folder, zip or `.npz` of images.
         results: The results folder. It is created if it is missing.
         budget: `steps`: equal training steps; `macs`: the baseline's training MACs for each.
-        metrics: Metrics asked for by name. Their networks' weights may be downloaded; one that
-            cannot be measured is a warning.
+        metrics: Metrics to measure, instead of `fid`, `kid` and `lpips`; `fd` and `pd` are always
+            measured. Weights that are not on this machine are downloaded. One that cannot be
+            measured is a warning.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
+        offline: Download no weights.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         launcher: `local`: one run after another, here; `ray`: tasks of a Ray cluster; `slurm`:
             jobs of a SLURM cluster.

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # read when numpy and torch are first imported, and by the processes that tests start
 
+os.environ["ABLATE_OFFLINE"] = "1"  # a run downloads the weights that it lacks
+
 # What a script starts in the background ignores Ctrl-C, and so does all that it starts, whose answer to Ctrl-C is tested here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

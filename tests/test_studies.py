@@ -41,7 +41,9 @@ class Fake:
         self.before: Callable[[str, int], None] = lambda variant, seed: None
         monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
         monkeypatch.setattr("ablate.study.images.study_images", lambda source, specs: DATA)
-        monkeypatch.setattr(local, "load_networks", lambda *_: SimpleNamespace(missing={"inception-v3-compat": "none"}))
+        monkeypatch.setattr(
+            local, "load_networks", lambda *_, **__: SimpleNamespace(missing={"inception-v3-compat": "none"})
+        )
         monkeypatch.setattr(local, "execute_run", self)
 
     def __call__(self, spec: RunSpec, data: Any, folder: Path, **_: object) -> dict[str, Any]:

@@ -11,5 +11,19 @@ from ablate.cli import results
 from ablate.cli import runs
 from ablate.cli import measure
 from ablate.cli import doctor
+from ablate.cli import weights
 
-__all__ = ["app", "doctor", "judge", "main", "measure", "plan", "results", "runs", "start", "study", "verdicts"]
+__all__ = [
+    "app",
+    "doctor",
+    "judge",
+    "main",
+    "measure",
+    "plan",
+    "results",
+    "runs",
+    "start",
+    "study",
+    "verdicts",
+    "weights",
+]

@@ -179,6 +179,7 @@ WhereOption = Annotated[
 WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="A folder of weights (also ABLATE_WEIGHTS).", show_default=False)
 ]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Download no weights (also ABLATE_OFFLINE=1).")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -230,10 +231,9 @@ def _root(
 
 def missing_note(network: str, why: str) -> str:
     """Return one line that says which metrics are not measured, and why."""
-    from ablate.study.metric_names import METRICS
+    from ablate.study.metric_names import headline_of
 
-    first = next(name for name, metric in METRICS.items() if metric.network == network)
-    return f"note: {first} and the other metrics of {network} are not measured: {why}"
+    return f"note: {headline_of(network)} and the other metrics of {network} are not measured: {why}"
 
 
 def tell_missing(network: str, why: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.cli.app import DeviceOption, WeightsOption, app, tell_missing
+from ablate.cli.app import DeviceOption, OfflineOption, WeightsOption, app, tell_missing
 
 
 @app.command()
@@ -25,7 +25,8 @@ def measure(
         typer.Option(
             "--metric",
             "-m",
-            help="Only this metric; its weights may be downloaded. Repeatable. Default: all whose weights are here.",
+            help="Only this metric. Repeatable. Default: all of the embedded network, of fid and of lpips. "
+            "Missing weights are downloaded.",
             show_default=False,
         ),
     ] = None,
@@ -51,6 +52,7 @@ def measure(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The seed of random halves, subsets and resamples.")] = 0,
     weights: WeightsOption = None,
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document with a key for each metric.")] = False,
 ) -> None:
@@ -71,7 +73,7 @@ def measure(
     from ablate.base.progress import Progress
     from ablate.data.image_files import ImageFiles
     from ablate.metrics.image_sets import default_metrics, measure_sets
-    from ablate.metrics.networks import load_networks
+    from ablate.metrics.networks import load_networks, networks_of
     from ablate.report.render import measure as measure_tables
 
     target = pick_device(device)
@@ -82,7 +84,7 @@ def measure(
             for role, path in paths.items()
             if path is not None
         }
-        metric_networks = load_networks(asked, weights, target)
+        metric_networks = load_networks(networks_of(asked), weights, target, offline=offline)
         wanted = asked or default_metrics(metric_networks)
         with Progress() as progress:
             values = measure_sets(

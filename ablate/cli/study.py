@@ -17,6 +17,7 @@ from ablate.cli.app import (
     INTERRUPTED,
     Budget,
     DeviceOption,
+    OfflineOption,
     OwnVariantsOption,
     PluginOption,
     PresetOption,
@@ -166,7 +167,8 @@ MetricsOption = Annotated[
     typer.Option(
         "--metric",
         "-m",
-        help="Measure this too. Its weights may be downloaded. Repeatable.",
+        help="Measure these, as in fd,pd or fid,lpips_vgg. Repeatable. Default: fid,kid,lpips. "
+        "fd and pd are always measured. Missing weights are downloaded.",
         show_default=False,
     ),
 ]
@@ -226,6 +228,7 @@ def run(
     results: ResultsOption = Path("results"),
     metrics: MetricsOption = None,
     weights: WeightsOption = None,
+    offline: OfflineOption = False,
     device: DeviceOption = "auto",
     launcher: Annotated[
         Launcher,
@@ -336,7 +339,7 @@ def run(
     request = StudyRequest.of(as_options, options)
     _set_threads(request.threads or (1 if request.launcher == "ray" else None))
     from ablate.base.progress import Progress
-    from ablate.launch.study import described, forecast_study
+    from ablate.launch.study import described, forecast_study, measuring_lines
 
     if dry_run:
         from rich.console import Console
@@ -347,6 +350,8 @@ def run(
         planned = forecast_study(request)
         Console().print(render_plan(planned))
         typer.echo(family_line(request, planned))
+        for line in measuring_lines(request, planned):
+            typer.echo(line)
         if request.until_decided:
             typer.echo("these are the most runs there may be: a variant gets no more seeds once it is decided")
         return

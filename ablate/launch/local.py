@@ -18,16 +18,18 @@ from ablate.inference import number_formats
 from ablate.launch.plans import planned
 from ablate.launch.queue import AS_FAILED, POLL_S, QueuedRun, WorkQueue, make_runs, sigterm_as_interrupt
 from ablate.launch.stale import stale_runs
-from ablate.metrics.networks import MetricNetworks, load_networks
+from ablate.metrics.networks import BACKBONE_OF, MetricNetworks, load_networks, networks_of
+from ablate.metrics.weights import BACKBONES, Search, fetch, local_file, offline
 from ablate.models import memory
 from ablate.models.cost import cost
 from ablate.runs import loading as finished_runs
 from ablate.runs.evaluation_curve import add_evaluations
+from ablate.runs.missing_metrics import add_missing_metrics, lacking_networks
 from ablate.runs.pipeline import execute_run
 from ablate.runs.rows import Row
 from ablate.store.plans import record
 from ablate.study.images import study_images
-from ablate.study.metric_names import FEATURES
+from ablate.study.metric_names import FEATURES, headline_of
 from ablate.study.plan import Planned, RunSpec, estimate_wall_s
 from ablate.study.request import Rerun, StudyRequest
 
@@ -65,6 +67,42 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
         kept = 4 * (spent.total_params + FEATURES["fd"] * spec.config.measure.fd_samples) + IMAGE_BYTES
         planned.append(Planned(spec, run_id, finished, wall_s, kept, CHECKPOINT_BYTES * spent.total_params))
     return planned
+
+
+def runs_lacking_metrics(request: StudyRequest, run_ids: Sequence[str], progress: Progress) -> dict[str, list[str]]:
+    """Return the finished runs that lack metrics, and the networks for them, after downloading their weights.
+
+    Args:
+        request: What the study was asked to do.
+        run_ids: Its runs.
+        progress: Shows downloads.
+    """
+    wanted = networks_of(request.asked_metrics)
+    if not lacking_networks(request.results, run_ids, wanted):
+        return {}
+    search = Search(request.weights, download=not request.offline)
+    unavailable = fetch([BACKBONE_OF[network] for network in wanted], search, progress)
+    available = [network for network in wanted if BACKBONE_OF[network] not in unavailable]
+    return lacking_networks(request.results, run_ids, available)
+
+
+def expected_measuring(request: StudyRequest, planned: Sequence[Planned]) -> list[str]:
+    """Return what a study will download, and which finished runs get metrics that they lack, in lines."""
+    wanted, lines = networks_of(request.asked_metrics), []
+    search = Search(request.weights, download=not request.offline)
+    may_download = not request.offline and not offline()
+    missing = [network for network in wanted if local_file(BACKBONE_OF[network], search) is None]
+    for network in missing:
+        backbone = BACKBONES[BACKBONE_OF[network]]
+        first = headline_of(network)
+        what = f"{backbone.megabytes} MB from {backbone.url}"
+        lines.append(f"to be downloaded for {first}: {what}" if may_download else f"not measured offline: {first}")
+    available = wanted if may_download else [network for network in wanted if network not in missing]
+    finished = [run.run_id for run in planned if run.finished]
+    if lacking := lacking_networks(request.results, finished, available):
+        networks = ", ".join(network for network in available if any(network in some for some in lacking.values()))
+        lines.append(f"{len(lacking)} finished, without the metrics of {networks}: they are added without training")
+    return lines
 
 
 def launch(
@@ -112,7 +150,14 @@ def launch(
 
     @cache  # assembled when the first run needs it
     def metric_networks() -> MetricNetworks:
-        assembled = load_networks(request.asked_metrics, request.weights, target)
+        assembled = load_networks(
+            networks_of(request.asked_metrics),
+            request.weights,
+            target,
+            offline=request.offline,
+            smallest_side=specs[0].config.data.size,
+            progress=progress,
+        )
         for network, reason in assembled.missing.items():
             on_missing(network, reason)
         for note in data.notes:
@@ -123,12 +168,14 @@ def launch(
         stack.enter_context(use_threads(request.threads))
         stack.enter_context(sigterm_as_interrupt())
         plan, specs = planned(specs, request, data, part)
+        lacking = runs_lacking_metrics(request, [spec.run_id(data.name, data.digest) for spec in specs], progress)
         queue = WorkQueue(
             specs,
             data,
             folder,
             rerun=request.rerun,
             quantize_finished=quantize_finished,
+            lacking=lacking,
             steal=request.steal,
             at_start=at_start,
             on_row=on_row,
@@ -162,6 +209,10 @@ def launch(
         def measure_more(run: QueuedRun) -> int:
             """Measure what a finished run lacks, and return the number of rows added."""
             finished, added = finished_runs.load_run(folder, run.run_id, target), 0
+            if run.run_id in lacking:
+                added += add_missing_metrics(folder, finished, run.spec, data, metric_networks(), progress=progress)
+            if not quantize_finished:
+                return added
             if request.quantize is not None or request.scopes is not None:
                 added += number_formats.add_missing_formats(
                     folder,

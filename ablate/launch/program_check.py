@@ -89,7 +89,7 @@ def _run(folder: Path, spec: RunSpec, progress: Progress) -> _Run:
         from ablate.base.machine import pick_device
         from ablate.metrics.networks import load_networks
 
-        return load_networks([], None, pick_device("auto"))
+        return load_networks([], None, pick_device("auto"), offline=True)
 
     start = time.monotonic()
     row = execute_program(spec, program_data([spec]), folder, networks=networks, progress=progress)

@@ -128,9 +128,11 @@ def launch(
 def load_image_networks(request: StudyRequest, on_missing: Callable[[str, str], None]) -> MetricNetworks:
     """Load the networks that a program's images are measured with."""
     from ablate.base.machine import pick_device
-    from ablate.metrics.networks import load_networks
+    from ablate.metrics.networks import load_networks, networks_of
 
-    networks = load_networks(request.asked_metrics, request.weights, pick_device(request.device))
+    networks = load_networks(
+        networks_of(request.asked_metrics), request.weights, pick_device(request.device), offline=request.offline
+    )
     for network, why in networks.missing.items():
         on_missing(network, why)
     return networks

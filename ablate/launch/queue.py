@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,7 +39,7 @@ class QueuedRun:
     Attributes:
         run_id: The run's name.
         spec: What to run.
-        quantise: True: the run has finished; measure the number formats it lacks. False: make it.
+        quantise: True: the run has finished; measure what it lacks. False: make it.
         finished_before: The run has a finished row.
         lease: The lease.
     """
@@ -79,6 +79,7 @@ class WorkQueue:
         *,
         rerun: Rerun,
         quantize_finished: bool,
+        lacking: Collection[str] = (),
         steal: bool = False,
         at_start: Mapping[str, tuple[str, Any]] | None = None,
         code: Mapping[str, str] | None = None,
@@ -93,6 +94,7 @@ class WorkQueue:
             folder: The results folder.
             rerun: Which runs are made.
             quantize_finished: Measure finished runs in the number formats they lack.
+            lacking: Finished runs that lack other metrics, to be measured too.
             steal: Take the runs that other processes are making now, after all other runs.
             at_start: How the runs ended when the study started, as `statuses` returns it; None: it
                 starts now.
@@ -100,7 +102,8 @@ class WorkQueue:
             on_row: Called for each skipped run with its name and seed, and the reason.
             say: Called with a line for the user.
         """
-        self._folder, self._rerun, self._quantize_finished = folder, rerun, quantize_finished
+        self._folder, self._rerun = folder, rerun
+        self._quantize_finished, self._lacking = quantize_finished, frozenset(lacking)
         self._on_row, self._say = on_row, say
         self._leases, self._at_start = Leases(folder), statuses(folder) if at_start is None else at_start
         # Two thieves that start together must not steal from each other: only these owners count.
@@ -127,7 +130,8 @@ class WorkQueue:
             for run_id, spec in list(self._waiting.items()):
                 reason = self._reason_to_skip(run_id, spec)
                 leave_alone = self._rerun is Rerun.failed or not working_folder(self._folder, run_id).exists()
-                if reason is not None and not self._quantize_finished and leave_alone:
+                measure_more = self._quantize_finished or run_id in self._lacking
+                if reason is not None and not measure_more and leave_alone:
                     self._skip(run_id, reason)
                     continue
                 owner = self._steal_from.get(run_id) if steal else None
@@ -142,9 +146,7 @@ class WorkQueue:
                 try:
                     # Another process may have finished it since the first look.
                     reason = self._reason_to_skip(run_id, spec)
-                    skip = reason is not None and not (
-                        clean_up_finished(self._folder, run_id) and self._quantize_finished
-                    )
+                    skip = reason is not None and not (clean_up_finished(self._folder, run_id) and measure_more)
                 except BaseException:
                     lease.give_back()
                     raise

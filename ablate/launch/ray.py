@@ -38,7 +38,7 @@ from ablate.launch.ray_cluster import (
 )
 from ablate.launch.ray_messages import ProgressActor, Updates
 from ablate.launch.ray_worker import MODELS, Networks, Payload, RunResult, RunTask, resumable_files, run_task
-from ablate.metrics.networks import MetricNetworks, load_networks, weight_paths
+from ablate.metrics.networks import MetricNetworks, load_networks, networks_of, weight_paths
 from ablate.runs.program import config_of
 from ablate.runs.rows import Data, Row, columns_of
 from ablate.runs.run_files import record_remote_run, working_folder
@@ -142,10 +142,19 @@ def launch(
             return
         if isinstance(first, QueuedRun):
             stack.callback(first.lease.give_back)
-        metrics = request.asked_metrics
         cpu = torch.device("cpu")
         measures = not is_program(specs) or config_of(specs[0]).program.images is not None
-        metric_networks = load_networks(metrics, weights, cpu) if measures else MetricNetworks(cpu, {}, {}, {})
+        metric_networks = MetricNetworks(cpu, {}, {}, {})
+        if measures:
+            side = None if is_program(specs) else specs[0].config.data.size
+            metric_networks = load_networks(
+                networks_of(request.asked_metrics),
+                weights,
+                cpu,
+                offline=request.offline,
+                smallest_side=side,
+                progress=progress,
+            )
         for network, reason in metric_networks.missing.items():
             on_missing(network, reason)
         for note in data.notes:
@@ -154,7 +163,6 @@ def launch(
             record(folder, plan, next(iter(code.values())) if code else code_version())
         contents = {path.name: path.read_bytes() for path in weight_paths(metric_networks, weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        asked = tuple(metric for metric in metrics if metric.network not in metric_networks.missing)
         stack.enter_context(connected(address, resources.local_cpus))
         stack.enter_context(sigterm_as_interrupt())
         stack.enter_context(ray_output_redirected(progress))
@@ -168,7 +176,7 @@ def launch(
             session=queue.session,
             device=launcher.device,
             threads=resources.threads,
-            networks=Networks(asked, tuple(metric_networks.extractors), tuple(metric_networks.distances), digests),
+            networks=Networks(metric_networks.loaded, digests),
             load_wall_s=load_wall_s,
             save_every_s=request.save_every_s,
             compile=request.compile,

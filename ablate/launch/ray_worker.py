@@ -40,7 +40,6 @@ from ablate.store import tables
 from ablate.store.atomic_files import is_temporary, replacing
 from ablate.store.cache import cache_folder
 from ablate.store.schema import RUN_TABLES
-from ablate.study.metric_names import Metric
 from ablate.study.plan import RunSpec
 from ablate.study.program import ProgramData
 
@@ -61,11 +60,14 @@ class Payload:
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks that the launcher measures with; `files` are their weights: name -> SHA-256."""
+    """The networks that the launcher measures with, besides the embedded ones.
 
-    metrics: tuple[Metric, ...]
-    extractors: tuple[str, ...]
-    distances: tuple[str, ...]
+    Attributes:
+        names: Their names.
+        files: Their weights: name -> SHA-256.
+    """
+
+    names: tuple[str, ...]
     files: dict[str, str]
 
 
@@ -167,11 +169,10 @@ def _check(data: ImageSet) -> None:
 
 def _suite(networks: Networks, weights: Sequence[Any], target: torch.device) -> MetricNetworks:
     """Assemble the launcher's networks from the launcher's weights."""
-    key = (str(target), *networks.extractors, *networks.distances, *networks.files.values())
+    key = (str(target), *networks.names, *networks.files.values())
     if key not in _suites:
         folder = _store_weights(networks.files, weights) if networks.files else None
-        loaded = load_networks(networks.metrics, folder, target)
-        _suites[key] = loaded.restricted_to(networks.extractors, networks.distances)
+        _suites[key] = load_networks(networks.names, folder, target)
     return _suites[key]
 
 

@@ -39,6 +39,15 @@ def forecast_study(request: StudyRequest) -> list[Planned]:
     return here.forecast(request, specs, tables.read(request.results, "runs"))
 
 
+def measuring_lines(request: StudyRequest, planned: Sequence[Planned]) -> list[str]:
+    """Return what a study will download and add to finished runs, in lines. Nothing for a program."""
+    if is_program([run.spec for run in planned]):
+        return []
+    from ablate.launch import local
+
+    return local.expected_measuring(request, planned)
+
+
 def run_study(
     request: StudyRequest,
     *,

@@ -3,7 +3,7 @@
     name                  metrics                    input              features
     efficientnet-lite0    fd kd                      224 px bicubic     1280 (a Python package)
     inception-v3-compat   fid kid                    299 px bilinear    2048 (see `weights`)
-    dinov2-vit-*-14       fd_dinov2_* kd_dinov2_*    224 px bilinear    384 to 1536 (torch.hub)
+    dinov2-vit-*-14       fd_dinov2_* kd_dinov2_*    224 px bilinear    384 to 1536 (see `weights`)
 
 Bilinear is TensorFlow 1's. All take uint8 RGB and are registered with torch-fidelity under these
 names. Features are float32, computed without TF32 or autocast.
@@ -29,18 +29,12 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 
 from ablate.base.errors import DataError, WeightsError
 from ablate.metrics.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
-from ablate.metrics.weights import Search, fetch, find_weights, hub_folder
-from ablate.models.weight_files import digest
+from ablate.metrics.weights import Search, find_weights, hub_folder, offline
 from ablate.study.metric_names import EMBEDDED, INCEPTION
 
 BATCH = 32  # images
 BATCH_PIXELS = 2**20  # of larger images, fewer are computed at once
-MEGABYTES = {
-    "dinov2_vits14": 85,
-    "dinov2_vitb14": 331,
-    "dinov2_vitl14": 1161,
-    "dinov2_vitg14": 4336,
-}  # approximate size of the weights
+DINOV2_COMMIT = "7764ea0f912e53c92e82eb78a2a1631e92725fc8"  # of the code; newest of the repository in 2025
 
 
 def batch_size(height: int, width: int, most: int = BATCH) -> int:
@@ -148,32 +142,30 @@ class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]
 
 
 def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
-    """Load DINOv2 by torch.hub: its authors' code and weights.
-
-    Their digest is recorded, not pinned.
-    """
-    hub, model = hub_folder(), MODEL_METADATA[name]
-    repository = next((path for path in sorted(hub.glob("facebookresearch_dinov2_*")) if path.is_dir()), None)
-    if repository is not None and (file := hub / "checkpoints" / f"{model}_pretrain.pth").is_file():
-        try:
-            network = torch.hub.load(str(repository), model, source="local", verbose=False)
-        except Exception as error:  # a damaged file, or anything that the code raises
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise WeightsError(
-                f"{name}: {repository} with {file} cannot be loaded ({reason}); fix: remove both"
-            ) from error
-    else:
-        network = fetch(
-            name,
-            f"no code or weights for {name} in {hub}",
-            MEGABYTES[model],
-            "github.com/facebookresearch/dinov2",
-            lambda: torch.hub.load("facebookresearch/dinov2", model, trust_repo=True, verbose=False),
-            search,
-        )
-    return Extractor(
-        name, _DinoV2(name, network).to(device), digest(network.state_dict()), "bilinear224 tensorflow1 float32"
-    )
+    """Load DINOv2: its authors' code at a pinned commit, and the published weights."""
+    weights = find_weights(MODEL_METADATA[name], search)
+    code = hub_folder() / f"facebookresearch_dinov2_{DINOV2_COMMIT}"
+    try:
+        if code.is_dir():
+            network = torch.hub.load(str(code), MODEL_METADATA[name], source="local", pretrained=False, verbose=False)
+        elif offline() or not search.download:
+            raise WeightsError(f"no code for {name} in {code}; a download is not allowed")
+        else:
+            network = torch.hub.load(
+                f"facebookresearch/dinov2:{DINOV2_COMMIT}",
+                MODEL_METADATA[name],
+                pretrained=False,
+                trust_repo=True,
+                skip_validation=True,
+                verbose=False,
+            )
+        network.load_state_dict(weights.tensors)
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged file, no network, or anything that the code raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise WeightsError(f"{name}: {code} cannot be loaded ({reason}); fix: remove it") from error
+    return Extractor(name, _DinoV2(name, network).to(device), weights.digest, "bilinear224 tensorflow1 float32")
 
 
 EXTRACTORS: dict[str, Callable[[torch.device, Search], Extractor]] = {

@@ -1,22 +1,28 @@
-"""The networks of the metrics: the embedded ones, those asked for, and those with local weights."""
+"""The networks of the metrics: the embedded ones, and those whose weights are on this machine or fetched."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA
 
 from ablate.base.errors import WeightsError
+from ablate.base.progress import Progress
 from ablate.metrics.efficientnet import efficientnet_lite0
 from ablate.metrics.extractors import Extractor, load_extractor
-from ablate.metrics.pair_distances import TRUNKS, Distance, PerceptualDistance, load_lpips
-from ablate.metrics.weights import Search, local_file
+from ablate.metrics.pair_distances import SMALLEST_SIDE, TRUNKS, Distance, PerceptualDistance, load_lpips
+from ablate.metrics.weights import Search, fetch, local_file
 from ablate.study.metric_names import EMBEDDED, INCEPTION, PERCEPTUAL, Metric
 
-_BACKBONES = {INCEPTION: "inception_v3", **{f"lpips-{net}": trunk for net, trunk in TRUNKS.items()}}  # by network
-_OPTIONAL = (INCEPTION, "lpips-alex")  # loaded where their weights are on this machine, even if nobody asked
+DEFAULT = (INCEPTION, "lpips-alex")  # measured with unless metrics are named
+BACKBONE_OF = {
+    INCEPTION: "inception_v3",
+    **{f"lpips-{net}": trunk for net, trunk in TRUNKS.items()},
+    **MODEL_METADATA,
+}  # network -> name of its weights
 
 
 @dataclass(frozen=True)
@@ -36,40 +42,63 @@ class MetricNetworks:
     distances: dict[str, Distance]
     missing: dict[str, str]
 
-    def restricted_to(self, extractors: Collection[str], distances: Collection[str]) -> MetricNetworks:
-        """Return these networks without extractors and distances that are not named."""
-        return replace(
-            self,
-            extractors={name: network for name, network in self.extractors.items() if name in extractors},
-            distances={name: distance for name, distance in self.distances.items() if name in distances},
-        )
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The loaded networks, without the embedded ones."""
+        loaded = {*self.extractors, *(PERCEPTUAL[name] for name in self.distances)}
+        return tuple(network for network in BACKBONE_OF if network in loaded)
 
 
-def load_networks(asked: Collection[Metric], folder: Path | None, device: torch.device) -> MetricNetworks:
-    """Load the embedded networks, those asked for (with a download), those with local weights.
+def networks_of(metrics: Collection[Metric]) -> list[str]:
+    """Return the networks with weights of their own that metrics need; without metrics those of `fid` and `lpips`."""
+    named = {metric.network for metric in metrics if metric.network}
+    return sorted(named - {EMBEDDED}) if metrics else list(DEFAULT)
+
+
+def load_networks(
+    wanted: Collection[str],
+    folder: Path | None,
+    device: torch.device,
+    *,
+    offline: bool = False,
+    smallest_side: int | None = None,
+    progress: Progress | None = None,
+) -> MetricNetworks:
+    """Load the embedded networks and those that are wanted, downloading their weights if need be.
 
     Args:
-        asked: Metrics that the user named.
+        wanted: Networks, as `networks_of` returns them.
         folder: A folder of weights; None: `ABLATE_WEIGHTS`.
         device: Where the networks compute.
+        offline: Download nothing.
+        smallest_side: The shorter side of the images, in pixels; None: unknown. Networks that need
+            larger images are missing.
+        progress: Shows downloads; None: lines on stderr.
 
     Raises:
         WeightsError: The folder does not exist, or a file in it does not hold the weights that its
             name promises.
     """
-    asked_for = {metric.network for metric in asked if metric.network}
     networks = MetricNetworks(
         device,
         extractors={EMBEDDED: load_extractor(EMBEDDED, device)},
         distances={"pd": PerceptualDistance(efficientnet_lite0(device))},
         missing={},
     )
-    for network in (*_OPTIONAL, *sorted(asked_for - set(_OPTIONAL) - {EMBEDDED})):
-        search = Search(folder, download=network in asked_for)
+    search = Search(folder, download=not offline)
+    if smallest_side is not None:
+        networks.missing.update(_too_large(wanted, smallest_side))
+    loadable = [network for network in wanted if network not in networks.missing]
+    problems = fetch([BACKBONE_OF[network] for network in loadable], search, progress)
+    for network in loadable:
+        backbone = BACKBONE_OF[network]
+        if backbone in problems:
+            networks.missing[network] = problems[backbone]
+            continue
         try:
             _load(network, networks, search)
         except WeightsError as error:
-            path = local_file(_BACKBONES[network], search) if network in _BACKBONES else None
+            path = local_file(backbone, search)
             if path is not None and path.parent == search.folder:  # the user put it there: it must be right
                 raise
             networks.missing[network] = str(error)
@@ -78,9 +107,18 @@ def load_networks(asked: Collection[Metric], folder: Path | None, device: torch.
 
 def weight_paths(networks: MetricNetworks, folder: Path | None) -> list[Path]:
     """Return the weight files of loaded networks, without the embedded ones."""
-    loaded = {*networks.extractors, *(PERCEPTUAL[name] for name in networks.distances)}
-    paths = [local_file(backbone, Search(folder)) for network, backbone in _BACKBONES.items() if network in loaded]
+    paths = [local_file(BACKBONE_OF[network], Search(folder)) for network in networks.loaded]
     return [path for path in paths if path is not None]
+
+
+def _too_large(wanted: Collection[str], side: int) -> dict[str, str]:
+    """Return the networks that need larger images, and why."""
+    needed = {f"lpips-{net}": smallest for net, smallest in SMALLEST_SIDE.items()}
+    return {
+        network: f"images of {side} x {side} pixels; {network} needs sides of at least {needed[network]}"
+        for network in wanted
+        if side < needed.get(network, 0)
+    }
 
 
 def _load(network: str, networks: MetricNetworks, search: Search) -> None:

@@ -1,16 +1,16 @@
-"""Pretrained weights of published networks, with pinned digests, downloaded only when asked for.
+"""Pretrained weights of published networks: where they are found, and how they are checked.
 
 The places, in order. A file must be the published one or hold its tensors:
 
 1. `--weights DIR`, else the folder in `ABLATE_WEIGHTS`: `<name>.safetensors`, or the publisher's
    file;
 2. the libraries' own downloads (`torch.hub.get_dir()/checkpoints`);
-3. the publisher's address, if the caller allows a download and `ABLATE_OFFLINE` is not set. A
-   failed download is not repeated within an hour (`ablate doctor --clear weights` allows it at
-   once).
+3. the publisher's address, unless `ABLATE_OFFLINE` is set or the caller forbids it. The file goes
+   to the folder of 2.
 
 Reference: AlexNet and VGG16 of torchvision (ImageNet), without their classifiers, for LPIPS; the
-Inception-v3 of the original FID, converted from TensorFlow (Heusel et al., arXiv 1706.08500).
+Inception-v3 of the original FID, converted from TensorFlow (Heusel et al., arXiv 1706.08500);
+DINOv2 (Oquab et al., arXiv 2304.07193).
 """
 
 from __future__ import annotations
@@ -18,26 +18,18 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import socket
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from safetensors.torch import load
 from torch import Tensor
 
 from ablate.base.errors import WeightsError
+from ablate.base.progress import Progress
+from ablate.metrics.downloads import Download, download
 from ablate.models.weight_files import digest
-from ablate.store.atomic_files import replacing
-from ablate.store.cache import cache_folder
-
-T = TypeVar("T")
-RETRY_S = 3600.0  # after a failed download
-TIMEOUT_S = 20.0  # of a network read
 
 
 @dataclass(frozen=True)
@@ -48,32 +40,21 @@ class Backbone:
     url: str
     files: tuple[str, ...]  # the publisher's name, then other names of the same file
     prefix: str  # of the tensors that are used; "" for all
-    file_sha256: str  # of the publisher's file, or its first digits, which torchvision puts into the name
+    file_sha256: str  # of the publisher's file
     digest: str | None  # of the tensors used; None: unknown, so only the publisher's file is accepted
     megabytes: int  # size of the download
+
+
+def _dinov2(model: str, sha256: str, megabytes: int) -> Backbone:
+    file = f"{model}_pretrain.pth"
+    return Backbone(
+        model, f"https://dl.fbaipublicfiles.com/dinov2/{model}/{file}", (file,), "", sha256, None, megabytes
+    )
 
 
 BACKBONES = {
     backbone.name: backbone
     for backbone in (
-        Backbone(
-            name="alexnet_features",
-            url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-            files=("alexnet-owt-7be5be79.pth",),
-            prefix="features.",
-            file_sha256="7be5be79",
-            digest="276812cc7430109e87ad2847e4409809bf867956c8a5e9621ae88a1bfcb08e76",
-            megabytes=233,
-        ),
-        Backbone(
-            name="vgg16_features",
-            url="https://download.pytorch.org/models/vgg16-397923af.pth",
-            files=("vgg16-397923af.pth",),
-            prefix="features.",
-            file_sha256="397923af",
-            digest="d649de3c8126095cbd4ddf98051ee4c6eb54127548e4623473d5a202c46418fe",
-            megabytes=528,
-        ),
         Backbone(
             name="inception_v3",
             url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -82,8 +63,30 @@ BACKBONES = {
             prefix="",
             file_sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
             digest=None,
-            megabytes=91,
+            megabytes=96,
         ),
+        Backbone(
+            name="alexnet_features",
+            url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+            files=("alexnet-owt-7be5be79.pth",),
+            prefix="features.",
+            file_sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+            digest="276812cc7430109e87ad2847e4409809bf867956c8a5e9621ae88a1bfcb08e76",
+            megabytes=244,
+        ),
+        Backbone(
+            name="vgg16_features",
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
+            files=("vgg16-397923af.pth",),
+            prefix="features.",
+            file_sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+            digest="d649de3c8126095cbd4ddf98051ee4c6eb54127548e4623473d5a202c46418fe",
+            megabytes=553,
+        ),
+        _dinov2("dinov2_vits14", "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9", 88),
+        _dinov2("dinov2_vitb14", "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73", 346),
+        _dinov2("dinov2_vitl14", "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428", 1218),
+        _dinov2("dinov2_vitg14", "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3", 4546),
     )
 }
 
@@ -139,8 +142,51 @@ def find_weights(name: str, search: Search) -> Weights:
         WeightsError: They are not on this machine and were not downloaded, or a file has another
             digest.
     """
-    backbone = BACKBONES[name]
-    return _read(backbone, local_file(name, search) or _download(backbone, search))
+    if local_file(name, search) is None and (problems := fetch([name], search)):
+        raise WeightsError(problems[name])
+    path = local_file(name, search)
+    assert path is not None
+    return _read(BACKBONES[name], path)
+
+
+def fetch(
+    names: Collection[str], search: Search, progress: Progress | None = None, *, retry: bool = False
+) -> dict[str, str]:
+    """Download the weights that are not on this machine, all at once.
+
+    Args:
+        names: Keys of `BACKBONES`.
+        search: Where they may come from.
+        progress: Shows size and source; None: lines on stderr.
+        retry: Also try what failed within the last hour.
+
+    Returns:
+        Name -> why its weights are not here, in one line. Nothing for those that are here.
+    """
+    absent = [BACKBONES[name] for name in names if local_file(name, search) is None]
+    if not absent:
+        return {}
+    if offline():
+        failed = {backbone.name: "ABLATE_OFFLINE forbids a download" for backbone in absent}
+    elif not search.download:
+        how = "ablate weights --fetch {} downloads them ({} MB)"
+        failed = {backbone.name: how.format(backbone.name, backbone.megabytes) for backbone in absent}
+    else:
+        files = [
+            Download(one.name, one.url, hub_folder() / "checkpoints" / one.files[0], one.file_sha256, one.megabytes)
+            for one in absent
+        ]
+        failed = download(files, progress or Progress(enabled=False), retry=retry)
+        failed = {name: f"the download failed: {why}" for name, why in failed.items()}
+    return {
+        one.name: f"no weights for {one.name} here (put {_file_names(one)} into --weights DIR); {failed[one.name]}"
+        for one in absent
+        if one.name in failed
+    }
+
+
+def _file_names(backbone: Backbone) -> str:
+    return f"{backbone.name}.safetensors or {backbone.files[0]}" if backbone.digest else backbone.files[0]
 
 
 def local_file(name: str, search: Search) -> Path | None:
@@ -164,76 +210,21 @@ def _read(backbone: Backbone, path: Path) -> Weights:
         content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); {fix}") from error
-    published = hashlib.sha256(content).hexdigest().startswith(backbone.file_sha256)
+    published = hashlib.sha256(content).hexdigest() == backbone.file_sha256
     try:
         state = load(content) if path.suffix == ".safetensors" else _unpack(content)
         tensors = {key: value for key, value in state.items() if key.startswith(backbone.prefix)}
-        found = digest(tensors)
+        tensors_digest = digest(tensors)
     # A damaged file can raise anything: SafetensorError, UnpicklingError, EOFError,
     # AttributeError...
     except Exception as error:
         raise WeightsError(f"{path}: damaged, or not a weight file ({type(error).__name__}); {fix}") from error
-    if not published and found != backbone.digest:
-        raise WeightsError(f"{path}: other weights (digest {found[:12]}...); {fix}")
-    return Weights(tensors, found, path)
+    if not published and tensors_digest != backbone.digest:
+        raise WeightsError(f"{path}: other weights (digest {tensors_digest[:12]}...); {fix}")
+    return Weights(tensors, tensors_digest, path)
 
 
 def _unpack(content: bytes) -> dict[str, Tensor]:
     """Read PyTorch's format without running code from it."""
     state: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
-
-
-def _download(backbone: Backbone, search: Search) -> Path:
-    """Download the publisher's file into torch.hub's folder."""
-    target = hub_folder() / "checkpoints" / backbone.files[0]
-
-    def action() -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # torch.hub checks the digest before it renames the file: other programs read it there too.
-        torch.hub.download_url_to_file(backbone.url, str(target), hash_prefix=backbone.file_sha256, progress=False)
-        return target
-
-    names = f"{backbone.name}.safetensors or {backbone.files[0]}" if backbone.digest else backbone.files[0]
-    missing = f"no weights for {backbone.name} here (put {names} into --weights DIR)"
-    return fetch(backbone.name, missing, backbone.megabytes, backbone.url, action, search)
-
-
-def fetch(name: str, missing: str, megabytes: int, address: str, action: Callable[[], T], search: Search) -> T:
-    """Run a download if it is allowed and has not just failed.
-
-    Args:
-        name: Names the file that records a failure.
-        missing: What is not on this machine; the start of every message.
-        megabytes: Size of the download.
-        address: The source, for messages.
-        action: The download.
-        search: Says whether a download is allowed.
-
-    Raises:
-        WeightsError: The download is not allowed, or it failed now or within the last hour.
-    """
-    if offline():
-        raise WeightsError(f"{missing}; ABLATE_OFFLINE forbids a download")
-    if not search.download:
-        raise WeightsError(f"{missing}; a --metric asked for by name downloads them ({megabytes} MB)")
-    marker = cache_folder() / "weights" / f"{name}.failed"
-    with suppress(OSError, ValueError):
-        age_s = time.time() - marker.stat().st_mtime
-        if 0 <= age_s < RETRY_S:
-            reason = marker.read_text(encoding="utf-8")
-            raise WeightsError(
-                f"{missing}; the download failed {age_s / 60:.0f} min ago ({reason}) and is not tried again within the "
-                "hour; ablate doctor --clear weights retries at once"
-            )
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)
-    try:
-        return action()
-    except Exception as error:  # URLError, HTTPError, a timeout, a full disk: none may end a study
-        reason = " ".join(str(error).split()) or type(error).__name__
-        with suppress(OSError), replacing(marker) as temporary:
-            temporary.write_text(reason, encoding="utf-8")
-        raise WeightsError(f"{missing}; downloading {address} failed: {reason}") from error
-    finally:
-        socket.setdefaulttimeout(timeout)

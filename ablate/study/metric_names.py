@@ -162,6 +162,11 @@ def name_of(kind: str, network: str) -> str:
     return _BY_FEATURES[network][SETS.index(kind)]
 
 
+def headline_of(network: str) -> str:
+    """Return the best known metric of a network: `fid`, `lpips`, `fd_dinov2_l`."""
+    return next(name for name, one in METRICS.items() if one.network == network and one.kind not in SAMPLES)
+
+
 def higher_is_better(name: str) -> bool:
     """Return whether higher values are better, also of a metric in a number format (`int8_psnr_db`)."""
     plain = name if name in METRICS else name.partition("_")[2]

@@ -154,8 +154,9 @@ class StudyRequest(Settings):
         budget: Train each variant for equal steps, or for the baseline's training MACs.
         data: `cats`, or a folder, zip or `.npz` of images.
         results: The results folder.
-        metrics: Metrics asked for by name. Their networks' weights may be downloaded.
+        metrics: Metrics to measure with a network of their own, instead of `fid`, `kid` and `lpips`.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
+        offline: Download no weights.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         launcher: `local`: one run after another in this process; `ray`: tasks of a Ray cluster; `slurm`: jobs
             of a SLURM cluster.
@@ -196,6 +197,7 @@ class StudyRequest(Settings):
     results: File = Path("results")
     metrics: Annotated[Names, AfterValidator(_known_metrics)] = ()
     weights: File | None = None
+    offline: bool = False
     device: str = "auto"
     launcher: Literal["local", "ray", "slurm"] = "local"
     ray_address: str | None = None

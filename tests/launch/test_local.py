@@ -47,7 +47,7 @@ class Fake:
         self.moment = datetime.now(UTC)
         self.wait_s = wait_s
         monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
-        monkeypatch.setattr(local, "load_networks", lambda *_: SimpleNamespace(missing={}))
+        monkeypatch.setattr(local, "load_networks", lambda *_, **__: SimpleNamespace(missing={}))
         monkeypatch.setattr(local, "execute_run", self)
 
     def __call__(self, spec: RunSpec, data: Any, folder: Path, **_: object) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def test_a_run_in_a_folder_of_its_own_returns_all_of_its_files(study: Path, tmp_
         "",
         "cpu",
         1,
-        Networks((), (), (), {}),
+        Networks((), {}),
         0.0,
         60.0,
         "auto",

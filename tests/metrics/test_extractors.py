@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ablate.base.errors import DataError, WeightsError
-from ablate.metrics.extractors import EXTRACTORS, FidelityExtractor, extract, load_extractor
-from ablate.metrics.weights import Search
+from ablate.metrics.extractors import DINOV2_COMMIT, EXTRACTORS, FidelityExtractor, extract, load_extractor
+from ablate.metrics.weights import BACKBONES, Search
 from ablate.study.metric_names import EMBEDDED, METRICS, SETS
 
 HUB = """
@@ -21,7 +23,7 @@ dependencies = ["torch"]
 class Tiny(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.scale = torch.nn.Parameter(torch.tensor([2.0]))
+        self.scale = torch.nn.Parameter(torch.tensor([1.0]))
     def forward(self, x):
         return self.scale * x.mean((2, 3))
 def dinov2_vits14(**kwargs):
@@ -75,28 +77,32 @@ def test_every_network_of_a_metric_can_be_loaded() -> None:
     assert {metric.network for metric in METRICS.values() if metric.kind in SETS} == set(EXTRACTORS)
 
 
-def test_dinov2_comes_from_the_hub_only_when_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dinov2_is_pinned_code_with_pinned_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("ABLATE_OFFLINE", raising=False)
     name = "dinov2-vit-s-14"
-    with pytest.raises(WeightsError, match=r"no code or weights for dinov2-vit-s-14.*asked for by name"):
+    with pytest.raises(WeightsError, match=r"no weights for dinov2_vits14.*ABLATE_OFFLINE forbids a download"):
         load_extractor(name)
-    monkeypatch.setenv("ABLATE_OFFLINE", "1")
-    with pytest.raises(WeightsError, match="ABLATE_OFFLINE forbids a download"):
+    (tmp_path / "checkpoints").mkdir()
+    file = tmp_path / "checkpoints" / "dinov2_vits14_pretrain.pth"
+    torch.save({"scale": torch.tensor([2.0])}, file)
+    with pytest.raises(WeightsError, match="other weights"):
+        load_extractor(name)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(BACKBONES, "dinov2_vits14", replace(BACKBONES["dinov2_vits14"], file_sha256=digest))
+    with pytest.raises(WeightsError, match="no code for dinov2-vit-s-14"):
         load_extractor(name, search=Search(download=True))
     # What an earlier download left is used without asking anybody.
-    (tmp_path / "facebookresearch_dinov2_main").mkdir()
-    (tmp_path / "facebookresearch_dinov2_main" / "hubconf.py").write_text(HUB)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "dinov2_vits14_pretrain.pth").touch()
+    code = tmp_path / f"facebookresearch_dinov2_{DINOV2_COMMIT}"
+    code.mkdir()
+    (code / "hubconf.py").write_text(HUB)
     extractor = load_extractor(name)
     (found,) = extract([smooth_images(3)], extractor)
     assert found.shape == (3, 3)
-    (tmp_path / "facebookresearch_dinov2_main" / "hubconf.py").write_text("damaged = ")
+    (code / "hubconf.py").write_text("damaged = ")
     with pytest.raises(WeightsError, match=r"dinov2-vit-s-14: .* cannot be loaded \(SyntaxError.*fix: remove"):
         load_extractor(name)
-    (tmp_path / "facebookresearch_dinov2_main" / "hubconf.py").write_text(HUB)
+    (code / "hubconf.py").write_text(HUB)
     assert len(extractor.digest) == 64
     v = F.interpolate(smooth_images(3).float(), size=224, mode="bilinear").mean((2, 3)) / 255
     expected = 2 * (v - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])

@@ -92,10 +92,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             Image.fromarray(image).save(path / name / f"{i:03}.png")
     np.savez(path / "fake.npz", images=blobs(24, 1))
     np.savez(path / "better.npz", images=blobs(24, 2))
-    os.environ.update(ABLATE_CACHE=str(path / "cache"), TORCH_HOME=str(path / "torch"), ABLATE_OFFLINE="1")
+    os.environ.update(ABLATE_CACHE=str(path / "cache"), TORCH_HOME=str(path / "torch"))
     os.environ.pop("ABLATE_WEIGHTS", None)
     yield path
-    for name in ("ABLATE_CACHE", "TORCH_HOME", "ABLATE_OFFLINE"):
+    for name in ("ABLATE_CACHE", "TORCH_HOME"):
         del os.environ[name]
 
 

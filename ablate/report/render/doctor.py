@@ -26,7 +26,7 @@ def render(diagnosis: dict[str, Any], *, full: bool = False) -> RenderableType:
         f"{folder}: {'unknown' if count is None else f'{count / BYTES_PER_GB:,.1f} GB'}"
         for folder, count in diagnosis["free_bytes"].items()
     )
-    network = "never (ABLATE_OFFLINE)" if diagnosis["offline"] else "only for metrics that are asked for by name"
+    network = "never (ABLATE_OFFLINE)" if diagnosis["offline"] else "downloads weights that a metric needs"
     head = [
         f"ablate {environment['ablate']}, Python {environment['python']}, torch {environment['torch']}",
         f"device {diagnosis['device']} ({where}), precision {diagnosis['precision']}, threads {diagnosis['threads']}",

@@ -95,7 +95,8 @@ def e_values(findings: Findings, metric: Metric) -> Plot | None:
         for i, (seed, e) in enumerate(zip(one.e_seeds or (), one.e_by_seed or (), strict=True))
     ]
     decided = 1 / findings.compared.alpha
-    x = alt.X("seeds:Q", title="seeds", axis=alt.Axis(tickMinStep=1, format="d"))
+    most = max((int(str(point["seeds"])) for point in points), default=1)
+    x = alt.X("seeds:Q", title="seeds", axis=alt.Axis(values=list(range(1, most + 1, 1 + most // 16)), format="d"))
     scale = alt.Scale(type="log")
     tips = [alt.Tooltip("variant:N"), alt.Tooltip("seeds:Q"), alt.Tooltip("seed:Q"), alt.Tooltip("e:Q", format=".3g")]
     lines = alt.Chart(pd.DataFrame(points)).encode(

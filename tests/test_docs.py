@@ -170,6 +170,7 @@ def test_the_page_of_own_models_leads_to_a_report(tmp_path: Path, cats_composed_
     assert set(runs["data"]) == {"cats", "blobs"}
 
 
+@pytest.mark.slow
 def test_the_page_of_own_programs_leads_to_a_verdict(tmp_path: Path) -> None:
     page = ROOT / "docs/own-program.md"
     write_files(page, tmp_path)

@@ -21,6 +21,7 @@ def write_program(folder: Path, line: str) -> None:
     assert ablate("init", "--program", sys.executable, "train.py", cwd=folder).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_example_leads_to_a_verdict(tmp_path: Path) -> None:
     assert ablate("init", "--program", cwd=tmp_path).returncode == 0
     checked = ablate("check", cwd=tmp_path)

@@ -57,6 +57,7 @@ def run(folder: Path, *words: str) -> Any:
     return done
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_on_seeds_that_are_not_judged(study: Path) -> None:
     done = run(study, "--variant", "low", "--seeds", "0-1", "--tune", "options.lr=0.1,0.3,0.9", "--tune-seeds", "90")
     assert "baseline: options.lr=0.3 is best, acc " in done.stdout

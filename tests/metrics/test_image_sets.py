@@ -208,6 +208,7 @@ def test_a_part_and_a_paired_difference(folder: Path, measure: Measure) -> None:
     assert 0 < difference["low"] < difference["value"] < difference["high"]
 
 
+@pytest.mark.slow
 def test_pairs(folder: Path, measure: Measure) -> None:
     found = measure("fake", "fake.npz", "--metric", "psnr_db", "--metric", "pd", cwd=folder)
     assert found["pd"]["value"] == pytest.approx(0, abs=1e-6)

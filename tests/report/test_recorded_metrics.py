@@ -68,6 +68,7 @@ def test_what_is_shown_does_not_change_the_family() -> None:
     assert one.comparisons == tuple(c for c in both.comparisons if c.metric == "acc")
 
 
+@pytest.mark.slow
 def test_every_form_names_the_unit_and_has_no_column_that_no_run_filled(tmp_path: Path) -> None:
     synthetic.save(tmp_path, rows())
     found = findings_of(rows())

@@ -193,6 +193,7 @@ def test_a_replay_refuses_other_code(here: Path) -> None:
     assert "the code of model net is not the run's" in str(refused.exception)
 
 
+@pytest.mark.slow
 def test_number_formats_of_a_users_model(here: Path) -> None:
     done = CliRunner().invoke(
         cli.app,

@@ -198,6 +198,7 @@ def test_all_variants_see_the_same_images(plugin, registry):
         variants.load("small")
 
 
+@pytest.mark.slow
 def test_a_configuration_travels_with_its_plugin(plugin, registry, tmp_path):
     plugins.load_file(plugin())
     registry("baseline", '[model]\nkind = "net"\n')

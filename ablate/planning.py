@@ -24,6 +24,7 @@ from ablate.stats.paired import POWER
 from ablate.stats.planned_power import detectable_effect
 from ablate.store import plans, tables
 from ablate.studies import findings_of
+from ablate.study.metric_names import METRICS
 from ablate.study.plan import Planned, RunSpec
 from ablate.study.request import StudyRequest
 from ablate.study.variants import BASELINE
@@ -100,15 +101,27 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
 def judged_metrics(request: StudyRequest, specs: Sequence[RunSpec], found: Findings | None) -> tuple[str, ...]:
     """Return the metrics that a study is judged by: the headline metrics, then others asked for.
 
-    Without runs that tell, a better headline metric counts if it is asked for: its weights may be
-    missing.
+    Without finished runs, a better headline metric counts if it is asked for, or if no metric is
+    named and its weights are here or can be downloaded.
     """
     if is_program(specs):
         recorded = () if found is None else found.compared.headline
         return named_metrics(request, specs) or recorded
-    expected = [best if best in request.metrics else embedded for best, embedded in HEADLINES]
-    headline = expected if found is None else list(found.compared.headline)
+    headline = _expected_headline(request) if found is None else list(found.compared.headline)
     return tuple(dict.fromkeys([*headline, *request.metrics]))
+
+
+def _expected_headline(request: StudyRequest) -> list[str]:
+    if request.metrics:
+        return [best if best in request.metrics else embedded for best, embedded in HEADLINES]
+    from ablate.metrics.networks import BACKBONE_OF
+    from ablate.metrics.weights import Search, obtainable
+
+    search = Search(request.weights, download=not request.offline)
+    return [
+        best if obtainable(BACKBONE_OF[str(METRICS[best].network)], search) else embedded
+        for best, embedded in HEADLINES
+    ]
 
 
 def family_line(request: StudyRequest, planned: Sequence[Planned]) -> str:

@@ -19,7 +19,7 @@ from ablate.launch.plans import planned
 from ablate.launch.queue import AS_FAILED, POLL_S, QueuedRun, WorkQueue, make_runs, sigterm_as_interrupt
 from ablate.launch.stale import stale_runs
 from ablate.metrics.networks import BACKBONE_OF, MetricNetworks, load_networks, networks_of
-from ablate.metrics.weights import BACKBONES, Search, fetch, local_file, offline
+from ablate.metrics.weights import BACKBONES, Search, fetch, local_file, obtainable
 from ablate.models import memory
 from ablate.models.cost import cost
 from ablate.runs import loading as finished_runs
@@ -90,14 +90,17 @@ def expected_measuring(request: StudyRequest, planned: Sequence[Planned]) -> lis
     """Return what a study will download, and which finished runs get metrics that they lack, in lines."""
     wanted, lines = networks_of(request.asked_metrics), []
     search = Search(request.weights, download=not request.offline)
-    may_download = not request.offline and not offline()
-    missing = [network for network in wanted if local_file(BACKBONE_OF[network], search) is None]
-    for network in missing:
+    available = [network for network in wanted if obtainable(BACKBONE_OF[network], search)]
+    for network in wanted:
         backbone = BACKBONES[BACKBONE_OF[network]]
+        if local_file(backbone.name, search) is not None:
+            continue
         first = headline_of(network)
         what = f"{backbone.megabytes} MB from {backbone.url}"
-        lines.append(f"to be downloaded for {first}: {what}" if may_download else f"not measured offline: {first}")
-    available = wanted if may_download else [network for network in wanted if network not in missing]
+        if network in available:
+            lines.append(f"to be downloaded for {first}: {what}")
+        else:
+            lines.append(f"not measured: {first}, whose weights are not here (ablate weights --fetch downloads them)")
     finished = [run.run_id for run in planned if run.finished]
     if lacking := lacking_networks(request.results, finished, available):
         networks = ", ".join(network for network in available if any(network in some for some in lacking.values()))

@@ -88,6 +88,19 @@ def download(files: Sequence[Download], progress: Progress, *, retry: bool = Fal
     return problems
 
 
+def recently_failed(name: str) -> bool:
+    """Return whether a download failed within the last hour."""
+    try:
+        _check_not_failed(_failure_file(name))
+    except _Remembered:
+        return True
+    return False
+
+
+def _failure_file(name: str) -> Path:
+    return cache_folder() / "weights" / f"{name}.failed"
+
+
 class _Remembered(Exception):
     """The download failed within the last hour."""
 
@@ -95,7 +108,7 @@ class _Remembered(Exception):
 def _download_once(file: Download, progress: Progress, stop: Event, retry: bool) -> None:
     """Download a file unless it is there, or another process has just failed to."""
     folder = cache_folder() / "weights"
-    failure = folder / f"{file.name}.failed"
+    failure = _failure_file(file.name)
     if not retry:
         _check_not_failed(failure)
     folder.mkdir(parents=True, exist_ok=True)

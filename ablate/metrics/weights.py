@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ablate.base.errors import WeightsError
 from ablate.base.progress import Progress
-from ablate.metrics.downloads import Download, download
+from ablate.metrics.downloads import Download, download, recently_failed
 from ablate.models.weight_files import digest
 
 
@@ -183,6 +183,13 @@ def fetch(
         for one in absent
         if one.name in failed
     }
+
+
+def obtainable(name: str, search: Search) -> bool:
+    """Return whether weights are on this machine, or a download of them may be tried now."""
+    if local_file(name, search) is not None:
+        return True
+    return search.download and not offline() and not recently_failed(name)
 
 
 def _file_names(backbone: Backbone) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from ablate.base.errors import WeightsError
 from ablate.metrics import downloads
-from ablate.metrics.weights import BACKBONES, Search, fetch, find_weights
+from ablate.metrics.weights import BACKBONES, Search, fetch, find_weights, obtainable
 from ablate.models.weight_files import digest as tensors_digest
 
 NAME = "alexnet_features"
@@ -160,10 +160,12 @@ def test_a_failed_download_is_one_line_and_not_tried_again(
     monkeypatch.setattr(downloads, "ANSWER_S", 0.3)
     monkeypatch.setattr(downloads, "PACE_S", 0.2)
     trouble(server)
+    assert obtainable(NAME, ASK)
     with pytest.raises(WeightsError, match=f"the download failed: .*{why}") as error:
         find_weights(NAME, ASK)
     assert "\n" not in str(error.value)
     assert not target.exists()
+    assert not obtainable(NAME, ASK)
     tried = len(server.requests)
     with pytest.raises(WeightsError, match=rf"{why}.* \(0 min ago; not tried again within the hour"):
         find_weights(NAME, ASK)

@@ -128,7 +128,8 @@ def _inception(device: torch.device, search: Search) -> Extractor:
     file.seek(0)
     layer = FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")
     network = FeatureExtractorInceptionV3(INCEPTION, [layer], feature_extractor_weights_path=file)
-    return Extractor(INCEPTION, network.to(device), weights.digest, "bilinear299 tensorflow1 float32")
+    network = network.to(device).to(memory_format=torch.channels_last)  # two thirds of the time on a CPU
+    return Extractor(INCEPTION, network, weights.digest, "bilinear299 tensorflow1 float32")
 
 
 class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]

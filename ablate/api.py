@@ -278,6 +278,7 @@ def run(
     del options["on_row"], options["variants"], options["plugin"]
     for path in (plugin,) if isinstance(plugin, str | PathLike) else plugin:
         load_file(Path(path))
+    from ablate.study.metric_names import headline_of
     from ablate.study.request import StudyRequest, as_call
 
     with registry(None if variants is None else Path(variants)):
@@ -292,6 +293,8 @@ def run(
             lost = [metric.name for metric in request.asked_metrics if metric.network == network]
             if lost:
                 warnings.warn(f"no {', '.join(lost)}: {why}", stacklevel=2)
+            else:
+                progress.say(f"note: no {headline_of(network)}: {why}")
 
         make_study(
             request,

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, create_model, model_validator
 
 from ablate.base.errors import did_you_mean
 from ablate.study import plugins
-from ablate.study.plugins import ModelSettings
+from ablate.study.model_settings import ModelSettings
 from ablate.study.validation import Settings
 
 MAX_INT = 10**12  # of a setting

@@ -19,58 +19,29 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import io
 import json
-import os
 import sys
 import tempfile
-import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel
 
 from ablate.base.errors import PluginError, did_you_mean
 from ablate.base.text import one_line
-from ablate.study.validation import Settings
+from ablate.study.model_settings import ModelSettings, settings_of
+from ablate.study.plugin_code import digest_of, digest_of_files, file_of, line_of, quiet, registering, source_of
 
 BUILT_IN = ("ablate.models.kpn.settings",)  # modules that register what the package ships
 ENTRY_POINTS = "ablate.plugins"
 METRIC_INPUTS = ("sets", "pairs", "samples", "run")
 
 Registered = TypeVar("Registered")
-
-
-class ModelSettings(Settings):
-    """The section `[model]`: the settings of one kind of model.
-
-    Attributes:
-        kind: The name that the model is registered by.
-        space: What is diffused: the images, or latents of 4 x 16 x 16.
-        all_groups: Module groups that any model of this kind has, to report those that one lacks.
-    """
-
-    all_groups: ClassVar[tuple[str, ...]] = ()
-
-    kind: str
-    space: Literal["pixel", "latent"] = "pixel"
-
-    def build(self, shape: tuple[int, int, int]) -> Any:
-        """Return the network, an `nn.Module` with (z (B, C, S, S), t (B,) in [0, 1]) -> (B, C, S, S).
-
-        Args:
-            shape: (C, S, S) of what is diffused.
-        """
-        raise NotImplementedError
-
-    def memory_sizes(self, shape: tuple[int, int, int]) -> tuple[int, int] | None:
-        """Estimate the parameters, and the values per image that a backward pass keeps; None: unknown."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -92,7 +63,6 @@ class Plugin:
 
 _registered: dict[str, dict[str, Plugin]] = {k: {} for k in ("model", "metric", "dataset", "objective", "solver")}
 _files: dict[str, tuple[str, dict[str, bytes]]] = {}  # digest -> name of the file, its code by relative path
-_loading: list[Path] = []  # the file that registers now
 
 
 def model(name: str) -> Callable[[type[Registered]], type[Registered]]:
@@ -109,7 +79,9 @@ def model(name: str) -> Callable[[type[Registered]], type[Registered]]:
     def register(cls: type[Registered]) -> type[Registered]:
         build = getattr(cls, "build", None)
         if not inspect.isclass(cls) or not callable(build):
-            raise PluginError(f"{_where(cls)}: model {name}: it must be a class with build(self, shape) -> nn.Module")
+            raise PluginError(
+                f"{source_of(cls)}: model {name}: it must be a class with build(self, shape) -> nn.Module"
+            )
         _check_arguments(cls, f"model {name}: build", build, ("self", "shape"))
         if not issubclass(cls, ModelSettings | BaseModel) and not dataclasses.is_dataclass(cls):
             cls = dataclass(frozen=True)(cls)
@@ -137,11 +109,11 @@ def metric(
     """
 
     def register(function: Registered) -> Registered:
-        where = _where(function)
+        at = source_of(function)
         if of not in METRIC_INPUTS:
-            raise PluginError(f"{where}: metric {name}: of is {of!r}; allowed: {', '.join(METRIC_INPUTS)}")
+            raise PluginError(f"{at}: metric {name}: of is {of!r}; allowed: {', '.join(METRIC_INPUTS)}")
         if better not in ("lower", "higher"):
-            raise PluginError(f"{where}: metric {name}: better is {better!r}; allowed: lower, higher")
+            raise PluginError(f"{at}: metric {name}: better is {better!r}; allowed: lower, higher")
         wanted = {"sets": ("samples", "real"), "pairs": ("denoised", "true"), "run": ("row",)}.get(of, ("samples",))
         _check_arguments(function, f"metric {name}", function, wanted)
         _register("metric", name, function, function, {"of": of, "better": better, "unit": unit})
@@ -184,7 +156,7 @@ def objective(name: str) -> Callable[[Registered], Registered]:
             function = getattr(cls, method, None)
             if not callable(function):
                 needed = ", ".join(f"{m}({', '.join(names)})" for m, names in methods.items())
-                raise PluginError(f"{_where(cls)}: objective {name} has no {method}; it needs {needed}")
+                raise PluginError(f"{source_of(cls)}: objective {name} has no {method}; it needs {needed}")
             _check_arguments(cls, f"objective {name}: {method}", function, ("self", *arguments))
         _register("objective", name, cls, cls, {})
         return cls
@@ -283,7 +255,7 @@ def load_file(path: Path) -> None:
     sys.modules[name] = module
     _forget(path)  # an earlier version of the file
     try:
-        with _registering(path), _quiet(path):
+        with registering(path), quiet(path):
             spec.loader.exec_module(module)
         if not any(plugin.file == str(path) for entries in _registered.values() for plugin in entries.values()):
             raise PluginError(f'{path}: it registers nothing; decorate a class with @ablate.model("NAME")')
@@ -292,7 +264,7 @@ def load_file(path: Path) -> None:
         sys.modules.pop(name, None)
         if isinstance(error, PluginError) or not isinstance(error, Exception):
             raise
-        raise PluginError(f"{_line_of(error, path)}: {type(error).__name__}: {one_line(error)}") from error
+        raise PluginError(f"{line_of(error, path)}: {type(error).__name__}: {one_line(error)}") from error
     _seal(path, {name, *sys.modules.keys() - before})
 
 
@@ -358,54 +330,20 @@ def _load_all() -> None:
 
 def _register(group: str, name: str, what: Any, target: Any, options: dict[str, Any]) -> None:
     """Add an entry; a second one of the same file replaces the first, as in a notebook."""
-    where = _where(what)
+    at = source_of(what)
     if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum() or not name[0].isalpha():
-        raise PluginError(f"{where}: {group} {name!r}: a name has letters, digits, _ and -, a letter first")
+        raise PluginError(f"{at}: {group} {name!r}: a name has letters, digits, _ and -, a letter first")
     builtin = getattr(what, "__module__", "") in BUILT_IN
     if not builtin:
         _load_built_in()  # its names are taken
     known = _registered[group].get(name)
-    file = None if builtin else str(_file_of(what) or what.__module__)
+    file = None if builtin else str(file_of(what) or what.__module__)
     if known is not None and known.file != file:
-        raise PluginError(f"{where}: {group} {name}: the name is taken by {known.file or 'the package'}; rename it")
-    digest = "" if builtin else _digest_of(what)
+        raise PluginError(f"{at}: {group} {name}: the name is taken by {known.file or 'the package'}; rename it")
+    digest = "" if builtin else digest_of(what)
     if group == "model":
-        target = what if issubclass(what, ModelSettings) else _settings_of(where, name, what)
+        target = what if issubclass(what, ModelSettings) else settings_of(at, name, what)
     _registered[group][name] = Plugin(target, file, digest, options)
-
-
-def _settings_of(where: str, name: str, cls: Any) -> type[ModelSettings]:
-    """Return the settings class of a user's class."""
-    try:
-        hints = typing.get_type_hints(cls, include_extras=True)
-    except Exception as error:
-        raise PluginError(f"{where}: model {name}: a field's type cannot be read: {one_line(error)}") from error
-    fields: dict[str, Any] = {}
-    if issubclass(cls, BaseModel):
-        fields = {key: (field.annotation, field) for key, field in cls.model_fields.items()}
-    else:
-        for field in dataclasses.fields(cls):
-            default = field.default if field.default is not dataclasses.MISSING else ...
-            if field.default_factory is not dataclasses.MISSING:
-                default = Field(default_factory=field.default_factory)
-            hint = hints[field.name]
-            # TOML has lists, no tuples.
-            lenient = typing.get_origin(hint) is tuple or hint is tuple
-            fields[field.name] = (Annotated[hint, Field(strict=False)] if lenient else hint, default)
-    for key in fields:
-        if hasattr(ModelSettings, key) or key in ModelSettings.model_fields:
-            raise PluginError(f"{where}: model {name}: a field may not be called {key}; rename it")
-
-    def build(self: ModelSettings, shape: tuple[int, int, int]) -> Any:
-        return cls(**{key: getattr(self, key) for key in fields}).build(shape)
-
-    try:
-        fields_of_all: dict[str, Any] = {"kind": (Literal[name], name), **fields}
-        made: Any = create_model(cls.__name__, __base__=ModelSettings, **fields_of_all)
-    except Exception as error:  # a type that pydantic does not know
-        raise PluginError(f"{where}: model {name}: {one_line(error)}") from error
-    made.build = build
-    return cast("type[ModelSettings]", made)
 
 
 def _check_arguments(what: Any, subject: str, function: Any, wanted: Sequence[str]) -> None:
@@ -415,59 +353,9 @@ def _check_arguments(what: Any, subject: str, function: Any, wanted: Sequence[st
     except TypeError:
         own = f"{subject}{inspect.signature(function)}"
         shown = ", ".join(wanted)
-        raise PluginError(f"{_where(what)}: {own}: it must take ({shown})") from None
+        raise PluginError(f"{source_of(what)}: {own}: it must take ({shown})") from None
     except ValueError:  # a builtin without a signature
         return
-
-
-@contextlib.contextmanager
-def _registering(path: Path) -> Iterator[None]:
-    _loading.append(path)
-    try:
-        yield
-    finally:
-        _loading.pop()
-
-
-@contextlib.contextmanager
-def _quiet(path: Path) -> Iterator[None]:
-    """Keep what a plug-in prints while it is loaded off stdout, where results go; refuse it in one line."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        yield
-    if printed.getvalue().strip():
-        first = one_line(printed.getvalue())[:60]
-        raise PluginError(
-            f"{path}: it prints to stdout while it is loaded ({first!r}); remove the print, or use logging"
-        )
-
-
-def _file_of(what: Any) -> Path | None:
-    if _loading:
-        return _loading[-1]
-    try:
-        file = inspect.getsourcefile(what)
-    except TypeError:
-        return None
-    return Path(file).resolve() if file and os.path.isfile(file) else None
-
-
-def _digest_of(what: Any) -> str:
-    """Return the digest of the code that registers now; `_seal` replaces it once a file is loaded."""
-    file = _file_of(what)
-    try:
-        content = file.read_bytes() if file is not None else inspect.getsource(what).encode()
-    except (OSError, TypeError):
-        raise PluginError(f"{what!r}: its source cannot be read, so no run could say what code it used") from None
-    return _digest({file.name if file else "": content})
-
-
-def _digest(code: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(code):
-        content = code[name].replace(b"\r\n", b"\n")
-        digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
 
 
 def _seal(path: Path, modules: set[str]) -> None:
@@ -478,7 +366,7 @@ def _seal(path: Path, modules: set[str]) -> None:
         neighbour = Path(file).resolve() if file else path
         if neighbour.suffix == ".py" and path.parent in neighbour.parents and neighbour.is_file():
             code[neighbour.relative_to(path.parent).as_posix()] = neighbour.read_bytes()
-    digest = _digest(code)
+    digest = digest_of_files(code)
     _files[digest] = (path.name, code)
     for entries in _registered.values():
         for name, plugin in entries.items():
@@ -490,20 +378,3 @@ def _forget(path: Path) -> None:
     for entries in _registered.values():
         for name in [name for name, plugin in entries.items() if plugin.file == str(path)]:
             del entries[name]
-
-
-def _where(what: Any) -> str:
-    """Return the file of a plug-in for a message."""
-    return one_line(_file_of(what) or what.__module__)
-
-
-def _line_of(error: BaseException, path: Path) -> str:
-    """Return the plug-in's file with the line that failed."""
-    line, trace = None, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    if isinstance(error, SyntaxError):
-        line = error.lineno
-    return f"{path}:{line}" if line else str(path)

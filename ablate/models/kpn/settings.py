@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ablate.study.config import Count, CountOrZero, Three
-from ablate.study.plugins import ModelSettings, model
+from ablate.study.model_settings import ModelSettings
+from ablate.study.plugins import model
 
 TOKENS = 64
 FILTER_PARAMS = 29  # per pixel, in the baseline

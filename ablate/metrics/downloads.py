@@ -151,7 +151,8 @@ def _download(file: Download, progress: Progress, stop: Event) -> None:
     part = file.target.with_name(f"{file.target.name}.part")
     resumed = _size(part) > 0
     start = time.monotonic()
-    progress.say(f"{file.name}: {'resuming' if resumed else 'downloading'} {file.megabytes} MB from {file.url}")
+    what = f"resuming at {_size(part) / MB:.1f} of" if resumed else "downloading"
+    progress.say(f"{file.name}: {what} {file.megabytes} MB from {file.url}")
     with progress.task(f"download {file.name}", file.megabytes) as bar:
         _receive_all(file, part, bar, stop)
         if resumed and _sha256(part) != file.sha256:  # the part was of another file
@@ -176,7 +177,7 @@ def _receive_all(file: Download, part: Path, bar: Task, stop: Event) -> None:
         try:
             return _receive(file.url, part, bar, stop)
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, _TooSlow) or attempt == ATTEMPTS or _size(part) <= before:
+            if stop.is_set() or isinstance(error, _TooSlow) or attempt == ATTEMPTS or _size(part) <= before:
                 raise
 
 
@@ -203,6 +204,7 @@ def _receive(url: str, part: Path, bar: Task, stop: Event) -> None:
             if stop.is_set():
                 raise OSError("interrupted")
             out.write(chunk)
+            out.flush()  # for the next process, should this one be killed
             size += len(chunk)
             if size // MB > shown:
                 bar.advance(size // MB - shown)

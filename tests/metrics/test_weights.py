@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,22 @@ def test_an_interrupted_download_goes_on(server: Publisher, published: Path, tar
     find_weights(NAME, ASK)
     assert target.read_bytes() == whole
     assert not part.exists()
+
+
+def test_ctrl_c_keeps_the_part_and_remembers_no_failure(
+    server: Publisher, published: Path, target: Path, tmp_path: Path
+) -> None:
+    server.pause_s = 0.001
+    part = target.with_name(f"{target.name}.part")
+    seen = command.when(lambda: part.is_file() and part.stat().st_size, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with seen, pytest.raises(KeyboardInterrupt):
+        find_weights(NAME, ASK)
+    assert part.is_file()
+    server.pause_s = 0.0
+    find_weights(NAME, ASK)
+    assert len(server.requests) == 2
+    assert target.read_bytes() == (published / target.name).read_bytes()
+    assert not list((tmp_path / "cache" / "weights").glob("*.failed"))
 
 
 def test_a_connection_that_breaks_is_resumed(server: Publisher, published: Path, target: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -263,22 +262,14 @@ def test_other_runs_of_the_folder_that_do_not_compare_do_no_harm(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [(), ("--launcher", "ray", "--jobs", "2")])
-def test_real_runs_are_added(tmp_path: Path, launcher: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    if launcher:
-        ray = pytest.importorskip("ray")
-        started, start = [], ray.init
-        monkeypatch.setattr(ray, "init", lambda **options: started.append(options) or start(**options))
+def test_real_runs_are_added(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
     add_tiny_preset(tmp_path)
-    words = ("--data", "set.npz", "--preset", "tiny", "--threads", "1", "--quantize", "none", *launcher)
+    words = ("--data", "set.npz", "--preset", "tiny", "--threads", "1", "--quantize", "none")
     done = until_decided(tmp_path, *words, variants="direct", most=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("direct: undecided with 2 seeds")
     assert len(tables.read(tmp_path / "results", "runs")) == 4
-    if launcher:
-        assert len(started) == 1  # one cluster for all seeds
-        assert not ray.is_initialized()
 
 
 def tune(folder: Path, *words: str) -> Any:
@@ -419,19 +410,3 @@ def test_bad_curves_are_one_clear_line(words: str, message: str, tmp_path: Path)
     assert refused.returncode == 1
     assert message in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_a_program_on_a_ray_cluster(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    (tmp_path / "train.py").write_text(
-        "import json, sys; json.dump({'acc': int(sys.argv[1])}, open(sys.argv[2] + '/metrics.json', 'w'))"
-    )
-    (tmp_path / "variants").mkdir()
-    command = json.dumps([sys.executable, "train.py", "{seed}", "{out}"])
-    head = f'about = "a"\nsource = "b"\naxis = "baseline"\n[program]\ncommand = {command}\n'
-    (tmp_path / "variants" / "baseline.toml").write_text(head)
-    done = ablate("run", "--seeds", "0-2", "--launcher", "ray", "--jobs", "2", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done in") == 3
-    assert tables.read(tmp_path / "results", "metrics")["value"].sort_values().tolist() == [0, 1, 2]

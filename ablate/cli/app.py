@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
 from ablate import __version__
-from ablate.base.errors import AblateError
+from ablate.base.errors import AblateError, not_installed
 from ablate.base.text import printable
 
 INTERRUPTED = 130  # exit code
@@ -197,6 +197,12 @@ def main() -> NoReturn:
     except AblateError as error:
         # A message may quote a file's name or content: nothing in it may steer the terminal.
         typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        missing = not_installed(" ".join(["ablate", *sys.argv[1:2]]), error.name)
+        if missing is None:
+            raise
+        typer.echo(f"error: {missing}", err=True)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
         text = " ".join(str(error).split())

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
+from rich.prompt import Prompt
 
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
@@ -41,8 +41,7 @@ def init(
     if model and (program or command):
         raise AblateError("ablate init --model: a model is no program and has no command; choose one")
     if not (model or program) and sys.stdin.isatty():
-        kinds = click.Choice(["model", "program"])
-        answer = typer.prompt("A torch model (z, t) -> output, or a program that you run?", type=kinds)
+        answer = Prompt.ask("A torch model (z, t) -> output, or a program that you run?", choices=["model", "program"])
         model, program = answer == "model", answer == "program"
     if not (model or program):
         raise AblateError("ablate init: of what? --program: a study of your own program; --model: of a torch model")

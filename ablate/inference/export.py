@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor
 
@@ -93,6 +92,8 @@ def write_onnx(run: TrainedRun, output: Path, scheme: str) -> list[tuple[Path, s
     Raises:
         ResultsError: A file computes other values than torch, or cannot be written. It is deleted.
     """
+    import onnx
+
     model, graphs = build_graphs(run, scheme, run.config.quantize.calibration)
     files = []
     with torch.inference_mode():

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ablate.base import machine, rng
-from ablate.base.errors import AblateError, ResultsError, did_you_mean
+from ablate.base.errors import AblateError, ResultsError, did_you_mean, require
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import BATCH, to_uint8
@@ -59,6 +59,7 @@ Row = dict[str, Any]
 SCHEMES = tuple(simulated_formats.FORMATS)
 ALL_BUT_DRIFT = "kpn"  # a scope of the model of that name
 FLOAT = "fp32"  # the row that the others are compared with
+EXPORTER = "onnxscript"  # one of the packages that export graphs
 BATCHES = (1, 8)  # batch sizes of the timed calls
 DISTANCES = {EMBEDDED: "fd", INCEPTION: "fid"}  # extractor -> column
 CPU = torch.device("cpu")  # where ONNX Runtime and the simulation compute
@@ -101,12 +102,14 @@ def with_formats(specs: Sequence[RunSpec], schemes: str | None, scopes: str | No
         scopes: As for `parse_formats`.
 
     Raises:
-        AblateError: An unknown scheme or scope.
+        AblateError: An unknown scheme or scope, or the packages that export graphs are missing.
     """
     if schemes is None and scopes is None:
         return list(specs), False
     wanted = [parse_formats(schemes, scopes, spec.config) for spec in specs]
     asked = any(settings.schemes and settings.scopes for settings in wanted)
+    if asked:
+        require("--quantize", EXPORTER)
     return [
         dataclasses.replace(spec, config=spec.config.replaced(quantize=one))
         for spec, one in zip(specs, wanted, strict=True)
@@ -194,6 +197,11 @@ def measure_formats(
         if (scheme, scope) not in done and groups_of(scope, model.groups)
     ]
     if not pairs:
+        return {}
+    try:
+        require("number formats are not measured", EXPORTER)
+    except AblateError as error:
+        progress.say(f"note: {error}", once=True)
         return {}
     name, seed, n = f"{run.row['variant']} s{run.row['seed']}", run.row["seed"], wanted.samples
     with progress.task(f"{name}: quantise", len(pairs) + 2) as bar:

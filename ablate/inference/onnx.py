@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import onnx
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +27,10 @@ from ablate.models.denoiser import groups_of, name_of
 from ablate.models.weight_files import digest
 from ablate.study.config import Config
 
-Graphs = dict[str, onnx.ModelProto]  # `step`, and `decode` in latent space
+if TYPE_CHECKING:  # an optional package
+    import onnx
+
+Graphs: TypeAlias = "dict[str, onnx.ModelProto]"  # `step`, and `decode` in latent space
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,18 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
+
+if TYPE_CHECKING:  # an optional package, imported where it is used
+    import onnx
+    import onnxruntime
 
 BATCH = "batch"  # name of the first dimension of every input and output
 PRODUCTS = ("Conv", "Gemm", "MatMul")  # operations whose weights are quantised
@@ -43,6 +45,8 @@ class Session:
         Raises:
             ResultsError: The file is damaged, or ONNX Runtime cannot run it.
         """
+        import onnxruntime
+
         source = str(model) if isinstance(model, Path) else model.SerializeToString()
         try:
             self.session = onnxruntime.InferenceSession(source, _options(threads), providers=["CPUExecutionProvider"])
@@ -164,6 +168,9 @@ def to_int8(
     chosen = weighted_nodes(model, groups)
     if not chosen:
         raise ValueError(f"no weights to quantise in {', '.join(groups)}")
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -202,6 +209,9 @@ def int8_macs(quantised: onnx.ModelProto, model: onnx.ModelProto) -> int:
         quantised: The graph from `to_int8`.
         model: The graph that was quantised.
     """
+    import onnx
+    import onnxruntime
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimised.onnx"
         options = _options(1)
@@ -215,6 +225,8 @@ def int8_macs(quantised: onnx.ModelProto, model: onnx.ModelProto) -> int:
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import platform
 import shutil
 from contextlib import suppress
 from dataclasses import asdict
@@ -10,11 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ablate.base import machine
+from ablate import __version__
 from ablate.base.errors import WeightsError
+from ablate.base.host import cpu_name
 from ablate.launch.leases import Leases
-from ablate.metrics import weights
-from ablate.metrics.efficientnet import EfficientNetLite0
 from ablate.runs.run_files import working_folder
 from ablate.store import cache, health
 
@@ -28,7 +29,8 @@ def diagnose(weights_folder: Path | None, results: Path | None = None) -> dict[s
 
     Returns:
         `environment` (versions, CPU, GPU), `device`, `precision`, `threads`, `offline`, `weights`
-        (name -> `source`, `digest`, `problem`), `compiler` (name and version, or None),
+        (name -> `source`, `digest`, `problem`), `compiler` (name and version, or None); without
+        torch these are None or empty, but for a part of `environment`. Also
         `free_bytes` (folder -> bytes), `cache` (`folder`, and in `kinds` each part with `holds`,
         `files`, `bytes`) and `results` (None, or what `diagnose_results` returns).
 
@@ -36,8 +38,22 @@ def diagnose(weights_folder: Path | None, results: Path | None = None) -> dict[s
         ResultsError: There is no such results folder.
     """
     checked = None if results is None else diagnose_results(results)
-    device, root = machine.pick_device("auto"), cache.cache_folder()
+    root = cache.cache_folder()
+    torch_installed = importlib.util.find_spec("torch") is not None
     parts = {part: {"holds": cache.PARTS[part], **size._asdict()} for part, size in cache.cache_sizes().items()}
+    return {
+        **(_training(weights_folder) if torch_installed else _no_training()),
+        "free_bytes": {str(path): _free_bytes(path) for path in (root, *([results] if results else []))},
+        "cache": {"folder": str(root), "kinds": parts},
+        "results": checked,
+    }
+
+
+def _training(weights_folder: Path | None) -> dict[str, Any]:
+    from ablate.base import machine
+    from ablate.metrics import weights
+
+    device = machine.pick_device("auto")
     return {
         "environment": json.loads(machine.environment(device)),
         "device": str(device),
@@ -49,10 +65,13 @@ def diagnose(weights_folder: Path | None, results: Path | None = None) -> dict[s
             **{name: _weights(name, weights_folder) for name in weights.BACKBONES},
         },
         "compiler": machine.compiler(),
-        "free_bytes": {str(path): _free_bytes(path) for path in (root, *([results] if results else []))},
-        "cache": {"folder": str(root), "kinds": parts},
-        "results": checked,
     }
+
+
+def _no_training() -> dict[str, Any]:
+    environment = {"ablate": __version__, "python": platform.python_version(), "cpu": cpu_name(), "gpu": ""}
+    nothing = dict.fromkeys(("device", "precision", "threads", "offline", "compiler"))
+    return {"environment": environment, "weights": {}, **nothing}
 
 
 def diagnose_results(folder: Path) -> dict[str, Any]:
@@ -91,6 +110,8 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 def _embedded_weights() -> dict[str, Any]:
+    from ablate.metrics.efficientnet import EfficientNetLite0
+
     try:
         digest = EfficientNetLite0().digest
     except WeightsError as error:
@@ -99,6 +120,8 @@ def _embedded_weights() -> dict[str, Any]:
 
 
 def _weights(name: str, folder: Path | None) -> dict[str, Any]:
+    from ablate.metrics import weights
+
     try:
         file = weights.find_weights(name, weights.Search(folder))
     except WeightsError as error:

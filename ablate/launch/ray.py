@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import torch
 
-from ablate.base.errors import AblateError, failed_runs
+from ablate.base.errors import AblateError, failed_runs, require
 from ablate.base.host import THREAD_VARIABLES
 from ablate.base.progress import Progress, Study, Task
 from ablate.base.source_code import code_version
@@ -30,7 +30,6 @@ from ablate.launch.here import code_of, data_of, is_program
 from ablate.launch.plans import planned
 from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
-    check_installed,
     connected,
     first_sentence,
     folder_marker,
@@ -110,7 +109,7 @@ def launch(
             a run failed.
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after the unfinished runs have saved.
     """
-    check_installed()
+    require("--launcher ray", "ray")
     folder, device, address, weights = request.results, request.device, request.cluster, request.weights
     resources = Resources(request.threads or 1, request.gpus, request.jobs)
     if device not in ("auto", "cpu", "cuda"):

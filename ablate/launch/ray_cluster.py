@@ -6,7 +6,6 @@ folder.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import re
@@ -33,12 +32,6 @@ def first_sentence(error: BaseException) -> str:
     """Return the first sentence of an error. Ray's messages fill a page."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].partition(". ")[0].rstrip(".") if lines else type(error).__name__
-
-
-def check_installed() -> None:
-    """Raise an AblateError if ray is not installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise AblateError("--launcher ray: ray is not installed; fix: pip install 'ablate-harness[ray]'")
 
 
 @contextmanager

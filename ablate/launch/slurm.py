@@ -8,14 +8,13 @@ queues it again, and its run goes on from the last checkpoint.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ablate.base.errors import AblateError, failed_runs
+from ablate.base.errors import AblateError, failed_runs, require
 from ablate.base.progress import Progress
 from ablate.base.text import one_line
 from ablate.launch import here
@@ -189,8 +188,7 @@ def _executor(request: StudyRequest) -> submitit.AutoExecutor:
     Raises:
         AblateError: submitit or SLURM is missing, or a setting is not known.
     """
-    if importlib.util.find_spec("submitit") is None:
-        raise AblateError("--launcher slurm: submitit is not installed; fix: pip install 'ablate-harness[slurm]'")
+    require("--launcher slurm", "submitit")
     import submitit
 
     settings = DEFAULTS | {key: _value(text) for key, _, text in (pair.partition("=") for pair in request.slurm)}

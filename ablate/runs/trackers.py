@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ablate.base.errors import AblateError
+from ablate.base.errors import AblateError, require
 from ablate.store import tables
 from ablate.store.artifacts import run_folder
 
@@ -66,10 +66,9 @@ class TensorBoard:
         Raises:
             AblateError: The library is not installed.
         """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise _missing("tensorboard") from None
+        require("--log tensorboard", "tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer, self.folder = SummaryWriter, folder / "tensorboard"
 
     def record(self, run: Row, curve: Sequence[Row], samples: Path) -> None:
@@ -97,11 +96,10 @@ class Mlflow:
         """
         # MLflow reads these when it is imported. A file store needs no server, and must be allowed.
         os.environ |= {"MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-        try:
-            from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param, RunTag
-        except ImportError:
-            raise _missing("mlflow") from None
+        require("--log mlflow", "mlflow")
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param, RunTag
+
         self._metric, self._param, self._tag = Metric, Param, RunTag
         self._client = MlflowClient(tracking_uri=(folder / "mlruns").resolve().as_uri())
 
@@ -171,7 +169,3 @@ def _scalars(run: Row, curve: Sequence[Row]) -> Iterator[tuple[str, float, int]]
     for name, value in values.items():
         if value is not None:
             yield f"final/{name}", float(value), int(run["steps"] or 0)
-
-
-def _missing(name: str) -> AblateError:
-    return AblateError(f"--log {name}: its library is not installed; fix: pip install 'ablate-harness[{name}]'")

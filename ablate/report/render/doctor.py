@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ablate.base.errors import install
+
 BYTES_PER_MB, BYTES_PER_GB = 10**6, 10**9
 EXAMPLES = 3  # of findings of one kind
 
@@ -26,14 +28,19 @@ def render(diagnosis: dict[str, Any], *, full: bool = False) -> RenderableType:
         f"{folder}: {'unknown' if count is None else f'{count / BYTES_PER_GB:,.1f} GB'}"
         for folder, count in diagnosis["free_bytes"].items()
     )
-    network = "never (ABLATE_OFFLINE)" if diagnosis["offline"] else "downloads weights that a metric needs"
-    head = [
-        f"ablate {environment['ablate']}, Python {environment['python']}, torch {environment['torch']}",
-        f"device {diagnosis['device']} ({where}), precision {diagnosis['precision']}, threads {diagnosis['threads']}",
-        f"network: {network}",
-        f"compiler: {diagnosis['compiler'] or 'none (only torch.compile needs one)'}",
-        f"free disk: {free}",
-    ]
+    head = [f"ablate {environment['ablate']}, Python {environment['python']}"]
+    if diagnosis["device"] is None:
+        head.append(f"torch: not installed, so nothing can be trained or measured here; fix: {install('train')}")
+    else:
+        network = "never (ABLATE_OFFLINE)" if diagnosis["offline"] else "downloads weights that a metric needs"
+        head[0] += f", torch {environment['torch']}"
+        how = f"precision {diagnosis['precision']}, threads {diagnosis['threads']}"
+        head += [
+            f"device {diagnosis['device']} ({where}), {how}",
+            f"network: {network}",
+            f"compiler: {diagnosis['compiler'] or 'none (only torch.compile needs one)'}",
+        ]
+    head.append(f"free disk: {free}")
     weights = _table("weights", "name", "digest", "where")
     for name, entry in diagnosis["weights"].items():
         weights.add_row(name, (entry["digest"] or "-")[:12], Text(entry["source"] or entry["problem"]))
@@ -41,7 +48,8 @@ def render(diagnosis: dict[str, Any], *, full: bool = False) -> RenderableType:
     for part, entry in diagnosis["cache"]["kinds"].items():
         cache.add_row(part, f"{entry['files']:,}", f"{entry['bytes'] / BYTES_PER_MB:,.1f}", entry["holds"])
     results = [] if diagnosis["results"] is None else [Text(""), *map(Text, _results(diagnosis["results"], full))]
-    return Group(*map(Text, head), Text(""), weights, Text(""), cache, *results)
+    shown: list[RenderableType] = [weights, Text("")] if diagnosis["weights"] else []
+    return Group(*map(Text, head), Text(""), *shown, cache, *results)
 
 
 def _table(title: str, *columns: str) -> Table:

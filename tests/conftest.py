@@ -4,6 +4,7 @@ import gc
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # read when numpy and torch are first imported, and by the processes that tests start
+
+# Without .pyc files, every process that a test starts compiles `ablate` (2 s) and perhaps torch (10 s).
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 os.environ["ABLATE_OFFLINE"] = "1"  # a run downloads the weights that it lacks
 

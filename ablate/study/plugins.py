@@ -239,10 +239,10 @@ def load_file(path: Path) -> None:
         raise PluginError(f"--plugin {one_line(path)}: no such file")
     path = path.resolve()
     try:
-        key = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        source = path.read_bytes()
     except OSError as error:
         raise PluginError(f"--plugin {one_line(path)}: cannot be read: {error.strerror}") from error
-    name = f"ablate_plugin_{path.stem}_{key}"
+    name = f"ablate_plugin_{path.stem}_{hashlib.sha256(source).hexdigest()[:8]}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)
@@ -256,7 +256,8 @@ def load_file(path: Path) -> None:
     _forget(path)  # an earlier version of the file
     try:
         with registering(path), quiet(path):
-            spec.loader.exec_module(module)
+            # Not from a .pyc: within a second of an edit it may be that of the earlier file.
+            exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
         if not any(plugin.file == str(path) for entries in _registered.values() for plugin in entries.values()):
             raise PluginError(f'{path}: it registers nothing; decorate a class with @ablate.model("NAME")')
     except BaseException as error:

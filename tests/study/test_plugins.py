@@ -1,5 +1,6 @@
 """Plug-ins: what they register, what their files must not do, and registries with a baseline of their own."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def test_the_code_of_a_plugin_is_part_of_the_hash(plugin, registry):
     assert first.hash != second.hash
     # A row keeps what it was computed with.
     assert variants.from_json(first.to_json(), "smoke").hash == first.hash
+
+
+def test_an_edit_within_the_same_second_is_seen(plugin, registry):
+    path = plugin()
+    plugins.load_file(path)
+    before = path.stat()
+    plugin(NET.format(name="net").replace("= 8", "= 9"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    plugins.load_file(path)
+    assert plugins.find("model", "net").target().channels == 9
 
 
 def test_the_neighbours_that_a_plugin_imports_are_part_of_its_digest(plugin, tmp_path):

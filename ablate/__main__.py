@@ -1,5 +1,22 @@
-"""`python -m ablate` is `ablate`."""
+"""The program `ablate`, also as `python -m ablate`."""
 
-from ablate.cli import main
+import os
+import signal
+import sys
+from typing import NoReturn
 
-main()
+
+def main() -> NoReturn:
+    """Import the command line and run it. Ctrl-C ends the import at once, with exit code 130."""
+    if interruptible := signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # An exception in the middle of an import could be taken for a missing library.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from ablate import cli
+
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

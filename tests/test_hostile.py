@@ -23,11 +23,13 @@ from typer.testing import CliRunner
 
 from ablate import cli
 from ablate.base import host
-from ablate.base.errors import AblateError, DataError, VariantError
-from ablate.base.text import printable
+from ablate.base.errors import AblateError, DataError, ResultsError, VariantError
+from ablate.base.text import message, printable, printable_lines
 from ablate.data.datasets import read_images
 from ablate.models.kpn.filters import KERNEL_WEIGHTS
+from ablate.runs.run_files import working_folder
 from ablate.store import tables
+from ablate.store.artifacts import new_folder, run_folder
 from ablate.store.atomic_files import is_temporary
 from ablate.study import variants
 from ablate.study.config import Config, sections
@@ -314,6 +316,70 @@ def test_a_table_from_elsewhere_does_not_steer_the_terminal(tmp_path: Path) -> N
         assert shown.exit_code == 0, shown.output
         assert "\x1b[2J" not in shown.output
         assert "\u202e" not in shown.output
+
+
+ROW = {"run_id": "r", "variant": "v", "preset": "smoke", "data": "d", "seed": 0, "status": "done", "fd": 1.0}
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "a/b", "/tmp/x", "a\\b", "C:x", "a\0", "a\n", ESCAPE, "x" * 241, "\ud800"]
+)
+def test_a_runs_name_from_a_table_is_one_part_of_a_path_or_refused(tmp_path: Path, name: str) -> None:
+    for folder_of in (run_folder, working_folder, lambda *words: new_folder(*words, finished=False)):
+        refused(lambda of=folder_of: of(tmp_path, name), ResultsError, "cannot be a run")
+
+
+def test_doctor_clears_only_what_ablate_wrote(tmp_path: Path) -> None:
+    tables.append(tmp_path / "results", {"runs": [ROW]})
+    ours = ["results/artifacts/v-smoke-d-s1-0123abcd/samples.png", "cache/cats/" + "0" * 64 + ".npz"]
+    ours += ["results/.removed/v-smoke-d-s2-0123abcd/model.safetensors"]
+    theirs = ["results/artifacts/my_model/model.safetensors", "results/artifacts/v-smoke-d-s1-0123abcf/thesis.tex"]
+    theirs += ["results/.removed/mine.txt", "cache/cats/mine.npz", "cache/weights/mine/model.safetensors"]
+    for name in ours + theirs:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    for words in (("orphans", "--results", "results"), ("all",)):
+        assert command.ablate("doctor", "--clear", *words, cwd=tmp_path, ABLATE_CACHE="cache").returncode == 0
+    assert [name for name in ours + theirs if (tmp_path / name).exists()] == theirs
+    shown = command.ablate("doctor", "--results", "results", cwd=tmp_path, ABLATE_CACHE="cache")
+    assert "a folder that no run wrote" in shown.stdout
+
+
+def test_a_long_message_keeps_its_beginning_and_the_advice() -> None:
+    long = f"--where {'x' * 100_000}: cannot be read; give a shorter one"
+    assert message(long) == f"--where {'x' * 269}...; give a shorter one"
+    assert len(message("x" * 400)) == len(message("; " * 400)) == 300
+    assert message("short") == "short"
+
+
+@pytest.mark.parametrize("words", [[f"{ESCAPE}{'x' * 1000}"], ["ls", f"--{ESCAPE}"], ["ls", "--results", "x" * 1000]])
+def test_wrong_words_are_one_printable_line(tmp_path: Path, words: list[str]) -> None:
+    done = command.ablate(*words, cwd=tmp_path)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.isprintable()
+    assert len(line) <= 300
+    assert done.returncode == (1 if "--results" in words else 2)
+
+
+def test_control_characters_of_a_table_reach_no_command(tmp_path: Path) -> None:
+    rows = [ROW | {"run_id": f"r{ESCAPE}{seed}", "data": f"\x9b{ESCAPE}", "seed": seed} for seed in range(2)]
+    rows += [row | {"run_id": row["run_id"] + name, "variant": name} for row in rows for name in ("b", f"c{ESCAPE}")]
+    tables.append(tmp_path, {"runs": rows, "curves": [{"run_id": f"gone{ESCAPE}", "step": 1}]})
+    for line in ("ls", "ls --json", "doctor --full", "doctor --json", "report --against v", "compare v b",
+                 "report --against v --format csv", "compare v b --json"):  # fmt: skip
+        done = command.ablate(*line.split(), "--results", str(tmp_path), cwd=tmp_path, ABLATE_CACHE="cache")
+        assert done.returncode == 0, done.stderr
+        assert printable_lines(done.stdout + done.stderr) == done.stdout + done.stderr
+        if line.endswith("--json"):
+            json.loads(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_before_the_command_line_is_imported_ends_at_once() -> None:
+    code = "import os, signal, sys\nclass Stop:\n def find_spec(self, name, *rest):\n  name == 'ablate.cli' and os.kill(os.getpid(), signal.SIGINT)\nsys.meta_path.insert(0, Stop())\nfrom ablate.__main__ import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 SMALL = HEAD + command.CHEAP

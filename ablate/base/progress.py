@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from ablate.base.text import message, printable, printable_lines
 
 if TYPE_CHECKING:
     import rich.progress
@@ -75,7 +77,7 @@ class Progress:
 
     def __init__(self, *, enabled: bool | None = None) -> None:
         self._said_once: set[str] = set()
-        self._bars = _bars() if (sys.stderr.isatty() or _in_notebook() if enabled is None else enabled) else None
+        self._bars = _bars() if (_is_terminal(sys.stderr) or _in_notebook() if enabled is None else enabled) else None
 
     def __enter__(self) -> Progress:
         if self._bars is not None:
@@ -88,6 +90,7 @@ class Progress:
 
     def say(self, text: str, *, once: bool = False) -> None:
         """Write a line to stderr, above the bars; with `once` not if it was written so before."""
+        text = message(text) if text.startswith("note: ") else printable_lines(text)
         if once and text in self._said_once:
             return
         self._said_once |= {text} if once else set()
@@ -98,7 +101,8 @@ class Progress:
 
     def result(self, text: str) -> None:
         """Write a line to stdout, above the bars if both are on one terminal."""
-        if self._bars is None or not sys.stdout.isatty():
+        text = printable_lines(text)
+        if self._bars is None or not _is_terminal(sys.stdout):
             print(text, flush=True)
         else:
             self._print(text)
@@ -127,6 +131,10 @@ class Progress:
             task.remove()
 
 
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # None: it was closed before the program began
+
+
 def _in_notebook() -> bool:
     return "ipykernel" in sys.modules and find_spec("ipywidgets") is not None
 
@@ -153,7 +161,7 @@ def _bars() -> rich.progress.Progress:
             self.read, self.most, self.style = read, most, style
 
         def render(self, task: rp.Task) -> Text:
-            text = Text(self.read(task), style=self.style, no_wrap=True)
+            text = Text(printable(self.read(task)), style=self.style, no_wrap=True)
             text.truncate(self.most, overflow="ellipsis")
             return text
 
@@ -163,4 +171,4 @@ def _bars() -> rich.progress.Progress:
     name = Cut(lambda task: task.description, 28 if narrow else 60)
     note = Cut(lambda task: str(task.fields["note"]), 18 if narrow else 60, "dim")
     columns = (name, rp.BarColumn(bar_width=8 if narrow else 24), rp.MofNCompleteColumn(), Rate(), Left(), note)
-    return rp.Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty(), transient=True)
+    return rp.Progress(*columns, console=console, redirect_stdout=_is_terminal(sys.stdout), transient=True)

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
+
+MESSAGE_LIMIT = 300  # characters of an error or a note, whatever it quotes
+_END = 120  # characters kept of the end of a long message: what to do about it
+_KEPT = re.compile(r"[^\n\t]+")
 
 
 def printable(text: object) -> str:
     """Return the text with unprintable characters (escape, newline, bidi mark) escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+
+
+def printable_lines(text: str) -> str:
+    """Return the text with unprintable characters escaped, except for line breaks and tabs."""
+    return text if text.isprintable() else _KEPT.sub(lambda part: printable(part[0]), text)
+
+
+def printable_json(text: str) -> str:
+    """Return a JSON document with unprintable characters as JSON escapes: its values stay the same."""
+
+    def escaped(part: re.Match[str]) -> str:
+        return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in part[0])
+
+    return text if text.isprintable() else _KEPT.sub(escaped, text)
+
+
+def message(text: object) -> str:
+    """Return an error or a note as one printable line of at most 300 characters.
+
+    Of a longer one the beginning is kept, and the end, which says how to fix it.
+    """
+    line = one_line(text)
+    if len(line) <= MESSAGE_LIMIT:
+        return line
+    before, separator, advice = line[-_END:].partition("; ")
+    end = separator + advice if separator else " " + before[-_END // 2 :]
+    return f"{line[: MESSAGE_LIMIT - len(end) - 3]}...{end}"
 
 
 def one_line(text: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
 import sys
 from collections.abc import Callable
@@ -10,18 +11,20 @@ from contextlib import suppress
 from enum import StrEnum
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
 from ablate import __version__
-from ablate.base.errors import AblateError, not_installed
-from ablate.base.text import printable
+from ablate.base.errors import AblateError, how_to_fix, not_installed
+from ablate.cli import console
 
 INTERRUPTED = 130  # exit code
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # in torch's messages, which have no class of their own
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])  # typer exports no base class
+# In messages of torch and of the operating system, which have no class of their own.
+OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory")
 
 
 class _PlainTypes:
@@ -74,12 +77,15 @@ app = _App(
 
 
 def _offering(names: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """Let a shell offer these names, or none if a file cannot be read: the command reports that."""
+    """Let a shell offer these names where they are printable; none if a file cannot be read.
+
+    The command reports what is wrong with the file.
+    """
 
     @wraps(names)
     def offered(*values: Any, **named: Any) -> list[str]:
         with suppress(AblateError):
-            return names(*values, **named)
+            return [name for name in names(*values, **named) if name.isprintable()]
         return []
 
     return offered
@@ -191,38 +197,50 @@ class Budget(StrEnum):
 
 
 def main() -> NoReturn:
-    """Run the command line; a user's error is one line on stderr and exit code 1."""
+    """Run the command line; an error is one line on stderr and exit code 1, or 2 if the words are wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None if it is closed
+            stream.reconfigure(errors="backslashreplace")  # an encoding may lack letters of ours
     try:
-        app()
-    except AblateError as error:
-        # A message may quote a file's name or content: nothing in it may steer the terminal.
-        typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
-        sys.exit(1)
-    except ModuleNotFoundError as error:
+        code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        code, text = _explained(error)
+        if text is None:
+            raise
+        with suppress(OSError):  # of a closed or full stderr: there is nowhere to say it
+            console.error(text)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explained(error: Exception) -> tuple[int, str | None]:
+    """Return the exit code and the line of an error; no line for a defect of ablate, whose traceback helps."""
+    text = " ".join(str(error).split())
+    if isinstance(error, AblateError):
+        return 1, text
+    if isinstance(error, UsageError):
+        command = error.ctx.command_path if error.ctx is not None else "ablate"
+        return 2, f"{command}: {' '.join(error.format_message().split()).rstrip('.')}; see {command} --help"
+    if isinstance(error, ModuleNotFoundError):
         missing = not_installed(" ".join(["ablate", *sys.argv[1:2]]), error.name)
-        if missing is None:
-            raise
-        typer.echo(f"error: {missing}", err=True)
-        sys.exit(1)
-    except (MemoryError, RuntimeError) as error:
-        text = " ".join(str(error).split())
-        if not isinstance(error, MemoryError) and not any(words in text for words in OUT_OF_MEMORY):
-            raise
-        what = printable(text[:200]) or "this machine has no more"
+        return 1, None if missing is None else str(missing)
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         fix = "use fewer or smaller images (measure: --size, --n) or a smaller batch, or close other programs"
-        typer.echo(f"error: out of memory: {what}; fix: {fix}", err=True)
-        sys.exit(1)
-    except OSError as error:
-        if error.filename is not None:  # a file's error: code that opens files must explain it
-            raise
-        typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
-        sys.exit(1)
-    sys.exit(0)
+        return 1, f"out of memory: {text or 'this machine has no more'}; fix: {fix}"
+    if isinstance(error, OSError):
+        reason = error.strerror or text or type(error).__name__
+        if error.filename is None:
+            return 1, f"the output cannot be written: {reason}; {how_to_fix(error)}"
+        return 1, f"{error.filename!s}: {reason}; {how_to_fix(error)} and run again"
+    return 1, None
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"ablate {__version__}")
+        console.echo(f"ablate {__version__}")
         raise typer.Exit
 
 
@@ -244,4 +262,4 @@ def missing_note(network: str, why: str) -> str:
 
 def tell_missing(network: str, why: str) -> None:
     """Print a missing network's note to stderr."""
-    typer.echo(missing_note(network, why), err=True)
+    console.echo(missing_note(network, why), err=True)

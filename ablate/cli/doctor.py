@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ablate.base.errors import AblateError
+from ablate.cli import console
 from ablate.cli.app import WeightsOption, app
 
 
@@ -44,22 +45,20 @@ def doctor(
         if folder is None:
             raise AblateError("--clear orphans: in which folder? Add --results FOLDER")
         rows, folders = clear_orphans(folder, Leases(folder).held())
-        typer.echo(f"{rows} rows and {folders} folders deleted")
+        console.echo(f"{rows} rows and {folders} folders deleted")
         return
     if clear is not None:
         from ablate.store.cache import clear_cache
 
         files, freed = clear_cache(clear)
-        typer.echo(f"{files} files deleted, {freed / 1e6:.1f} MB freed")
+        console.echo(f"{files} files deleted, {freed / 1e6:.1f} MB freed")
         return
     from ablate.launch.diagnosis import diagnose
 
     diagnosis = diagnose(weights, folder)
     if as_json:
-        typer.echo(json.dumps(diagnosis, indent=2, allow_nan=False))
+        console.echo_json(json.dumps(diagnosis, indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
     from ablate.report.render.doctor import render
 
-    Console().print(render(diagnosis, full=full))
+    console.show(render(diagnosis, full=full))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablate.base.text import printable, split_names
+from ablate.cli import console
 from ablate.cli.app import ResultsOption, app
 from ablate.cli.verdicts import (
     ForceOption,
@@ -111,7 +112,7 @@ def import_(
 
     read = _read(scores, variant, seed, metric, better, against)
     runs, written = import_scores(read, folder, force=force)
-    typer.echo(f"{printable(folder)}: {runs} runs of {read.name}, {written} written", err=True)
+    console.echo(f"{printable(folder)}: {runs} runs of {read.name}, {written} written", err=True)
 
 
 def _read(
@@ -128,5 +129,5 @@ def _read(
     options = Options(variant, seed, split_names(metric), split_names(better), against)
     read = read_scores(files, options)
     for note in read.notes:
-        typer.echo(f"note: {printable(note)}", err=True)
+        console.note(note)
     return read

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ablate.cli import console
 from ablate.cli.app import DeviceOption, OfflineOption, WeightsOption, app, tell_missing
 
 
@@ -103,13 +104,11 @@ def measure(
                     notes[some.where].append(f"{copies:,} of {len(some):,} images are exact copies of others")
     for where, lines in notes.items():
         for line in lines:
-            typer.echo(f"note: {where}: {line}", err=True)
+            console.note(f"{where}: {line}")
     if not asked:
         for network, why in metric_networks.missing.items():
             tell_missing(network, why)
     if as_json:
-        typer.echo(measure_tables.to_json(values))
+        console.echo_json(measure_tables.to_json(values))
         return
-    from rich.console import Console
-
-    Console().print(measure_tables.render(values))
+    console.show(measure_tables.render(values))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ablate.cli import console
 from ablate.cli.app import Budget, OwnVariantsOption, PluginOption, PresetOption, ResultsOption, app
 from ablate.cli.study import (
     BaselineOption,
@@ -63,10 +64,8 @@ def plan(
 
     preview = preview_plan(StudyRequest.of(as_options, options), sd or (), record=record)
     if as_json:
-        typer.echo(preview.to_json())
+        console.echo_json(preview.to_json())
         return
-    from rich.console import Console
-
     from ablate.report.render.plan import render
 
-    Console().print(render(preview))
+    console.show(render(preview))

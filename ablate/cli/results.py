@@ -9,6 +9,7 @@ import typer
 
 from ablate.base.errors import AblateError
 from ablate.base.text import printable, split_names
+from ablate.cli import console
 from ablate.cli.app import ResultsOption, WhereOption, app, run_ids
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def show_runs(
 
     runs = list_runs(folder, where)
     if as_json:
-        typer.echo(run_json(runs))
+        console.echo_json(run_json(runs))
     else:
         _show(runs)
 
@@ -75,11 +76,11 @@ def remove(
         try:
             yes = typer.confirm(f"Remove {what} from {printable(folder)}?", err=True)
         except typer.Abort:  # there is nobody to ask
-            typer.echo("", err=True)
+            console.echo("", err=True)
         if not yes:
             raise AblateError("rm: nothing is removed; answer y, or give --yes")
     size = remove_runs(folder, names)
-    typer.echo(f"{what} removed, {size / 1e6:,.1f} MB freed", err=True)
+    console.echo(f"{what} removed, {size / 1e6:,.1f} MB freed", err=True)
 
 
 @app.command()
@@ -109,20 +110,18 @@ def tag(
         )
     chosen = set(choose_runs(folder, runs, where)["run_id"])
     changed = tag_runs(folder, chosen, **{"remove" if remove else "add": split_names(name)})
-    typer.echo(f"{name}: {'taken from' if remove else 'given to'} {changed} of {len(chosen)} runs", err=True)
+    console.echo(f"{name}: {'taken from' if remove else 'given to'} {changed} of {len(chosen)} runs", err=True)
 
 
 def _show(runs: pd.DataFrame) -> None:
     """Print runs and how many there are."""
-    from rich.console import Console
-
     from ablate.report.render.run_list import run_table, summary
     from ablate.report.render.text_table import columns_that_fit, to_rich
 
-    console, table = Console(), run_table(runs)
+    table = run_table(runs)
     if len(runs):
-        console.print(to_rich(table, columns_that_fit(table, console.width)))
-    console.print(summary(runs), highlight=False)
+        console.show(to_rich(table, columns_that_fit(table, console.terminal().width)))
+    console.show(summary(runs), highlight=False)
 
 
 @app.command()
@@ -152,4 +151,4 @@ def merge(
 
     done = merging.merge(folders, output, prefer=prefer, refuse_running=Leases(output).refuse_held)
     replaced = f", {done.replaced} replaced" if done.replaced else ""
-    typer.echo(f"{printable(output)}: {done.runs} runs, {done.added} added{replaced}", err=True)
+    console.echo(f"{printable(output)}: {done.runs} runs, {done.added} added{replaced}", err=True)

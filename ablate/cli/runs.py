@@ -12,6 +12,7 @@ import typer
 
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
+from ablate.cli import console
 from ablate.cli.app import (
     INTERRUPTED,
     DeviceOption,
@@ -91,7 +92,7 @@ def sample(
             )
     images = to_uint8(drawn)
     (save_grid if output.suffix.lower() == ".png" else save_array)(output, images)
-    typer.echo(f"{printable(output)}: {n} images of {done.row['run_id']}", err=True)
+    console.echo(f"{printable(output)}: {n} images of {done.row['run_id']}", err=True)
 
 
 @app.command()
@@ -121,7 +122,7 @@ def export(
     if run.codec.decoder is not None:
         check_output(exports.decoder_path(output), (".onnx",), force=force)
     for path, said in exports.write_onnx(run, output, scheme):
-        typer.echo(f"{printable(path)}: {path.stat().st_size:,} bytes, {scheme}; {said}")
+        console.echo(f"{printable(path)}: {path.stat().st_size:,} bytes, {scheme}; {said}")
 
 
 @app.command()
@@ -203,14 +204,12 @@ def bench(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        typer.echo("interrupted; the batch sizes that were finished are saved", err=True)
+        console.echo("interrupted; the batch sizes that were finished are saved", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        typer.echo(pages.to_json(found))
+        console.echo_json(pages.to_json(found))
         return
-    from rich.console import Console
-
-    Console().print(pages.render(found))
+    console.show(pages.render(found))
 
 
 def _bench_ops(names: list[str], device: str, *, rounds: int, threads: int | None, as_json: bool) -> None:
@@ -235,11 +234,9 @@ def _bench_ops(names: list[str], device: str, *, rounds: int, threads: int | Non
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        typer.echo(pages.to_json(rows))
+        console.echo_json(pages.to_json(rows))
         return
-    from rich.console import Console
-
-    Console().print(pages.render(rows))
+    console.show(pages.render(rows))
 
 
 @app.command()
@@ -280,10 +277,10 @@ def replay(
             folder, run_id, data=data, device=device, threads=threads, progress=progress, on_difference=note
         )
     if as_json:
-        typer.echo(outcome.to_json())
+        console.echo_json(outcome.to_json())
     else:
         from ablate.report.render.replay import lines, program_lines
 
         shown = lines(outcome) if isinstance(outcome, replays.Replay) else program_lines(outcome)
-        typer.echo("\n".join(shown))
+        console.echo("\n".join(shown))
     raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)

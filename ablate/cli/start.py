@@ -11,6 +11,7 @@ from rich.prompt import Prompt
 
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
+from ablate.cli import console
 from ablate.cli.app import DeviceOption, OwnVariantsOption, PluginOption, app, preset_names, variant_names
 from ablate.study import variants
 
@@ -46,9 +47,9 @@ def init(
     if not (model or program):
         raise AblateError("ablate init: of what? --program: a study of your own program; --model: of a torch model")
     for path in write_new(Path(), model_files() if model else program_files(command or [])):
-        typer.echo(printable(path))
+        console.echo(printable(path))
     plugin = " --plugin model.py" if model else ""
-    typer.echo(f"next: ablate check{plugin}; then: ablate run{plugin} --preset smoke --variant all", err=True)
+    console.echo(f"next: ablate check{plugin}; then: ablate run{plugin} --preset smoke --variant all", err=True)
 
 
 @app.command()
@@ -96,8 +97,8 @@ def check(
         assert isinstance(config, Config)
         found = check_model(config, pick_device(device))
     for line in found.seen:
-        typer.echo(line)
+        console.echo(line)
     for problem in found.problems:
-        typer.echo(f"problem: {printable(' '.join(problem.split()))}")
-    typer.echo("ok" if not found.problems else "not ok")
+        console.echo(f"problem: {printable(' '.join(problem.split()))}")
+    console.echo("ok" if not found.problems else "not ok")
     raise typer.Exit(1 if found.problems else 0)

@@ -13,6 +13,7 @@ import typer
 
 from ablate.base.host import THREAD_VARIABLES
 from ablate.base.text import printable
+from ablate.cli import console
 from ablate.cli.app import (
     INTERRUPTED,
     Budget,
@@ -65,13 +66,11 @@ def list_variants(
             {"name": v.name, "axis": v.axis, "about": v.about, "source": v.source, "delta": dict(v.delta)}
             for v in loaded
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        console.echo_json(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
-
     from ablate.report.render.variants import render_list
 
-    Console().print(render_list(loaded, variants.presets()))
+    console.show(render_list(loaded, variants.presets()))
 
 
 @app.command()
@@ -113,15 +112,13 @@ def show(
             "train_macs": spent.train_macs(config.train.steps),
         }
     if as_json:
-        typer.echo(json.dumps(document, indent=2))
+        console.echo_json(json.dumps(document, indent=2))
         return
-    from rich.console import Console
-
     from ablate.report.render.variants import render_cost, render_variant
 
     baseline = variants.resolve(variants.load(variants.BASELINE), preset)
     cost_table = None if spent is None else render_cost(spent.params, spent.macs, spent.decode_macs)
-    Console().print(render_variant(chosen, preset, config, baseline, cost_table))
+    console.show(render_variant(chosen, preset, config, baseline, cost_table))
 
 
 # What makes a plan: the options of `run` that `plan` has too.
@@ -342,18 +339,16 @@ def run(
     from ablate.launch.study import described, forecast_study, measuring_lines
 
     if dry_run:
-        from rich.console import Console
-
         from ablate.planning import family_line
         from ablate.report.render.variants import render_plan
 
         planned = forecast_study(request)
-        Console().print(render_plan(planned))
-        typer.echo(family_line(request, planned))
+        console.show(render_plan(planned))
+        console.echo(family_line(request, planned))
         for line in measuring_lines(request, planned):
-            typer.echo(line)
+            console.echo(line)
         if request.until_decided:
-            typer.echo("these are the most runs there may be: a variant gets no more seeds once it is decided")
+            console.echo("these are the most runs there may be: a variant gets no more seeds once it is decided")
         return
     from ablate.studies import make_study
 
@@ -367,9 +362,9 @@ def run(
             say=progress.result,
         )
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from here", err=True)
+        console.echo("interrupted; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    typer.echo(printable(f"tables and images: {shlex.quote(str(results))}; next: {_next_step(request)}"), err=True)
+    console.echo(printable(f"tables and images: {shlex.quote(str(results))}; next: {_next_step(request)}"), err=True)
 
 
 def _next_step(request: StudyRequest) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from ablate.base.errors import AblateError, ResultsError, VariantError
 from ablate.base.text import printable, split_names
+from ablate.cli import console
 from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
 from ablate.study.variants import BASELINE, load
 
@@ -199,11 +200,9 @@ def write_report(folder: Path, choice: Choice, format_: Format, output: Path | N
     findings = build(read(folder), choice)
     _note_edited_files(findings)
     if format_ is Format.rich:
-        from rich.console import Console
-
         from ablate.report.render import terminal
 
-        Console().print(terminal.render(findings, full=full))
+        console.show(terminal.render(findings, full=full))
         return
     if format_ is Format.html:
         # Images and plots need libraries that the other forms do without.
@@ -219,19 +218,19 @@ def write_report(folder: Path, choice: Choice, format_: Format, output: Path | N
 
         text = to_csv(findings)
         for note in findings.notes:  # a table of data has no place for them
-            typer.echo(f"note: {note}", err=True)
+            console.note(note)
     else:
         from ablate.report.render.markdown import to_markdown
 
         text = to_markdown(findings)
     if output is None:
-        typer.echo(text, nl=not text.endswith("\n"))
+        (console.echo_json if format_ is Format.json else console.echo)(text.removesuffix("\n"))
         return
     from ablate.store.atomic_files import output_file
 
     with output_file(output) as temporary:
         temporary.write_text(text, "utf-8")
-    typer.echo(f"{printable(output)}: written", err=True)
+    console.echo(f"{printable(output)}: written", err=True)
 
 
 def _note_edited_files(findings: Findings) -> None:
@@ -249,7 +248,7 @@ def _note_edited_files(findings: Findings) -> None:
                 edited.append(row.variant)
     if edited:
         names = ", ".join(dict.fromkeys(edited))
-        typer.echo(f"note: the files of {names} say something else now; judged is what the rows recorded", err=True)
+        console.note(f"the files of {names} say something else now; judged is what the rows recorded")
 
 
 def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None, full: bool) -> None:
@@ -268,7 +267,7 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None, f
             except ResultsError as error:
                 if not succeeded or not folder.is_dir():
                     raise
-                typer.echo(f"error: {printable(error)}", err=True)
+                console.error(error)
         return
     from rich.console import Group
     from rich.live import Live
@@ -277,7 +276,7 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None, f
     from ablate.report.builder import build, read
     from ablate.report.render import terminal
 
-    with Live(auto_refresh=False, vertical_overflow="crop") as live:
+    with Live(console=console.terminal(), auto_refresh=False, vertical_overflow="crop") as live:
         for _ in changes(folder):
             lines = [Text(f"now: {line}", style="dim") for line in in_progress(folder)]
             try:
@@ -343,11 +342,9 @@ def compare(
     choice = Choice(preset, data, budget.value, metrics=metrics, samples=samples, extractor=extractor, **filters)
     pair, findings = pair_report.compare(read(folder), folder, a, b, choice)
     if as_json:
-        typer.echo(pair.to_json())
+        console.echo_json(pair.to_json())
         return
-    from rich.console import Console
-
-    Console().print(pair_report.render(pair, findings))
+    console.show(pair_report.render(pair, findings))
 
 
 @app.command()
@@ -397,10 +394,8 @@ def gate(
     )
     outcome = gates.gate(read(folder), metric, tolerance, choice, allow_diverged=allow_diverged)
     if as_json:
-        typer.echo(outcome.to_json())
+        console.echo_json(outcome.to_json())
     else:
-        from rich.console import Console
-
-        Console().print(gates.render(outcome))
+        console.show(gates.render(outcome))
     if outcome.failed:
         raise typer.Exit(1)

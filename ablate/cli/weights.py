@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ablate.base.errors import AblateError, did_you_mean
+from ablate.cli import console
 from ablate.cli.app import WeightsOption, app
 
 
@@ -63,10 +64,10 @@ def weights(
         row |= {"file": None if path is None else str(path), "url": published.url, "sha256": published.file_sha256}
         rows.append(row | {"megabytes": published.megabytes if path is None else round(path.stat().st_size / 1e6, 1)})
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        console.echo_json(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            typer.echo(f"{row['name']:18}{row['megabytes']:8,.1f} MB  {', '.join(row['metrics'])}")
-            typer.echo(f"    {row['file'] or 'missing, from ' + row['url']}")
+            console.echo(f"{row['name']:18}{row['megabytes']:8,.1f} MB  {', '.join(row['metrics'])}")
+            console.echo(f"    {row['file'] or 'missing, from ' + row['url']}")
     if problems:
         raise AblateError("; ".join(problems.values()))

@@ -7,19 +7,19 @@ removes them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 
 from ablate.base.errors import ResultsError
 from ablate.launch.leases import Leases
+from ablate.runs.run_files import working_folder
 from ablate.store import tables
-from ablate.store.artifacts import REMOVED, all_folders
+from ablate.store.artifacts import REMOVED, all_folders, delete_removed
 
 
 def folders_of(results: Path, run_id: str) -> list[Path]:
     """Return the folders of a run that exist: its files, and its working folder."""
-    working = results / "artifacts" / f"{run_id}.part"
+    working = working_folder(results, run_id)
     return [*all_folders(results, run_id), *([working] if working.is_dir() else [])]
 
 
@@ -39,11 +39,11 @@ def remove_runs(results: Path, run_ids: Collection[str]) -> int:
     with Leases(results).none_held(run_ids):
         tables.remove(results, run_ids)
         try:
-            shutil.rmtree(waste, ignore_errors=True)  # of a process that was killed
+            delete_removed(results)  # of a process that was killed
             waste.mkdir(exist_ok=True)
             for folder in folders:  # moved at once: a run that is made again finds no old files
                 folder.replace(waste / folder.name)
         except OSError as error:
             raise ResultsError(f"{results}: files cannot be removed ({error}); fix that and run again") from error
-    shutil.rmtree(waste, ignore_errors=True)
+    delete_removed(results)
     return size

@@ -20,6 +20,7 @@ from ablate.runs import evaluation
 from ablate.runs.context import RunContext
 from ablate.runs.rows import Row, RunRows
 from ablate.store import tables
+from ablate.store.artifacts import run_folder
 from ablate.study.metric_names import PERCEPTUAL
 from ablate.study.plan import RunSpec
 
@@ -44,7 +45,7 @@ def lacking_networks(folder: Path, run_ids: Collection[str], networks: Collectio
     return {
         run_id: missing
         for run_id, missing in lacking.items()
-        if missing and (folder / "artifacts" / run_id / "model.safetensors").is_file()
+        if missing and (run_folder(folder, run_id) / "model.safetensors").is_file()
     }
 
 
@@ -76,7 +77,7 @@ def add_missing_metrics(
         extractors={name: network for name, network in networks.extractors.items() if name in lacking},
         distances={name: distance for name, distance in networks.distances.items() if PERCEPTUAL[name] in lacking},
     )
-    artifacts, rows = folder / "artifacts" / run_id, RunRows({"run_id": run_id})
+    artifacts, rows = run_folder(folder, run_id), RunRows({"run_id": run_id})
     with tempfile.TemporaryDirectory(prefix="ablate-metrics-") as scratch:
         context = RunContext(
             spec=replace(spec, config=config),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ablate.base.errors import ResultsError, how_to_fix
+from ablate.base.paths import path_component
 from ablate.runs.rows import Row
 from ablate.store import tables
 from ablate.store.artifacts import folder_column, new_folder, remove_other_folders
@@ -15,8 +16,12 @@ from ablate.store.atomic_files import is_temporary, output_file, sync_folder
 
 
 def working_folder(folder: Path, run_id: str) -> Path:
-    """Return the folder of an unfinished run: its checkpoints and the files that are ready."""
-    return folder / "artifacts" / f"{run_id}.part"
+    """Return the folder of an unfinished run: its checkpoints and the files that are ready.
+
+    Raises:
+        ResultsError: The run's name cannot be a folder's: a table may come from anyone.
+    """
+    return folder / "artifacts" / f"{path_component(run_id, 'a run', folder / 'runs.parquet')}.part"
 
 
 def clean_up_finished(folder: Path, run_id: str) -> bool:

@@ -11,6 +11,7 @@ import glob
 import re
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
@@ -19,9 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ablate.base.errors import ResultsError
+from ablate.base.paths import path_component
 from ablate.base.text import printable
 
 REMOVED = ".removed"  # folder in a results folder: files of removed runs, on their way out
+# The name of the folder of a run, or of its working folder. No run is called otherwise since its first version.
+_RUN = re.compile(r".+-s\d+-[0-9a-f]{8}(~[1-9]\d{0,5})?(\.part)?")
+_WRITTEN = {"model.safetensors", "samples.png", "samples.webp", "log.txt"}  # one of them is in each folder of a run
 _AGAIN = re.compile(r"(.+)~[1-9]\d{0,5}")  # the folder of a run that was made again
 
 
@@ -30,7 +35,8 @@ def folders_without_row(results: Path, run_ids: Collection[str]) -> list[Path]:
 
     A run writes its row after its folder, and deletes its working folder `<run_id>.part` last. So a
     folder beside such a working folder is not returned: its run is being made, or will be resumed.
-    Nor is another folder of a run that the table holds: `remove_other_folders` removes it.
+    Nor is another folder of a run that the table holds: `remove_other_folders` removes it. Nor is a
+    folder that ablate did not write: see `is_of_a_run`.
 
     Args:
         results: The results folder.
@@ -41,7 +47,27 @@ def folders_without_row(results: Path, run_ids: Collection[str]) -> list[Path]:
     def belongs(name: str) -> bool:
         return name in run_ids or name.endswith(".part") or f"{name}.part" in folders
 
-    return [folders[name] for name in sorted(folders) if not belongs(name) and not belongs(_run_of(name))]
+    unknown = [path for name, path in sorted(folders.items()) if not belongs(name) and not belongs(run_of(name))]
+    return [path for path in unknown if is_of_a_run(path)]
+
+
+def is_of_a_run(folder: Path) -> bool:
+    """Return whether a folder is one that ablate wrote for a run: by its name and its files, or empty."""
+    names = {path.name for path in folder.iterdir()}
+    return not names or (_RUN.fullmatch(folder.name) is not None and bool(names & _WRITTEN))
+
+
+def delete_removed(results: Path) -> bool:
+    """Delete what is left of removed runs, and return whether there was something."""
+    waste = results / REMOVED
+    if not waste.is_dir():
+        return False
+    for path in waste.iterdir():
+        if _RUN.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # it holds something that is not ablate's
+        waste.rmdir()
+    return True
 
 
 def run_folder(results: Path, run_id: str) -> Path:
@@ -52,9 +78,8 @@ def run_folder(results: Path, run_id: str) -> Path:
     """
     name = _named_folders(results).get(run_id, run_id)
     for given in (run_id, name):
-        if given in ("", "..") or Path(given).name != given or "\\" in given:
-            raise ResultsError(f"{results / 'runs'}.parquet: {printable(given)!r} cannot be a run: it is no file name")
-    if name != run_id and _run_of(name) != run_id:
+        path_component(given, "a run", results / "runs.parquet")
+    if name != run_id and run_of(name) != run_id:
         of = f"the folder of {printable(run_id)}"
         raise ResultsError(f"{results / 'runs'}.parquet: {printable(name)!r} cannot be {of}")
     return results / "artifacts" / name
@@ -68,7 +93,7 @@ def new_folder(results: Path, run_id: str, *, finished: bool) -> Path:
         run_id: The run.
         finished: It has a finished row, whose folder stays until the new row is written.
     """
-    folder = results / "artifacts" / run_id
+    folder = results / "artifacts" / path_component(run_id, "a run", results / "runs.parquet")
     if not finished:
         return folder
     paths = chain([folder], (folder.with_name(f"{run_id}~{n}") for n in count(2)))
@@ -84,7 +109,7 @@ def all_folders(results: Path, run_id: str) -> list[Path]:
     """Return the folders of a run that exist: the one that its row names, and those of other attempts."""
     run_folder(results, run_id)  # refuses a name that leads elsewhere
     here = (results / "artifacts").glob(f"{glob.escape(run_id)}*")
-    return [path for path in sorted(here) if path.is_dir() and run_id in (path.name, _run_of(path.name))]
+    return [path for path in sorted(here) if path.is_dir() and run_id in (path.name, run_of(path.name))]
 
 
 def remove_other_folders(results: Path, run_id: str) -> None:
@@ -95,7 +120,8 @@ def remove_other_folders(results: Path, run_id: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _run_of(name: str) -> str:
+def run_of(name: str) -> str:
+    """Return the run of a folder `<run_id>` or `<run_id>~2`."""
     match = _AGAIN.fullmatch(name)
     return match[1] if match else name
 

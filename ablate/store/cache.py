@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,13 @@ PARTS = {  # folder of the cache -> what it holds
     "autoencoders": "trained autoencoders of latent variants",
     "weights": "weights that Ray workers were sent, and when a download failed",
 }
+_NAMES = {  # folder of the cache -> the names of its files; others are not ablate's
+    "cats": r"[0-9a-f]{64}\.npz",
+    "statistics": r"[0-9a-f]{64}\.safetensors",
+    "autoencoders": r"[0-9a-f]{64}\.safetensors",
+    "weights": r"\w+\.(failed|lock)|[0-9a-f]{64}/[\w.-]+",
+}
+_TEMPORARY = r"(\.\d+-[0-9a-f]{8}\.tmp)?"  # a killed process leaves it
 
 
 class Size(NamedTuple):
@@ -38,7 +46,7 @@ def cache_sizes() -> dict[str, Size]:
 
 
 def clear_cache(part: str) -> Size:
-    """Delete a part of the cache, and return the size of what was deleted.
+    """Delete the files that ablate wrote into a part of the cache; return the size of what was deleted.
 
     Args:
         part: A key of `PARTS`, or `all`.
@@ -61,6 +69,9 @@ def clear_cache(part: str) -> Size:
 
 
 def _files(part: str) -> list[Path]:
+    """Return the files of a part of the cache that ablate wrote."""
+    folder, ours = cache_folder() / part, re.compile(f"({_NAMES[part]}){_TEMPORARY}")
     with suppress(OSError):
-        return sorted(path for path in (cache_folder() / part).rglob("*") if path.is_file() and not path.is_symlink())
+        files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+        return sorted(path for path in files if ours.fullmatch(path.relative_to(folder).as_posix()))
     return []

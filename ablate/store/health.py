@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.store import tables as results
-from ablate.store.artifacts import REMOVED, folders_without_row, run_folder
+from ablate.store.artifacts import REMOVED, delete_removed, folders_without_row, is_of_a_run, run_folder, run_of
 from ablate.store.schema import RUN_TABLES, SCHEMAS
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
@@ -99,10 +99,10 @@ def clear_orphans(folder: Path, running: Collection[str]) -> tuple[int, int]:
         raise ResultsError(f"--results {folder}: no such folder")
     rows = results.remove_orphans(folder, running)
     known = {*results.read(folder, "runs")["run_id"], *running}
-    folders = [*folders_without_row(folder, known), *folder.glob(REMOVED)]
+    folders = folders_without_row(folder, known)
     for path in folders:
         shutil.rmtree(path, ignore_errors=True)
-    return rows, len(folders)
+    return rows, len(folders) + delete_removed(folder)
 
 
 def _weight_files(folder: Path, runs: pd.DataFrame) -> dict[Path, str]:
@@ -160,6 +160,10 @@ def _artifact_folders(folder: Path, runs: pd.DataFrame, running: Collection[str]
         elif path.suffix == ".part":
             what = f"{where}: of a run that is {status.get(run_id, 'not in the table')}"
             findings.append(Finding("unfinished", what, "the same ablate run goes on from there; or delete the folder"))
+        elif run_of(path.name) not in status and not is_of_a_run(path):
+            findings.append(
+                Finding("orphan", f"{where}: a folder that no run wrote", "move it elsewhere, or delete it")
+            )
     fix = f"make the run again, restore the table from a copy, or delete the folder: {CLEAR_ORPHANS}"
     return findings + [
         Finding("orphan", f"{printable(path)}: of a run that runs.parquet does not hold", fix)

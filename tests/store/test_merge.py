@@ -220,7 +220,7 @@ def test_a_run_that_is_being_made_is_refused(tmp_path: Path) -> None:
         ("merge absent -o out", "merge absent: no such folder; name results folders"),
         ("merge a images -o out", "merge images: no results folder: it has no runs.parquet"),
         ("merge a -o out --prefer b", "--prefer b: not one of the merged folders: out, a"),
-        ("merge a odd -o out", "runs.parquet: '../../x' cannot be a run: it is no file name"),
+        ("merge a odd -o out", "runs.parquet: '../../x' cannot be a run: it is no plain file name"),
         ("merge mine other -o out", "column 'mine' is string, in another folder int64; rename it"),
         ("merge a -o a/runs.parquet", "is a file, not a folder"),
     ],

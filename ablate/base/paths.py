@@ -8,7 +8,7 @@ from pathlib import Path
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 
-MAX_BYTES = 240  # of a name: file systems allow 255, and suffixes such as `.part` are added
+MAX_BYTES = 230  # of a name: file systems allow 255, and a working folder adds 17
 
 
 def path_component(name: object, what: str, table: Path) -> str:

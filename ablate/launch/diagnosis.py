@@ -16,8 +16,8 @@ from ablate import __version__
 from ablate.base.errors import WeightsError
 from ablate.base.host import cpu_name
 from ablate.launch.leases import Leases
-from ablate.runs.run_files import working_folder
 from ablate.store import cache, health
+from ablate.store.artifacts import working_folders
 
 
 def diagnose(weights_folder: Path | None, results: Path | None = None) -> dict[str, Any]:
@@ -84,18 +84,18 @@ def diagnose_results(folder: Path) -> dict[str, Any]:
     Raises:
         ResultsError: There is no such folder.
     """
-    owners = Leases(folder).held()
+    owners, working = Leases(folder).held(), working_folders(folder)
     running = [
-        {"run_id": run_id, "owner": owner.describe(), "idle_s": _idle_s(working_folder(folder, run_id))}
+        {"run_id": run_id, "owner": owner.describe(), "idle_s": _idle_s(working.get(run_id))}
         for run_id, owner in owners.items()
     ]
     return {"folder": str(folder), **asdict(health.examine(folder, owners)), "running": running}
 
 
-def _idle_s(folder: Path) -> float | None:
+def _idle_s(folder: Path | None) -> float | None:
     """Return the seconds since a folder or one of its files last changed."""
     changed: list[float] = []
-    for path in (folder, *folder.glob("*")):
+    for path in () if folder is None else (folder, *folder.glob("*")):
         with suppress(OSError):  # moved away by now
             changed.append(path.stat().st_mtime)
     return max(0.0, datetime.now(UTC).timestamp() - max(changed)) if changed else None

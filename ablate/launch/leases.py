@@ -7,13 +7,17 @@
 The operating system frees a lock when its process ends, however it ends. So no lease outlives its
 owner, and nothing needs a heartbeat; the files that a killed process leaves mean nothing.
 A process that hangs keeps its lease until another steals it: that one puts a new lock file in place
-of the old one, locks it, and writes its own name.
+of the old one, locks it, renames the run's working folder, and writes its own name.
+
+A process that was suspended may go on in the middle of a write, after its last look at its lease.
+It then writes to a name that is gone. Rows are written, and folders deleted, only after a look at
+the lease while the lock of the tables is held; runs are taken over under the same lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +25,8 @@ from pathlib import Path
 import filelock
 
 from ablate.base.errors import ResultsError, how_to_fix
+from ablate.store import tables
+from ablate.store.artifacts import rename_working_folder
 from ablate.store.owners import Owner
 
 LOCK_TIMEOUT_S = 60.0
@@ -58,7 +64,7 @@ class Leases:
             ResultsError: The leases' folder cannot be written, or stayed locked.
         """
         path, note, new = (self._folder / name for name in (f"{run_id}.lock", f"{run_id}.json", ".new"))
-        lock, me = filelock.FileLock(path), Owner.here()
+        lock, me, results = filelock.FileLock(path), Owner.here(), self._folder.parent
         with self._changing():
             if steal_from is not None and steal_from.is_named_in(note):
                 new.touch()
@@ -67,8 +73,12 @@ class Leases:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
                 return Owner.read(note)
-            me.write(new)
-            new.replace(note)
+            takes_over = note.exists() and Owner.read(note).may_live()
+            with tables.lock(results, LOCK_TIMEOUT_S) if takes_over else nullcontext():
+                if takes_over:
+                    rename_working_folder(results, run_id)
+                me.write(new)
+                new.replace(note)
         return Lease(partial(me.is_named_in, note), partial(self._give_back, lock, path, note, me))
 
     def held(self) -> dict[str, Owner]:
@@ -109,6 +119,7 @@ class Leases:
                     except filelock.Timeout as error:
                         owner = Owner.read(path.with_suffix(".json"))
                         raise ResultsError(f"{run_id}: {owner.describe()} began to make it; try again later") from error
+                (self._folder / f"{run_id}.json").unlink(missing_ok=True)  # if its owner lost the lock, it stops
             yield
 
     def _give_back(self, lock: filelock.BaseFileLock, path: Path, note: Path, me: Owner) -> None:

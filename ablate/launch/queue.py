@@ -15,15 +15,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ablate.base.errors import AblateError, LeaseLostError, failed_runs, hits_every_run
+from ablate.base.errors import AblateError, LeaseLostError, failed_runs, hits_every_run, lease_lost
 from ablate.base.progress import Study
 from ablate.base.signals import handled
 from ablate.base.text import one_line
 from ablate.launch.leases import Lease, Leases
 from ablate.launch.stale import stale_note, stale_runs
 from ablate.runs.rows import Data, Row
-from ablate.runs.run_files import clean_up_finished, working_folder
+from ablate.runs.run_files import clean_up_finished
 from ablate.store import tables
+from ablate.store.artifacts import working_folders
 from ablate.store.owners import Owner
 from ablate.study.plan import RunSpec
 from ablate.study.request import Rerun
@@ -54,6 +55,15 @@ class QueuedRun:
     def row(self) -> Row:
         """The columns of the run's row that are known before it is made."""
         return {"run_id": self.run_id, "variant": self.spec.variant, "seed": self.spec.seed}
+
+    def check_lease(self) -> None:
+        """Stop if another process has taken the run over.
+
+        Raises:
+            LeaseLostError: The run has another owner.
+        """
+        if not self.lease.still_ours():
+            raise lease_lost(self.run_id)
 
     def __enter__(self) -> QueuedRun:
         return self
@@ -126,10 +136,10 @@ class WorkQueue:
         announced: set[str] = set()
         steal = False
         while self._waiting:
-            got_one = False
+            got_one, unfinished = False, working_folders(self._folder)
             for run_id, spec in list(self._waiting.items()):
                 reason = self._reason_to_skip(run_id, spec)
-                leave_alone = self._rerun is Rerun.failed or not working_folder(self._folder, run_id).exists()
+                leave_alone = self._rerun is Rerun.failed or run_id not in unfinished
                 measure_more = self._quantize_finished or run_id in self._lacking
                 if reason is not None and not measure_more and leave_alone:
                     self._skip(run_id, reason)
@@ -146,7 +156,9 @@ class WorkQueue:
                 try:
                     # Another process may have finished it since the first look.
                     reason = self._reason_to_skip(run_id, spec)
-                    skip = reason is not None and not (clean_up_finished(self._folder, run_id) and measure_more)
+                    skip = reason is not None and not (
+                        clean_up_finished(self._folder, run_id, lease.still_ours) and measure_more
+                    )
                 except BaseException:
                     lease.give_back()
                     raise
@@ -222,7 +234,7 @@ def make_runs(
             time.sleep(poll_s)
             continue
         study.left_to(queue.skipped, 1)
-        with run:
+        with run, tables.append_only_if(run.check_lease):
             try:
                 make(run)
             except Exception as error:

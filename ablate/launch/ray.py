@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import torch
 
-from ablate.base.errors import AblateError, failed_runs, require
+from ablate.base.errors import AblateError, LeaseLostError, failed_runs, require
 from ablate.base.host import THREAD_VARIABLES
 from ablate.base.progress import Progress, Study, Task
 from ablate.base.source_code import code_version
@@ -40,9 +40,9 @@ from ablate.launch.ray_worker import MODELS, Networks, Payload, RunResult, RunTa
 from ablate.metrics.networks import MetricNetworks, load_networks, networks_of, weight_paths
 from ablate.runs.program import config_of
 from ablate.runs.rows import Data, Row, columns_of
-from ablate.runs.run_files import record_remote_run, working_folder
+from ablate.runs.run_files import record_remote_run
 from ablate.store import tables
-from ablate.store.artifacts import run_folder
+from ablate.store.artifacts import run_folder, working_folders
 from ablate.store.plans import record
 from ablate.study.plan import RunSpec
 from ablate.study.request import StudyRequest
@@ -312,8 +312,9 @@ class _Launcher:
                     one.bar = one.at_end.enter_context(self._progress.task(phase.name, phase.total))
                 one.bar.show(phase.name, phase.total, phase.done, f"{phase.host} {phase.note}".strip())
         for (run_id, name), content in updates.files.items():
-            if (one := running.get(run_id)) is not None and one.run.lease.still_ours():
-                record_remote_run(self._folder, run_id, {name: content}, {})
+            if (one := running.get(run_id)) is not None:
+                with suppress(LeaseLostError):  # the run's result is refused at its end
+                    record_remote_run(self._folder, run_id, {name: content}, {}, one.run.lease.still_ours)
 
     def _finish(self, ref: Any, *, stopping: bool = False) -> None:
         """Record the result of a task, or start it again if its machine was lost."""
@@ -348,14 +349,16 @@ class _Launcher:
 
     def _record(self, run: QueuedRun, result: RunResult) -> None:
         payload = result.payload
-        if payload is not None and not run.lease.still_ours():
-            result = RunResult("failed", error="another process took this run over (ablate run --steal)")
-        elif payload is not None and result.how == "quantised":
-            new = {table: rows for table, rows in payload.rows.items() if rows}
-            if new:
-                tables.append(self._folder, new, replace=False)
-        elif payload is not None:
-            record_remote_run(self._folder, run.run_id, payload.files, payload.rows)
+        try:
+            with tables.append_only_if(run.check_lease):
+                if payload is not None and result.how == "quantised":
+                    if new := {table: rows for table, rows in payload.rows.items() if rows}:
+                        tables.append(self._folder, new, replace=False)
+                elif payload is not None:
+                    still_ours = run.lease.still_ours
+                    record_remote_run(self._folder, run.run_id, payload.files, payload.rows, still_ours)
+        except LeaseLostError as error:
+            result = RunResult("failed", error=str(error))
         if result.how == "failed":
             self._failures.append((run.run_id, str(result.error)))
             if not run.quantise:  # that run is finished, and stays so
@@ -386,9 +389,12 @@ class _Launcher:
 
 def _earlier_work(folder: Path, run: QueuedRun) -> Payload | None:
     """Return what a run goes on from: its checkpoints, or the models and rows of a finished one."""
-    start = run_folder(folder, run.run_id) if run.quantise else working_folder(folder, run.run_id)
+    finished, working = run_folder(folder, run.run_id), working_folders(folder, run.run_id).get(run.run_id)
+    start, paths = (working, resumable_files(working)) if working else (finished, [])
+    if run.quantise:
+        start, paths = finished, [finished / name for name in MODELS]
     files = {}
-    for path in [start / name for name in MODELS] if run.quantise else resumable_files(start):
+    for path in paths:
         with suppress(FileNotFoundError):
             files[path.relative_to(start).as_posix()] = path.read_bytes()
     rows: dict[str, list[Row]] = {}

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from ablate import __version__
-from ablate.base.errors import AblateError
+from ablate.base.errors import AblateError, lease_lost
 from ablate.base.machine import device_bytes, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet, fingerprint
@@ -35,7 +35,7 @@ from ablate.runs import loading
 from ablate.runs.pipeline import execute_run
 from ablate.runs.program import execute_program
 from ablate.runs.rows import Row
-from ablate.runs.run_files import working_folder
+from ablate.runs.run_files import open_working_folder
 from ablate.store import tables
 from ablate.store.atomic_files import is_temporary, replacing
 from ablate.store.cache import cache_folder
@@ -112,6 +112,15 @@ class RunTask:
     timeout_s: float | None = None
     version: str = __version__
 
+    def check_lease(self) -> None:
+        """Stop if another process has taken the run over.
+
+        Raises:
+            LeaseLostError: The run has another owner.
+        """
+        if not self.still_ours():
+            raise lease_lost(self.run_id)
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -151,7 +160,8 @@ def run_task(
         metric_networks = _suite(task.networks, weights, target)
         with use_threads(task.threads):
             if task.marker is not None and (task.folder / task.marker).is_file():
-                return _run_in(task.folder, task, data, metric_networks, progress)
+                with tables.append_only_if(task.check_lease):
+                    return _run_in(task.folder, task, data, metric_networks, progress)
             with tempfile.TemporaryDirectory(prefix="ablate-node-") as scratch:
                 # Only the launcher sees the lease here. It asks before it records the run.
                 alone = replace(task, still_ours=lambda: True)
@@ -248,10 +258,10 @@ def _run_isolated(
     import ray
 
     before: Payload = ray.get(earlier[0]) if earlier else Payload()
-    working = working_folder(scratch, task.run_id)
+    working = open_working_folder(scratch, task.run_id)
     artifacts = scratch / "artifacts" / task.run_id
     start = artifacts if task.quantise else working
-    start.mkdir(parents=True)
+    start.mkdir(parents=True, exist_ok=True)
     for name, content in before.files.items():
         (start / name).parent.mkdir(parents=True, exist_ok=True)
         (start / name).write_bytes(content)

@@ -12,15 +12,13 @@ from pathlib import Path
 
 from ablate.base.errors import ResultsError
 from ablate.launch.leases import Leases
-from ablate.runs.run_files import working_folder
 from ablate.store import tables
-from ablate.store.artifacts import REMOVED, all_folders, delete_removed
+from ablate.store.artifacts import REMOVED, all_folders, delete_removed, working_folders
 
 
 def folders_of(results: Path, run_id: str) -> list[Path]:
     """Return the folders of a run that exist: its files, and its working folder."""
-    working = working_folder(results, run_id)
-    return [*all_folders(results, run_id), *([working] if working.is_dir() else [])]
+    return [*all_folders(results, run_id), *working_folders(results, run_id).values()]
 
 
 def remove_runs(results: Path, run_ids: Collection[str]) -> int:

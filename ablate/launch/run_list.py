@@ -15,7 +15,7 @@ from ablate.base.errors import ResultsError, did_you_mean
 from ablate.base.text import printable
 from ablate.launch.leases import Leases
 from ablate.store import tables
-from ablate.store.artifacts import folders_without_row
+from ablate.store.artifacts import folders_without_row, run_of, working_folders
 from ablate.store.owners import Owner
 from ablate.store.plans import planned_names
 from ablate.store.row_filter import rows_where
@@ -42,8 +42,8 @@ def list_runs(folder: Path, where: str | None = None) -> pd.DataFrame:
         raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
     runs, owners = tables.read(folder, "runs"), Leases(folder).held()
     known = set(runs["run_id"])
-    working = {path.name.removesuffix(".part"): path for path in sorted((folder / "artifacts").glob("*.part"))}
-    lost = {path.name: path for path in folders_without_row(folder, known)}
+    working = working_folders(folder)
+    lost = {run_of(path.name): path for path in folders_without_row(folder, known)}
     status = dict.fromkeys(lost, "lost") | dict.fromkeys(working, "killed") | dict.fromkeys(owners, "running")
     names = planned_names(folder)
     more: list[dict[str, Any]] = [

@@ -26,7 +26,7 @@ from ablate.report.variant_rows import describe_metrics, make_rows
 from ablate.report.verdicts import make_verdicts
 from ablate.stats import paired
 from ablate.store import tables
-from ablate.store.artifacts import folders_without_row
+from ablate.store.artifacts import folders_without_row, run_of
 from ablate.study.claims import read_margin
 
 EVERYTHING = Choice()
@@ -42,7 +42,7 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     if not folder.is_dir():
         raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
     frames = {table: tables.read(folder, table) for table in TABLES}
-    lost = [path.name for path in folders_without_row(folder, set(frames["runs"]["run_id"]))]
+    lost = [run_of(path.name) for path in folders_without_row(folder, set(frames["runs"]["run_id"]))]
     return frames | {"artifacts": pd.DataFrame({"run_id": lost})}
 
 

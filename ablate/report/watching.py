@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ablate.base.text import printable
 from ablate.report.render.run_images import preview_files
+from ablate.store.artifacts import working_folders
 
 POLL_S = 2.0
-UNFINISHED = ".part"  # suffix of the folder of a run that has not finished
 
 
 def changes(folder: Path, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[None]:
@@ -42,8 +42,8 @@ def _state(folder: Path) -> tuple[object, ...]:
 def in_progress(folder: Path) -> tuple[str, ...]:
     """Return a line for each run that has started and not finished, with its newest preview."""
     lines = []
-    for path in sorted((folder / "artifacts").glob(f"*{UNFINISHED}")):
-        line = printable(path.name.removesuffix(UNFINISHED))
+    for run_id, path in sorted(working_folders(folder).items()):
+        line = printable(run_id)
         previews = preview_files(path)
         if previews:
             step = max(previews)

@@ -1,9 +1,9 @@
 """One run, from data to rows: (train the autoencoder,) train, sample, measure.
 
-A run works in `artifacts/<run_id>.part/`, which holds its checkpoints and finished files. At the
-end the files move to `artifacts/<run_id>/`, the row is written, and the working folder is deleted.
-So a row with status `done` has its artifacts and its rows in the other tables. A finished run that
-is made again gets another folder, which its new row names; the old one is deleted last.
+A run works in a folder of its own, which holds its checkpoints and finished files. At the end the
+files move to `artifacts/<run_id>/`, the row is written, and the working folder is deleted. So a row
+with status `done` has its artifacts and its rows in the other tables. A finished run that is made
+again gets another folder, which its new row names; the old one is deleted last.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ from ablate.runs.context import RunContext
 from ablate.runs.own_metrics import measure_own_metrics
 from ablate.runs.previews import Previews
 from ablate.runs.rows import Row, RunRows, columns_of
-from ablate.runs.run_files import delete_temporary_files, is_done, move_artifacts, working_folder
+from ablate.runs.run_files import clean_up_finished, is_done, move_artifacts, open_working_folder
 from ablate.stats.stability import first_jump
-from ablate.store.artifacts import remove_other_folders
 from ablate.store.image_grids import save_grid
 from ablate.store.schema import RUN_SESSION
 from ablate.study import plugins
@@ -94,7 +93,7 @@ def execute_run(
         AblateError: An error that the user can fix.
     """
     run_id = spec.run_id(data.name, data.digest)
-    working = working_folder(folder, run_id)
+    working = open_working_folder(folder, run_id, still_ours)
     device, precision = networks.device, machine.pick_precision(networks.device)
     compiled = machine.pick_compile(compile, spec.config.train.steps, device)
     rows = RunRows(_first_columns(spec, data, device, precision, run_id))
@@ -113,7 +112,6 @@ def execute_run(
         previews=True,
         still_ours=still_ours,
     )
-    delete_temporary_files(working)
     reset_peak_memory(device)
 
     def finished() -> bool:
@@ -159,8 +157,7 @@ def execute_run(
         raise
     context.check_lease()
     rows.write(folder, "done")
-    shutil.rmtree(working, ignore_errors=True)
-    remove_other_folders(folder, run_id)
+    clean_up_finished(folder, run_id, still_ours)
     return rows.run
 
 

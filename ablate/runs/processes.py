@@ -25,7 +25,7 @@ from typing import BinaryIO
 from ablate.base.errors import AblateError
 from ablate.base.text import printable
 
-MARK = "ABLATE_RUN"  # the variable; its value is the run's working folder, a colon, and a word for this try
+MARK = "ABLATE_RUN"  # the variable; its value is the run's path, a colon, and a word for this try
 GRACE_S = 10.0  # from SIGTERM to SIGKILL
 POLL_S = 0.2
 TAIL_BYTES = 65536
@@ -62,7 +62,7 @@ def run_program(
     *,
     folder: Path,
     environment: Mapping[str, str],
-    working: Path,
+    run: Path,
     log: Path,
     timeout_s: float | None,
     on_poll: Callable[[float], None],
@@ -73,8 +73,8 @@ def run_program(
         words: The command; no shell reads it.
         folder: Where it runs.
         environment: Its whole environment.
-        working: The run's working folder, which marks the processes of the run. What is left of an
-            earlier try is ended first.
+        run: A path that names the run, which marks its processes. What is left of an earlier try is
+            ended first.
         log: Gets its standard output and errors.
         timeout_s: Seconds that it may take; None: any.
         on_poll: Called several times a second with the seconds since the start. An error that it
@@ -84,10 +84,10 @@ def run_program(
         AblateError: The program cannot be started.
         KeyboardInterrupt: Interrupted, after the program was ended.
     """
-    value = f"{working}:{secrets.token_hex(4)}"
+    value = f"{run}:{secrets.token_hex(4)}"
     mark = f"{MARK}={value}"
     with log.open("ab") as output:
-        _lock(output, working)
+        _lock(output, run)
         start = time.monotonic()
         process = _start(words, folder, {**environment, MARK: value}, output)
     timed_out = False
@@ -156,7 +156,7 @@ def _start(
         ) from None
 
 
-def _lock(log: BinaryIO, working: Path) -> None:
+def _lock(log: BinaryIO, run: Path) -> None:
     """End what is left of an earlier try, and lock the log.
 
     Raises:
@@ -164,7 +164,7 @@ def _lock(log: BinaryIO, working: Path) -> None:
     """
     import fcntl
 
-    _end_all(f"{MARK}={working}:", None)
+    _end_all(f"{MARK}={run}:", None)
     end = time.monotonic() + GRACE_S
     while True:
         try:
@@ -173,7 +173,7 @@ def _lock(log: BinaryIO, working: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise AblateError(
-                    f"{printable(working)}: the program of an earlier try still runs and writes to its log; "
+                    f"{printable(run)}: the program of an earlier try still runs and writes to its log; "
                     "end it, and run the same command again"
                 ) from None
             time.sleep(POLL_S)

@@ -1,9 +1,9 @@
 """One run of a user's own program, from its command to rows.
 
-The program runs with {out} = `artifacts/<run_id>.part/out`, and its output goes to `log.txt` beside
-that folder. When it has ended with exit code 0, what it wrote is read, images are measured, and the
-working folder becomes `artifacts/<run_id>/`. A run that is repeated after an interruption gets the
-same {out}, so a program that can resume does.
+The program runs with {out} = `out` in the run's working folder, and its output goes to `log.txt`
+beside that folder. When it has ended with exit code 0, what it wrote is read, images are measured,
+and all moves to `artifacts/<run_id>/`. A run that is repeated after an interruption gets the same
+{out}, so a program that can resume does.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ablate.base.text import printable
 from ablate.runs.processes import Ended, log_tail, run_program
 from ablate.runs.program_outputs import METRICS, DirectionError, read_curve, read_metrics
 from ablate.runs.rows import Row, RunRows, columns_of
-from ablate.runs.run_files import is_done, move_artifacts, working_folder
-from ablate.store.artifacts import remove_other_folders
+from ablate.runs.run_files import STATE, clean_up_finished, is_done, move_artifacts, open_working_folder
+from ablate.store.artifacts import run_of
 from ablate.store.atomic_files import replacing
 from ablate.study.plan import RunSpec
 from ablate.study.program import ProgramConfig, ProgramData, command_words
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 OUT = "out"
 LOG = "log.txt"
-STATE = "state.json"
 SAVE_EVERY_S = 10.0  # between two notes of the time that the program has taken
 
 
@@ -99,7 +98,7 @@ def execute_program(
     """
     config = config_of(spec)
     run_id = spec.run_id(data.name, data.digest)
-    working = working_folder(folder, run_id).resolve()
+    working = open_working_folder(folder, run_id, still_ours).resolve()
     workdir, code = Path(config.program.workdir or "."), code_of_command(*_source(config))
     state = _State.read(working / STATE)
     state.finished &= code in state.code[-1:]  # a program that was changed since runs again
@@ -136,13 +135,13 @@ def execute_program(
             raise
         rows.run["wall_s"] = state.wall_s + rows.run["measure_wall_s"]
         check_lease()
-        rows.run["artifacts"] = _keep(working, folder, run_id)
+        rows.run["artifacts"] = move_artifacts(working, folder, run_id)
     except DivergedError as error:
         check_lease()
         if keep_finished():
             rows.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
         else:
-            _keep(working, folder, run_id)  # its log tells why
+            rows.run["artifacts"] = move_artifacts(working, folder, run_id)  # its log tells why
             rows.write(folder, "diverged", str(error))
         shutil.rmtree(working, ignore_errors=True)
         return rows.run
@@ -158,8 +157,7 @@ def execute_program(
         raise
     check_lease()
     rows.write(folder, "done")
-    shutil.rmtree(working, ignore_errors=True)
-    remove_other_folders(folder, run_id)
+    clean_up_finished(folder, run_id, still_ours)
     return rows.run | {"metrics": {row["metric"]: row["value"] for row in rows.others["metrics"]}}
 
 
@@ -203,7 +201,7 @@ def _source(config: ProgramConfig) -> tuple[Path, tuple[str, ...]]:
 
 def _prepare(working: Path, state: _State) -> None:
     try:
-        (working / OUT).mkdir(parents=True, exist_ok=True)
+        (working / OUT).mkdir(exist_ok=True)
         state.write(working / STATE)
     except OSError as error:
         raise ResultsError(f"{working}: cannot be written ({error}); {how_to_fix(error)} and run again") from error
@@ -239,7 +237,7 @@ def _run(
             words,
             folder=workdir,
             environment=program_environment(config, device),
-            working=working,
+            run=working.with_name(run_of(working.name)),  # the folder may have another name in the next try
             log=log,
             timeout_s=limit_s,
             on_poll=on_poll,
@@ -277,9 +275,3 @@ def _read(working: Path, workdir: Path, config: ProgramConfig, rows: RunRows, pr
         rows.run["steps"] = curve[-1]["step"]
     for note in (*notes, *curve_notes):
         progress.say(f"note: {note}", once=True)
-
-
-def _keep(working: Path, folder: Path, run_id: str) -> str | None:
-    """Move what a run wrote to its place, and return the column `artifacts`."""
-    (working / STATE).unlink(missing_ok=True)
-    return move_artifacts(working, folder, run_id)

@@ -4,35 +4,82 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ablate.base.errors import ResultsError, how_to_fix
-from ablate.base.paths import path_component
+from ablate.base.errors import ResultsError, how_to_fix, lease_lost
 from ablate.runs.rows import Row
 from ablate.store import tables
-from ablate.store.artifacts import folder_column, new_folder, remove_other_folders
-from ablate.store.atomic_files import is_temporary, output_file, sync_folder
+from ablate.store.artifacts import (
+    all_folders,
+    folder_column,
+    new_folder,
+    new_working_folder,
+    remove_other_folders,
+    run_folder,
+    working_folders,
+)
+from ablate.store.atomic_files import is_temporary, output_file, replacing, sync_folder
+
+FILES = "files"  # in a working folder: what a finished run keeps, on its way to its place
+MOVED = "moved.txt"  # there too: the name of that place
+STATE = "state.json"  # there too: how far a program has come
+_NOT_KEPT = ("checkpoint.safetensors", FILES, MOVED, STATE)
 
 
-def working_folder(folder: Path, run_id: str) -> Path:
-    """Return the folder of an unfinished run: its checkpoints and the files that are ready.
+def open_working_folder(folder: Path, run_id: str, still_ours: Callable[[], bool] = lambda: True) -> Path:
+    """Return the folder that a run is made in, with what an earlier attempt left there.
+
+    What an attempt moved to its place before it died without a row comes back. Call this while the
+    run's lease is held.
+
+    Args:
+        folder: The results folder.
+        run_id: The run.
+        still_ours: Returns False once another process has taken the run over.
 
     Raises:
-        ResultsError: The run's name cannot be a folder's: a table may come from anyone.
+        LeaseLostError: Another process has taken the run over.
+        ResultsError: The folder cannot be written.
     """
-    return folder / "artifacts" / f"{path_component(run_id, 'a run', folder / 'runs.parquet')}.part"
+    tables.check_folder(folder)
+    with tables.lock(folder):
+        if not still_ours():  # else the folder that is there now could be the other process's
+            raise lease_lost(run_id)
+        working = working_folders(folder, run_id).get(run_id) or new_working_folder(folder, run_id)
+        recorded = run_folder(folder, run_id).name if is_done(folder, run_id) else None
+        moved = (working / MOVED).read_text("utf-8") if (working / MOVED).is_file() else None
+        try:
+            if moved is not None and moved == recorded:  # the attempt wrote its row, and died before it cleaned up
+                _delete(working)
+                working, moved = new_working_folder(folder, run_id), None
+            working.mkdir(parents=True, exist_ok=True)
+            for path in all_folders(folder, run_id):
+                if path.name == moved:
+                    _move(path, working / FILES)
+                elif path.name != recorded:
+                    shutil.rmtree(path, ignore_errors=True)
+            for path in (working / FILES).glob("*"):
+                _move(path, working / path.name)
+            for path in working.glob("*"):
+                if is_temporary(path):  # a killed process was writing it
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResultsError(f"{working}: cannot be written ({error}); {how_to_fix(error)} and run again") from error
+    return working
 
 
-def clean_up_finished(folder: Path, run_id: str) -> bool:
-    """Delete the working folder if the run is finished: a killed process leaves it.
+def clean_up_finished(folder: Path, run_id: str, still_ours: Callable[[], bool] = lambda: True) -> bool:
+    """Delete what the attempts of a finished run have left. Call this while the run's lease is held.
 
     Return whether the run is finished.
     """
-    done = is_done(folder, run_id)
-    if done:
-        shutil.rmtree(working_folder(folder, run_id), ignore_errors=True)
-        remove_other_folders(folder, run_id)
+    with tables.lock(folder):
+        done = is_done(folder, run_id)
+        if done and still_ours():
+            for path in working_folders(folder, run_id).values():
+                _delete(path)
+            remove_other_folders(folder, run_id)
     return done
 
 
@@ -42,7 +89,13 @@ def is_done(folder: Path, run_id: str) -> bool:
     return bool(((runs["run_id"] == run_id) & (runs["status"] == "done")).any())
 
 
-def record_remote_run(folder: Path, run_id: str, files: Mapping[str, bytes], rows: Mapping[str, Sequence[Row]]) -> None:
+def record_remote_run(
+    folder: Path,
+    run_id: str,
+    files: Mapping[str, bytes],
+    rows: Mapping[str, Sequence[Row]],
+    still_ours: Callable[[], bool] = lambda: True,
+) -> None:
     """Record a run from another machine as `execute_run` records its own: the files, then the rows.
 
     Args:
@@ -51,37 +104,38 @@ def record_remote_run(folder: Path, run_id: str, files: Mapping[str, bytes], row
         files: Name -> content: the artifacts of a finished run, or the checkpoints of an unfinished
             one.
         rows: Table -> its rows; empty if only checkpoints arrived.
+        still_ours: Returns False once another process has taken the run over.
 
     Raises:
+        LeaseLostError: Another process has taken the run over.
         ResultsError: A file or a table cannot be written.
     """
-    working = working_folder(folder, run_id)
-    for name, content in files.items():
-        with output_file(working / name) as temporary:
-            temporary.write_bytes(content)
-    statuses = [row["status"] for row in rows.get("runs", ())]
-    if "done" in statuses:
-        artifacts = move_artifacts(working, folder, run_id)
-        rows = {**rows, "runs": [{**row, "artifacts": artifacts} for row in rows["runs"]]}
+    working = open_working_folder(folder, run_id, still_ours)
+    try:
+        for name, content in files.items():
+            with output_file(working / name) as temporary:
+                temporary.write_bytes(content)
+        statuses = [row["status"] for row in rows.get("runs", ())]
+        if "done" in statuses:
+            artifacts = move_artifacts(working, folder, run_id)
+            rows = {**rows, "runs": [{**row, "artifacts": artifacts} for row in rows["runs"]]}
+    except ResultsError:
+        if not still_ours():
+            raise lease_lost(run_id) from None
+        raise
     if "done" in statuses or (statuses and not is_done(folder, run_id)):
         tables.append(folder, rows)
-    if {"done", "diverged"} & set(statuses):
+    if "diverged" in statuses:
         shutil.rmtree(working, ignore_errors=True)
     if "done" in statuses:
-        remove_other_folders(folder, run_id)
-
-
-def delete_temporary_files(working: Path) -> None:
-    """Delete the files that a killed process was writing."""
-    for path in working.glob("*"):
-        if is_temporary(path):
-            path.unlink(missing_ok=True)
+        clean_up_finished(folder, run_id, still_ours)
 
 
 def move_artifacts(working: Path, folder: Path, run_id: str) -> str | None:
     """Move the files of a run that ends now to their place, beside those of a finished row.
 
-    The checkpoints stay until the row is written. Files of an attempt without a row are replaced.
+    They are gathered inside the working folder, then moved all at once. Checkpoints stay until the
+    row is written.
 
     Returns:
         The column `artifacts` of the run's row.
@@ -89,16 +143,29 @@ def move_artifacts(working: Path, folder: Path, run_id: str) -> str | None:
     Raises:
         ResultsError: They cannot be moved.
     """
-    finished = [path for path in working.iterdir() if not path.name.endswith("checkpoint.safetensors")]
-    artifacts = new_folder(folder, run_id, finished=is_done(folder, run_id))
+    artifacts = new_folder(folder, run_id)
     try:
-        artifacts.mkdir(exist_ok=True)
-        for path in finished:
-            if path.is_dir():
-                shutil.rmtree(artifacts / path.name, ignore_errors=True)
-            os.replace(path, artifacts / path.name)
-        sync_folder(artifacts)
+        with replacing(working / MOVED) as temporary:
+            temporary.write_text(artifacts.name, "utf-8")
+        files = working / FILES
+        files.mkdir(exist_ok=True)
+        for path in working.iterdir():
+            if not path.name.endswith(_NOT_KEPT):
+                _move(path, files / path.name)
+        sync_folder(files)
+        os.replace(files, artifacts)
         sync_folder(artifacts.parent)
     except OSError as error:
         raise ResultsError(f"{artifacts}: cannot be written ({error}); {how_to_fix(error)} and run again") from error
     return folder_column(artifacts, run_id)
+
+
+def _delete(working: Path) -> None:
+    (working / STATE).unlink(missing_ok=True)  # first: it may say that the program has finished
+    shutil.rmtree(working, ignore_errors=True)
+
+
+def _move(path: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(path, target)

@@ -1,8 +1,13 @@
-"""The folders of finished runs: `<results>/artifacts/<run_id>/`, or the one that the run's row names.
+"""The folders of runs, in `<results>/artifacts/`.
 
-A run that is made again puts its new files into a folder of another name, `<run_id>~2`. Its new row
-names that folder, and only then the old one is removed. So at every moment the files of a finished
-row are those that it was written with, whatever dies.
+    <run_id>/                 the files of a finished run
+    <run_id>~2/               the same, after the run was made again: the column `artifacts` names it
+    <run_id>~<time>.part/     the working folder of a run that is being made
+
+A new row names its folder, and only then the old folder is removed. So at every moment the files of
+a finished row are those that it was written with, whatever dies.
+A process that takes a run over from one that may still live renames the working folder. The other
+process knows the old name alone, so nothing that it still writes can reach the new owner's files.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import glob
 import re
 import shutil
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from functools import lru_cache
@@ -24,30 +30,28 @@ from ablate.base.paths import path_component
 from ablate.base.text import printable
 
 REMOVED = ".removed"  # folder in a results folder: files of removed runs, on their way out
+WORKING = ".part"  # suffix of working folders
 # The name of the folder of a run, or of its working folder. No run is called otherwise since its first version.
-_RUN = re.compile(r".+-s\d+-[0-9a-f]{8}(~[1-9]\d{0,5})?(\.part)?")
+_RUN = re.compile(r".+-s\d+-[0-9a-f]{8}(~[0-9a-f]{1,11})?(\.part)?")
+_NAME = re.compile(r"(?P<run_id>.+?)(~[1-9]\d{0,5}|(~[0-9a-f]{11})?\.part)?")
 _WRITTEN = {"model.safetensors", "samples.png", "samples.webp", "log.txt"}  # one of them is in each folder of a run
-_AGAIN = re.compile(r"(.+)~[1-9]\d{0,5}")  # the folder of a run that was made again
 
 
 def folders_without_row(results: Path, run_ids: Collection[str]) -> list[Path]:
     """Return the folders of finished runs that the table `runs` does not hold, by name.
 
-    A run writes its row after its folder, and deletes its working folder `<run_id>.part` last. So a
-    folder beside such a working folder is not returned: its run is being made, or will be resumed.
-    Nor is another folder of a run that the table holds: `remove_other_folders` removes it. Nor is a
-    folder that ablate did not write: see `is_of_a_run`.
+    A run writes its row after its folder, and deletes its working folder last. So a folder beside a
+    working folder is not returned: its run is being made, or will be resumed. Nor is another folder
+    of a run that the table holds: `remove_other_folders` removes it. Nor is a folder that ablate did
+    not write: see `is_of_a_run`.
 
     Args:
         results: The results folder.
         run_ids: The runs that the table holds.
     """
-    folders = {path.name: path for path in (results / "artifacts").glob("*") if path.is_dir()}
-
-    def belongs(name: str) -> bool:
-        return name in run_ids or name.endswith(".part") or f"{name}.part" in folders
-
-    unknown = [path for name, path in sorted(folders.items()) if not belongs(name) and not belongs(run_of(name))]
+    known = {*run_ids, *working_folders(results)}
+    folders = (path for path in sorted((results / "artifacts").glob("*")) if path.is_dir())
+    unknown = [path for path in folders if path.name not in known and run_of(path.name) not in known]
     return [path for path in unknown if is_of_a_run(path)]
 
 
@@ -70,6 +74,45 @@ def delete_removed(results: Path) -> bool:
     return True
 
 
+def run_of(name: str) -> str:
+    """Return the run that a folder of `artifacts/` belongs to, by the folder's name."""
+    match = _NAME.fullmatch(name)
+    return match["run_id"] if match else name
+
+
+def working_folders(results: Path, run_id: str | None = None) -> dict[str, Path]:
+    """Return the working folder of each run that has one; of several, the newest.
+
+    Args:
+        results: The results folder.
+        run_id: Look for this run's alone.
+    """
+    pattern = f"{'' if run_id is None else glob.escape(run_id)}*{WORKING}"
+    paths = {run_of(path.name): path for path in sorted((results / "artifacts").glob(pattern))}
+    return paths if run_id is None else {name: path for name, path in paths.items() if name == run_id}
+
+
+def new_working_folder(results: Path, run_id: str) -> Path:
+    """Return a path that no process has used for this run.
+
+    Raises:
+        ResultsError: The run's name cannot be a folder's: a table may come from anyone.
+    """
+    path_component(run_id, "a run", results / "runs.parquet")
+    names = (f"{run_id}~{ms:011x}{WORKING}" for ms in count(time.time_ns() // 10**6))
+    return next(path for path in map((results / "artifacts").joinpath, names) if not path.exists())
+
+
+def rename_working_folder(results: Path, run_id: str) -> None:
+    """Give the working folder of a run a new name, so that a process that knows the old one cannot write there.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    for path in working_folders(results, run_id).values():
+        path.replace(new_working_folder(results, run_id))
+
+
 def run_folder(results: Path, run_id: str) -> Path:
     """Return the folder of a finished run.
 
@@ -85,17 +128,9 @@ def run_folder(results: Path, run_id: str) -> Path:
     return results / "artifacts" / name
 
 
-def new_folder(results: Path, run_id: str, *, finished: bool) -> Path:
-    """Return the folder for the files of a run that ends now.
-
-    Args:
-        results: The results folder.
-        run_id: The run.
-        finished: It has a finished row, whose folder stays until the new row is written.
-    """
+def new_folder(results: Path, run_id: str) -> Path:
+    """Return the folder for the files of a run that ends now. It does not exist yet."""
     folder = results / "artifacts" / path_component(run_id, "a run", results / "runs.parquet")
-    if not finished:
-        return folder
     paths = chain([folder], (folder.with_name(f"{run_id}~{n}") for n in count(2)))
     return next(path for path in paths if not path.exists())
 
@@ -106,10 +141,14 @@ def folder_column(folder: Path, run_id: str) -> str | None:
 
 
 def all_folders(results: Path, run_id: str) -> list[Path]:
-    """Return the folders of a run that exist: the one that its row names, and those of other attempts."""
+    """Return the folders of a run that exist: the one that its row names, and those of other attempts.
+
+    Working folders are not among them.
+    """
     run_folder(results, run_id)  # refuses a name that leads elsewhere
     here = (results / "artifacts").glob(f"{glob.escape(run_id)}*")
-    return [path for path in sorted(here) if path.is_dir() and run_id in (path.name, run_of(path.name))]
+    folders = (path for path in sorted(here) if path.is_dir() and path.suffix != WORKING)
+    return [path for path in folders if run_id in (path.name, run_of(path.name))]
 
 
 def remove_other_folders(results: Path, run_id: str) -> None:
@@ -118,12 +157,6 @@ def remove_other_folders(results: Path, run_id: str) -> None:
     for path in all_folders(results, run_id):
         if path != kept:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def run_of(name: str) -> str:
-    """Return the run of a folder `<run_id>` or `<run_id>~2`."""
-    match = _AGAIN.fullmatch(name)
-    return match[1] if match else name
 
 
 def _named_folders(results: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ablate.base.errors import ResultsError, how_to_fix
 from ablate.base.text import printable
+from ablate.store.artifacts import WORKING
 
 
 @contextmanager
@@ -19,7 +20,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     When the block ends without an error, flush it to the disk and rename it to `path`.
 
     Args:
-        path: The file to replace; its folder is created.
+        path: The file to replace. Its folder is created, unless it is the working folder of a run:
+            one that is gone belongs to another process now.
         previous: Where to keep the old file. It is the only one of the two that exists between the
             two renames.
 
@@ -30,7 +32,8 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         OSError: The folder or the file cannot be written. The old file is unchanged, and no
             temporary file is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.suffix != WORKING:
+        path.parent.mkdir(parents=True, exist_ok=True)
     # The process id alone is not unique: two containers that share a folder may have the same one.
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

@@ -16,7 +16,15 @@ from safetensors.numpy import load_file
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
 from ablate.store import tables as results
-from ablate.store.artifacts import REMOVED, delete_removed, folders_without_row, is_of_a_run, run_folder, run_of
+from ablate.store.artifacts import (
+    REMOVED,
+    WORKING,
+    delete_removed,
+    folders_without_row,
+    is_of_a_run,
+    run_folder,
+    run_of,
+)
 from ablate.store.schema import RUN_TABLES, SCHEMAS
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
@@ -149,15 +157,15 @@ def _artifact_folders(folder: Path, runs: pd.DataFrame, running: Collection[str]
     status: dict[Any, Any] = dict(zip(runs["run_id"], runs["status"], strict=True))
     findings = []
     for path in sorted((folder / "artifacts").glob("*")):
-        where, run_id = printable(path), path.name.removesuffix(".part")
+        where, run_id = printable(path), run_of(path.name)
         if not path.is_dir():
             findings.append(Finding("orphan", f"{where}: a file among the folders of runs", "delete it"))
-        elif path.suffix == ".part" and run_id in running:
+        elif path.suffix == WORKING and run_id in running:
             continue
-        elif path.suffix == ".part" and status.get(run_id) == "done":
+        elif path.suffix == WORKING and status.get(run_id) == "done":
             fix = "the same ablate run deletes it (or goes on with --force, if that was interrupted)"
             findings.append(Finding("leftover", f"{where}: the working folder of a finished run", fix))
-        elif path.suffix == ".part":
+        elif path.suffix == WORKING:
             what = f"{where}: of a run that is {status.get(run_id, 'not in the table')}"
             findings.append(Finding("unfinished", what, "the same ablate run goes on from there; or delete the folder"))
         elif run_of(path.name) not in status and not is_of_a_run(path):

@@ -43,6 +43,18 @@ class Owner(BaseModel, frozen=True, strict=True):
         """Return whether a file names this owner."""
         return Owner.read(path) == self
 
+    def may_live(self) -> bool:
+        """Return False if this process surely has ended: it was one of this machine."""
+        if self.pid is None or os.name == "nt" or self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass
+        return True
+
     def describe(self) -> str:
         """Return the owner in a few printable words."""
         known = f"process {self.pid} on {printable(self.host)} since {printable(self.since[:19])} UTC"

@@ -19,8 +19,9 @@ import os
 import tempfile
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -37,6 +38,25 @@ from ablate.store.atomic_files import sync_folder
 from ablate.store.owners import Owner
 
 LOCK_FILE = ".lock"  # in a results folder; the first writer creates it, and it stays
+
+_check_right: ContextVar[Callable[[], None]] = ContextVar("check_right", default=lambda: None)
+
+
+@contextmanager
+def append_only_if(check: Callable[[], None]) -> Iterator[None]:
+    """Let `append` call a function in the block before it writes, while the results folder is locked.
+
+    A process takes a run over while it holds that lock too (`ablate.launch.leases`). So no row is
+    written by one that has lost its run, however long it was suspended.
+
+    Args:
+        check: Raises an error if this process may not write rows any more.
+    """
+    token = _check_right.set(check)
+    try:
+        yield
+    finally:
+        _check_right.reset(token)
 
 
 def append(
@@ -59,6 +79,7 @@ def append(
         ResultsError: Rows that do not fit the schema or, with `replace` off, that are there
             already; a folder or table that cannot be read or written, a full disk, or a folder that
             stayed locked. The tables are then as they were.
+        Exception: What `append_only_if` raises.
     """
     new = {table: schema.to_arrow(table, rows[table]) for table in sorted(rows, key=lambda name: name == "runs")}
     owners: dict[str, set[str]] = {}  # of rows: a column such as `run_id` -> its values in this call
@@ -67,6 +88,7 @@ def append(
         owners.setdefault(owner, set()).update(str(row[owner]) for row in rows[table])
     check_folder(results)
     with lock(results, timeout):
+        _check_right.get()()
         content: dict[str, pa.Table] = {}
         for table, added in new.items():
             kept, owner = load(results, table, encoded=True), schema.KEYS[table][0]

@@ -28,8 +28,9 @@ from ablate.launch.leases import Lease
 from ablate.launch.queue import QueuedRun
 from ablate.launch.ray_messages import ProgressActor, RemoteProgress
 from ablate.launch.ray_worker import Payload, RunResult
-from ablate.runs.run_files import record_remote_run, working_folder
+from ablate.runs.run_files import open_working_folder, record_remote_run
 from ablate.store import tables
+from ablate.store.artifacts import run_of
 from ablate.store.schema import KEYS, RUN_TABLES
 from ablate.study.plan import RunSpec, plan
 from ablate.study.request import StudyRequest
@@ -151,7 +152,7 @@ def test_interrupted_then_a_machine_lost_and_all_is_as_if_made_here(
     runs = runs[runs["status"] == "interrupted"]
     before = {path: step_of(path) for path in checkpoints(study)}
     assert any(0 < step < STEPS for step in before.values())
-    assert {path.parent for path in before} == {working_folder(study, run_id) for run_id in runs["run_id"]}
+    assert {run_of(path.parent.name) for path in before} == set(runs["run_id"])
 
     def went_on() -> bool:
         return any(step_of(path) > before.get(path, 0) for path in checkpoints(study))
@@ -193,7 +194,7 @@ def test_a_run_goes_on_from_the_launchers_checkpoint(world: dict[str, Any]) -> N
     state.step = state.logged_step = spec.config.train.steps  # so that nothing is left to train
     state.wall_s = 1.0
     tables.check_folder(folder / "planted")
-    state.save(working_folder(folder / "planted", found["run_id"]) / "checkpoint.safetensors")
+    state.save(open_working_folder(folder / "planted", found["run_id"]) / "checkpoint.safetensors")
     launch(ray.launch, folder, "planted", [spec], isolated=True)
     with safe_open(folder / "planted" / "artifacts" / found["run_id"] / "model.safetensors", framework="numpy") as file:
         assert all((file.get_tensor(name) == 0.5).all() for name in file.keys())  # noqa: SIM118 (not a dict)

@@ -23,6 +23,7 @@ def test_it_yields_at_the_start_and_at_every_change(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     slept: list[float] = []
     working = folder / "artifacts" / "no_drift-smoke-cats-s0-00000000.part"
+    working.mkdir(parents=True)
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)

@@ -1,16 +1,26 @@
-"""A finished run that is made again with other bits: whatever dies, a finished row's files are those it was written with."""
+"""Whatever dies or is suspended, a finished row's files are those it was written with.
+
+The invariant of `docs/design.md`: a run is made again with other bits while its maker dies, or loses
+the run to another process, before each call that changes a folder.
+"""
 
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from ablate.base.errors import ResultsError
-from ablate.runs.run_files import clean_up_finished, move_artifacts, working_folder
+from ablate.base.errors import LeaseLostError, ResultsError, lease_lost
+from ablate.launch import leases
+from ablate.launch.leases import Lease, Leases
+from ablate.runs.run_files import clean_up_finished, move_artifacts, open_working_folder
 from ablate.store import merge, tables
-from ablate.store.artifacts import all_folders, folders_without_row, remove_other_folders, run_folder
+from ablate.store.artifacts import all_folders, folders_without_row, run_folder
+from ablate.store.atomic_files import replacing
+from ablate.store.owners import Owner
 
 RUN = "baseline-smoke-cats-s0-01234567"
 ROW = {"run_id": RUN, "variant": "baseline", "preset": "smoke", "seed": 0, "status": "done"}
@@ -20,34 +30,53 @@ class Died(BaseException):
     """The process ended here."""
 
 
-def finish(folder: Path, bits: str) -> None:
-    """End a run as `execute_run` does: files, row, old files."""
-    working = working_folder(folder, RUN)
-    working.mkdir(parents=True, exist_ok=True)
-    for name in ("model.safetensors", "samples.png", "checkpoint.safetensors"):
-        (working / name).write_text(bits)
+def begin(folder: Path, bits: str, still_ours: Callable[[], bool] = lambda: True) -> Path:
+    """Write the files of a run into its working folder, as `execute_run` does, and return the folder."""
+    working = open_working_folder(folder, RUN, still_ours)
+    for name in ("model.safetensors", "checkpoint.safetensors"):
+        with replacing(working / name) as temporary:
+            temporary.write_text(bits)
     (working / "out").mkdir(exist_ok=True)
     (working / "out" / "log.txt").write_text(bits)
+    return working
+
+
+def end(folder: Path, working: Path, bits: str, still_ours: Callable[[], bool] = lambda: True) -> None:
+    """End a run as `execute_run` does: files, row, old files."""
+
+    def check() -> None:
+        if not still_ours():
+            raise lease_lost(RUN)
+
     artifacts = move_artifacts(working, folder, RUN)
-    tables.append(folder, {"runs": [ROW | {"weights_digest": bits, "artifacts": artifacts}]})
-    shutil.rmtree(working, ignore_errors=True)
-    remove_other_folders(folder, RUN)
+    with tables.append_only_if(check):
+        tables.append(folder, {"runs": [ROW | {"weights_digest": bits, "artifacts": artifacts}]})
+    clean_up_finished(folder, RUN, still_ours)
+
+
+def finish(folder: Path, bits: str, still_ours: Callable[[], bool] = lambda: True) -> None:
+    """Make a run."""
+    end(folder, begin(folder, bits, still_ours), bits, still_ours)
 
 
 def check(folder: Path) -> str:
     """Return the digest of the row; its files must have the same content."""
     (digest,) = tables.read(folder, "runs")["weights_digest"]
     files = run_folder(folder, RUN)
-    for name in ("model.safetensors", "samples.png", "out/log.txt"):
+    for name in ("model.safetensors", "out/log.txt"):
         assert (files / name).read_text() == digest
     assert not folders_without_row(folder, {RUN})
     return str(digest)
 
 
+def die() -> None:
+    raise Died
+
+
 @pytest.fixture
-def dies_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let the process die at the n-th call that changes a folder, before it happens."""
-    left = [10**6]
+def before_call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let something happen once, before the n-th call that changes a folder. By default the process dies."""
+    left, happens = [10**6], [die]
     for module, name in (
         (os, "replace"),
         (os, "mkdir"),
@@ -61,42 +90,86 @@ def dies_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         def call(*args: object, _real: Callable[..., object] = real, **options: object) -> object:
             left[0] -= 1
             if not left[0]:
-                raise Died
+                happens[0]()
             return _real(*args, **options)
 
         monkeypatch.setattr(module, name, call)
 
-    def set_(n: int) -> None:
-        left[0] = n
+    def set_(n: int, what: Callable[[], None] = die) -> None:
+        left[0], happens[0] = n, what
 
     return set_
 
 
-def deaths(folder: Path, dies_at: Callable[[int], None]) -> Iterator[int]:
+def deaths(folder: Path, before_call: Callable[..., None]) -> Iterator[int]:
     """Make the run again until it is through, dying one call later each time; yield each death."""
     for n in range(1, 500):
-        dies_at(n)
+        before_call(n)
         try:
             finish(folder, f"bits of attempt {n}")
         except Died:
-            dies_at(10**6)
+            before_call(10**6)
             yield n
         else:
-            dies_at(10**6)
+            before_call(10**6)
             return
     raise AssertionError("it never ended")
 
 
-def test_death_at_any_call_leaves_a_row_with_its_files(tmp_path: Path, dies_at: Callable[[int], None]) -> None:
+def test_death_at_any_call_leaves_a_row_with_its_files(tmp_path: Path, before_call: Callable[..., None]) -> None:
     finish(tmp_path, "first bits")
     assert run_folder(tmp_path, RUN).name == RUN
-    seen = [check(tmp_path) for _ in deaths(tmp_path, dies_at)]
+    seen = [check(tmp_path) for _ in deaths(tmp_path, before_call)]
     assert len(seen) > 15
     assert len(set(seen)) > 1  # it also died between the new row and the removal of the old files
     assert clean_up_finished(tmp_path, RUN)
     assert check(tmp_path)
     assert all_folders(tmp_path, RUN) == [run_folder(tmp_path, RUN)]
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [run_folder(tmp_path, RUN).name]
+
+
+def test_a_process_that_goes_on_after_it_lost_its_run_touches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before_call: Callable[..., None]
+) -> None:
+    monkeypatch.setattr(leases, "LOCK_TIMEOUT_S", 0.0)  # the lock of a suspended process is not waited for
+    finish(tmp_path, "first bits")
+    taken = 0
+    for n in range(1, 500):
+        first, reached, successor = Leases(tmp_path).take(RUN), list[int](), list[tuple[Lease, Path]]()
+        assert isinstance(first, Lease)
+
+        def take_over(n: int, reached: list[int], successor: list[tuple[Lease, Path]]) -> None:
+            reached.append(n)
+            owner = Leases(tmp_path).held()[RUN]
+            if lock_lost := n % 2:
+                (tmp_path / ".leases" / f"{RUN}.lock").unlink()
+            lease: Lease | Owner | None = None
+            with suppress(ResultsError):  # it is suspended while it holds the lock of the tables
+                lease = Leases(tmp_path).take(RUN, None if lock_lost else owner)
+            if lease is None:
+                return
+            assert isinstance(lease, Lease)
+            successor.append((lease, begin(tmp_path, f"bits of successor {n}", lease.still_ours)))
+
+        before_call(n, partial(take_over, n, reached, successor))
+        try:
+            finish(tmp_path, f"bits {n}", first.still_ours)
+        except (LeaseLostError, OSError, ResultsError):
+            assert not first.still_ours()
+        before_call(10**6)
+        check(tmp_path)
+        for lease, working in successor:
+            taken += 1
+            files = [path for path in working.rglob("*") if path.is_file()]
+            assert {path.read_text() for path in files if path.name != "moved.txt"} == {f"bits of successor {n}"}
+            end(tmp_path, working, f"bits of successor {n}", lease.still_ours)
+            assert check(tmp_path) == f"bits of successor {n}"
+            lease.give_back()
+        first.give_back()
+        assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [run_folder(tmp_path, RUN).name]
+        if not reached:  # it ended before that call
+            break
+    assert taken > 15
 
 
 def test_a_row_that_cannot_be_saved_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ablate.base.errors import AblateError, LeaseLostError
+from ablate.base.errors import AblateError, LeaseLostError, ResultsError
 from ablate.base.progress import Progress
 from ablate.runs.processes import MARK
 from ablate.runs.program import execute_program
@@ -79,7 +79,24 @@ os.mkdir(out + "/sub"); open(out + "/sub/model.bin", "w").write("x")
     kept = tmp_path / "artifacts" / run["run_id"]
     assert (kept / "out" / "sub" / "model.bin").read_text() == "x"
     assert (kept / "log.txt").read_text() == f"hello {(tmp_path / 'work').resolve()}\n"
-    assert not kept.with_name(f"{run['run_id']}.part").exists()
+    assert [path.name for path in kept.parent.iterdir()] == [run["run_id"]]
+
+
+def test_a_row_that_cannot_be_written_costs_no_second_run_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(tmp_path, f"print('started', flush=True); {GOOD}")
+
+    def full(*_: object, **__: object) -> None:
+        raise ResultsError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "append", full)
+        with pytest.raises(ResultsError):
+            execute(tmp_path, spec)
+    row = execute(tmp_path, spec)
+    assert row["metrics"] == {"acc": 0.5}
+    assert (tmp_path / "artifacts" / row["run_id"] / "log.txt").read_text() == "started\n"
 
 
 def test_the_code_is_that_of_the_programs_own_repository(tmp_path: Path) -> None:

@@ -182,6 +182,7 @@ def run(
     nfe: str | Sequence[int] = (),
     baseline: bool = True,
     data: str | PathLike[str] = "cats",
+    array: str = "",
     results: str | PathLike[str] = "results",
     budget: Budget = "steps",
     metrics: str | Sequence[str] = (),
@@ -232,6 +233,7 @@ def run(
         nfe: Also draw every run's samples with these numbers of network evaluations, for curves.
         baseline: Also run the baseline at the same seeds, to compare with.
         data: `cats`, or a folder, zip or `.npz` of images.
+        array: The array of an `.npz` that holds the images; empty: the only one that can.
         results: The results folder. It is created if it is missing.
         budget: `steps`: equal training steps; `macs`: the baseline's training MACs for each.
         metrics: Metrics to measure, instead of `fid`, `kid` and `lpips`; `fd` and `pd` are always

@@ -70,6 +70,7 @@ def measure(
     from ablate.study.metric_names import choose
 
     asked = choose(metric or [])
+    from ablate.base.errors import DataError
     from ablate.base.machine import pick_device
     from ablate.base.progress import Progress
     from ablate.data.image_files import ImageFiles
@@ -77,6 +78,8 @@ def measure(
     from ablate.metrics.networks import load_networks, networks_of
     from ablate.report.render import measure as measure_tables
 
+    if array is not None and not any(path.suffix.lower() == ".npz" for path in (real, fake, baseline) if path):
+        raise DataError(f"--array {array}: none of these is an .npz file; fix: leave it out")
     target = pick_device(device)
     with ExitStack() as opened:
         paths = {"real": real, "fake": fake, "baseline": baseline}

@@ -10,6 +10,7 @@ import typer
 from ablate.cli import console
 from ablate.cli.app import Budget, OwnVariantsOption, PluginOption, PresetOption, ResultsOption, app
 from ablate.cli.study import (
+    ArrayOption,
     BaselineOption,
     BudgetOption,
     DataOption,
@@ -34,6 +35,7 @@ def plan(
     preset: PresetOption = variants.DEFAULT_PRESET,
     budget: BudgetOption = Budget.steps,
     data: DataOption = "cats",
+    array: ArrayOption = "",
     results: ResultsOption = Path("results"),
     metrics: MetricsOption = None,
     sd: Annotated[

@@ -159,6 +159,9 @@ BudgetOption = Annotated[
     typer.Option("--budget", help="Train each variant for equal steps, or for the baseline's training MACs."),
 ]
 DataOption = Annotated[str, typer.Option("--data", help="cats (embedded), or a folder, zip or .npz of images.")]
+ArrayOption = Annotated[
+    str, typer.Option("--array", help="The array of an .npz that holds the images.", show_default=False)
+]
 MetricsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -222,6 +225,7 @@ def run(
     preset: PresetOption = variants.DEFAULT_PRESET,
     budget: BudgetOption = Budget.steps,
     data: DataOption = "cats",
+    array: ArrayOption = "",
     results: ResultsOption = Path("results"),
     metrics: MetricsOption = None,
     weights: WeightsOption = None,

@@ -20,10 +20,13 @@ from ablate.base.host import check_memory
 from ablate.base.text import one_line
 from ablate.data import cats
 from ablate.data.image_files import ImageFiles
+from ablate.data.near_twins import near_twins
 
+EMBEDDED_TWINS = 0.52734375  # as `near_twins` returns it: to compute it takes a second
 EMBEDDED_DIGEST = "bbcfbb4d4cf058b2aa6e2bd948ffab9480a423891f34f9530c13289df98c9654"  # of the cats at 64 pixels
 MIN_DISTINCT = 32  # images
 HELD_OUT_EVERY = 10  # images
+MANY_TWINS = 0.1  # a larger share of near twins is noted
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class ImageSet:
     duplicates: int  # exact copies of an earlier image's pixels, dropped
     credit: str  # the author and licence; "" for a user's own images
     notes: tuple[str, ...] = ()  # what a user should know of how the images were read
+    twins: float = 0.0  # share of held-out images with a near twin in training
 
     def training_images(self, n: int) -> np.ndarray:
         """Return n training images at random, always the same; all of them if there are fewer."""
@@ -59,7 +63,7 @@ class ImageSet:
         return np.array(sorted(range(len(digests)), key=digests.__getitem__))
 
 
-def load_dataset(source: str, *, size: int = 64, channels: int = 3) -> ImageSet:
+def load_dataset(source: str, *, size: int = 64, channels: int = 3, array: str = "") -> ImageSet:
     """Load a data set and split it.
 
     Args:
@@ -67,6 +71,7 @@ def load_dataset(source: str, *, size: int = 64, channels: int = 3) -> ImageSet:
             cats).
         size: Width and height of the images, in pixels.
         channels: 3, or 1 for images in grey. Those have three equal channels too.
+        array: The array of an `.npz` that holds the images; empty: the only one that can.
 
     Returns:
         The distinct images, 10 % of them (rounded up) held out.
@@ -75,6 +80,10 @@ def load_dataset(source: str, *, size: int = 64, channels: int = 3) -> ImageSet:
         DataError: The source is missing, damaged or of another kind, or has fewer than 32 distinct
             images.
     """
+    if array and Path(source).suffix.lower() != ".npz":
+        raise DataError(
+            f"{one_line(source)}: --array {one_line(array)}: only an .npz file has arrays; fix: leave it out"
+        )
     if source == cats.NAME:
         return _split(cats.NAME, _of_channels(cats.compose(cats.COUNT, size=size), channels), cats.CREDIT, [])
     if not source:
@@ -86,7 +95,7 @@ def load_dataset(source: str, *, size: int = 64, channels: int = 3) -> ImageSet:
         )
     place = path.resolve()
     name = place.name if place.is_dir() else place.stem  # a folder's name may have dots: photos.v2
-    with ImageFiles(path, size=size) as files:
+    with ImageFiles(path, size=size, array=array or None) as files:
         images, notes = _read_all(files, size), files.notes()
     return _split(one_line(name), _of_channels(images, channels), "", notes, where=one_line(path))
 
@@ -131,7 +140,7 @@ def _read_all(images: ImageFiles, size: int) -> np.ndarray:
 
 
 def _split(name: str, images: np.ndarray, credit: str, notes: list[str], *, where: str = cats.NAME) -> ImageSet:
-    """Drop copies, hold out one in ten and compute the digest."""
+    """Drop copies, hold out one in ten, look for near twins and compute the digest."""
     first: dict[bytes, int] = {}
     for i, image in enumerate(images):
         first.setdefault(_digest(image), i)
@@ -148,7 +157,12 @@ def _split(name: str, images: np.ndarray, credit: str, notes: list[str], *, wher
         notes = [*notes, f"{duplicates:,} of {len(images):,} images are exact copies of others, dropped"]
     train = images[sorted(set(first.values()) - set(held))]
     held_out = images[held]
-    return ImageSet(name, train, held_out, fingerprint(train, held_out), duplicates, credit, tuple(notes))
+    digest = fingerprint(train, held_out)
+    share_near = EMBEDDED_TWINS if is_embedded(digest) else near_twins(held_out, train)
+    if share_near > MANY_TWINS:
+        share = f"{share_near:.0%} of held-out images have a near twin in training"
+        notes = [*notes, f"{share}: metrics of held-out images (pd, lpips, psnr_db) say little about new images"]
+    return ImageSet(name, train, held_out, digest, duplicates, credit, tuple(notes), share_near)
 
 
 def _digest(image: np.ndarray) -> bytes:

@@ -91,10 +91,7 @@ def _choose(headers: dict[str, _Header], where: str, asked: str | None) -> str:
         if name in possible:
             return name
     if len(possible) > 1 and asked is None:
-        raise DataError(
-            f"{where}: {len(possible)} arrays can be images: {listed}; fix: choose one with --array NAME "
-            "(ablate measure), or save it alone"
-        )
+        raise DataError(f"{where}: {len(possible)} arrays can be images: {listed}; fix: choose one with --array NAME")
     shapes = [headers[asked]] if asked is not None else list(headers.values())
     found = _describe(*shapes[0]) if len(shapes) == 1 else listed or "no array"
     single = any(dtype == np.uint8 and _is_one_image(shape) for shape, dtype in shapes)

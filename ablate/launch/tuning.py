@@ -77,7 +77,7 @@ def tuning_runs(request: StudyRequest, match: Match) -> list[RunSpec]:
         VariantError: An unknown name or key, or a key that a variant's name sets already.
     """
     names = [name for grid in _grids(request).values() for name in grid.values()]
-    specs = plan(names, request.tune_seeds, request.preset, match)
+    specs = plan(names, request.tune_seeds, request.preset, match, array=request.array)
     return [replace(spec, purpose="tuning", claims="[]") for spec in specs]
 
 

@@ -34,7 +34,7 @@ QUANTILE = 0.01  # of the held-out images' distances
 P_VALUE = 0.001  # below it the memorisation flag is raised
 NEIGHBOUR_QUERIES = 256  # samples whose nearest training image is searched, and as many real images for comparison
 DIVERSITY_IMAGES = 512  # samples whose diversity is measured
-EMBEDDING_BYTES = 2**29  # of embeddings held at once; those of more or larger images are computed in turns
+EMBEDDING_BYTES = 2**30  # of embeddings held at once; those of more or larger images are computed in turns
 
 
 @dataclass(frozen=True)

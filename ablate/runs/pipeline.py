@@ -187,6 +187,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "n_train": len(data.train),
         "n_held_out": len(data.held_out),
         "duplicates": data.duplicates,
+        "held_out_twins": data.twins,
         "data_notes": "; ".join(data.notes) or None,
         "plugins": plugins.used_by(config.plugins),
         "params": spent.total_params,

@@ -117,7 +117,9 @@ def replay_run(
             "restore that file and load it with --plugin"
         )
     registered = row["data"] in plugins.names("dataset")
-    cats_in_another_form = row["data"] == cats.NAME and config.data != DataConfig()  # their digest is another
+    cats_in_another_form = (
+        row["data"] == cats.NAME and config.data.replaced(array="") != DataConfig()
+    )  # their digest is another
     if data is None and not registered and not cats_in_another_form and not is_embedded(row["data_digest"]):
         raise DataError(
             f"run {row['run_id']}: trained on {row['data']!r} ({str(row['data_digest'])[:12]}...), "

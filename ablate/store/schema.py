@@ -66,6 +66,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_BOOL, "unstable"),
         (_TEXT, "plan_id about claims code data_notes tags"),
         (_TEXT, "purpose tuned baseline plugins artifacts"),
+        (_FLOAT, "held_out_twins"),
     ],
     "curves": [
         (_TEXT, "run_id"),

@@ -67,6 +67,7 @@ class DataConfig(Settings):
 
     size: Annotated[int, Field(ge=8, le=1024)] = 64  # width and height, pixels
     channels: Literal[1, 3] = 3  # 1: grey
+    array: str = ""  # of an .npz: the one that holds the images; empty: the only one that can
 
 
 class DiffusionConfig(Settings):
@@ -211,6 +212,8 @@ class Config(RunConfig):
         unused |= {"data"} if self.data == DataConfig() else set()
         unused |= set() if self.plugins else {"plugins"}
         table = self.model_dump(exclude=unused)
+        if "data" in table and not self.data.array:
+            del table["data"]["array"]
         if self.diffusion.objective == OBJECTIVES[0]:
             del table["diffusion"]["objective"]
         return table

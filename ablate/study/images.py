@@ -23,16 +23,18 @@ def load_images(source: str, form: DataConfig) -> ImageSet:
 
     Args:
         source: `cats`, the name of a plug-in's data set, or the path of a folder, a zip or a `.npz`.
-        form: Size and channels.
+        form: Size and channels, and the array of an `.npz`.
 
     Raises:
         DataError: The data cannot be used.
         PluginError: The plug-in's function fails, or returns no images.
     """
     if source == NAME or Path(source).exists() or source not in plugins.names("dataset"):
-        return load_dataset(source, size=form.size, channels=form.channels)
+        return load_dataset(source, size=form.size, channels=form.channels, array=form.array)
     found = plugins.find("dataset", source)
     what = f"data set {source} ({found.file})"
+    if form.array:
+        raise DataError(f"{what}: --array {one_line(form.array)}: only an .npz file has arrays; fix: leave it out")
     try:
         images = np.asarray(found.target(form.size))
     except Exception as error:  # whatever a user's code raises

@@ -125,6 +125,7 @@ def plan(
     add_baseline: bool = False,
     choices: Mapping[str, str] | None = None,
     at_steps: Sequence[int] = (),
+    array: str = "",
 ) -> list[RunSpec]:
     """Return the runs of a study, seed by seed: an interrupted study has whole pairs.
 
@@ -137,6 +138,7 @@ def plan(
         add_baseline: Put the baseline first if it is not named.
         choices: Variant -> settings as `overrides.sweep` returns them: its own best, under its name.
         at_steps: Also make every variant with these numbers of training steps, for curves.
+        array: The array of an `.npz` that holds the images; empty: as the configuration says.
 
     Raises:
         VariantError: An unknown name, an invalid file or an unknown preset.
@@ -152,6 +154,8 @@ def plan(
         name: variants.resolve(variants.load(joined(name, best[name])) if name in best else v, preset)
         for name, v in loaded.items()
     }
+    if array:
+        configs = {name: config.replaced(data={"array": array}) for name, config in configs.items()}
     budgets = dict.fromkeys(configs, "steps")
     if match is not None:
         baseline = variants.resolve(variants.load(variants.BASELINE), preset)

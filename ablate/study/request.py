@@ -30,6 +30,7 @@ TUNE_METRIC = "pd"
 OPTIONS = {"metrics": "--metric", "save_every_s": "--save-every"}  # field -> option, if the names differ
 # Options that mean nothing for a program, and what to do instead.
 OF_TORCH_MODELS = {
+    "array": "it reads its own data",
     "data": 'it reads its own data, which data = "..." below [program] of baseline.toml names',
     "budget": "ablate does not know what it computes; set its options in a preset",
     "at_steps": "ablate does not know its steps; vary an option with --set",
@@ -153,6 +154,7 @@ class StudyRequest(Settings):
         preset: The preset.
         budget: Train each variant for equal steps, or for the baseline's training MACs.
         data: `cats`, or a folder, zip or `.npz` of images.
+        array: The array of an `.npz` that holds the images; empty: as the configuration says.
         results: The results folder.
         metrics: Metrics to measure with a network of their own, instead of `fid`, `kid` and `lpips`.
         weights: A folder of weights; None: `ABLATE_WEIGHTS`.
@@ -194,6 +196,7 @@ class StudyRequest(Settings):
     preset: str = variants.DEFAULT_PRESET
     budget: Literal["steps", "macs"] = "steps"
     data: Annotated[str, BeforeValidator(_path_text)] = "cats"
+    array: str = ""
     results: File = Path("results")
     metrics: Annotated[Names, AfterValidator(_known_metrics)] = ()
     weights: File | None = None
@@ -366,6 +369,7 @@ class StudyRequest(Settings):
             add_baseline=self.baseline,
             choices=choices,
             at_steps=self.at_steps,
+            array=self.array,
         )
 
 

@@ -1,11 +1,17 @@
 """Seeds and the plan of a study."""
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from ablate.base.errors import VariantError
+from ablate.base.errors import DataError, VariantError
 from ablate.study.config import Config
+from ablate.study.images import load_images
 from ablate.study.plan import estimate_wall_s, factor_combinations, parse_seeds, plan
+from ablate.study.request import StudyRequest
+from ablate.study.variants import from_json
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("0", [0]), ("0-4", [0, 1, 2, 3, 4]), ("3, 1,1-2", [3, 1, 2])])
@@ -89,3 +95,22 @@ def test_time_is_estimated_by_the_same_configuration_else_by_the_work() -> None:
     assert estimate_wall_s(baseline, 100, past) == 20.0
     assert estimate_wall_s(no_drift, 50, past) == 10.0
     assert estimate_wall_s(no_drift, 50, past[past["preset"] == "quick"]) is None
+
+
+def test_the_array_of_a_data_set_is_part_of_the_configuration(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 40, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "set.npz", train=noise[0], test=noise[1])
+    (default,), (spec,) = plan(["baseline"], [0], "smoke"), plan(["baseline"], [0], "smoke", array="test")
+    assert "array" not in default.config.to_json()
+    assert spec.config.hash != default.config.hash
+    recorded = from_json(spec.config.to_json(), "smoke")
+    assert recorded.hash == spec.config.hash
+    for form in (spec.config.data, recorded.data):
+        data = load_images(str(tmp_path / "set.npz"), form)
+        assert "array test of shape (40, 8, 8, 3)" in data.notes[0]
+    with pytest.raises(DataError, match=r"2 arrays can be images: .*choose one with --array NAME"):
+        load_images(str(tmp_path / "set.npz"), default.config.data)
+    for source in ("cats", str(tmp_path)):
+        with pytest.raises(DataError, match=r"--array test: only an \.npz file has arrays"):
+            load_images(source, spec.config.data)
+    assert StudyRequest(array="test", data=str(tmp_path)).specs()[0].config.data.array == "test"

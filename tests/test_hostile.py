@@ -56,6 +56,10 @@ TOML = {
     "nested a thousand deep": (HEAD + "x = " + "[" * 5000 + "]" * 5000, "cannot be read as TOML"),
     "inline tables a thousand deep": (HEAD + "x = " + "{a=" * 3000 + "1" + "}" * 3000, "cannot be read as TOML"),
     "a number of ten thousand digits": (HEAD + "[train]\nsteps = " + "9" * 10_000, "cannot be read as TOML"),
+    "a hexadecimal number of five thousand digits": (
+        HEAD + "[train]\nsteps = 0x" + "f" * 5000,
+        "cannot be read as TOML",
+    ),
     "a file of two megabytes": (HEAD + "#" * 2**21, r"bytes; allowed: 1,048,576"),
     "a number beyond 64 bits": (HEAD + "[train]\nsteps = " + "9" * 30, r"it must be at most 1000000000000"),
     "infinity": (HEAD + "[train]\nlr = inf\n", "it must be a finite number"),
@@ -347,8 +351,9 @@ def test_doctor_clears_only_what_ablate_wrote(tmp_path: Path) -> None:
 
 def test_a_long_message_keeps_its_beginning_and_the_advice() -> None:
     long = f"--where {'x' * 100_000}: cannot be read; give a shorter one"
-    assert message(long) == f"--where {'x' * 269}...; give a shorter one"
-    assert len(message("x" * 400)) == len(message("; " * 400)) == 300
+    assert message(long) == f"--where {'x' * 50}...{'x' * 19}: cannot be read; give a shorter one"
+    assert message("a " * 400 + "b; fix it") == "a " * 144 + "a...; fix it"
+    assert len(message("a " * 400)) == len(message("; " * 400)) == 300
     assert message("short") == "short"
 
 

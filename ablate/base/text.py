@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 MESSAGE_LIMIT = 300  # characters of an error or a note, whatever it quotes
 _END = 120  # characters kept of the end of a long message: what to do about it
+_LONG_WORD = re.compile(r"\S{81,}")
 _KEPT = re.compile(r"[^\n\t]+")
 
 
@@ -33,9 +34,12 @@ def printable_json(text: str) -> str:
 def message(text: object) -> str:
     """Return an error or a note as one printable line of at most 300 characters.
 
-    Of a longer one the beginning is kept, and the end, which says how to fix it.
+    In a longer one, long words are cut. Then the beginning is kept, and the end, which says how to
+    fix it.
     """
     line = one_line(text)
+    if len(line) > MESSAGE_LIMIT:
+        line = _LONG_WORD.sub(lambda word: f"{word[0][:50]}...{word[0][-20:]}", line)
     if len(line) <= MESSAGE_LIMIT:
         return line
     before, separator, advice = line[-_END:].partition("; ")

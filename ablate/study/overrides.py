@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ablate.base.errors import VariantError
 from ablate.base.text import split_outside_brackets
+from ablate.base.toml import parse_toml
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
 _WORD = re.compile(r"[A-Za-z0-9_-]+")
@@ -89,7 +89,7 @@ def _parse_value(key: str, given: str) -> Any:
         number = float(given)
         return int(number) if number.is_integer() and abs(number) < _EXACT else number
     try:
-        table = tomllib.loads(f"value = {given}")
+        table = parse_toml(f"value = {given}")
     except (ValueError, RecursionError):
         table = {"value": given} if _WORD.fullmatch(given) else {}
     if set(table) != {"value"} or not isinstance(table["value"], bool | int | float | str | list):

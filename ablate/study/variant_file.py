@@ -6,7 +6,6 @@ A setting is written `section.key` outside the files. Every error is one line th
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, create_model
 
 from ablate.base.errors import PluginError, VariantError
+from ablate.base.toml import parse_toml
 from ablate.study.claims import Claim, Line
 from ablate.study.config import Config, config_class, sections
 from ablate.study.plugins import find
@@ -96,7 +96,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         VariantError: It cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(_read_text(path))
+        return parse_toml(_read_text(path))
     # Missing, damaged or not UTF-8; with numbers of thousands of digits; nested too deeply.
     except (OSError, ValueError, RecursionError) as error:
         raise VariantError(f"{path}: cannot be read as TOML: {error}") from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ablate.study import plugins
+from ablate.study.config import SampleConfig
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (z (B, ...), t (B,)) -> x_hat (B, ...)
 
@@ -78,6 +79,16 @@ def evaluations(solver: str, num_steps: int) -> int:
 
     solver_of(solver)(counted, torch.zeros(1, 1, 8, 8), num_steps)
     return calls
+
+
+def network_evaluations(sample: SampleConfig, num_steps: int | None = None) -> int:
+    """Return the network evaluations per sampled image (NFE): two for each of the solver's, if guided.
+
+    Args:
+        sample: The solver, its steps and the guidance.
+        num_steps: Other steps.
+    """
+    return sample.networks * evaluations(sample.solver, num_steps or sample.num_steps)
 
 
 def steps_within(solver: str, nfe: int) -> int:

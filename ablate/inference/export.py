@@ -163,6 +163,7 @@ def file_metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:
         "input": json.dumps({"z": ["batch", *config.shape]} | ({"t": ["batch"]} if graph == "step" else {})),
         "solver": config.sample.solver,
         "num_steps": str(config.sample.num_steps),
+        "guidance": f"{config.sample.guidance:g}, in the graph",
         "preprocessing": "z starts as standard normal noise at t = 0; dz/dt = (x_hat - z) / (1 - t) up to t = 1",
         "postprocessing": "uint8 = round((clip(x, -1, 1) + 1) * 127.5), channels RGB"
         + ("" if config.model.space == "pixel" else "; x is what the decoder file makes of z at t = 1"),

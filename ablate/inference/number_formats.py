@@ -25,7 +25,7 @@ from ablate.base.errors import AblateError, ResultsError, did_you_mean, require
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import BATCH, to_uint8
-from ablate.diffusion.solvers import evaluations
+from ablate.diffusion.solvers import evaluations, network_evaluations
 from ablate.inference import onnx_runtime, simulated_formats
 from ablate.inference.latency import TimedCall, time_calls
 from ablate.inference.onnx import (
@@ -301,7 +301,7 @@ def _row(context: _FormatContext, scheme: str, scope: str) -> tuple[Row, ImageGe
         network = _simulated(context, scheme, groups)
         share = {name: _weighted_macs(graph, groups) for name, graph in context.graphs.items()}
         if "filters" in groups:
-            share["step"] += cost(context.run.config).macs.get("filters", 0)
+            share["step"] += context.run.config.sample.networks * cost(context.run.config).macs.get("filters", 0)
         row |= {"engine": "torch"}
     row["macs_share"] = _share(context.run, share)
     row |= context.score(network.draw(context.run.config, seed, range(len(context.float_images))))
@@ -331,9 +331,9 @@ def _weighted_macs(graph: Any, groups: Collection[str]) -> int:
 
 def _share(run: TrainedRun, macs: Mapping[str, int]) -> float:
     """Return the share of an image's multiply-accumulates: all evaluations and the decoding."""
-    nfe, spent = evaluations(run.config.sample.solver, run.config.sample.num_steps), cost(run.config)
-    whole = nfe * spent.total_macs + spent.decode_macs
-    return (nfe * macs["step"] + macs.get("decode", 0)) / whole
+    sample, spent = run.config.sample, cost(run.config)
+    whole = network_evaluations(sample) * spent.total_macs + spent.decode_macs
+    return (evaluations(sample.solver, sample.num_steps) * macs["step"] + macs.get("decode", 0)) / whole
 
 
 def _scorer(run: TrainedRun, data: ImageSet, networks: MetricNetworks, images: Tensor) -> Callable[[Tensor], Row]:

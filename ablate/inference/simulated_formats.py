@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ablate.models.guidance import PARTS
 from ablate.models.kpn.pyramid import FilterPyramid
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -84,9 +85,14 @@ def rounded_modules(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def group_of(name: str) -> str:
-    """Return the module group of a module's name, as of `denoiser.backbone.blocks.0` in `Step`."""
-    words = name.removeprefix("denoiser").removeprefix(".").split(".")
-    return words[0] or "other"
+    """Return the module group of a module's name, as of `denoiser.backbone.blocks.0` in `Step`.
+
+    A guided denoiser has the name of one of its two networks before the group.
+    """
+    words = name.split(".")
+    for outer in (("denoiser",), PARTS):
+        words = words[1:] if words and words[0] in outer else words
+    return (words or [""])[0] or "other"
 
 
 def activation_ranges(network: nn.Module, inputs: Iterable[tuple[Tensor, ...]]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ablate.base import machine
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import sample_images, to_uint8
-from ablate.diffusion.solvers import evaluations, steps_within
+from ablate.diffusion.solvers import network_evaluations, steps_within
 from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.networks import MetricNetworks
 from ablate.metrics.reference_cache import batches_of, reference_features
@@ -54,8 +54,9 @@ def add_evaluations(
     config, row = run.config, run.row
     before = tables.read(folder, "sampling")
     done = {row["nfe"], *before.loc[before["run_id"] == row["run_id"], "nfe"]}
-    steps = dict.fromkeys(steps_within(config.sample.solver, nfe) for nfe in wanted)
-    lacking = [n for n in steps if evaluations(config.sample.solver, n) not in done]
+    sample = config.sample
+    steps = dict.fromkeys(steps_within(sample.solver, max(1, nfe // sample.networks)) for nfe in wanted)
+    lacking = [n for n in steps if network_evaluations(sample, n) not in done]
     if not lacking:
         return 0
     count = int(row["fd_n"])
@@ -76,7 +77,7 @@ def add_evaluations(
                 )
             samples, wall_s = to_uint8(drawn), time.monotonic() - start
             made: Row = {"run_id": row["run_id"], "solver": config.sample.solver, "n": count, "ref_n": len(reference)}
-            made |= {"nfe": evaluations(config.sample.solver, num_steps), "wall_s": wall_s}
+            made |= {"nfe": network_evaluations(sample, num_steps), "wall_s": wall_s}
             made["samples_digest"] = digest({"samples": torch.from_numpy(samples)})
             for metric in FEATURES:
                 extractor = networks.extractors.get(str(METRICS[metric].network))

@@ -13,7 +13,8 @@ from ablate.base.errors import ResultsError, did_you_mean
 from ablate.base.text import printable
 from ablate.inference.trained_run import TrainedRun
 from ablate.models.autoencoder import image_codec
-from ablate.models.denoiser import construct, load_weights, name_of
+from ablate.models.denoiser import load_weights, name_of
+from ablate.models.guidance import construct_sampled
 from ablate.models.weight_files import digest, read_tensors
 from ablate.store import tables
 from ablate.store.artifacts import run_folder
@@ -91,7 +92,7 @@ def load_run(folder: Path, name: str, device: torch.device, *, precision: str | 
     artifacts = run_folder(folder, row["run_id"])
     config = variants.from_json(row["config"], row["preset"])
     refuse_program(row["run_id"], config)
-    model, weights = construct(config), _read(artifacts / "model.safetensors", row["weights_digest"])
+    model, weights = construct_sampled(config), _read(artifacts / "model.safetensors", row["weights_digest"])
     try:
         load_weights(model, weights)
     except RuntimeError as error:

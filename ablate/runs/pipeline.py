@@ -23,7 +23,7 @@ from ablate.base.progress import Progress, Task
 from ablate.base.source_code import code_version, git_state
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import sample_images, to_uint8
-from ablate.diffusion.solvers import evaluations
+from ablate.diffusion.solvers import network_evaluations
 from ablate.inference import number_formats
 from ablate.inference.latency import peak_memory_mb, reset_peak_memory
 from ablate.inference.trained_run import TrainedRun
@@ -33,6 +33,7 @@ from ablate.metrics.pair_distances import PerceptualDistance
 from ablate.models.autoencoder import ImageCodec, image_codec
 from ablate.models.cost import cost
 from ablate.models.denoiser import probe, weights_of
+from ablate.models.guidance import guided, unguided
 from ablate.models.weight_files import digest, save_tensors
 from ablate.runs import evaluation
 from ablate.runs.context import RunContext
@@ -121,12 +122,12 @@ def execute_run(
     try:
         model, codec, samples = train_and_sample(context)
         with rows.timed("measure_wall_s"):
-            evaluation.measure_denoising(context, model, codec)
+            evaluation.measure_denoising(context, unguided(model), codec)
             evaluation.measure_fidelity(context, samples, codec)
             evaluation.measure_neighbours(context, samples)
             rows.run["peak_memory_mb"] = peak_memory_mb(device)  # before the timed calls, which reset it
             evaluation.measure_latency(context, model, codec)
-            measure_own_metrics(context, samples, model, codec)
+            measure_own_metrics(context, samples, unguided(model), codec)
         with rows.timed("quantize_wall_s"):
             trained = TrainedRun(rows.run, spec.config, model, codec)
             format_rows = number_formats.measure_formats(
@@ -165,8 +166,8 @@ def train_and_sample(context: RunContext) -> tuple[nn.Module, ImageCodec, np.nda
     """Train and sample with deterministic algorithms: everything that a run's digests depend on.
 
     Returns:
-        The model with averaged weights, the codec between images and latents, and the samples (N,
-        3, S, S) uint8.
+        The model with averaged weights (guided, if samples are), the codec between images and
+        latents, and the samples (N, 3, S, S) uint8.
 
     Raises:
         DivergedError: A loss or gradient norm is not finite.
@@ -194,7 +195,7 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
         "macs": spent.total_macs,
         "drift_params_share": spent.params["drift"] / spent.total_params if "drift" in spent.params else None,
         "drift_macs_share": spent.macs["drift"] / spent.total_macs if "drift" in spent.macs else None,
-        "nfe": evaluations(config.sample.solver, config.sample.num_steps),
+        "nfe": network_evaluations(config.sample),
         "decode_macs": spent.decode_macs,
         "train_macs": spent.train_macs(config.train.steps),
         "device": str(device),
@@ -285,11 +286,12 @@ def _train(context: RunContext, codec: ImageCodec) -> nn.Module:
     norms = {row["step"]: row["grad_norm"] for row in state.curve}
     jump = first_jump(list(norms), list(norms.values()), config.train.warmup)
     rows.run["unstable"] = jump is not None
-    weights = weights_of(state.ema)
+    model = guided(state.ema, state.guide, config) if config.sample.guided else state.ema
+    weights = weights_of(model)
     rows.run["weights_digest"] = digest(weights)
     metadata = {"config": config.to_json(), "run_id": rows.run["run_id"]}
     save_tensors(context.artifacts / "model.safetensors", weights, metadata)
-    return state.ema
+    return model
 
 
 def _sample(context: RunContext, model: nn.Module, codec: ImageCodec) -> np.ndarray:

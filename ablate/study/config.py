@@ -113,6 +113,18 @@ class SampleConfig(Settings):
 
     solver: Annotated[str, _named("solver", SOLVERS)]
     num_steps: Count
+    guidance: Annotated[float, Field(ge=1, le=100)] = 1.0  # scale of autoguidance; 1: none
+    guide_after: Fraction = 0.2  # of the training's steps: whose averaged weights guide
+
+    @property
+    def guided(self) -> bool:
+        """Whether samples are guided by an earlier average of the weights."""
+        return self.guidance != 1
+
+    @property
+    def networks(self) -> int:
+        """Network evaluations for each of the solver's."""
+        return 2 if self.guided else 1
 
 
 class MeasureConfig(Settings):
@@ -216,6 +228,8 @@ class Config(RunConfig):
             del table["data"]["array"]
         if self.diffusion.objective == OBJECTIVES[0]:
             del table["diffusion"]["objective"]
+        if not self.sample.guided:
+            del table["sample"]["guidance"], table["sample"]["guide_after"]
         return table
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ablate.base.errors import ResultsError
 from ablate.base.signals import handled
 from ablate.base.text import printable
-from ablate.models.denoiser import persistent_buffers
+from ablate.models.denoiser import persistent_buffers, weights_of
 from ablate.models.weight_files import digest, read_tensors, save_tensors
 from ablate.study.config import TrainConfig
 
@@ -46,6 +46,8 @@ class TrainingState:
         arithmetic_by_step: [first step, arithmetic] pairs; more than one if a resumed training
             computes differently from before.
         code: What `source_code.code_version` said in each process that trained, in order.
+        guide_step: The step whose averaged weights are kept in `guide`; None: none are.
+        guide: Those weights, once the step is over.
     """
 
     def __init__(self, model: nn.Module, ema: nn.Module, config: TrainConfig, num_sums: int) -> None:
@@ -62,6 +64,8 @@ class TrainingState:
         self.resume_warnings: list[str] = []
         self.arithmetic_by_step: list[list[Any]] = []
         self.code: list[str] = []
+        self.guide_step: int | None = None
+        self.guide: dict[str, Tensor] = {}
 
     @property
     def mixed_arithmetic(self) -> str | None:
@@ -97,6 +101,8 @@ class TrainingState:
         torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
         for name, buffer in self.buffers.items():  # statistics of a normalisation are averages already
             self.ema_buffers[name].copy_(buffer)
+        if self.step == self.guide_step:
+            self.guide = {name: value.clone() for name, value in weights_of(self.ema).items()}
         return norm
 
     def save(self, path: Path) -> None:
@@ -108,6 +114,7 @@ class TrainingState:
         tensors: dict[str, Tensor] = {"sums": self.sums}
         tensors |= {f"ema.{name}": p for name, p in self.ema.named_parameters()}
         tensors |= {f"buffer.{name}": buffer for name, buffer in self.buffers.items()}
+        tensors |= {f"guide.{name}": value for name, value in self.guide.items()}
         for name, p in self.model.named_parameters():
             tensors[f"model.{name}"] = p
             if p in self.optimizer.state:
@@ -164,6 +171,7 @@ class TrainingState:
         for name, buffer in self.buffers.items():
             buffer.copy_(tensors[f"buffer.{name}"])
             self.ema_buffers[name].copy_(buffer)
+        self.guide = {n.removeprefix("guide."): value for n, value in tensors.items() if n.startswith("guide.")}
         self.sums.copy_(tensors["sums"])
         self.step, self.logged_step = int(scalars["step"]), int(scalars["logged_step"])
         self.wall_s, self.curve = scalars["wall_s"], scalars["curve"]

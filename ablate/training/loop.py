@@ -245,6 +245,8 @@ def train(
     if compiled:
         getattr(model, "compile_parts", model.compile)()
     state = TrainingState(model, build(config, seed, device), config.train, len(LOGGED))
+    if config.sample.guided:
+        state.guide_step = max(1, round(config.sample.guide_after * config.train.steps))
     batches = Batches(images, config.train, seed)
     backward = make_backward(
         *objective(config, model, batches, seed, perceptual=perceptual, precision=precision, codec=codec),

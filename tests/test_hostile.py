@@ -27,9 +27,8 @@ from ablate.base.errors import AblateError, DataError, ResultsError, VariantErro
 from ablate.base.text import message, printable, printable_lines
 from ablate.data.datasets import read_images
 from ablate.models.kpn.filters import KERNEL_WEIGHTS
-from ablate.runs.run_files import working_folder
 from ablate.store import tables
-from ablate.store.artifacts import new_folder, run_folder
+from ablate.store.artifacts import new_folder, new_working_folder, run_folder
 from ablate.store.atomic_files import is_temporary
 from ablate.study import variants
 from ablate.study.config import Config, sections
@@ -326,10 +325,10 @@ ROW = {"run_id": "r", "variant": "v", "preset": "smoke", "data": "d", "seed": 0,
 
 
 @pytest.mark.parametrize(
-    "name", ["..", ".", "", "a/b", "/tmp/x", "a\\b", "C:x", "a\0", "a\n", ESCAPE, "x" * 241, "\ud800"]
+    "name", ["..", ".", "", "a/b", "/tmp/x", "a\\b", "C:x", "a\0", "a\n", ESCAPE, "x" * 231, "\ud800"]
 )
 def test_a_runs_name_from_a_table_is_one_part_of_a_path_or_refused(tmp_path: Path, name: str) -> None:
-    for folder_of in (run_folder, working_folder, lambda *words: new_folder(*words, finished=False)):
+    for folder_of in (run_folder, new_working_folder, new_folder):
         refused(lambda of=folder_of: of(tmp_path, name), ResultsError, "cannot be a run")
 
 
@@ -378,6 +377,22 @@ def test_control_characters_of_a_table_reach_no_command(tmp_path: Path) -> None:
         assert printable_lines(done.stdout + done.stderr) == done.stdout + done.stderr
         if line.endswith("--json"):
             json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "cell", ['"a"', "[]", "{}", '{"x": []}', "[[1]]", "null", "true", "1e999", "9" * 4000, "-0.0", '"\\u001b[2J"']
+)
+@pytest.mark.parametrize("column", ["variant", "seed", "acc"])
+def test_any_cell_of_scores_in_json_is_judged_or_one_line(tmp_path: Path, column: str, cell: str) -> None:
+    rows = [{"variant": f'"{name}"', "seed": str(seed), "acc": "0.5"} for name in "ab" for seed in range(3)]
+    rows[1][column] = cell
+    text = ", ".join("{" + ", ".join(f'"{key}": {value}' for key, value in row.items()) + "}" for row in rows)
+    (tmp_path / "scores.json").write_text(f"[{text}]")
+    done = command.ablate("judge", "scores.json", cwd=tmp_path)
+    assert done.returncode in (0, 1)
+    assert [line.startswith("error: ") for line in done.stderr.splitlines()][: done.returncode] == [
+        True
+    ] * done.returncode
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

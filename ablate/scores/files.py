@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,7 @@ def _read_one(path: Path) -> RawScores:
         raise ResultsError(f"{name}: cannot be read: {one_line(error)[:200]}") from error
     frame.columns = pd.Index([str(column).strip() for column in frame.columns])
     number = pd.Series(range(first, first + len(frame)))
-    frame = frame.reset_index(drop=True)
+    frame = _with_plain_cells(frame.reset_index(drop=True))
     texts = frame.select_dtypes(["object", "string"])
     empty = frame.isna() | (
         frame[texts.columns].apply(lambda c: c.astype(str).str.strip() == "") if len(texts) else False
@@ -143,10 +143,19 @@ def _of_frame(frame: pd.DataFrame) -> RawScores:
         frame = frame.reset_index()
     if not len(frame):
         raise ResultsError(f"{FRAME}: no rows; it needs rows of variant, seed and metric")
-    frame = frame.reset_index(drop=True)
+    frame = _with_plain_cells(frame.reset_index(drop=True))
     frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1)
     _check_heads(list(frame.columns), FRAME)
     return RawScores("scores", frame, pd.Series(FRAME, frame.index), pd.Series(range(len(frame))))
+
+
+def _with_plain_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose lists and other cells that cannot be compared are texts."""
+    for place, kind in enumerate(frame.dtypes):
+        if pd.api.types.is_object_dtype(kind):
+            cells = [cell if isinstance(cell, Hashable) else str(cell) for cell in frame.iloc[:, place]]
+            frame.isetitem(place, pd.Series(cells, dtype=object).to_numpy())
+    return frame
 
 
 def _decode(data: bytes, name: str, notes: list[str]) -> str:
@@ -203,7 +212,7 @@ def _json(text: str, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read a list of objects, an object of lists, JSON lines, or results of lm-evaluation-harness."""
     rows: Any
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, parse_int=_whole_number)
     except ValueError as error:
         if text.lstrip().startswith("["):
             raise ResultsError(f"{name}: not JSON: {one_line(error)[:100]}; correct that line") from error
@@ -225,9 +234,14 @@ def _json(text: str, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def _line(line: str, number: int, name: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
         raise ResultsError(f"{name}: row {number}: not JSON: {one_line(error)[:100]}; correct that line") from error
+
+
+def _whole_number(digits: str) -> int | float:
+    """Return a whole number of JSON; one beyond 64 bits is a float, infinite if need be."""
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

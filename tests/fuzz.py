@@ -97,7 +97,7 @@ def run_in_child(folder: Path, given: Input, out: Path, err: Path, other: Path) 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does when it starts
         for kind, most in ({resource.RLIMIT_DATA: ROOM} | given.limits).items():
             size = most + (used if kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) else 0)
-            resource.setrlimit(kind, (size, resource.RLIM_INFINITY))
+            resource.setrlimit(kind, (size, resource.getrlimit(kind)[1]))
         main()
     except SystemExit as end:
         status = int(end.code or 0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ablate.base.errors import ResultsError
+from ablate.base.errors import ResultsError, VariantError
 from ablate.base.progress import Progress
 from ablate.base.source_code import code_of_command
 from ablate.runs.program import environment_of, execute_program
@@ -50,7 +52,10 @@ def replay_program(
     progress: Progress,
     on_difference: Callable[[str, Any, Any], None],
 ) -> ProgramReplay:
-    """Run a program again in a temporary folder, with the command and the options of a row.
+    """Run a program again in a temporary folder, with the options of a row.
+
+    The command is the row's too, but only if the variants here have the same: a table may come from
+    anyone, and nothing that it holds is executed.
 
     Args:
         folder: The results folder.
@@ -62,13 +67,14 @@ def replay_program(
         on_difference: Called before the program starts with each part of the environment that differs.
 
     Raises:
-        ResultsError: The registry of the program is not here.
+        ResultsError: The registry of the program is not here, or has another command.
         AblateError: The program fails this time.
     """
     if not variants.is_program():
         baseline = variants.own_folder() / "baseline.toml"
         raise ResultsError(f"run {row['run_id']}: of a program, but there is no {baseline} with [program]; go there")
     here: Any = variants.resolve(variants.load(variants.BASELINE), variants.DEFAULT_PRESET)
+    _refuse_other_command(row, config, here)
     of_study = {name: getattr(here.program, name) for name in ("workdir", "reference", "metrics", "data")}
     config = config.replaced(program=of_study)
     differing = _differing(row, config, device)
@@ -83,6 +89,20 @@ def replay_program(
     names = sorted(then_values.keys() | now_values.keys())
     metrics = {name: (then_values.get(name), now_values.get(name)) for name in names}
     return ProgramReplay(row["run_id"], _verdict(metrics, bool(differing)), metrics, differing)
+
+
+def _refuse_other_command(row: Mapping[str, Any], config: ProgramConfig, baseline: ProgramConfig) -> None:
+    """Refuse to execute a command or an environment that no file of the variants here holds."""
+    here: list[Any] = [baseline]
+    with suppress(VariantError):  # the variant is not here
+        here.append(variants.resolve(variants.load(row["variant"]), row["preset"]))
+    known = [(one.program.command, one.program.environment) for one in here]
+    if (config.program.command, config.program.environment) not in known:
+        command = shlex.join(config.program.command)
+        raise ResultsError(
+            f"run {row['run_id']}: its command is not that of {variants.own_folder() / 'baseline.toml'}, and a command "
+            f"from a table is not executed: {command}; if you trust it, write it there"
+        )
 
 
 def _verdict(

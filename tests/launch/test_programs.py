@@ -148,7 +148,13 @@ def test_a_replay_runs_the_program_again_and_compares_its_metrics(study: Path) -
     assert found["metrics"]["nll"][1] == pytest.approx(found["metrics"]["nll"][0] + 1)
     assert found["metrics"]["acc"][0] == found["metrics"]["acc"][1]
     assert "note: code differs" in other.stderr
-    (study / "variants" / "baseline.toml").unlink()
+    baseline = study / "variants" / "baseline.toml"
+    text = baseline.read_text()
+    baseline.write_text(text.replace("train.py", "other.py"))
+    refused = ablate("replay", "low", cwd=study)  # the row's command may be a stranger's
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "a command from a table is not executed" in refused.stderr
+    baseline.unlink()
     assert "of a program, but there is no" in ablate("replay", "low", cwd=study).stderr
 
 

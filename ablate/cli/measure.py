@@ -101,10 +101,7 @@ def measure(
                 baseline=images.get("baseline"),
                 progress=progress,
             )
-            notes = {some.where: some.notes() for some in images.values()}
-            for some in images.values():
-                if copies := some.copies():
-                    notes[some.where].append(f"{copies:,} of {len(some):,} images are exact copies of others")
+            notes = {some.where: some.notes(copies=True) for some in images.values()}
     for where, lines in notes.items():
         for line in lines:
             console.note(f"{where}: {line}")

@@ -69,6 +69,8 @@ def _headers(path: Path) -> dict[str, _Header]:
     found: dict[str, _Header] = {}
     with zipfile.ZipFile(path) as archive:
         for entry in archive.namelist():
+            if not entry.endswith(".npy"):
+                continue
             with archive.open(entry) as file:
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -95,8 +97,13 @@ def _choose(headers: dict[str, _Header], where: str, asked: str | None) -> str:
     shapes = [headers[asked]] if asked is not None else list(headers.values())
     found = _describe(*shapes[0]) if len(shapes) == 1 else listed or "no array"
     single = any(dtype == np.uint8 and _is_one_image(shape) for shape, dtype in shapes)
-    hint = "; a single image is not a set: save it as (1, H, W, C)" if single else ""
-    raise DataError(f"{where}: found {found}; allowed: {ALLOWED}{hint}")
+    hint = ""
+    if single:
+        hint = "; a single image is not a set: save it as (1, H, W, C)"
+    elif any(dtype == np.uint8 and _is_stack(shape) for shape, dtype in shapes):
+        hint = "; is it (H, W, N)? fix: save it as (N, H, W), or as (N, H, W, 1) if the images are not square"
+    which = "" if asked is None else f"--array {one_line(asked)}: "
+    raise DataError(f"{where}: {which}found {found}; allowed: {ALLOWED}{hint}")
 
 
 def _describe(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> str:
@@ -108,11 +115,16 @@ def _order(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> str | None:
     if dtype != np.uint8 or 0 in shape or len(shape) not in (3, 4):
         return None
     if len(shape) == 3:
-        return None if _is_one_image(shape) else "(N, H, W)"
+        return None if _is_one_image(shape) or _is_stack(shape) else "(N, H, W)"
     last, first = shape[3] in CHANNELS, shape[1] in CHANNELS
     if last and first:  # images 1, 3 or 4 pixels wide or high: the square ones
         last = shape[2] != shape[3]
     return "(N, H, W, C)" if last else "(N, C, H, W)" if first else None
+
+
+def _is_stack(shape: tuple[int, ...]) -> bool:
+    """Return whether a shape of three axes may be (H, W, N): its first two axes alone are equal."""
+    return len(shape) == 3 and shape[0] == shape[1] != shape[2]
 
 
 def _is_one_image(shape: tuple[int, ...]) -> bool:

@@ -45,8 +45,10 @@ CONVERTED = {  # kind -> what is done with such images
     "transparent": "laid on white",
     "greyscale": "read as RGB",
     "16-bit": "read as 8-bit",
-    "CMYK": "read as RGB",
+    **dict.fromkeys(("CMYK", "HSV", "LAB", "YCbCr"), "read as RGB"),
 }
+NARROW = 16  # values: images that use fewer are nearly black or nearly white
+CHANNELS = ("red", "green", "blue")
 
 # An image file: its path within the set, its name in messages, and a function that reads it.
 _Source = tuple[str, str, Callable[[], bytes]]
@@ -83,7 +85,9 @@ class ImageFiles:
         self._left_out: Counter[str] = Counter()
         self._converted: set[str] = set()
         self._digests: dict[int, bytes] = {}
-        self._darkest, self._brightest, self._flat = 255, 0, True  # of the images read
+        self._values = np.zeros(256, bool)  # which occur in the images read
+        self._lowest, self._highest = np.full(3, 255), np.zeros(3, int)  # of each channel
+        self._flat = 0  # images of one colour
         self._open = ExitStack()
         self._first: tuple[str, tuple[int, ...]] | None = None  # name and shape of the first image read
         if size is not None and size < 1:
@@ -149,8 +153,12 @@ class ImageFiles:
         """
         return len(self) - len(set(self.digests()))
 
-    def notes(self) -> list[str]:
-        """Return what a user should know of the images read so far: a line for each matter."""
+    def notes(self, *, copies: bool = False) -> list[str]:
+        """Return what a user should know of the images read so far: a line for each matter.
+
+        Args:
+            copies: Also say how many are exact copies, which reads the images that were not read yet.
+        """
         lines = []
         if self._left_out:
             counts = (f"{count:,} {kind}" for kind, count in sorted(self._left_out.items()))
@@ -160,14 +168,32 @@ class ImageFiles:
         lines += [f"{kind} images {CONVERTED[kind]}" for kind in sorted(self._converted)]
         if self._digests:
             lines += self._odd_values()
+        if copies and (found := self.copies()):
+            lines.append(f"{found:,} of {len(self):,} images are exact copies of others")
         return lines
 
     def _odd_values(self) -> list[str]:
-        if self._flat and self._darkest == self._brightest and self._darkest in (0, 255):
-            return [f"all images are {'black' if self._darkest == 0 else 'white'}"]
-        if self._brightest == 1:
-            return ["all values are 0 or 1, nearly black: images need 0 to 255"]
-        return ["every image is of one colour"] if self._flat else []
+        """Return what is odd about the values of the images read, in lines."""
+        values, wanted = np.flatnonzero(self._values).tolist(), "images need 0 to 255"
+        if values in ([0], [255]):
+            return [f"all images are {'black' if values == [0] else 'white'}"]
+        if self._flat == len(self._digests):
+            return ["every image is of one colour"]
+        lines = []
+        if values[-1] == 1:
+            lines.append(f"all values are 0 or 1, nearly black: {wanted}")
+        elif values in ([0, 1, 255], [1, 255]):
+            lines.append(f"all values are 0, 1 or 255, as if -1 to 1 had been cast to bytes: {wanted}")
+        elif values[-1] < NARROW:
+            lines.append(f"no value is above {values[-1]}, nearly black: {wanted}")
+        elif values[0] > 255 - NARROW:
+            lines.append(f"no value is below {values[0]}, nearly white: {wanted}")
+        if self._flat:
+            lines.append(f"{self._flat:,} of {len(self._digests):,} images are of one colour")
+        constant = [name for name, low, high in zip(CHANNELS, self._lowest, self._highest, strict=True) if low == high]
+        if 0 < len(constant) < len(CHANNELS):
+            lines.append(f"{' and '.join(constant)} have one value in all images: channels that were lost?")
+        return lines
 
     def _look_at(self, i: int, image: np.ndarray) -> None:
         """Keep the digest of an image read for the first time, and the range of its values."""
@@ -175,8 +201,9 @@ class ImageFiles:
             return
         self._digests[i] = hashlib.sha256(np.ascontiguousarray(image).data).digest()
         lowest, highest = image.min((1, 2)), image.max((1, 2))
-        self._darkest, self._brightest = min(self._darkest, int(lowest.min())), max(self._brightest, int(highest.max()))
-        self._flat = self._flat and bool((lowest == highest).all())
+        self._lowest, self._highest = np.minimum(self._lowest, lowest), np.maximum(self._highest, highest)
+        self._flat += bool((lowest == highest).all())
+        self._values |= np.bincount(image.reshape(-1), minlength=256) > 0
 
     def _list(self, path: Path) -> list[_Decoder]:
         if os.path.isdir(path):
@@ -217,8 +244,9 @@ class ImageFiles:
                 # first.
                 if frames > 1 and image.format != "MPO":
                     raise DataError(f"{name}: {frames} frames; allowed: still images; fix: save one frame or remove it")
+                deep = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow drops the lower byte of 16-bit RGB
                 ImageOps.exif_transpose(image, in_place=True)
-                return self._to_array(name, image)
+                return self._to_array(name, image, deep=deep)
         except DataError:
             raise
         except UnidentifiedImageError as error:
@@ -243,13 +271,14 @@ class ImageFiles:
         image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if channels == 1 else pixels))
         return self._to_array(f"{self.where}: image {i}", image)
 
-    def _to_array(self, name: str, image: Image.Image) -> np.ndarray:
-        """Return an image as uint8 RGB (3, H, W), at the size asked for."""
-        if image.mode.startswith("I"):
+    def _to_array(self, name: str, image: Image.Image, *, deep: bool = False) -> np.ndarray:
+        """Return an image as uint8 RGB (3, H, W), at the size asked for. A deep one had 16 bits a channel."""
+        if deep or image.mode.startswith("I"):
             self._converted.add("16-bit")
-        if image.mode == "CMYK":
-            self._converted.add("CMYK")
-        elif image.has_transparency_data:
+        transparent = image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255)
+        if image.mode in CONVERTED:
+            self._converted.add(image.mode)
+        elif transparent:
             self._converted.add("transparent")
         elif image.mode[0] in "1LIF":
             self._converted.add("greyscale")

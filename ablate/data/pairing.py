@@ -2,6 +2,7 @@
 
 Two images are a pair if their paths in the sets are equal without suffixes, or else their file
 names, or else the whole numbers in their names. Numbers that all images of a set share do not count.
+Several numbers are matched by the letters before them: `s0_i1` is `i1_s0`.
 The images of an array have no names: they are numbered from 0, and files that pair with them are
 numbered without gaps from 0 or 1. Each image must have exactly one partner.
 """
@@ -17,6 +18,8 @@ from ablate.base.text import one_line
 from ablate.data.image_files import ImageFiles
 
 Keys = Sequence[Hashable]
+# Letters and the number after them. Python refuses to read numbers of more than 4,300 digits.
+NUMBER = re.compile(r"([^\W\d_]*)[\W_]*([0-9]{1,1000})")
 
 
 def match_by_name(a: ImageFiles, b: ImageFiles) -> list[int]:
@@ -33,11 +36,11 @@ def match_by_name(a: ImageFiles, b: ImageFiles) -> list[int]:
     if len(a) == 1 or (a.names is None and b.names is None):
         return list(range(len(a)))
     if a.names is None or b.names is None:
-        keys = [range(len(x)) if x.names is None else _from_zero(_numbers(x.names)) for x in (a, b)]
+        keys = [range(len(x)) if x.names is None else _from_zero(_numbers(x.names)[0]) for x in (a, b)]
         places = _match(*keys)
         return places if places is not None else _refuse(a, b, keys)
     tries: list[list[Keys]] = [[x, y] for x, y in zip(_by_path(a.names), _by_path(b.names), strict=True)]
-    tries.append([_numbers(a.names), _numbers(b.names)])
+    tries.append(_by_numbers(a.names, b.names))
     for keys in tries:
         places = _match(*keys)
         if places is not None:
@@ -49,14 +52,28 @@ def _by_path(names: list[str]) -> list[Keys]:
     return [names, [name.rpartition("/")[2] for name in names]]
 
 
-def _numbers(names: list[str]) -> list[tuple[int, ...]]:
-    """Return the whole numbers in each name, without those that all names share."""
-    numbers = [tuple(map(int, re.findall(r"\d+", name))) for name in names]
+def _by_numbers(a: list[str], b: list[str]) -> list[Keys]:
+    """Return the numbers in the names of both sets, in an order that has the same letters before them."""
+    (numbers_a, labels_a), (numbers_b, labels_b) = _numbers(a), _numbers(b)
+    if labels_a and labels_b and len(set(labels_a)) == len(labels_a) and sorted(labels_a) == sorted(labels_b):
+        order = [labels_b.index(label) for label in labels_a]
+        numbers_b = [tuple(one[i] for i in order) for one in numbers_b]
+    return [numbers_a, numbers_b]
+
+
+def _numbers(names: list[str]) -> tuple[list[tuple[int, ...]], list[str]]:
+    """Return the whole numbers in each name, without those that all names share, and the letters before them.
+
+    There are no letters if they differ between names.
+    """
+    found = [NUMBER.findall(name) for name in names]
+    numbers = [tuple(int(digits) for _, digits in one) for one in found]
     columns = set(map(len, numbers))
     if len(columns) > 1:
-        return numbers
+        return numbers, []
     varying = [i for i in range(columns.pop()) if len({one[i] for one in numbers}) > 1]
-    return [tuple(one[i] for i in varying) for one in numbers]
+    labels = {tuple(one[i][0].lower() for i in varying) for one in found}
+    return [tuple(one[i] for i in varying) for one in numbers], list(labels.pop()) if len(labels) == 1 else []
 
 
 def _from_zero(numbers: list[tuple[int, ...]]) -> Keys:

@@ -206,10 +206,10 @@ def nearest_images(
     """
     best = queries.new_full((len(queries),), torch.inf)
     index = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    squares, seen = queries.square().sum(1), 0
+    squares, seen = torch.cat([one.square().sum(1) for one in queries.split(1)]), 0  # never a copy of all
     for batch in candidates:
         e = distance.embed(to_float(batch, queries.device))
-        d = squares[:, None] + e.square().sum(1) - 2 * queries @ e.T
+        d = squares[:, None] + e.square().sum(1) - 2 * (queries @ e.T)
         for column, image in enumerate(batch if skip else ()):
             for query in skip.get(image.tobytes(), ()):
                 d[query, column] = torch.inf

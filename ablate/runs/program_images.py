@@ -56,9 +56,10 @@ def measure_images(
             return
         with ImageFiles(workdir / program.reference) as reference:
             measured = measure_sets(reference, images, default_metrics(networks), networks, progress=progress)
-            for some in (images, reference):
-                for note in some.notes():
-                    progress.say(f"note: {some.where}: {note}", once=True)
+            notes = [f"{some.where}: {note}" for some in (images, reference) for note in some.notes(copies=True)]
+    for note in notes:
+        progress.say(f"note: {note}", once=True)
+    rows.run["data_notes"] = "; ".join(notes) or None
     rows.run["fd_ref_n"] = None
     for name, found in measured.items():
         if found["value"] is None:

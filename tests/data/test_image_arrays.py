@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,9 @@ def test_an_array_called_images_needs_no_choice(tmp_path: Path) -> None:
         ({"a": SET[None]}, None, "found uint8 (1, 40, 16, 16, 3)"),
         ({}, None, "found no array"),
         ({"images": SET}, "image", "--array image: no such array; did you mean images? Found: images: uint8"),
-        ({"images": SET, "labels": np.arange(40)}, "labels", "found int64 (40,)"),
+        ({"images": SET, "labels": np.arange(40)}, "labels", "--array labels: found int64 (40,)"),
+        ({"a": MASKS.transpose(1, 2, 0)}, None, "found uint8 (16, 16, 40)"),
+        ({"a": MASKS.transpose(1, 2, 0)}, None, "is it (H, W, N)? fix: save it as (N, H, W)"),
     ],
 )
 def test_what_is_no_set_of_images_is_refused(
@@ -102,9 +105,30 @@ def test_what_is_no_set_of_images_is_refused(
         (np.full((16, 16, 3), 90, np.uint8), ["every image is of one colour"]),
         (np.full((16, 16, 3), [1, 2, 3], np.uint8), ["every image is of one colour"]),
         (SET[0] // 128, ["all values are 0 or 1, nearly black: images need 0 to 255"]),
-        (SET[0] // 64, []),
+        (SET[0] // 64, ["no value is above 3, nearly black: images need 0 to 255"]),
+        (SET[0] // 64 + 252, ["no value is below 252, nearly white: images need 0 to 255"]),
+        (
+            (SET[0] / 127.5 - 1).astype(np.int8).astype(np.uint8),
+            ["all values are 0, 1 or 255, as if -1 to 1 had been cast to bytes: images need 0 to 255"],
+        ),
+        (SET[0] * np.uint8([1, 0, 0]), ["green and blue have one value in all images: channels that were lost?"]),
+        (SET[0] // 128 * 255, []),
         (SET[0], []),
     ],
 )
 def test_values_that_cannot_be_right_are_said(tmp_path: Path, image: np.ndarray, said: list[str]) -> None:
     assert read(tmp_path, {"a": np.stack([image] * 3)})[1][1:] == said
+
+
+def test_images_of_one_colour_among_others_are_counted(tmp_path: Path) -> None:
+    some = SET.copy()
+    some[3:5] = 0  # what a safety filter leaves
+    assert read(tmp_path, {"a": some})[1][1:] == ["2 of 40 images are of one colour"]
+
+
+def test_a_file_that_is_no_array_is_passed_over(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", SET)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("README.txt", "x")
+    with ImageFiles(tmp_path / "a.npz") as images:
+        assert len(images) == 40

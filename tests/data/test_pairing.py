@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,10 +63,25 @@ def test_numbers_in_names_make_pairs(tmp_path: Path, a: list[str], b: list[str])
         (["x/1", "y/1"], ["y/1", "x/1"], ["x/1", "y/1"]),
         (["x/7a", "y/9"], ["9", "7a"], ["7a", "9"]),
         (["only"], ["other"], ["other"]),
+        (
+            ["s0_i0", "s0_i1", "s1_i0", "s1_i1"],
+            ["i0_s0", "i0_s1", "i1_s0", "i1_s1"],
+            ["i0_s0", "i1_s0", "i0_s1", "i1_s1"],
+        ),
+        (["s0_i0", "s0_i1", "s1_i0", "s1_i1"], ["0-0", "0-1", "1-0", "1-1"], ["0-0", "0-1", "1-0", "1-1"]),
     ],
 )
 def test_equal_names_make_pairs(tmp_path: Path, a: list[str], b: list[str], expected: list[str]) -> None:
     assert partners(named(tmp_path / "one", a), named(tmp_path / "two", b)) == expected
+
+
+def test_numbers_too_long_for_python_are_read(tmp_path: Path) -> None:
+    for name, form in (("one", "{}_{}.png"), ("two", "x{}_{:02}.png")):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for i in TWELVE:
+                archive.writestr(form.format("7" * 5000, i), encode(noise(1)[0]))
+    names = partners(tmp_path / "one.zip", tmp_path / "two.zip")
+    assert [int(name[-2:]) for name in names] == sorted(TWELVE, key=str)
 
 
 def test_suffixes_do_not_count(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ class ImageFiles:
                 # first.
                 if frames > 1 and image.format != "MPO":
                     raise DataError(f"{name}: {frames} frames; allowed: still images; fix: save one frame or remove it")
-                deep = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow drops the lower byte of 16-bit RGB
+                deep = ";16" in str(image.tile)  # Pillow drops the lower byte of 16-bit RGB
                 ImageOps.exif_transpose(image, in_place=True)
                 return self._to_array(name, image, deep=deep)
         except DataError:
@@ -275,7 +275,7 @@ class ImageFiles:
         """Return an image as uint8 RGB (3, H, W), at the size asked for. A deep one had 16 bits a channel."""
         if deep or image.mode.startswith("I"):
             self._converted.add("16-bit")
-        transparent = image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255)
+        transparent = image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
         if image.mode in CONVERTED:
             self._converted.add(image.mode)
         elif transparent:

@@ -81,6 +81,20 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
     return local.forecast(request, specs, past)
 
 
+def runs_lacking_metrics(request: StudyRequest, runs: Sequence[Planned], progress: Progress) -> set[str]:
+    """Return the runs that lack metrics which can be measured now, after downloading weights."""
+    if not runs:
+        return set()
+    ids, specs = [run.run_id for run in runs], [run.spec for run in runs]
+    if is_program(specs):
+        from ablate.launch.programs import program_runs_lacking_metrics
+
+        return set(program_runs_lacking_metrics(request, specs, ids, progress))
+    from ablate.launch.local import runs_lacking_metrics as of_models
+
+    return set(of_models(request, ids, progress))
+
+
 def launch(
     request: StudyRequest,
     specs: Sequence[RunSpec],

@@ -69,21 +69,24 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
     return planned
 
 
-def runs_lacking_metrics(request: StudyRequest, run_ids: Sequence[str], progress: Progress) -> dict[str, list[str]]:
+def runs_lacking_metrics(
+    request: StudyRequest, run_ids: Sequence[str], progress: Progress, kept: str = "model.safetensors"
+) -> dict[str, list[str]]:
     """Return the finished runs that lack metrics, and the networks for them, after downloading their weights.
 
     Args:
         request: What the study was asked to do.
         run_ids: Its runs.
         progress: Shows downloads.
+        kept: The file or folder in a run's folder that is measured.
     """
     wanted = networks_of(request.asked_metrics)
-    if not lacking_networks(request.results, run_ids, wanted):
+    if not lacking_networks(request.results, run_ids, wanted, kept):
         return {}
     search = Search(request.weights, download=not request.offline)
     unavailable = fetch([BACKBONE_OF[network] for network in wanted], search, progress)
     available = [network for network in wanted if BACKBONE_OF[network] not in unavailable]
-    return lacking_networks(request.results, run_ids, available)
+    return lacking_networks(request.results, run_ids, available, kept)
 
 
 def expected_measuring(request: StudyRequest, planned: Sequence[Planned]) -> list[str]:

@@ -18,7 +18,7 @@ from ablate.base.text import printable
 from ablate.launch.plans import planned
 from ablate.launch.queue import AS_FAILED, QueuedRun, WorkQueue, make_runs, sigterm_as_interrupt
 from ablate.launch.stale import stale_runs
-from ablate.runs.program import config_of, environment_of, execute_program
+from ablate.runs.program import OUT, config_of, environment_of, execute_program
 from ablate.runs.rows import Data, Row
 from ablate.store.plans import record
 from ablate.study.plan import Planned, RunSpec
@@ -91,12 +91,15 @@ def launch(
         stack.enter_context(sigterm_as_interrupt())
         plan, named = planned(specs, request, data, part)
         code = code_of_runs(named, data)
+        run_ids = [spec.run_id(data.name, data.digest) for spec in named]
+        lacking = program_runs_lacking_metrics(request, named, run_ids, progress)
         queue = WorkQueue(
             named,
             data,
             folder,
             rerun=request.rerun,
             quantize_finished=False,
+            lacking=lacking,
             steal=request.steal,
             at_start=at_start,
             code=code,
@@ -106,6 +109,14 @@ def launch(
         networks = cache(lambda: load_image_networks(request, on_missing))
 
         def make(run: QueuedRun) -> None:
+            if run.quantise:
+                from ablate.runs.missing_metrics import add_missing_image_metrics
+
+                added = add_missing_image_metrics(
+                    folder, run.run_id, config_of(run.spec), networks(), progress=progress
+                )
+                on_row(run.row | {"rows": added}, "quantised")
+                return
             if plan is not None:
                 record(folder, plan, code[run.run_id])
             row = execute_program(
@@ -123,6 +134,18 @@ def launch(
 
         study = stack.enter_context(progress.study(queue.total))
         make_runs(queue, make, study=study, fail_fast=request.fail_fast, poll_s=poll_s, on_row=on_row)
+
+
+def program_runs_lacking_metrics(
+    request: StudyRequest, specs: Sequence[RunSpec], run_ids: Sequence[str], progress: Progress
+) -> Collection[str]:
+    """Return the finished runs whose images can be measured by metrics that they lack."""
+    program = config_of(specs[0]).program if specs else None
+    if program is None or program.images is None or program.reference is None:
+        return ()
+    from ablate.launch.local import runs_lacking_metrics
+
+    return runs_lacking_metrics(request, run_ids, progress, f"{OUT}/{program.images}")
 
 
 def load_image_networks(request: StudyRequest, on_missing: Callable[[str, str], None]) -> MetricNetworks:

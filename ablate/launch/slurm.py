@@ -96,11 +96,12 @@ def launch(
     planned = here.forecast(anywhere, specs, tables.read(folder, "runs"))
     mine = [run for run in planned if part is None or (run.spec.variant, run.spec.seed) in part]
     waiting = {run.run_id: run.spec for run in mine if not run.finished}
+    lacking = here.runs_lacking_metrics(request, [run for run in mine if run.finished], progress)
     for run in mine:
-        if run.finished and not quantize_finished:
+        if run.finished and not quantize_finished and run.run_id not in lacking:
             row = {"run_id": run.run_id, "variant": run.spec.variant, "seed": run.spec.seed}
             on_row(row, "done before; skipped (--force makes it again)")
-    wanted = len(mine) if quantize_finished else len(waiting)
+    wanted = len(mine) if quantize_finished else len(waiting) + len(lacking)
     if not wanted:
         return
     at_start, executor = statuses(folder), _executor(request)
@@ -129,7 +130,7 @@ def launch(
     errors = _errors(jobs, on_row)
     if failures:
         raise failed_runs(failures)
-    if waiting or (errors and quantize_finished):
+    if waiting or (errors and (quantize_finished or lacking)):
         said = "; ".join(errors) or f"jobs {names} ended early; see {executor.folder}"
         raise AblateError(f"{len(waiting)} runs were not made: {said}; fix that, and run the same command again")
     for error in errors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
@@ -97,16 +97,28 @@ def run_study(
         from ablate.launch import slurm
 
         launch = slurm.launch
+    options: dict[str, Any] = {"quantize_finished": quantize_finished, "progress": progress, "on_row": recorded}
     with progress:
-        launch(
-            request,
-            specs,
-            part=part,
-            quantize_finished=quantize_finished,
-            progress=progress,
-            on_row=recorded,
-            on_missing=on_missing,
-        )
+        lacking = _lacking_metrics(request, specs, part, progress) if request.launcher == "ray" else set()
+        if lacking:  # Ray's workers cannot replace rows: this machine measures finished runs
+            part = {(spec.variant, spec.seed) for spec in specs} if part is None else part
+            part = set(part) - lacking
+        launch(request, specs, part=part, on_missing=on_missing, **options)
+        if lacking:
+            here.launch(request, specs, part=lacking, on_missing=on_missing, **options)
+
+
+def _lacking_metrics(
+    request: StudyRequest, specs: Sequence[RunSpec], part: Collection[tuple[str, int]] | None, progress: Progress
+) -> set[tuple[str, int]]:
+    """Return variant and seed of the finished runs that lack metrics which can be measured now."""
+    runs = tables.read(request.results, "runs")
+    if request.force or request.stale or "done" not in set(runs["status"]):
+        return set()
+    finished = [run for run in here.forecast(request, specs, runs) if run.finished]
+    mine = [run for run in finished if part is None or (run.spec.variant, run.spec.seed) in part]
+    lacking = here.runs_lacking_metrics(request, mine, progress)
+    return {(run.spec.variant, run.spec.seed) for run in mine if run.run_id in lacking}
 
 
 def described(row: Row, how: str) -> str:

@@ -1,4 +1,7 @@
-"""Metrics that a finished run lacks, measured from its weights: the samples are drawn again, nothing is trained."""
+"""Metrics that a finished run lacks: nothing is trained.
+
+A torch model's samples are drawn again from its weights. A program's images are those that it wrote.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,28 @@ from ablate.metrics.networks import MetricNetworks
 from ablate.models.weight_files import digest, read_tensors, save_tensors
 from ablate.runs import evaluation
 from ablate.runs.context import RunContext
+from ablate.runs.program import OUT
+from ablate.runs.program_images import measure_images
 from ablate.runs.rows import Row, RunRows
 from ablate.store import tables
 from ablate.store.artifacts import run_folder
 from ablate.study.metric_names import PERCEPTUAL
 from ablate.study.plan import RunSpec
+from ablate.study.program import ProgramConfig
 
 FEATURES_FILE = "features.safetensors"
 
 
-def lacking_networks(folder: Path, run_ids: Collection[str], networks: Collection[str]) -> dict[str, list[str]]:
-    """Return the finished runs that lack the metrics of networks, and have kept their weights.
+def lacking_networks(
+    folder: Path, run_ids: Collection[str], networks: Collection[str], kept: str = "model.safetensors"
+) -> dict[str, list[str]]:
+    """Return the finished runs that lack the metrics of networks, and have kept what is measured.
 
     Args:
         folder: The results folder.
         run_ids: The runs to look at.
         networks: Names of networks.
+        kept: The file or folder in a run's folder that is measured.
 
     Returns:
         Name of a run -> the networks that it was not measured with.
@@ -45,7 +54,7 @@ def lacking_networks(folder: Path, run_ids: Collection[str], networks: Collectio
     return {
         run_id: missing
         for run_id, missing in lacking.items()
-        if missing and (run_folder(folder, run_id) / "model.safetensors").is_file()
+        if missing and (run_folder(folder, run_id) / kept).exists()
     }
 
 
@@ -72,11 +81,7 @@ def add_missing_metrics(
     lacking = lacking_networks(folder, [run_id], networks.loaded).get(run_id, [])
     if not lacking:
         return 0
-    new = replace(
-        networks,
-        extractors={name: network for name, network in networks.extractors.items() if name in lacking},
-        distances={name: distance for name, distance in networks.distances.items() if PERCEPTUAL[name] in lacking},
-    )
+    new = _only(networks, lacking)
     artifacts, rows = run_folder(folder, run_id), RunRows({"run_id": run_id})
     with tempfile.TemporaryDirectory(prefix="ablate-metrics-") as scratch:
         context = RunContext(
@@ -119,6 +124,44 @@ def add_missing_metrics(
             evaluation.measure_denoising(replace(context, networks=with_embedded), run.model, run.codec)
     _save(folder, run_id, rows)
     return len(rows.others["fidelity"])
+
+
+def add_missing_image_metrics(
+    folder: Path, run_id: str, config: ProgramConfig, networks: MetricNetworks, *, progress: Progress
+) -> int:
+    """Measure the images of a program's finished run with the networks it lacks, and save its rows.
+
+    Args:
+        folder: The results folder.
+        run_id: The run.
+        config: Names its images and the reference.
+        networks: What to measure with.
+        progress: Bars to show.
+
+    Returns:
+        The number of rows added to the table `fidelity`.
+
+    Raises:
+        DataError: The images or the reference cannot be read.
+        ResultsError: The tables cannot be read or written.
+    """
+    lacking = lacking_networks(folder, [run_id], networks.loaded, f"{OUT}/{config.program.images}").get(run_id, [])
+    if not lacking:
+        return 0
+    rows, out = RunRows({"run_id": run_id}), run_folder(folder, run_id) / OUT
+    with tempfile.TemporaryDirectory(prefix="ablate-metrics-") as scratch:
+        workdir = Path(config.program.workdir or ".")
+        measure_images(rows, config, out, workdir, _only(networks, lacking), Path(scratch), progress)
+    _save(folder, run_id, rows)
+    return len(rows.others["fidelity"])
+
+
+def _only(networks: MetricNetworks, names: Collection[str]) -> MetricNetworks:
+    return replace(
+        networks,
+        extractors={name: network for name, network in networks.extractors.items() if name in names},
+        distances={name: distance for name, distance in networks.distances.items() if PERCEPTUAL[name] in names},
+    )
 
 
 def _save(folder: Path, run_id: str, measured: RunRows) -> None:

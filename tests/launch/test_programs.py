@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from command import ablate
+from torchvision.models import alexnet
 
 from ablate.base.progress import Progress
 from ablate.launch.ray_worker import Networks, RunTask, _run_isolated
+from ablate.metrics import weights
 from ablate.metrics.networks import MetricNetworks
+from ablate.models.weight_files import digest, save_tensors
 from ablate.runs.run_files import record_remote_run
 from ablate.store import tables
 from ablate.study import variants
@@ -217,3 +221,28 @@ def test_a_study_in_slurm_jobs(study: Path) -> None:
     pytest.importorskip("submitit")
     run(study, "--variant", "low", "--launcher", "slurm", "--slurm", "cluster=local", "--jobs", "1")
     assert [status for *_, status in runs(study)] == ["done"] * 2
+
+
+def test_finished_runs_get_the_metrics_of_images_that_they_lack(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(study / "real.npz", images=np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
+    baseline = study / "variants" / "baseline.toml"
+    settings = "[program]\nimages = 'some.npz'\nreference = 'real.npz'\n"
+    baseline.write_text(baseline.read_text().replace("[program]\n", settings))
+    (study / "train.py").write_text(f"{TRAIN}\nimport shutil; shutil.copy('real.npz', out + '/some.npz')")
+    run(study)
+    before = tables.read(study / "results", "fidelity")
+    assert "lpips" not in set(before["metric"].str.rpartition("_")[2])
+    (study / "weights").mkdir()
+    trunk = {f"features.{name}": tensor for name, tensor in alexnet().features.state_dict().items()}
+    save_tensors(study / "weights" / "alexnet_features.safetensors", trunk, {})
+    monkeypatch.setitem(
+        weights.BACKBONES, "alexnet_features", replace(weights.BACKBONES["alexnet_features"], digest=digest(trunk))
+    )
+    assert "done before; 3 rows added" in run(study, "--weights", "weights").stdout
+    after = tables.read(study / "results", "fidelity")
+    assert set(after["metric"]) - set(before["metric"]) == {"diversity_lpips", "nearest_lpips", "memorised_lpips"}
+    (row,) = tables.to_records(tables.read(study / "results", "runs"))
+    assert row["diversity_lpips"] > 0
+    assert row["fd_n"] == 6
+    assert row["data_notes"].count("array images of shape (6, 32, 32, 3)") == 2
+    assert "done before; skipped" in run(study, "--weights", "weights").stdout

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
@@ -71,12 +71,15 @@ class DataConfig(Settings):
 
 
 class DiffusionConfig(Settings):
-    """What the network predicts, and in which space its error is measured."""
+    """What the network predicts, in which space its error is measured, and at which times."""
+
+    newer: ClassVar[tuple[str, ...]] = ("objective", "times")
 
     objective: Annotated[str, _named("objective", OBJECTIVES)] = OBJECTIVES[0]
     prediction: Literal["x", "v", "eps"]
     loss: Literal["x", "v", "eps"]
     clip: Fraction  # lower bound of t and 1 - t wherever they divide
+    times: Literal["uniform", "logit_normal"] = "uniform"  # distribution of t in training
 
 
 class TrainConfig(Settings):
@@ -226,8 +229,10 @@ class Config(RunConfig):
         table = self.model_dump(exclude=unused)
         if "data" in table and not self.data.array:
             del table["data"]["array"]
-        if self.diffusion.objective == OBJECTIVES[0]:
-            del table["diffusion"]["objective"]
+        for name, section in (("model", self.model), ("diffusion", self.diffusion)):
+            for key in section.newer:
+                if getattr(section, key) == type(section).model_fields[key].default:
+                    del table[name][key]
         if not self.sample.guided:
             del table["sample"]["guidance"], table["sample"]["guide_after"]
         return table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,7 +26,13 @@ WANTED = {  # kind of pydantic's error -> what the value must be
 
 
 class Settings(BaseModel):
-    """A frozen, strict model without unknown keys: 2 becomes 2.0 for a float, nothing else converts."""
+    """A frozen, strict model without unknown keys: 2 becomes 2.0 for a float, nothing else converts.
+
+    Attributes:
+        newer: Keys that are newer than the first rows. A run's name leaves them out at their default.
+    """
+
+    newer: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 

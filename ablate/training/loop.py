@@ -38,6 +38,13 @@ DrawInputs = Callable[[int], list[Tensor]]  # step -> its random inputs, on the 
 LossTerms = Callable[..., list[Tensor]]  # these inputs, on the training device -> the terms
 Backward = Callable[[int], list[Tensor]]  # step -> the terms; leaves gradients in the parameters
 
+# `diffusion.times` -> a step's times t (B,), from uniform u (B,).
+TIMES: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": lambda u: u,
+    # Few times near 0 and 1 (Esser et al., arXiv 2403.03206, with mean 0 and scale 1).
+    "logit_normal": lambda u: torch.special.ndtri(u).sigmoid(),
+}
+
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Return the learning rate of a step (from 0 on): linear warm-up, constant, linear decay."""
@@ -170,7 +177,8 @@ def objective(
     def draw_inputs(step: int) -> list[Tensor]:
         positions = batches.positions(step)
         eps = rng.normal(seed, "noise", positions, config.shape)
-        return [*batches.draw(step), eps, rng.uniform(seed, "time", positions)]
+        u = rng.uniform(seed, "time", positions)
+        return [*batches.draw(step), eps, TIMES[config.diffusion.times](u)]
 
     def terms(indices: Tensor, flipped: Tensor, eps: Tensor, u: Tensor) -> list[Tensor]:
         images = batches.gather(indices, flipped)

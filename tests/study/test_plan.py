@@ -46,11 +46,11 @@ def test_plan_goes_seed_by_seed_and_names_runs_by_content() -> None:
 def test_factors_give_every_combination_of_levels_once() -> None:
     names = factor_combinations("drift,prediction")
     assert names[0] == "baseline+baseline"
-    assert len(names) == 3 * 4
+    assert len(names) == 4 * 4
     specs = plan(names, [0], "smoke")
     assert [s.variant for s in specs][:4] == ["baseline", "eps_pred", "v_pred", "x_pred_v_loss"]
     assert "no_drift+x_pred_v_loss" in {s.variant for s in specs}
-    assert len({s.config.hash for s in specs}) == 12
+    assert len({s.config.hash for s in specs}) == 16
     assert factor_combinations("kernel-weights") == factor_combinations(" kernel weights ") != names
 
 

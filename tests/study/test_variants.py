@@ -12,11 +12,12 @@ from ablate.base.errors import VariantError
 from ablate.diffusion.objectives import LOSS_SPACE, PREDICTION
 from ablate.diffusion.solvers import SOLVERS
 from ablate.models.kpn.backbone import DIFFUSION_SPACES
-from ablate.models.kpn.denoiser import OUTPUT
+from ablate.models.kpn.denoiser import DRIFT, OUTPUT
 from ablate.models.kpn.filters import KERNEL_WEIGHTS, SKIP, UPSAMPLING
 from ablate.study import variants
 from ablate.study.config import SOLVERS as NAMED_SOLVERS
 from ablate.study.config import sections
+from ablate.training.loop import TIMES
 
 
 @pytest.fixture
@@ -49,8 +50,9 @@ def test_hashes_are_distinct_and_stable_under_the_order_of_parts() -> None:
 
 AXES = {  # the settings that each axis may change
     "kernel weights": {"model.kernel"},
-    "drift": {"model.drift", "model.drift_macs_to_backbone"},
-    "prediction": {"diffusion.prediction", "diffusion.loss"},
+    "drift": {"model.drift", "model.drift_kind", "model.drift_macs_to_backbone"},
+    "prediction": {"diffusion.prediction", "diffusion.loss", "train.perceptual_weight", "train.grad_clip"},
+    "times": {"diffusion.times"},
     "space": {"model.space"},
     "output head": {"model.output"},
     "upsampling": {"model.upsampling"},
@@ -70,6 +72,8 @@ def test_every_packaged_variant_claims_something_and_changes_its_axis_alone(name
     ("section", "key", "table"),
     [
         ("model", "kernel", KERNEL_WEIGHTS),
+        ("model", "drift_kind", DRIFT),
+        ("diffusion", "times", TIMES),
         ("model", "upsampling", UPSAMPLING),
         ("model", "skip", SKIP),
         ("model", "output", OUTPUT),

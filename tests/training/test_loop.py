@@ -78,6 +78,18 @@ def test_every_variant_trains_samples_and_repeats(
     assert torch.equal(*samples)
 
 
+def test_logit_normal_times_come_from_the_same_uniform_numbers(images: torch.Tensor) -> None:
+    batches = Batches(images, SMOKE.replaced(train={"batch": 512}).train, 0)
+    drawn = []
+    for times in ("uniform", "logit_normal"):
+        config = SMOKE.replaced(diffusion={"times": times})
+        draw, _ = train_module.objective(config, torch.nn.Identity(), batches, 0, perceptual=None, precision="fp32")
+        drawn.append(draw(0)[-1])
+    u, t = drawn
+    torch.testing.assert_close(torch.special.ndtr(t.logit()), u, atol=1e-5, rtol=0)
+    assert ((t - 0.5).abs() > 0.4).float().mean() < 0.5 * ((u - 0.5).abs() > 0.4).float().mean()
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_bit_for_bit(images: torch.Tensor, tmp_path: Path) -> None:
     whole = run(SMOKE, images, tmp_path / "whole")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ablate.base import rng
-from ablate.models.kpn.backbone import DIFFUSION_SPACES, Backbone, Upscaler
-from ablate.models.kpn.drift import Drift
+from ablate.models.kpn.backbone import DIFFUSION_SPACES, Backbone, DiffusionSpace, Upscaler
+from ablate.models.kpn.drift import BottleneckDrift, Drift
 from ablate.models.kpn.pyramid import FilterHead, FilterPyramid, baseline_rows, pyramid_macs
 from ablate.models.kpn.settings import KpnSettings
 
@@ -28,6 +28,12 @@ OUTPUT: dict[str, Callable[[KpnSettings, int], nn.Module]] = {
         scales, kernel=model.kernel, upsampling=model.upsampling, skip=model.skip
     ),
     "direct": lambda model, scales: DirectOutput(),
+}
+
+# `model.drift_kind` -> the drift network for (hidden channels, space).
+DRIFT: dict[str, Callable[[int, DiffusionSpace], nn.Module]] = {
+    "unet": lambda hidden, space: Drift(hidden, channels=space.channels),
+    "bottleneck": lambda hidden, space: BottleneckDrift(hidden, channels=space.channels, size=space.size),
 }
 
 
@@ -53,7 +59,7 @@ class Denoiser(nn.Module):
             rows = baseline_rows(model.kernel, model.upsampling, model.skip)
         self.heads = nn.ModuleDict({str(scale): FilterHead(*channels, rows) for scale, channels in heads.items()})
         self.filters = OUTPUT[model.output](model, scales)
-        self.drift = Drift(model.drift_channels, channels=self.space.channels) if model.drift else None
+        self.drift = DRIFT[model.drift_kind](model.drift_channels, self.space) if model.drift else None
 
     @property
     def groups(self) -> list[str]:

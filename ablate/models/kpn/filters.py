@@ -33,6 +33,9 @@ from ablate.models.kpn.cpu_kernels import KERNEL_SIZE, RADIUS, usable_for
 
 TAPS = KERNEL_SIZE * KERNEL_SIZE
 GAUSSIAN_PARAMS = 3
+# Below this sum of magnitudes `l1_floored` does not amplify: the gradient of x / sum |x| grows
+# without bound as the sum goes to 0.
+L1_FLOOR = 1.0
 
 
 class Operation(NamedTuple):
@@ -234,6 +237,18 @@ def gaussian_kernel(params: Tensor) -> Tensor:
     return logits.softmax(dim=1)
 
 
+def softmax_with_gain(params: Tensor) -> Tensor:
+    """Return convex kernel weights times a gain 1 + g that is predicted too, without a bound.
+
+    Args:
+        params: 25 logits and g, (B, 26, H, W).
+
+    Returns:
+        (B, 25, H, W), of one sign, with sum 1 + g over dimension 1.
+    """
+    return params[:, :TAPS].softmax(dim=1) * (1 + params[:, TAPS:])
+
+
 def _coefficients(params: Tensor) -> Tensor:
     """Coefficients (B, 3, H, W) of dx^2, dx dy and dy^2 in q(d) for a, b and c (B, 3, H, W)."""
     kx, ky = (4 * params[:, :2].sigmoid()).unbind(1)
@@ -243,10 +258,13 @@ def _coefficients(params: Tensor) -> Tensor:
 # `model.kernel` -> kernel weights (B, 25, H, W) from the filter parameters.
 KERNEL_WEIGHTS: dict[str, Operation] = {
     "tanh": Operation(TAPS, torch.tanh),
+    "linear": Operation(TAPS, lambda weights: weights),
     "softmax": Operation(TAPS, lambda logits: logits.softmax(dim=1)),
+    "softmax_gain": Operation(TAPS + 1, softmax_with_gain),
     # Positive with any sum; the shift makes zeros a box filter with sum 1.
     "sigmoid": Operation(TAPS, lambda logits: (logits - math.log(TAPS - 1)).sigmoid()),
     "l1": Operation(TAPS, lambda logits: F.normalize(logits.tanh(), p=1.0, dim=1)),
+    "l1_floored": Operation(TAPS, lambda logits: F.normalize(logits.tanh(), p=1.0, dim=1, eps=L1_FLOOR)),
     "gaussian": Operation(GAUSSIAN_PARAMS, gaussian_kernel),
 }
 

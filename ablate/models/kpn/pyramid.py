@@ -23,9 +23,14 @@ BASELINE_PARAMS = TAPS + GAUSSIAN_PARAMS + 1  # filter parameters per pixel in t
 
 
 def baseline_rows(kernel: str, upsampling: str, skip: str) -> list[int]:
-    """Return the indices of the baseline's filter parameters that these operations read."""
-    operations = ((0, KERNEL_WEIGHTS[kernel]), (TAPS, UPSAMPLING[upsampling]), (BASELINE_PARAMS - 1, SKIP[skip]))
-    return [start + i for start, operation in operations for i in range(operation.params)]
+    """Return the indices of the baseline's filter parameters that these operations read.
+
+    A kernel with more parameters than the baseline's has indices beyond these.
+    """
+    weights = KERNEL_WEIGHTS[kernel].params
+    rows = [*range(min(weights, TAPS)), *range(BASELINE_PARAMS, BASELINE_PARAMS + weights - TAPS)]
+    operations = ((TAPS, UPSAMPLING[upsampling]), (BASELINE_PARAMS - 1, SKIP[skip]))
+    return rows + [start + i for start, operation in operations for i in range(operation.params)]
 
 
 class RowsConv2d(nn.Conv2d):
@@ -35,18 +40,19 @@ class RowsConv2d(nn.Conv2d):
     """
 
     def __init__(self, channels: int, rows: Sequence[int]) -> None:
-        """Map `channels` to one output per row (each below 29)."""
+        """Map `channels` to one output per row; rows from 29 on are not the baseline's."""
         self.rows = list(rows)
         super().__init__(channels, len(self.rows), 1)
 
     def reset_parameters(self) -> None:
-        """Draw the baseline's weights and keep the rows."""
-        whole = nn.Conv2d(self.in_channels, BASELINE_PARAMS, 1)
+        """Draw the baseline's weights, then those beyond, and keep the rows."""
+        parts = [nn.Conv2d(self.in_channels, BASELINE_PARAMS, 1)]
+        if (more := max(self.rows) + 1 - BASELINE_PARAMS) > 0:
+            parts.append(nn.Conv2d(self.in_channels, more, 1))
+        assert self.bias is not None
         with torch.no_grad():
-            self.weight.copy_(whole.weight[self.rows])
-            assert self.bias is not None
-            assert whole.bias is not None
-            self.bias.copy_(whole.bias[self.rows])
+            self.weight.copy_(torch.cat([part.weight for part in parts])[self.rows])
+            self.bias.copy_(torch.cat([part.bias for part in parts if part.bias is not None])[self.rows])
 
 
 class FilterHead(nn.Sequential):

@@ -22,14 +22,17 @@ class KpnSettings(ModelSettings):
     """Sizes and parts of the denoiser; lengths in channels unless said otherwise."""
 
     all_groups: ClassVar[tuple[str, ...]] = ("backbone", "upscaler", "heads", "filters", "drift")
+    newer: ClassVar[tuple[str, ...]] = ("drift_kind",)
 
     kind: Literal["kpn"] = Field("kpn", exclude=True)  # rows are older than kinds
     space: Literal["pixel", "latent"]  # of the images that are diffused: 3 x 64 x 64, or latents of 4 x 16 x 16
     output: Literal["kpn", "direct"]  # filters on the noisy image, or colours straight from the features
-    kernel: Literal["tanh", "softmax", "sigmoid", "l1", "gaussian"]  # from kernel parameters to kernel weights
+    # From kernel parameters to kernel weights.
+    kernel: Literal["tanh", "linear", "softmax", "softmax_gain", "sigmoid", "l1", "l1_floored", "gaussian"]
     upsampling: Literal["gaussian", "bilinear"]
     skip: Literal["lerp", "none"]  # how a scale's filtered image joins the upsampled one
     drift: bool
+    drift_kind: Literal["unet", "bottleneck"] = "unet"
     drift_macs_to_backbone: bool  # without a drift network: widen the transformer by its MACs
     drift_channels: Count
     width: Count  # of a token

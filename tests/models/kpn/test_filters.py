@@ -265,3 +265,25 @@ def test_sigmoid_weights_start_as_a_box_and_l1_weights_have_magnitudes_that_sum_
     signed = filters.KERNEL_WEIGHTS["l1"].apply(torch.randn(2, 25, 4, 4))
     torch.testing.assert_close(signed.abs().sum(1), torch.ones(2, 4, 4))
     assert (signed < 0).any()
+
+
+def test_linear_weights_are_the_parameters_and_a_gain_scales_convex_ones() -> None:
+    params = 4 * torch.randn(2, 26, 4, 4)
+    assert torch.equal(filters.KERNEL_WEIGHTS["linear"].apply(params[:, :25]), params[:, :25])
+    weights = filters.KERNEL_WEIGHTS["softmax_gain"].apply(params)
+    torch.testing.assert_close(weights.sum(1), 1 + params[:, 25])
+    torch.testing.assert_close(weights / (1 + params[:, 25:]), params[:, :25].softmax(1))
+
+
+def test_the_floor_bounds_the_gradient_of_l1_weights_near_zero_and_changes_nothing_above_it() -> None:
+    large = torch.randn(2, 25, 4, 4)
+    floored, plain = filters.KERNEL_WEIGHTS["l1_floored"], filters.KERNEL_WEIGHTS["l1"]
+    assert torch.equal(floored.apply(large), plain.apply(large))
+
+    def gradient(operation: filters.Operation) -> float:
+        small = (1e-4 * torch.randn(1, 25, 1, 1, generator=torch.Generator().manual_seed(0))).requires_grad_()
+        (found,) = torch.autograd.grad(operation.apply(small)[:, 0].sum(), small)
+        return float(found.abs().max())
+
+    assert gradient(plain) > 100
+    assert gradient(floored) <= 1

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ablate.models import cost
 from ablate.models.kpn import backbone, pyramid, rotary
-from ablate.models.kpn.drift import Drift, drift_macs
+from ablate.models.kpn.drift import BottleneckDrift, Drift, drift_macs
 from ablate.study import variants
 from benchmarks import published
 
@@ -142,6 +142,23 @@ def test_drift_starts_at_zero_and_reaches_far() -> None:
     assert rows.max() - rows.min() >= 12
 
 
+@pytest.mark.parametrize(("channels", "size", "stages"), [(3, 64, 3), (4, 16, 1)])
+def test_the_bottleneck_drift_passes_1024_numbers_starts_at_zero_and_has_no_skips(
+    channels: int, size: int, stages: int
+) -> None:
+    net = BottleneckDrift(8, channels=channels, size=size)
+    z = torch.randn(2, channels, size, size)
+    assert not net(z).any()
+    seen = []
+    net.down[-1].register_forward_hook(lambda module, given, out: seen.append(out))
+    assert net(z).shape == z.shape
+    assert seen[0].shape == (2, 16, 8, 8)
+    assert len(net.down) == len(net.up) == stages
+    torch.nn.init.normal_(net.out.weight)
+    torch.nn.init.zeros_(net.down[-1].weight)
+    torch.testing.assert_close(net(z), net(torch.zeros_like(z)))  # nothing else reaches the output
+
+
 def test_denoiser_adds_drift_to_the_filtered_sample_and_counts_its_cost() -> None:
     net = kpn_networks.build(SMOKE, 0, CPU)
     z, t = torch.randn(2, 3, 64, 64), torch.rand(2)
@@ -155,6 +172,16 @@ def test_denoiser_adds_drift_to_the_filtered_sample_and_counts_its_cost() -> Non
     assert spent.macs["drift"] == by_hand
     assert spent.macs["filters"] == 2 * 25 * 3 * (64**2 + 32**2 + 16**2)
     assert all(count > 0 for count in spent.macs.values())
+
+
+def test_a_kernel_with_a_gain_starts_with_the_baselines_weights_in_the_others() -> None:
+    full, gain = (kpn_networks.build(SMOKE.replaced(kernel=kernel), 3, CPU) for kernel in ("tanh", "softmax_gain"))
+    for scale in full.heads:
+        old, new = full.heads[scale][-1], gain.heads[scale][-1]
+        assert new.rows == [*range(25), 29, *range(25, 29)]
+        shared = [new.rows.index(row) for row in range(29)]
+        assert torch.equal(new.weight[shared], old.weight)
+        assert torch.equal(new.bias[shared], old.bias)
 
 
 def test_common_layers_of_two_variants_start_alike_and_seeds_differ() -> None:

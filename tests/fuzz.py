@@ -178,7 +178,8 @@ def one_input(kind: str, number: int, template: Path, *, show: bool = False) -> 
         os.kill(pid, signal.SIGKILL)
         ended = os.waitpid(pid, 0)
     status = os.waitstatus_to_exitcode(ended[1])
-    out, err, other = (path.read_text(errors="surrogateescape") if path.exists() else "" for path in files)
+    code = "replace" if given.limits else "surrogateescape"  # a limit of files may cut a letter in two
+    out, err, other = (path.read_text(errors=code) if path.exists() else "" for path in files)
     found = faults(given, status, out, other + err, before, state(folder, given.writes))
     if given.keeps:
         try:

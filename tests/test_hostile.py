@@ -402,6 +402,18 @@ def test_ctrl_c_before_the_command_line_is_imported_ends_at_once() -> None:
     assert (done.returncode, done.stderr) == (130, "")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="closes files by their numbers")
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_closed_stream_is_one_that_says_nothing(tmp_path: Path, closed: int) -> None:
+    code = f"import os; os.closerange({closed}, {closed} + 1); os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'ablate', 'init'])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ablate init: of what?") or (closed, done.stderr) == (2, "")
+
+
 SMALL = HEAD + command.CHEAP
 
 

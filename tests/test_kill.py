@@ -13,7 +13,7 @@ def test_five_kills() -> None:
     # A process of its own: one in which torch has computed a gradient may not be forked.
     words = [sys.executable, str(Path(__file__).parent / "kill.py"), "5"]
     done = subprocess.run(words, capture_output=True, text=True)
-    *_, last = [line for line in done.stdout.splitlines() if " kills (" in line] or [done.stdout]
+    *_, last = done.stdout.splitlines() or [""]
     assert done.returncode == 0, done.stdout + done.stderr
-    assert last.startswith("5 kills (")
-    assert "rows lost 0, damaged files 0, resumed runs not bit-equal 0, runs made twice 0" in last
+    assert int(last.partition(" kills (")[0]) >= 5
+    assert "rows lost 0, wrong weights 0, damaged files 0, resumed runs not bit-equal 0, runs made twice 0" in last

@@ -30,6 +30,7 @@ from ablate.launch.here import code_of, data_of, is_program
 from ablate.launch.plans import planned
 from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
+    check_alive,
     connected,
     first_sentence,
     folder_marker,
@@ -212,7 +213,8 @@ class _Launcher:
             raise AblateError("--device cuda: the cluster has no GPUs; use --device cpu or auto")
         self._gpus, self.device = gpus, "cuda" if gpus and device != "cpu" else "cpu"
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here).remote()
+        # Ray starts it again if it is killed: what it held is sent again, or was only for show.
+        self._actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1).remote()
         threads = dict.fromkeys(THREAD_VARIABLES, str(resources.threads))
         # No retries by ray: the launcher restarts a lost run itself, with the newest checkpoint.
         self._remote = ray.remote(run_task)
@@ -287,6 +289,7 @@ class _Launcher:
     def _poll(self, timeout_s: float) -> None:
         """Show the updates of the runs, and finish those that have ended."""
         ended: list[Any] = []
+        check_alive()
         if self._running:
             ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
         else:
@@ -298,7 +301,7 @@ class _Launcher:
     def _updates(self) -> Updates:
         try:
             updates: Updates = self._ray.get(self._actor.take.remote())
-        except self._ray.exceptions.ActorUnavailableError:  # for a moment; the next call gets all
+        except self._ray.exceptions.RayActorError:  # for a moment
             return Updates({}, [], {})
         return updates
 

@@ -106,6 +106,23 @@ def _connection(address: str | None, cpus: int) -> Iterator[None]:
             ray.shutdown()
 
 
+def check_alive() -> None:
+    """Raise an error if this machine's part of the cluster has died: Ray soon ends this process without a word.
+
+    Raises:
+        AblateError: It has died.
+    """
+    import ray
+
+    node = ray._private.worker._global_node  # None where the cluster was there before
+    died = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+    if died & {"raylet", "gcs_server"}:
+        raise AblateError(
+            f"--launcher ray: Ray's {' and '.join(sorted(died))} died on this machine (perhaps out of memory; its logs "
+            "are in /tmp/ray); finished runs and checkpoints are kept: run the same command again"
+        )
+
+
 def _check_listening(address: str | None) -> None:
     """Raise an OSError if nothing listens at `host:port`. Ray itself would try for many minutes."""
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")

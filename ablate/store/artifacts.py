@@ -13,14 +13,15 @@ process knows the old name alone, so nothing that it still writes can reach the 
 from __future__ import annotations
 
 import glob
+import os
 import re
 import shutil
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,11 +29,13 @@ import pyarrow.parquet as pq
 from ablate.base.errors import ResultsError
 from ablate.base.paths import path_component
 from ablate.base.text import printable
+from ablate.store.atomic_files import WORKING
+from ablate.store.parquet_files import open_table
 
 REMOVED = ".removed"  # folder in a results folder: files of removed runs, on their way out
-WORKING = ".part"  # suffix of working folders
 # The name of the folder of a run, or of its working folder. No run is called otherwise since its first version.
 _RUN = re.compile(r".+-s\d+-[0-9a-f]{8}(~[0-9a-f]{1,11})?(\.part)?")
+_names: dict[tuple[int, ...], dict[str, str]] = {}  # of the table that was read last, by its file
 _NAME = re.compile(r"(?P<run_id>.+?)(~[1-9]\d{0,5}|(~[0-9a-f]{11})?\.part)?")
 _WRITTEN = {"model.safetensors", "samples.png", "samples.webp", "log.txt"}  # one of them is in each folder of a run
 
@@ -161,22 +164,21 @@ def remove_other_folders(results: Path, run_id: str) -> None:
 
 def _named_folders(results: Path) -> dict[str, str]:
     """Return the runs whose row names a folder, and that folder."""
-    path = results / "runs.parquet"
     try:
-        stat = path.stat()
-    except OSError:
-        return {}
-    return _read_names(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size))
-
-
-@lru_cache(maxsize=16)
-def _read_names(path: Path, stamp: tuple[int, ...]) -> dict[str, str]:
-    try:
-        with path.open("rb") as file:
-            table = pq.ParquetFile(file)
-            if "artifacts" not in table.schema_arrow.names:
-                return {}
-            rows = table.read(columns=["run_id", "artifacts"]).to_pylist()
+        with open_table(results, "runs") as file:
+            stat = os.fstat(file.fileno())
+            stamp = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if stamp not in _names:
+                _names.clear()
+                _names[stamp] = _read_names(file)
     except (OSError, pa.ArrowException):
         return {}  # the table's own reader says what is wrong with it
+    return _names[stamp]
+
+
+def _read_names(file: BinaryIO) -> dict[str, str]:
+    table = pq.ParquetFile(file)
+    if "artifacts" not in table.schema_arrow.names:
+        return {}
+    rows = table.read(columns=["run_id", "artifacts"]).to_pylist()
     return {row["run_id"]: row["artifacts"] for row in rows if row["artifacts"]}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ablate.base.errors import ResultsError, how_to_fix
 from ablate.base.text import printable
-from ablate.store.artifacts import WORKING
+
+WORKING = ".part"  # suffix of the working folder of a run
 
 
 @contextmanager

@@ -18,13 +18,13 @@ from ablate.base.text import printable
 from ablate.store import tables as results
 from ablate.store.artifacts import (
     REMOVED,
-    WORKING,
     delete_removed,
     folders_without_row,
     is_of_a_run,
     run_folder,
     run_of,
 )
+from ablate.store.atomic_files import WORKING
 from ablate.store.schema import RUN_TABLES, SCHEMAS
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
@@ -82,7 +82,9 @@ def examine(folder: Path, running: Collection[str]) -> Health:
             findings += [fault for path, digest in weights.items() if (fault := _weights_fault(path, digest))]
         findings += _orphan_rows(tables) + _artifact_folders(folder, runs, running)
     for path in sorted(folder.glob(".*.parquet.tmp")):
-        findings.append(Finding("leftover", f"{path}: of a process that was killed", "the next run writes over it"))
+        findings.append(
+            Finding("leftover", f"{path}: of a process that was killed", "the next run finishes it, or writes over it")
+        )
     if (waste := folder / REMOVED).is_dir():
         findings.append(Finding("leftover", f"{waste}: files of removed runs", f"delete it: {CLEAR_ORPHANS}"))
     return Health(tuple(findings), tuple(notes))

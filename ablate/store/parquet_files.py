@@ -1,4 +1,8 @@
-"""The Parquet file of a table, safe for readers that open its path several times.
+"""The Parquet files of tables: several are replaced at one moment, and each may be opened again and again.
+
+New tables are written to `.<table>.parquet.tmp`. Then `.commit.json` names them: from that moment on
+they count, whatever dies. They are renamed over the old files, and `.commit.json` is deleted. After
+a death in between, `open_table` opens the new file, and the next writer finishes the renames.
 
 pandas, polars and DuckDB read the footer from one handle, and from another the rows that it points
 to. If the file is replaced in between, the footer is the old file's and the rows are the new file's.
@@ -14,15 +18,88 @@ a read may overlap with one replacement, not with two.
 from __future__ import annotations
 
 import base64
+import json
 import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ablate.store import schema
+from ablate.store.atomic_files import replacing, sync_folder
 
 MAGIC = b"PAR1"  # the first bytes of every Parquet file
+COMMIT = ".commit.json"  # in a results folder: the names of tables whose new files count
+
+
+def replace_tables(results: Path, content: Mapping[str, pa.Table]) -> None:
+    """Replace several tables at one moment. Hold the folder's lock.
+
+    Raises:
+        OSError: A table cannot be written. The tables are as they were, or the next writer finishes.
+    """
+    try:
+        for table, rows in content.items():
+            # Fixed names: the next writer overwrites what a killed process left.
+            write(_staged(results, table), rows, replaced=_place(results, table))
+        if len(content) > 1:
+            with replacing(results / COMMIT) as temporary:
+                temporary.write_text(json.dumps(list(content)), "utf-8")
+        _finish(results, content)
+    finally:
+        if not (results / COMMIT).exists():
+            for table in content:
+                with suppress(OSError):
+                    _staged(results, table).unlink(missing_ok=True)
+
+
+def finish_replacing(results: Path) -> None:
+    """Put tables in place whose writer died after they counted. Hold the folder's lock.
+
+    Raises:
+        OSError: A file cannot be renamed.
+    """
+    if (results / COMMIT).exists():
+        _finish(results, _committed(results))
+
+
+def open_table(results: Path, table: str) -> BinaryIO:
+    """Open the file of a table.
+
+    Raises:
+        OSError: There is none, or it cannot be read.
+    """
+    if table in _committed(results):
+        with suppress(FileNotFoundError):  # it is in place already
+            return _staged(results, table).open("rb")
+    return _place(results, table).open("rb")
+
+
+def _finish(results: Path, names: Iterable[str]) -> None:
+    for table in names:
+        with suppress(FileNotFoundError):
+            os.replace(_staged(results, table), _place(results, table))
+    sync_folder(results)
+    (results / COMMIT).unlink(missing_ok=True)
+
+
+def _committed(results: Path) -> list[str]:
+    try:
+        names = json.loads((results / COMMIT).read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for name in names if name in schema.SCHEMAS] if isinstance(names, list) else []
+
+
+def _place(results: Path, table: str) -> Path:
+    return results / f"{table}.parquet"
+
+
+def _staged(results: Path, table: str) -> Path:
+    return results / f".{table}.parquet.tmp"
 
 
 def write(path: Path, table: pa.Table, *, replaced: Path) -> None:

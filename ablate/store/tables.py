@@ -3,9 +3,10 @@
     <results>/<table>.parquet      the tables of `schema.SCHEMAS`, readable by `pandas.read_parquet`
     <results>/.lock, .lock.json    the lock of the one writer, and who holds it
 
-A table is replaced as a whole: written to a file beside the old one, flushed to the disk, renamed
-over it. A reader sees the old table or the new one, never a part of one, even if it opens the path
-twice (`ablate.store.parquet_files`), and a killed process loses no saved row.
+Tables are replaced as a whole: written to files beside the old ones, flushed to the disk, renamed
+over them, and all of one call at one moment, whatever dies. A reader sees the old table or the new
+one, never a part of one, even if it opens the path twice (`ablate.store.parquet_files`), and a
+killed process loses no saved row.
 
 A table of an older schema version is migrated when it is read, and written in the current version
 by the next run. A newer one is refused, and so is a table that holds a key twice. Columns that this
@@ -15,7 +16,6 @@ version does not know are read, and kept when rows are added or replaced; new ro
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import textwrap
 from collections import Counter
@@ -34,7 +34,6 @@ import pyarrow.parquet as pq
 
 from ablate.base.errors import ResultsError, how_to_fix
 from ablate.store import parquet_files, schema
-from ablate.store.atomic_files import sync_folder
 from ablate.store.owners import Owner
 
 LOCK_FILE = ".lock"  # in a results folder; the first writer creates it, and it stays
@@ -156,23 +155,13 @@ def put(results: Path, content: Mapping[str, pa.Table]) -> None:
     Raises:
         ResultsError: A table cannot be written. The tables are then as they were.
     """
-    # Fixed names: the next writer overwrites what a killed process left.
-    staged = {results / f"{table}.parquet": results / f".{table}.parquet.tmp" for table in content}
     try:
-        for (path, written), rows in zip(staged.items(), content.values(), strict=True):
-            parquet_files.write(written, rows, replaced=path)
-        for path, written in staged.items():
-            os.replace(written, path)
-        sync_folder(results)
+        parquet_files.replace_tables(results, content)
     except OSError as error:
         raise ResultsError(
             f"{results}: the rows could not be saved: {_reason(error)}; earlier rows are kept; "
             f"{how_to_fix(error)} and run again, or choose another --results folder"
         ) from error
-    finally:
-        for written in staged.values():
-            with suppress(OSError):
-                written.unlink(missing_ok=True)
 
 
 def read(results: Path, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -298,7 +287,7 @@ def load(results: Path, table: str, *, encoded: bool = False) -> pa.Table:
     wanted = schema.dictionary_encoded(schema.SCHEMAS[table]) if encoded else schema.SCHEMAS[table]
     fix = "restore it from a copy, or move it away to start an empty table"
     try:
-        with path.open("rb") as file:
+        with parquet_files.open_table(results, table) as file:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             metadata = parquet.schema_arrow.metadata or {}
             version = metadata.get(schema.VERSION_KEY, b"").decode(errors="replace")
@@ -355,12 +344,14 @@ def lock(results: Path, timeout: float = 60.0) -> Iterator[None]:
     file_lock = filelock.FileLock(results / LOCK_FILE, timeout=timeout)
     try:
         file_lock.acquire()
+        parquet_files.finish_replacing(results)
     except filelock.Timeout as error:
         raise ResultsError(
             f"{results}: locked by {Owner.read(holder).describe()}, waited {timeout:g} s; "
             "wait for it or end it, then run again"
         ) from error
     except OSError as error:
+        file_lock.release()
         raise ResultsError(
             f"{results}: cannot be locked: {_reason(error)}; {how_to_fix(error)} or choose another --results folder"
         ) from error

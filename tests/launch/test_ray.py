@@ -282,7 +282,24 @@ def test_what_comes_from_a_run_that_another_process_took_over_is_not_recorded(st
     stub.ends.append(RunResult("made", row, payload=Payload({"model.safetensors": b""}, {"runs": [row]})))
     with pytest.raises(AblateError, match="run-1: another process took this run over"):
         make_all(stub, lease=Lease(lambda: False, lambda: None))
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_board_that_was_killed_is_only_without_news(stub: Any) -> None:
+    import ray as library
+
+    stub.launcher._actor = SimpleNamespace(take=SimpleNamespace(remote=lambda: None))
+    stub.ends.append(library.exceptions.ActorDiedError())
+    assert ray._Launcher._updates(stub.launcher) == ray.Updates({}, [], {})
+
+
+def test_a_raylet_that_was_killed_is_one_error_line(stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import worker
+
+    node = SimpleNamespace(dead_processes=lambda: [("raylet", None)])
+    monkeypatch.setattr(worker, "_global_node", node)
+    with pytest.raises(AblateError, match=r"Ray's raylet died on this machine .* run the same command again"):
+        make_all(stub)
 
 
 def test_an_error_that_nobody_expected_keeps_its_cause(stub: Any) -> None:

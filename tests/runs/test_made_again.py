@@ -50,7 +50,9 @@ def end(folder: Path, working: Path, bits: str, still_ours: Callable[[], bool] =
 
     artifacts = move_artifacts(working, folder, RUN)
     with tables.append_only_if(check):
-        tables.append(folder, {"runs": [ROW | {"weights_digest": bits, "artifacts": artifacts}]})
+        metrics = [{"run_id": RUN, "metric": bits, "value": 1.0, "better": "higher"}]
+        runs = [ROW | {"weights_digest": bits, "artifacts": artifacts}]
+        tables.append(folder, {"runs": runs, "metrics": metrics})
     clean_up_finished(folder, RUN, still_ours)
 
 
@@ -60,8 +62,9 @@ def finish(folder: Path, bits: str, still_ours: Callable[[], bool] = lambda: Tru
 
 
 def check(folder: Path) -> str:
-    """Return the digest of the row; its files must have the same content."""
+    """Return the digest of the row; its files must have the same content, and rows of other tables be of it."""
     (digest,) = tables.read(folder, "runs")["weights_digest"]
+    assert tables.read(folder, "metrics")["metric"].tolist() == [digest]
     files = run_folder(folder, RUN)
     for name in ("model.safetensors", "out/log.txt"):
         assert (files / name).read_text() == digest

@@ -34,7 +34,7 @@ QUANTILE = 0.01  # of the held-out images' distances
 P_VALUE = 0.001  # below it the memorisation flag is raised
 NEIGHBOUR_QUERIES = 256  # samples whose nearest training image is searched, and as many real images for comparison
 DIVERSITY_IMAGES = 512  # samples whose diversity is measured
-EMBEDDING_BYTES = 2**30  # of embeddings held at once; those of more or larger images are computed in turns
+EMBEDDING_BYTES = 3 * 2**28  # of embeddings held at once; those of more or larger images are computed in turns
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SampleMetrics:
 def sample_metrics(
     samples: np.ndarray,
     real: np.ndarray,
-    candidates: Callable[[], Iterable[np.ndarray]],
+    candidates: Callable[[], Iterable[np.ndarray | Tensor]],
     distance: Distance,
     device: torch.device,
     *,
@@ -90,7 +90,7 @@ def sample_metrics(
         samples: (N, 3, H, W) uint8; the first 512 are used for diversity, the first 256 for
             neighbours.
         real: (M, 3, H, W) uint8 real images; the same numbers of them are used.
-        candidates: Starts a stream of the training images: (B, 3, H, W) uint8.
+        candidates: Starts a stream of the training images, as for `nearest_images`.
         distance: A perceptual distance.
         device: Where it computes.
         real_are_candidates: The real images are among the candidates. A real image and its copies
@@ -188,7 +188,7 @@ def diversity(embeddings: Iterable[Tensor]) -> float:
 
 def nearest_images(
     queries: Tensor,
-    candidates: Iterable[np.ndarray],
+    candidates: Iterable[np.ndarray | Tensor],
     distance: Distance,
     *,
     skip: Mapping[bytes, Sequence[int]] = MappingProxyType({}),
@@ -198,9 +198,10 @@ def nearest_images(
 
     Args:
         queries: (Q, E) embeddings.
-        candidates: (B, 3, H, W) uint8 each.
+        candidates: (B, 3, H, W) uint8 arrays, or their embeddings: (B, E) tensors.
         distance: The perceptual distance that made the embeddings.
-        skip: A candidate's pixels -> the queries that must not match it. A query left without
+        skip: A candidate's pixels -> the queries that must not match it, if the candidates are
+            images. A query left without
             candidates gets distance 0.
         on_batch: Called after each batch with the number of its images.
     """
@@ -208,9 +209,9 @@ def nearest_images(
     index = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
     squares, seen = torch.cat([one.square().sum(1) for one in queries.split(1)]), 0  # never a copy of all
     for batch in candidates:
-        e = distance.embed(to_float(batch, queries.device))
+        e = batch if isinstance(batch, Tensor) else distance.embed(to_float(batch, queries.device))
         d = squares[:, None] + e.square().sum(1) - 2 * (queries @ e.T)
-        for column, image in enumerate(batch if skip else ()):
+        for column, image in enumerate(batch if skip and isinstance(batch, np.ndarray) else ()):
             for query in skip.get(image.tobytes(), ()):
                 d[query, column] = torch.inf
         value, at = d.min(1)

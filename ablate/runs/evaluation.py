@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from ablate.diffusion.objectives import objective_of
 from ablate.diffusion.sampling import BATCH, denoise, sample_images_with, to_uint8
 from ablate.diffusion.solvers import Denoise, evaluations
 from ablate.inference.latency import TimedCall, time_calls
+from ablate.metrics.embedding_cache import candidates
 from ablate.metrics.extractors import Extractor
 from ablate.metrics.neighbours import sample_metrics, to_float
 from ablate.metrics.pair_distances import Distance, mean_pair_scores
@@ -150,7 +152,7 @@ def measure_neighbours(context: RunContext, samples: np.ndarray) -> None:
             metrics = sample_metrics(
                 samples,
                 context.data.held_out,
-                lambda: batches_of(train),
+                partial(candidates, train, distance, context.device),
                 distance,
                 context.device,
                 on_batch=bar.advance,

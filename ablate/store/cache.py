@@ -15,12 +15,14 @@ from ablate.base.errors import AblateError, did_you_mean
 PARTS = {  # folder of the cache -> what it holds
     "cats": "shrunk layers of the embedded cats",
     "statistics": "features of reference images",
+    "embeddings": "embeddings of training images, to search the nearest ones",
     "autoencoders": "trained autoencoders of latent variants",
     "weights": "weights that Ray workers were sent, and when a download failed",
 }
 _NAMES = {  # folder of the cache -> the names of its files; others are not ablate's
     "cats": r"[0-9a-f]{64}\.npz",
     "statistics": r"[0-9a-f]{64}\.safetensors",
+    "embeddings": r"[0-9a-f]{64}\.npy",
     "autoencoders": r"[0-9a-f]{64}\.safetensors",
     "weights": r"\w+\.(failed|lock)|[0-9a-f]{64}/[\w.-]+",
 }

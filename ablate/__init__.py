@@ -15,8 +15,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 _PLUGINS = ("dataset", "metric", "model", "objective", "solver")  # decorators of plug-ins
+_LIBRARIES = ("CUBLAS_", "KINETO_", "MKL_", "OMP_", "OPENBLAS_", "ORT_", "PYTORCH_", "RAY_", "THP_", "TMPDIR", "TORCH")
 __all__ = ["Results", "__version__", "import_scores", "judge", "load_results", "merge", "run", *_PLUGINS]
 
+# An empty variable counts as unset, as in CI: torch, for one, ends with a traceback where it expects a number.
+# CUDA_VISIBLE_DEVICES is not among them: empty, it hides all GPUs.
+for _name in [name for name, value in os.environ.items() if not value and name.startswith(_LIBRARIES)]:
+    del os.environ[_name]
 # ONNX Runtime sends telemetry unless this is set before its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Let torch use huge pages for large tensors: a few page faults instead of thousands (docs/log.md).

@@ -104,12 +104,20 @@ def test_light_modules_do_not_import_torch() -> None:
     assert shown.stdout == "first with torch: ablate.base.rng\n"
 
 
+def test_an_empty_variable_of_a_library_counts_as_unset() -> None:
+    code = "import os, ablate; print('TORCHINDUCTOR_COMPILE_THREADS' in os.environ, os.environ['CUDA_VISIBLE_DEVICES'])"
+    environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "", "CUDA_VISIBLE_DEVICES": ""}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert shown.stdout.split() == ["False"]
+
+
 @pytest.mark.parametrize("name", ["ORT_DISABLE_TELEMETRY", "THP_MEM_ALLOC_ENABLE"])
-@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("", "1"), ("0", "0")])
 def test_libraries_read_settings_that_stand_before_they_are_imported(
     name: str, given: str | None, expected: str
 ) -> None:
     code = f"import os, sys, ablate; print(os.environ['{name}'], {{'torch', 'onnxruntime'}} & set(sys.modules))"
-    environment = {key: value for key, value in os.environ.items() if key != name} | ({name: given} if given else {})
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    environment |= {} if given is None else {name: given}
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert shown.stdout.strip() == f"{expected} set()"

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from ablate import cli
 from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
-from benchmarks import operations, speed
+from benchmarks import operations, speed, verdict
 from benchmarks import speed_table as pages
 
 CPU = torch.device("cpu")
@@ -98,3 +98,12 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, text.splitlines())) <= 80
     for word in ("1,234", "568", "12.3x", "10.1-13.9", "50 %"):
         assert word in text
+
+
+def test_the_time_to_a_verdict_counts_the_runs_until_each_variant_is_decided() -> None:
+    """`no_drift` stays undecided in the stored study; the others are decided by six seeds."""
+    runs = verdict.runs_until_decided(verdict.ROOT / "results" / "studies" / "quick_cats")
+    assert runs == {"baseline": 8, "normalized": 6, "no_drift": 8, "v_pred": 6, "latent": 6}
+    parts = dict.fromkeys(verdict.PARTS, 1.0)
+    slower = parts | {"autoencoder": 11.0}
+    assert verdict.study_seconds({"baseline": parts, "latent": slower}, runs) == 1 + 6 * 34 + 10 * 6

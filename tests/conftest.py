@@ -1,5 +1,6 @@
 """One thread for the whole test run: small tensors, and threads that wait for each other on a busy machine cost tenfold."""
 
+import functools
 import gc
 import hashlib
 import os
@@ -10,6 +11,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import typer.main
+import typer.testing
 from hypothesis import HealthCheck, settings
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -33,6 +36,9 @@ settings.register_profile(
     "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("busy")
+
+# typer reads the signatures of all commands at each call, for 0.05 s; a test run has thousands.
+typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
 
 # Several processes take these files first: one that starts last would leave the other processes idle.
 LONGEST = (
@@ -62,10 +68,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
 
 
+_imported = 0  # modules when garbage collections were last spared what imports left
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logfinish() -> None:
+    """Spare later garbage collections what imports left: `ablate run` collects twice, 0.2 s each time."""
+    global _imported
+    if len(sys.modules) > _imported + 100:  # as torch._dynamo is, by the first training
+        _imported = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
 def pytest_collection_finish() -> None:
-    """Spare later garbage collections what the imports left: `ablate run` collects before it times calls, and tests run it often."""
-    gc.collect()
-    gc.freeze()
+    pytest_runtest_logfinish()
+
+
+@pytest.fixture(scope="module")
+def cheap_cats() -> Iterator[None]:
+    """Every command that names no data composes the same 12,000 cats, and embeds 768 held-out ones, for seconds."""
+    from ablate.data import cats
+    from ablate.metrics import neighbours
+
+    with (
+        mock.patch.object(cats, "compose", functools.cache(cats.compose)),
+        mock.patch.multiple(neighbours, DIVERSITY_IMAGES=16, NEIGHBOUR_QUERIES=16),
+    ):
+        yield
 
 
 @pytest.fixture(scope="module")

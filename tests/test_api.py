@@ -201,7 +201,9 @@ def test_the_package_lists_what_it_has() -> None:
 
 
 @pytest.mark.slow
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cheap_cats: None
+) -> None:
     monkeypatch.setenv("ABLATE_OFFLINE", "1")
     command.add_tiny_preset(tmp_path)
     monkeypatch.setenv("ABLATE_VARIANTS", str(tmp_path / "variants"))

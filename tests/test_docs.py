@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import re
@@ -27,7 +26,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ablate.cli import app
-from ablate.data import cats
 from ablate.study import plugins
 from ablate.study.program import ProgramConfig
 
@@ -101,14 +99,7 @@ def run(command: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cats_composed_once() -> Iterator[None]:
-    """Every command that names no data composes the same 12,000 cats, for seconds."""
-    with mock.patch.object(cats, "compose", functools.cache(cats.compose)):
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, each_graph_exported_once: None, cats_composed_once: None) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, each_graph_exported_once: None, cheap_cats: None) -> Path:
     """A new user's folder with images of their own, after the README's commands and two more variants."""
     if not STUDIES.is_dir():
         pytest.skip("the shipped studies are not here")
@@ -156,7 +147,7 @@ def write_files(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_of_own_models_leads_to_a_report(tmp_path: Path, cats_composed_once: None) -> None:
+def test_the_page_of_own_models_leads_to_a_report(tmp_path: Path, cheap_cats: None) -> None:
     page = ROOT / "docs/own-model.md"
     write_files(page, tmp_path)
     add_tiny_preset(tmp_path)

@@ -268,9 +268,9 @@ def test_equal_training_macs_are_another_run_and_another_report(study: Path, tmp
 def test_a_dry_run_lists_and_writes_nothing(study: Path, tmp_path: Path) -> None:
     listed = tiny("--variant", "no_drift", "--factors", "drift,skip", "--seeds", "0-1", "--dry-run", cwd=study)
     assert listed.returncode == 0, listed.stderr
-    assert listed.stdout.count("│ to run │") == 10  # 6 combinations x 2 seeds, less those done
+    assert listed.stdout.count("│ to run │") == 14  # 8 combinations x 2 seeds, less those done
     assert listed.stdout.count("│ done ") == 2
-    assert "10 of 12 to run: " in listed.stdout
+    assert "14 of 16 to run: " in listed.stdout
     nowhere = tiny("--dry-run", "--results", str(tmp_path / "new"), cwd=study)
     assert "1 of 1 to run: unknown\ndisk: 1." in nowhere.stdout
     assert "nothing will be judged" in nowhere.stdout

@@ -65,6 +65,7 @@ def test_init_says_what_it_can_make() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cheap_cats")
 def test_the_example_with_diffusers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "unet")
     monkeypatch.chdir(tmp_path / "unet")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def to_html(findings: Findings, folder: Path) -> str:
         ResultsError: A table cannot be read.
     """
     page, js = contents(findings, folder), _read("page.js")
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if page["has_plots"] else ""
+    bundle = _vega_embed() if page["has_plots"] else ""
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in (bundle, js) if script)
     policy = (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}; "
@@ -73,6 +74,12 @@ def to_fragment(
             "rows": tables[0].lines if tables else (),
         }
     return _environment().get_template("fragment.html").render(findings=findings, **context)
+
+
+@cache
+def _vega_embed() -> str:
+    """Return the script that draws live plots: it takes a second to bundle, and `--watch` writes page after page."""
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def _environment() -> jinja2.Environment:

@@ -95,6 +95,7 @@ def test_a_notebook_shows_verdicts_or_the_runs_where_they_do_not_compare(folder:
     assert "No runs yet" in ablate.load_results(tmp_path / "empty")._repr_html_()
 
 
+@pytest.mark.slow
 def test_errors_say_what_is_allowed(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AblateError, match="no such folder; make a run first"):
         ablate.load_results(tmp_path / "missing")

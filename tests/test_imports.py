@@ -90,6 +90,7 @@ def test_imports_run_downward(path: Path) -> None:
         assert own != "report" or name in REPORT_READS, f"report imports {name}"
 
 
+@pytest.mark.slow
 def test_light_modules_do_not_import_torch() -> None:
     """One process imports all of them; the last is a control, which does import torch."""
     modules = [f"ablate.{name}" for name in (*WITHOUT_TORCH, "base.rng")]

@@ -91,6 +91,7 @@ def test_past_runs_tell_spreads_and_times(tmp_path: Path, data: Path) -> None:
     assert "fd      others" in plan(tmp_path, data, "--variant", "no_drift,direct", "--seeds", "0-7").stdout
 
 
+@pytest.mark.slow
 def test_times_of_other_machines_and_runs_of_other_data_do_not_count(tmp_path: Path, data: Path) -> None:
     pilot(tmp_path, data, {"baseline": 0.0, "no_drift": 5.0}, range(3))
     found = document(tmp_path, data, "--variant", "no_drift", "--seeds", "0-7")

@@ -71,6 +71,7 @@ def test_settings_are_chosen_on_seeds_that_are_not_judged(study: Path) -> None:
     assert "--tune-metric ac: no run recorded it; did you mean acc?" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_seeds_are_added_until_decided_and_the_plan_says_what_counts(study: Path) -> None:
     done = run(study, "--variant", "low", "--seeds", "0-3", "--until-decided", "--max-seeds", "12")
     assert "low: decided with " in done.stdout

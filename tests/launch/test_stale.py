@@ -14,6 +14,8 @@ from command import CHEAP, ablate
 from ablate.base.source_code import code_version
 from ablate.store import tables
 
+pytestmark = pytest.mark.slow
+
 NOW = json.loads(code_version())
 OTHER = {"commit": "1" * 40, "dirty": False, "source": "2" * 16}
 
@@ -49,7 +51,6 @@ def notes(shown: str) -> list[str]:
     return [line for line in shown.splitlines() if "other code" in line]
 
 
-@pytest.mark.slow
 def test_runs_of_other_code_are_skipped_with_one_line_and_made_again_with_stale(study: Path) -> None:
     code, out, err = run(study)
     assert (code, notes(err), out.count("done before; skipped")) == (0, [], 2)

@@ -176,6 +176,7 @@ def test_images_are_paired_by_their_names(folder: Path, ablate: Run, measure: Me
     assert "numbers in their names" in " ".join(ablate("measure", "--help", cwd=folder).stdout.split())
 
 
+@pytest.mark.slow
 def test_one_array_of_several_is_chosen(folder: Path, ablate: Run, tmp_path: Path) -> None:
     np.savez(tmp_path / "both.npz", train_images=blobs(24, 1), val_images=blobs(24, 2))
     words = ("measure", str(tmp_path / "both.npz"), str(tmp_path / "both.npz"), "-m", "fd", "--json")
@@ -253,6 +254,7 @@ def test_weights_at_hand_are_used_unasked(folder: Path, measure: Measure) -> Non
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the real AlexNet weights in {SHARED}")
 @pytest.mark.parametrize("size", ["30", "31"])
+@pytest.mark.slow
 def test_lpips_of_images_too_small_for_its_network_is_null(folder: Path, measure: Measure, size: str) -> None:
     names = ("lpips", "diversity_lpips", "kd")
     asked = [word for name in names for word in ("--metric", name)]

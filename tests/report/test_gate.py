@@ -159,6 +159,7 @@ def test_a_share_of_nothing_means_nothing() -> None:
     assert judge("x", wide + 5, wide, FIVE, alpha=0.05).why == "4 seeds spread too widely for an interval"
 
 
+@pytest.mark.slow
 def test_fieller_is_the_interval_of_a_ratio() -> None:
     random, trials, covered = np.random.default_rng(0), 2000, 0
     for _ in range(trials):

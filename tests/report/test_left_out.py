@@ -45,6 +45,7 @@ def test_variants_left_out_still_count_as_tests(where: str) -> None:
     assert found.compared.design == "grown"
 
 
+@pytest.mark.slow
 def test_leaving_out_comparisons_never_makes_the_others_easier() -> None:
     where = "variant in ('no_drift', 'direct') and seed < 9"
     for metrics in ((), ("psnr_db",)):

@@ -161,6 +161,7 @@ def test_the_images_of_one_pair_are_named(tmp_path: Path) -> None:
     assert named() == both[:2]
 
 
+@pytest.mark.slow
 def test_a_pair_needs_as_many_seeds_as_in_the_report() -> None:
     made = synthetic.rows({"baseline": 0.0, "no_drift": 0.0, "direct": 0.0, "no_skip": 0.0}, range(8), random=3)
     whole = synthetic.findings_of(made)

@@ -81,6 +81,7 @@ def test_data_sets_of_one_name_are_told_apart_by_their_digest() -> None:
     assert findings_of(MAIN, later, data="55555555").rows == findings_of(MAIN).rows
 
 
+@pytest.mark.slow
 def test_a_data_set_under_two_names_is_one() -> None:
     """The name that is shown is the newest one; each name chooses the data set."""
     renamed = other("x", 3, 4, 5, data="kittens")

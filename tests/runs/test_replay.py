@@ -77,6 +77,7 @@ def test_the_row_names_its_plan_and_what_its_file_claimed(study: Path) -> None:
     assert (row["about"], json.loads(row["claims"])) == ("Small.", CLAIMS)
 
 
+@pytest.mark.slow
 def test_its_samples_are_drawn_with_other_numbers_of_evaluations_once(study: Path, tmp_path: Path) -> None:
     folder = copy(study, tmp_path)
     (study / "variants" / "small.toml").write_text(VARIANT)
@@ -153,6 +154,7 @@ def test_a_run_of_two_arithmetics_says_why_it_differs(study: Path, tmp_path: Pat
     assert f"resumed in another arithmetic ({mixed})" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_set_of_ones_own_that_is_called_cats_is_asked_for(study: Path, tmp_path: Path) -> None:
     done = replay("--results", str(copy(study, tmp_path, data="cats")))
     assert isinstance(done.exception, AblateError)

@@ -198,6 +198,7 @@ def test_a_scheme_without_its_engine_is_the_first_of_that_scheme(monkeypatch: py
     assert side_by_side.parse_schemes("fp32,fp32/other") == [("fp32", "fake"), ("fp32", "other")]
 
 
+@pytest.mark.slow
 def test_two_sessions_are_compared_where_they_are_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Fake(monkeypatch, fp32=10.0, int8=4.0)
     both = {"schemes": side_by_side.parse_schemes("fp32,int8")}
@@ -250,6 +251,7 @@ def lines(found: dict[str, Any], width: int = 80) -> list[str]:
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_page_fits_80_columns_and_tells_runs_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(folder, "no_drift_matched", 1)
     make(folder, "baseline", 1)

@@ -91,6 +91,7 @@ def test_the_fewest_seeds() -> None:
 
 @BOTH
 @pytest.mark.parametrize(("n", "m"), [(8, 1), (8, 6), (14, 6)])
+@pytest.mark.slow
 def test_a_detectable_difference_is_found_about_as_often_as_predicted(judge: Judge, n: int, m: int) -> None:
     """One of m differs. It needs no more than predicted: the correction of a step-down test is milder."""
     random, trials = np.random.default_rng(n), 250

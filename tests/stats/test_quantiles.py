@@ -58,6 +58,7 @@ def test_the_ratio_is_of_medians_and_needs_the_same_rounds() -> None:
         ratio(a, b[:4])
 
 
+@pytest.mark.slow
 def test_the_interval_covers_a_known_ratio_and_rounds_are_resampled_together() -> None:
     generator, covered, widths, loose = np.random.default_rng(0), 0, [], []
     for trial in range(200):

@@ -194,6 +194,7 @@ def test_common_layers_of_two_variants_start_alike_and_seeds_differ() -> None:
 
 
 @pytest.mark.parametrize("preset", variants.presets())
+@pytest.mark.slow
 def test_the_matched_control_has_the_macs_of_the_drift_in_its_backbone(preset: str) -> None:
     full, without, matched = (
         cost.cost(variants.resolve(variants.load(name), preset))

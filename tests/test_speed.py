@@ -100,6 +100,7 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in text
 
 
+@pytest.mark.slow
 def test_the_time_to_a_verdict_counts_the_runs_until_each_variant_is_decided() -> None:
     """`no_drift` stays undecided in the stored study; the others are decided by six seeds."""
     runs = verdict.runs_until_decided(verdict.ROOT / "results" / "studies" / "quick_cats")

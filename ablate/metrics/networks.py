@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -35,12 +35,14 @@ class MetricNetworks:
         distances: By metric name (`pd`, `lpips`), for distances between images; the embedded one
             first.
         missing: Network -> why it could not be loaded, one line each.
+        search: Where weights may come from.
     """
 
     device: torch.device
     extractors: dict[str, Extractor]
     distances: dict[str, Distance]
     missing: dict[str, str]
+    search: Search = field(default_factory=Search)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -79,13 +81,14 @@ def load_networks(
         WeightsError: The folder does not exist, or a file in it does not hold the weights that its
             name promises.
     """
+    search = Search(folder, download=not offline)
     networks = MetricNetworks(
         device,
         extractors={EMBEDDED: load_extractor(EMBEDDED, device)},
         distances={"pd": PerceptualDistance(efficientnet_lite0(device))},
         missing={},
+        search=search,
     )
-    search = Search(folder, download=not offline)
     if smallest_side is not None:
         networks.missing.update(_too_large(wanted, smallest_side))
     loadable = [network for network in wanted if network not in networks.missing]

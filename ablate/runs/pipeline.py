@@ -29,7 +29,8 @@ from ablate.inference.latency import peak_memory_mb, reset_peak_memory
 from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.efficientnet import efficientnet_lite0
 from ablate.metrics.networks import MetricNetworks
-from ablate.metrics.pair_distances import PerceptualDistance
+from ablate.metrics.pair_distances import PerceptualDistance, load_lpips
+from ablate.metrics.weights import Search
 from ablate.models.autoencoder import ImageCodec, image_codec
 from ablate.models.cost import cost
 from ablate.models.denoiser import probe, weights_of
@@ -209,10 +210,21 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
     }
 
 
-def perceptual_loss(config: TrainConfig, device: torch.device) -> nn.Module | None:
-    """Return the frozen perceptual distance in the training loss, or None."""
+def perceptual_loss(config: TrainConfig, device: torch.device, search: Search | None = None) -> nn.Module | None:
+    """Return the frozen perceptual distance in the training loss, or None.
+
+    Args:
+        config: Names it.
+        device: Where it computes.
+        search: Where the weights of VGG16 may come from; None: this machine only.
+
+    Raises:
+        WeightsError: They are not available.
+    """
     if config.perceptual == "none":
         return None
+    if config.perceptual == "lpips_vgg":
+        return load_lpips("vgg", device, search)
     return PerceptualDistance(efficientnet_lite0(device), stages=config.perceptual_stages)
 
 
@@ -271,7 +283,7 @@ def _train(context: RunContext, codec: ImageCodec) -> nn.Module:
             config,
             torch.from_numpy(context.data.train).to(context.device),
             context.spec.seed,
-            perceptual=perceptual_loss(config.train, context.device),
+            perceptual=perceptual_loss(config.train, context.device, context.networks.search),
             precision=context.precision,
             compiled=context.compiled,
             checkpoint=context.artifacts / "checkpoint.safetensors",

@@ -85,7 +85,7 @@ class DiffusionConfig(Settings):
 class TrainConfig(Settings):
     """The training budget and its optimiser (AdamW, linear warm-up, linear decay to zero)."""
 
-    perceptual: Literal["efficientnet_lite0", "none"]
+    perceptual: Literal["efficientnet_lite0", "lpips_vgg", "none"]  # lpips_vgg: needs weights of VGG16
     perceptual_weight: PositiveOrZero
     perceptual_stages: Annotated[int, Field(gt=0, le=5)]  # of the network's five, the shallowest first
     perceptual_share: Fraction  # of the batch: the images that the perceptual distance is computed on

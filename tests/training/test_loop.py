@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from ablate.base.errors import DivergedError, ResultsError
+from ablate.base.errors import DivergedError, ResultsError, WeightsError
 from ablate.base.source_code import code_version
 from ablate.diffusion.sampling import sample_images
+from ablate.metrics.pair_distances import load_lpips
+from ablate.metrics.weights import Search
 from ablate.models.autoencoder import PIXEL_CODEC
 from ablate.runs.pipeline import perceptual_loss
 from ablate.study import variants
@@ -21,6 +23,7 @@ from ablate.training import loop as train_module
 from ablate.training.loop import Batches, learning_rate, loss_terms, train
 
 SMOKE = variants.resolve(variants.load("no_perceptual"), "smoke")
+WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,31 @@ def test_every_variant_trains_samples_and_repeats(
         assert samples[-1].shape == (2, 3, 64, 64)
         assert torch.isfinite(samples[-1]).all()
     assert torch.equal(*samples)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of VGG16 are not here")
+def test_the_perceptual_loss_may_be_lpips_of_vgg16() -> None:
+    config = SMOKE.replaced(train={"perceptual": "lpips_vgg"}).train
+    loss = perceptual_loss(config, torch.device("cpu"), Search(WEIGHTS))
+    assert loss is not None
+    x, y = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x.requires_grad_()
+    distance = loss(x, y)
+    distance.sum().backward()
+    torch.testing.assert_close(distance.detach(), load_lpips("vgg", search=Search(WEIGHTS))(x, y).detach())
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+
+
+def test_without_the_weights_of_vgg16_its_loss_says_where_to_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
+    monkeypatch.delenv("ABLATE_WEIGHTS", raising=False)
+    config = SMOKE.replaced(train={"perceptual": "lpips_vgg"}).train
+    with pytest.raises(WeightsError, match="no weights for vgg16_features here"):
+        perceptual_loss(config, torch.device("cpu"))
 
 
 def test_logit_normal_times_come_from_the_same_uniform_numbers(images: torch.Tensor) -> None:

@@ -74,7 +74,7 @@ def measure(
     from ablate.base.machine import pick_device
     from ablate.base.progress import Progress
     from ablate.data.image_files import ImageFiles
-    from ablate.metrics.image_sets import default_metrics, measure_sets
+    from ablate.metrics.image_sets import copies_of_reference, default_metrics, measure_sets
     from ablate.metrics.networks import load_networks, networks_of
     from ablate.report.render import measure as measure_tables
 
@@ -102,6 +102,8 @@ def measure(
                 progress=progress,
             )
             notes = {some.where: some.notes(copies=True) for some in images.values()}
+            if "fake" in images:
+                notes[images["fake"].where] += copies_of_reference(images["real"], images["fake"])
     for where, lines in notes.items():
         for line in lines:
             console.note(f"{where}: {line}")

@@ -99,10 +99,11 @@ def choose_subsets(
     if fake is None:
         halves = _disjoint(real.digests(), count, rng.permutation(seed, "halves", 0, len(real)).tolist())
         size = min(map(len, halves))
-        if size < 2 or (n is not None and size < n):
+        distinct = min(len({real.digests()[i] for i in half[:size]}) for half in halves)
+        if distinct < 2 or (n is not None and size < n):
             raise DataError(
                 f"{real.where}: {real.copies():,} of {len(real):,} images are exact copies of others, which stay in "
-                f"one half; found {size} for the other half, asked for {count if n else 'at least 2'}; "
+                f"one half; found {size} for the other half, asked for {count if n else 'at least 2'} (2 different); "
                 "fix: remove the copies"
             )
         first, second = (ImageSubset(real, sorted(half[:size])) for half in halves)
@@ -110,6 +111,13 @@ def choose_subsets(
     _check_same_size(real, fake)
     order = rng.permutation(seed, "subset", 0, len(fake)).tolist()
     return ImageSubset(real, list(range(len(real)))), ImageSubset(fake, sorted(order[:count]))
+
+
+def copies_of_reference(real: ImageFiles, fake: ImageFiles) -> list[str]:
+    """Return a note if some images have the pixels of a reference image; nothing if none has."""
+    known = set(real.digests())
+    copies = sum(digest in known for digest in fake.digests())
+    return [f"{copies:,} of {len(fake):,} images are exact copies of images in {real.where}"] if copies else []
 
 
 def _disjoint(images: Sequence[Hashable], n: int, order: Sequence[int]) -> tuple[list[int], list[int]]:

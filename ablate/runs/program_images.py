@@ -10,7 +10,7 @@ import numpy as np
 from ablate.base.errors import ResultsError
 from ablate.base.progress import Progress
 from ablate.data.image_files import ImageFiles
-from ablate.metrics.image_sets import default_metrics, measure_sets
+from ablate.metrics.image_sets import copies_of_reference, default_metrics, measure_sets
 from ablate.metrics.networks import MetricNetworks
 from ablate.runs.evaluation import HEADLINES
 from ablate.runs.rows import RunRows
@@ -57,6 +57,7 @@ def measure_images(
         with ImageFiles(workdir / program.reference) as reference:
             measured = measure_sets(reference, images, default_metrics(networks), networks, progress=progress)
             notes = [f"{some.where}: {note}" for some in (images, reference) for note in some.notes(copies=True)]
+            notes += [f"{images.where}: {note}" for note in copies_of_reference(reference, images)]
     for note in notes:
         progress.say(f"note: {note}", once=True)
     rows.run["data_notes"] = "; ".join(notes) or None

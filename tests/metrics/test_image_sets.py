@@ -153,6 +153,17 @@ def test_copies_of_one_image_have_no_halves(folder: Path, ablate: Run, tmp_path:
     done = ablate("measure", str(tmp_path / "one.npz"), "-m", "fd", cwd=folder)
     assert done.returncode == 1
     assert "7 of 8 images are exact copies of others, which stay in one half; found 0" in done.stderr
+    np.savez(tmp_path / "most.npz", np.concatenate([blobs(1, 0)] * 30 + [blobs(9, 1)]))
+    most = ablate("measure", str(tmp_path / "most.npz"), "-m", "fd", cwd=folder)
+    assert most.returncode == 1
+    assert "29 of 39 images are exact copies of others, which stay in one half" in most.stderr
+
+
+def test_images_that_are_in_the_reference_are_counted(ablate: Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "real.npz", blobs(8, 0))
+    np.savez(tmp_path / "fake.npz", np.concatenate([blobs(8, 0)[:3], blobs(5, 1)]))
+    done = ablate("measure", "real.npz", "fake.npz", "-m", "fd", cwd=tmp_path)
+    assert "note: fake.npz: 3 of 8 images are exact copies of images in real.npz" in done.stderr
 
 
 @pytest.mark.slow
@@ -307,7 +318,10 @@ def bad(folder: Path, tmp_path: Path) -> Path:
     image.save(tmp_path / "sizes" / "a.png")
     image.resize((32, 48)).save(tmp_path / "sizes" / "b.png")
     for i, mode in enumerate(("L", "LA", "RGBA", "RGB")):
-        Image.fromarray(blobs(4, 5)[i]).convert(mode).save(tmp_path / "modes" / f"{i}.png")
+        image = Image.fromarray(blobs(4, 5)[i]).convert(mode)
+        if "A" in mode:
+            image.putalpha(128)
+        image.save(tmp_path / "modes" / f"{i}.png")
     np.savez(tmp_path / "small.npz", blobs(24, 0)[:, ::2, ::2])
     (tmp_path / "weights" / "alexnet_features.safetensors").write_bytes(b"no weights")
     (tmp_path / "vgg" / "vgg16_features.safetensors").write_bytes(b"no weights")

@@ -290,3 +290,8 @@ def test_every_library_answers_the_questions_to_the_tables(
     assert rows("rates", "lr", "git_commit", "run_id") == sorted(
         (*key, tuple(sorted(ids))) for key, ids in used.items()
     )
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    listed = re.findall(r"^ +- ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))

@@ -63,7 +63,9 @@ def test_every_variant_trains_samples_and_repeats(
     images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
-    config = variants.resolve(variants.load(name), "smoke").replaced(train={"batch": 4}, sample={"num_steps": 2})
+    config = variants.resolve(variants.load(name), "smoke").replaced(
+        train={"batch": 4, "perceptual_stages": 1}, sample={"num_steps": 2}
+    )
     loss = perceptual_loss(config.train, torch.device("cpu"))
     codec = PIXEL_CODEC
     if config.model.space == "latent":

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,11 @@ def planned(made: Rows, metrics: Sequence[str] = ()) -> Rows:
 
 def _stated(name: str) -> dict[str, str]:
     """What a variant's file says, as a run records it."""
+    return dict(_read_stated(name, Path.cwd()))
+
+
+@cache
+def _read_stated(name: str, folder: Path) -> dict[str, str]:
     if name not in variants.names():
         return {}
     (spec,) = plan([name], [0], "quick")

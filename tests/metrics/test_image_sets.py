@@ -168,18 +168,20 @@ def test_images_that_are_in_the_reference_are_counted(ablate: Run, tmp_path: Pat
 
 @pytest.mark.slow
 def test_images_are_paired_by_their_names(folder: Path, ablate: Run, measure: Measure, tmp_path: Path) -> None:
-    images = blobs(24, 1)
+    images = blobs(11, 1)  # the fewest whose numbers have one and two digits
+    np.savez(tmp_path / "mine.npz", images=images)
     for name, form in (("plain", "sample_{}.png"), ("padded", "{:05}.png"), ("letters", "{}.png")):
         (tmp_path / name).mkdir()
         for i, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / name / form.format(i if name != "letters" else chr(97 + i)))
-    for words in (("fake.npz", "plain"), ("plain", "fake.npz"), ("plain", "padded")):
-        paths = [str(tmp_path / word) if word != "fake.npz" else word for word in words]
+    for words in (("mine.npz", "plain"), ("plain", "mine.npz"), ("plain", "padded")):
+        paths = [str(tmp_path / word) for word in words]
         assert measure(*paths, "-m", "pd", cwd=folder)["pd"]["value"] == pytest.approx(0, abs=1e-6)
         with_baseline = measure("real", paths[0], "--baseline", paths[1], "-m", "fd", cwd=folder)
         assert with_baseline["fd_difference"]["error"] == pytest.approx(0, abs=1e-3)
-    for words in (("fake.npz", "letters", "-m", "pd"), ("real", "fake.npz", "--baseline", "letters", "-m", "fd")):
-        refused = ablate("measure", *(str(tmp_path / w) if w == "letters" else w for w in words), cwd=folder)
+    mine, letters = str(tmp_path / "mine.npz"), str(tmp_path / "letters")
+    for words in ((mine, letters, "-m", "pd"), ("real", mine, "--baseline", letters, "-m", "fd")):
+        refused = ablate("measure", *words, cwd=folder)
         assert refused.returncode == 1
         assert "has no partner in" in refused.stderr
     alone = ablate("measure", "fake.npz", "-m", "pd", cwd=folder)

@@ -146,7 +146,9 @@ def faults(given: Input, status: int, out: str, err: str, before: State, after: 
     """Return what is wrong with the answer to an input."""
     messages = [line for line in err.splitlines() if line.startswith(("error:", "note:"))]
     errors = [line for line in messages if line.startswith("error:")]
-    found = [f"exit code {status}"] * (status not in CODES)
+    # A library in C++ that gets no memory may end the process.
+    aborted = status == -signal.SIGABRT and resource.RLIMIT_AS in given.limits
+    found = [f"exit code {status}"] * (status not in CODES and not aborted)
     found += ["a traceback"] * ("Traceback (most recent call last)" in err + out)
     found += ["a connection"] * err.startswith("connection:")
     found += [f"{len(errors)} error lines"] * (len(errors) > 1)

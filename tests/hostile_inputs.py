@@ -381,7 +381,8 @@ def environment(draw: random.Random, folder: Path) -> Input:
         "one+one",
     )
     line = draw.choice([*READERS, "list", "show one", "measure set.npz set.npz -m fd"])
-    return Input(line, {name: draw.choice(values) for name in draw.sample(names.split(), 2)}, writes=written)
+    given = {name: draw.choice(values) for name in draw.sample(names.split(), 2)}
+    return Input(line, given, writes=(*written, *given.values()))
 
 
 def streams(draw: random.Random, folder: Path) -> Input:

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import command
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from ablate import cli
@@ -401,6 +404,42 @@ def test_ctrl_c_before_the_command_line_is_imported_ends_at_once() -> None:
     code = "import os, signal, sys\nclass Stop:\n def find_spec(self, name, *rest):\n  name == 'ablate.cli' and os.kill(os.getpid(), signal.SIGINT)\nsys.meta_path.insert(0, Stop())\nfrom ablate.__main__ import main\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_table_without_names_of_runs_or_with_texts_that_are_none_is_damaged(tmp_path: Path) -> None:
+    tables.append(tmp_path, {"runs": [ROW]})
+    path = tmp_path / "runs.parquet"
+    table = pq.read_table(path)
+    no_text = pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff"))
+    for name, column in (("run_id", pa.nulls(1, pa.string())), ("variant", no_text), ("error", no_text)):
+        at = table.column_names.index(name)
+        pq.write_table(table.set_column(at, pa.field(name, pa.string()), column), path)
+        for line in ("report", "ls", "doctor --clear orphans"):
+            done = command.ablate(*line.split(), "--results", ".", cwd=tmp_path)
+            assert done.stderr.startswith("error: runs.parquet: damaged ("), done.stderr
+    pq.write_table(pa.table({"variant": no_text, "seed": [0], "acc": [1.0]}), tmp_path / "scores.parquet")
+    assert "scores.parquet: cannot be read: " in command.ablate("judge", "scores.parquet", cwd=tmp_path).stderr
+
+
+def test_a_row_without_a_digest_of_its_weights_is_refused(tmp_path: Path) -> None:
+    (spec,) = plan(["no_drift"], [0], "smoke")
+    row = ROW | {"config": spec.config.to_json(), "precision": "fp32"}
+    tables.append(tmp_path, {"runs": [row]})
+    (tmp_path / "artifacts" / "r").mkdir(parents=True)
+    save_file({"x": np.zeros(1, np.float32)}, tmp_path / "artifacts" / "r" / "model.safetensors")
+    done = command.ablate("sample", "r", "-n", "1", "-o", "x.png", "--results", ".", cwd=tmp_path)
+    assert "the run's row has no digest of it" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory")
+def test_libraries_that_find_no_memory_are_one_line(tmp_path: Path) -> None:
+    tables.append(tmp_path, {"runs": [ROW]})
+    code = "import resource as r; r.setrlimit(r.RLIMIT_AS, (3 * 10**8,) * 2); from ablate.__main__ import main; main()"
+    words = [sys.executable, "-c", code, "report", "--results", "."]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.stderr.startswith("error: out of memory: ")
+    assert len(done.stderr.splitlines()) == done.returncode == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="closes files by their numbers")

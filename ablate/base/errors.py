@@ -126,6 +126,22 @@ def how_to_fix(error: BaseException, otherwise: str = "fix that") -> str:
     return _FIXES.get(getattr(error, "errno", None) or 0, otherwise)
 
 
+# Words of libraries that have no class for the lack of memory: torch, Arrow, the loader of programs, Python's threads.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "out of memory",
+    "failed to map segment",
+    "launch worker thread",
+    "can't start new thread",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the machine, or a limit, has no more memory for this process."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
 def hits_every_run(error: BaseException | None) -> bool:
     """Return whether an error comes from the disk or its permissions, so that each next run fails too."""
     while error is not None:

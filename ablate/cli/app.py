@@ -18,13 +18,11 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
 from ablate import __version__
-from ablate.base.errors import AblateError, how_to_fix, not_installed
+from ablate.base.errors import AblateError, how_to_fix, is_out_of_memory, not_installed
 from ablate.cli import console
 
 INTERRUPTED = 130  # exit code
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])  # typer exports no base class
-# In messages of torch and of the operating system, which have no class of their own.
-OUT_OF_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory")
 
 
 class _PlainTypes:
@@ -226,7 +224,7 @@ def _explained(error: Exception) -> tuple[int, str | None]:
     if isinstance(error, ModuleNotFoundError):
         missing = not_installed(" ".join(["ablate", *sys.argv[1:2]]), error.name)
         return 1, None if missing is None else str(missing)
-    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         fix = "use fewer or smaller images (measure: --size, --n) or a smaller batch, or close other programs"
         return 1, f"out of memory: {text or 'this machine has no more'}; fix: {fix}"
     if isinstance(error, OSError):

@@ -122,7 +122,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return tables.to_records(tables.read(folder, "runs"))
 
 
-def _read(path: Path, expected: str) -> dict[str, torch.Tensor]:
+def _read(path: Path, expected: str | None) -> dict[str, torch.Tensor]:
     fix = "restore it from a copy, or make the run again with --force"
     try:
         tensors, _ = read_tensors(path)
@@ -132,6 +132,8 @@ def _read(path: Path, expected: str) -> dict[str, torch.Tensor]:
         raise ResultsError(f"{path}: missing; {fix}") from error
     except (OSError, SafetensorError) as error:
         raise ResultsError(f"{path}: damaged ({printable(' '.join(str(error).split()))}); {fix}") from error
+    if expected is None:
+        raise ResultsError(f"{path}: the run's row has no digest of it, so it may be any weights; {fix}")
     if digest(tensors) != expected:
         raise ResultsError(f"{path}: not the weights that the run's row names (digest {expected[:12]}...); {fix}")
     return tensors

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ablate.base.errors import ResultsError
 from ablate.base.text import one_line
@@ -112,7 +113,9 @@ def _read_one(path: Path) -> RawScores:
     commas = False
     try:
         if ending == ".parquet":
-            frame, first = pd.read_parquet(path), 1
+            table = pq.read_table(path)
+            table.validate(full=True)  # a damaged file may hold texts that are no UTF-8
+            frame, first = table.to_pandas(), 1
         else:
             text = _decode(path.read_bytes(), name, notes)
             if not text.strip():

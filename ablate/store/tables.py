@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ablate.base.errors import ResultsError, how_to_fix
+from ablate.base.errors import ResultsError, how_to_fix, is_out_of_memory
 from ablate.store import parquet_files, schema
 from ablate.store.owners import Owner
 
@@ -302,6 +302,7 @@ def load(results: Path, table: str, *, encoded: bool = False) -> pa.Table:
                 texts = [field.name for field in parquet.schema_arrow if field.type == pa.string()]
                 parquet = pq.ParquetFile(file, page_checksum_verification=True, read_dictionary=texts)
             found = parquet.read()
+            found.validate(full=True)  # a damaged file may hold texts that are no UTF-8
             for older in range(int(version), schema.SCHEMA_VERSION):
                 if older not in schema.MIGRATIONS:
                     raise ResultsError(
@@ -316,11 +317,16 @@ def load(results: Path, table: str, *, encoded: bool = False) -> pa.Table:
             if wrong:
                 names = ", ".join(map(repr, wrong))
                 raise ResultsError(f"{path}: its columns are not those of schema version {version}: {names}; {fix}")
+            empty = [f.name for f in wanted if not f.nullable and found[f.name].null_count]
+            if empty:
+                raise ResultsError(f"{path}: damaged (empty cells in {', '.join(map(repr, empty))}); {fix}")
             kept = schema.with_unknown(table, found.schema)
             return schema.fit(found, schema.dictionary_encoded(kept) if encoded else kept)
     except FileNotFoundError:
         return wanted.empty_table()
     except (OSError, ValueError, pa.ArrowException) as error:
+        if is_out_of_memory(error):  # the file may be whole
+            raise
         # System errors have an errno; a parser's errors do not.
         if isinstance(error, NotADirectoryError):
             raise ResultsError(

@@ -101,8 +101,8 @@ def sample_metrics(
         some = [x[:DIVERSITY_IMAGES] for x in (samples, real)]
         spread = [Estimate(diversity(embedded_batches(x, distance, device))) for x in some]
         count = min(len(samples), NEIGHBOUR_QUERIES)
-        queries = np.concatenate([x[:NEIGHBOUR_QUERIES] for x in some])
-        bytes_each = 4 * next(embedded_batches(queries[:1], distance, device)).shape[1]
+        queries = [image for x in some for image in x[:NEIGHBOUR_QUERIES]]  # not copied
+        bytes_each = 4 * next(embedded_batches(queries[0][None], distance, device)).shape[1]
         turn = max(1, EMBEDDING_BYTES // bytes_each)
         found = []
         for start in range(0, len(queries), turn):
@@ -113,7 +113,7 @@ def sample_metrics(
             # Not kept in a variable: it would still be held while the next turn is computed.
             found.append(
                 nearest_images(
-                    embed_images(queries[start : start + turn], distance, device),
+                    embed_images(np.stack(queries[start : start + turn]), distance, device),
                     candidates(),
                     distance,
                     skip=skip,

@@ -3,7 +3,7 @@
 The invariant (`docs/design.md`): at every moment, whatever dies, each finished row's files are
 exactly those that its digests name, and each process that no longer holds a run has stopped.
 
-Studies of an external program, and one in eight of a torch model, are started in a fresh folder and
+Studies of an external program, and one in twelve of a torch model, are started in a fresh folder and
 broken several times:
 
 - killed at a random time, or right before or after a random file operation; before a flush, half of
@@ -429,7 +429,7 @@ def torture(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text:
         gc.collect()
         gc.freeze()  # a collection in each process looks at its own objects alone
         while count.kills < kills:
-            attack = Attack(kinds[count.ends % 8 != 1], f"study{count.ends}", draw, count)
+            attack = Attack(kinds[count.ends % 12 != 1], f"study{count.ends}", draw, count)
             for _ in range(draw.randint(2, 7)):
                 choice = draw.random() if attack.finished else 1.0
                 {0: attack.remove, 1: attack.merge}.get(int(choice * 10), attack.run)()

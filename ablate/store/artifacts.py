@@ -35,7 +35,8 @@ from ablate.store.parquet_files import open_table
 REMOVED = ".removed"  # folder in a results folder: files of removed runs, on their way out
 # The name of the folder of a run, or of its working folder. No run is called otherwise since its first version.
 _RUN = re.compile(r".+-s\d+-[0-9a-f]{8}(~[0-9a-f]{1,11})?(\.part)?")
-_names: dict[tuple[int, ...], dict[str, str]] = {}  # of the table that was read last, by its file
+FOLDERS = 16  # whose names are kept
+_names: dict[tuple[int, ...], dict[str, str]] = {}  # by the file of the table `runs`
 _NAME = re.compile(r"(?P<run_id>.+?)(~[1-9]\d{0,5}|(~[0-9a-f]{11})?\.part)?")
 _WRITTEN = {"model.safetensors", "samples.png", "samples.webp", "log.txt"}  # one of them is in each folder of a run
 
@@ -169,7 +170,8 @@ def _named_folders(results: Path) -> dict[str, str]:
             stat = os.fstat(file.fileno())
             stamp = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if stamp not in _names:
-                _names.clear()
+                if len(_names) == FOLDERS:
+                    _names.clear()
                 _names[stamp] = _read_names(file)
     except (OSError, pa.ArrowException):
         return {}  # the table's own reader says what is wrong with it

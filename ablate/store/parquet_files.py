@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ablate.store import schema
-from ablate.store.atomic_files import replacing, sync_folder
+from ablate.store.atomic_files import sync_folder
 
 MAGIC = b"PAR1"  # the first bytes of every Parquet file
 COMMIT = ".commit.json"  # in a results folder: the names of tables whose new files count
@@ -46,8 +46,12 @@ def replace_tables(results: Path, content: Mapping[str, pa.Table]) -> None:
             # Fixed names: the next writer overwrites what a killed process left.
             write(_staged(results, table), rows, replaced=_place(results, table))
         if len(content) > 1:
-            with replacing(results / COMMIT) as temporary:
-                temporary.write_text(json.dumps(list(content)), "utf-8")
+            with _commit_file(results).open("w", encoding="utf-8") as file:
+                file.write(json.dumps(list(content)))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(_commit_file(results), results / COMMIT)
+            sync_folder(results)
         _finish(results, content)
     finally:
         if not (results / COMMIT).exists():
@@ -62,6 +66,7 @@ def finish_replacing(results: Path) -> None:
     Raises:
         OSError: A file cannot be renamed.
     """
+    _commit_file(results).unlink(missing_ok=True)  # of one that died before that
     if (results / COMMIT).exists():
         _finish(results, _committed(results))
 
@@ -92,6 +97,11 @@ def _committed(results: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     return [name for name in names if name in schema.SCHEMAS] if isinstance(names, list) else []
+
+
+def _commit_file(results: Path) -> Path:
+    """Return where `.commit.json` is written, before it gets its name."""
+    return results / f"{COMMIT}.tmp"
 
 
 def _place(results: Path, table: str) -> Path:

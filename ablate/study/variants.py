@@ -140,13 +140,13 @@ def _own_names(folder: Path, packaged: Path, kind: str) -> list[str]:
         return []
     # Editors and file managers leave hidden files.
     own = sorted(path.stem for path in folder.glob("*.toml") if not path.name.startswith("."))
+    replaced = own_baseline() is not None if kind == "variant" else is_program()
     for name in own:
         if not NAME.fullmatch(name):
             allowed = "at most 64 of a-z A-Z 0-9 _ . and -, the first a letter or digit"
             raise VariantError(
                 f"{folder}/{name!a}.toml: this cannot be a {kind}'s name; allowed: {allowed}; rename the file"
             )
-        replaced = own_baseline() is not None if kind == "variant" else is_program()
         if (packaged / f"{name}.toml").is_file() and not replaced:
             raise VariantError(f"{folder / name}.toml: the name {name} is taken by a packaged {kind}; rename the file")
     return own

@@ -4,6 +4,7 @@ The invariant of `docs/design.md`: a run is made again with other bits while its
 the run to another process, before each call that changes a folder.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -104,25 +105,36 @@ def before_call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_
 
 
-def deaths(folder: Path, before_call: Callable[..., None]) -> Iterator[int]:
-    """Make the run again until it is through, dying one call later each time; yield each death."""
+def disk_full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def deaths(folder: Path, before_call: Callable[..., None], what: Callable[[], None]) -> Iterator[int]:
+    """Make the run again until it is through, stopped one call later each time; yield each stop."""
     for n in range(1, 500):
-        before_call(n)
-        try:
+        reached = list[int]()
+
+        def stop(n: int = n, reached: list[int] = reached) -> None:
+            reached.append(n)
+            what()
+
+        before_call(n, stop)
+        with suppress(Died, OSError, ResultsError):
             finish(folder, f"bits of attempt {n}")
-        except Died:
-            before_call(10**6)
-            yield n
-        else:
-            before_call(10**6)
+        before_call(10**6)
+        if not reached:
             return
+        yield n
     raise AssertionError("it never ended")
 
 
-def test_death_at_any_call_leaves_a_row_with_its_files(tmp_path: Path, before_call: Callable[..., None]) -> None:
+@pytest.mark.parametrize("what", [die, disk_full])
+def test_death_or_a_full_disk_at_any_call_leaves_a_row_with_its_files(
+    tmp_path: Path, before_call: Callable[..., None], what: Callable[[], None]
+) -> None:
     finish(tmp_path, "first bits")
     assert run_folder(tmp_path, RUN).name == RUN
-    seen = [check(tmp_path) for _ in deaths(tmp_path, before_call)]
+    seen = [check(tmp_path) for _ in deaths(tmp_path, before_call, what)]
     assert len(seen) > 15
     assert len(set(seen)) > 1  # it also died between the new row and the removal of the old files
     assert clean_up_finished(tmp_path, RUN)

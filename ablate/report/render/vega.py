@@ -65,7 +65,8 @@ def finish(
     stretches: bool = False,
 ) -> Plot:
     """Return a plot of an Altair chart; the other arguments are the fields of `Plot`."""
-    spec: dict[str, Any] = chart.to_dict()
+    with alt.data_transformers.disable_max_rows():  # 5,000 by default
+        spec: dict[str, Any] = chart.to_dict()
     padding = {"left": 12, "right": 12, "top": 5, "bottom": 5}
     spec |= {"background": None, "description": description, "config": CONFIG, "padding": padding}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=".".join(alt.SCHEMA_VERSION.split(".")[:2]))

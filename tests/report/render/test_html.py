@@ -12,8 +12,10 @@ import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import pages
+import pandas as pd
 import pytest
 import synthetic
 from PIL import Image
@@ -23,9 +25,10 @@ from ablate import cli
 from ablate.data import datasets
 from ablate.report import plot_data
 from ablate.report.builder import build, read
-from ablate.report.render import gallery, run_images
+from ablate.report.render import gallery, run_images, vega
 from ablate.report.render.html import to_html
 from ablate.report.render.page import cards_of
+from ablate.report.render.text_table import TextTable
 from ablate.store import image_grids
 
 BOTH = ("first", "second")
@@ -283,3 +286,8 @@ def test_single_calls_are_picked_evenly_and_the_newest_side_by_side_session_wins
     found, where = plot_data.latency(pd.DataFrame(rows), runs, ())
     assert "ablate bench" in where
     assert found["name"].tolist() == ["first", "second"]
+
+
+def test_a_plot_may_have_more_than_5000_rows() -> None:
+    chart = alt.Chart(pd.DataFrame({"x": range(5001)})).mark_point().encode(x="x:Q")
+    assert "5000" in vega.finish("name", chart, "title", "", "", TextTable("", (), (), ())).spec

@@ -224,6 +224,7 @@ def test_a_study_in_slurm_jobs(study: Path) -> None:
     assert [status for *_, status in runs(study)] == ["done"] * 2
 
 
+@pytest.mark.slow
 def test_finished_runs_get_the_metrics_of_images_that_they_lack(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(study / "real.npz", images=np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8))
     baseline = study / "variants" / "baseline.toml"

@@ -128,6 +128,7 @@ def deaths(folder: Path, before_call: Callable[..., None], what: Callable[[], No
     raise AssertionError("it never ended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [die, disk_full])
 def test_death_or_a_full_disk_at_any_call_leaves_a_row_with_its_files(
     tmp_path: Path, before_call: Callable[..., None], what: Callable[[], None]
@@ -143,6 +144,7 @@ def test_death_or_a_full_disk_at_any_call_leaves_a_row_with_its_files(
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [run_folder(tmp_path, RUN).name]
 
 
+@pytest.mark.slow
 def test_a_process_that_goes_on_after_it_lost_its_run_touches_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before_call: Callable[..., None]
 ) -> None:

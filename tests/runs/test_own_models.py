@@ -210,6 +210,7 @@ def test_number_formats_of_a_users_model(here: Path) -> None:
     assert "unknown 'up'. Allowed: first, norm, middle, last, all" in str(wrong.exception)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_form_in_onnx_is_one_line(here: Path) -> None:
     class Sorted(torch.nn.Module):
         def __init__(self) -> None:

@@ -153,7 +153,8 @@ def faults(given: Input, status: int, out: str, err: str, before: State, after: 
     found += ["a connection"] * err.startswith("connection:")
     found += [f"{len(errors)} error lines"] * (len(errors) > 1)
     found += [f"a message of {len(line)} characters" for line in messages if len(line) > 300]
-    shown = RICH.sub("", out) if given.streams == "terminal" else out + err
+    styled = given.streams == "terminal" or "FORCE_COLOR" in given.environment
+    shown = RICH.sub("", out + err) if styled else out + err
     found += [
         f"a control character {c!r}" for c in sorted({c for c in shown if not c.isprintable() and c not in "\n\t"})[:3]
     ]

@@ -272,7 +272,7 @@ def arrays(draw: random.Random, folder: Path) -> Input:
     file = io.BytesIO()
     np.savez(file, **{draw.choice(["images", "x", ESCAPES, "../outside/x", ""]): draw.choice(given)})
     content = draw.choice([file.getvalue(), file.getvalue(), (folder / "set.npz").read_bytes()])
-    source = draw.choice(["bad.npz", "bad.npy"])
+    source = draw.choice(["bad.npz", "bad.npz", "bad.npy"])
     rewrite(folder / source, damaged(draw, content) if draw.random() < 0.4 else content)
     lines = (
         "measure F",

@@ -71,6 +71,8 @@ EXTRAS = {
     "slurm": ("submitit",),
     "mlflow": ("mlflow",),
     "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
 }  # fmt: skip
 
 

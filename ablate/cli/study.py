@@ -314,7 +314,7 @@ def run(
         list[str] | None,
         typer.Option(
             "--log",
-            help="Also record finished runs with tensorboard or mlflow, in the results folder. Repeatable.",
+            help="Also record finished runs with tensorboard, mlflow, wandb (offline) or trackio. Repeatable.",
             show_default=False,
         ),
     ] = None,

@@ -1,7 +1,9 @@
-"""Finished runs in the files of other tools: TensorBoard and MLflow, each an optional extra.
+"""Finished runs in the files of other tools, each an optional extra.
 
     tensorboard   <results>/tensorboard/<run_id>/   curves, headline metrics and costs, the samples
     mlflow        <results>/mlruns/                 the same, in a file store; experiment `ablate`
+    wandb         <results>/wandb/offline-run-*/    the same, as offline runs; project `ablate`
+    trackio       its own store                     the same without the samples; project `ablate`
 
 A run is recorded once, after its rows are written: no training waits for a tracker. Nothing goes
 over a network.
@@ -9,10 +11,14 @@ over a network.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -122,7 +128,84 @@ class Mlflow:
         self._client.set_terminated(tracked_id)
 
 
-TRACKERS: dict[str, Callable[[Path], Tracker]] = {"tensorboard": TensorBoard, "mlflow": Mlflow}
+class WandB:
+    """Offline runs of Weights & Biases, which `wandb sync` uploads. Nothing is sent."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write into `folder/wandb`.
+
+        Raises:
+            AblateError: The library is not installed.
+        """
+        require("--log wandb", "wandb")
+        # W&B reads these when it is imported.
+        os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_GIT": "true", "WANDB_DISABLE_CODE": "true"}
+        import wandb
+
+        self._wandb, self.folder = wandb, folder
+
+    def record(self, run: Row, curve: Sequence[Row], samples: Path) -> None:
+        """Write one run; delete an earlier one of the same name."""
+        run_id = str(run["run_id"])
+        for old in (self.folder / "wandb").glob("offline-run-*"):
+            if old.name.split("-", 3)[-1] == run_id:
+                shutil.rmtree(old, ignore_errors=True)
+        settings = self._wandb.Settings(
+            mode="offline", silent=True, console="off", x_disable_meta=True, x_disable_stats=True
+        )
+        config = json.loads(run["config"]) | {name: run[name] for name in PARAMETERS if run[name] is not None}
+        tracked = self._wandb.init(
+            project="ablate",
+            name=run_id,
+            id=run_id,
+            dir=str(self.folder),
+            config=config,
+            settings=settings,
+            reinit="finish_previous",
+        )
+        for step, values in groupby(_scalars(run, curve), key=lambda one: one[2]):
+            tracked.log({name: value for name, value, _ in values}, step=step)
+        if samples.is_file():
+            tracked.log({"samples": self._wandb.Image(str(samples))}, step=run["steps"] or 0)
+        tracked.finish()
+
+
+class Trackio:
+    """Trackio's own local store (`TRACKIO_DIR`), for `trackio show --project ablate`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write into the store, wherever the results folder is.
+
+        Raises:
+            AblateError: The library is not installed.
+        """
+        require("--log trackio", "trackio")
+        import trackio
+
+        self._trackio = trackio
+
+    def record(self, run: Row, curve: Sequence[Row], samples: Path) -> None:
+        """Write one run; delete an earlier one of the same name."""
+        run_id = str(run["run_id"])
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints how to open its page
+            with contextlib.suppress(ValueError):  # there is no such project yet
+                for old in self._trackio.Api().runs("ablate"):
+                    if old.name == run_id:
+                        old.delete()
+            config = json.loads(run["config"]) | {name: run[name] for name in PARAMETERS if run[name] is not None}
+            options = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+            tracked = self._trackio.init(project="ablate", name=run_id, config=config, **options)
+            for step, values in groupby(_scalars(run, curve), key=lambda one: one[2]):
+                tracked.log({name: value for name, value, _ in values}, step=step)
+            tracked.finish()
+
+
+TRACKERS: dict[str, Callable[[Path], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": Mlflow,
+    "wandb": WandB,
+    "trackio": Trackio,
+}
 
 
 def open_trackers(names: Sequence[str], folder: Path) -> list[Tracker]:

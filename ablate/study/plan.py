@@ -64,7 +64,7 @@ class RunSpec:
             digest: The data set's digest.
             runs: The table `runs`.
         """
-        if self.run_id(data, digest) in set(runs["run_id"]):
+        if (runs["run_id"] == self.run_id(data, digest)).any():
             return self
         same = runs[(runs["data_digest"] == digest) & (runs["variant"] == self.variant)]
         same = same[same["preset"] == self.preset]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import command
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -419,6 +420,13 @@ def test_a_table_without_names_of_runs_or_with_texts_that_are_none_is_damaged(tm
             assert done.stderr.startswith("error: runs.parquet: damaged ("), done.stderr
     pq.write_table(pa.table({"variant": no_text, "seed": [0], "acc": [1.0]}), tmp_path / "scores.parquet")
     assert "scores.parquet: cannot be read: " in command.ablate("judge", "scores.parquet", cwd=tmp_path).stderr
+    frame = pd.DataFrame({"variant": list("aabb"), "seed": [0, 1, 0, 1], "acc": [0.1, 0.2, 0.3, 0.4]}).astype(
+        {"variant": "string"}
+    )
+    noted = pa.Table.from_pandas(frame)
+    broken = {key: value.replace(b'"string"', b'"stjing"') for key, value in noted.schema.metadata.items()}
+    pq.write_table(noted.replace_schema_metadata(broken), tmp_path / "scores.parquet")
+    assert command.ablate("judge", "scores.parquet", "--against", "a", cwd=tmp_path).returncode == 0
 
 
 def test_a_row_without_a_digest_of_its_weights_is_refused(tmp_path: Path) -> None:

@@ -115,7 +115,10 @@ def _read_one(path: Path) -> RawScores:
         if ending == ".parquet":
             table = pq.read_table(path)
             table.validate(full=True)  # a damaged file may hold texts that are no UTF-8
-            frame, first = table.to_pandas(), 1
+            try:
+                frame, first = table.to_pandas(), 1
+            except (KeyError, TypeError, ValueError):  # what pandas noted about its columns is damaged
+                frame, first = table.to_pandas(ignore_metadata=True), 1
         else:
             text = _decode(path.read_bytes(), name, notes)
             if not text.strip():

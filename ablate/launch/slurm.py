@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ablate.base.errors import AblateError, failed_runs, require
+from ablate.base.errors import AblateError, did_you_mean, failed_runs, require
 from ablate.base.progress import Progress
 from ablate.base.text import one_line
 from ablate.launch import here
@@ -201,6 +201,11 @@ def _executor(request: StudyRequest) -> submitit.AutoExecutor:
     try:
         executor = submitit.AutoExecutor(request.results / "slurm", cluster=cluster)
         general = executor._valid_parameters()
+        allowed = {*general, *submitit.SlurmExecutor._valid_parameters()}
+        for key in settings.keys() - allowed:
+            raise AblateError(
+                f"--slurm {key}: unknown{did_you_mean(key, allowed)} Allowed: {', '.join(sorted(allowed))}"
+            )
         executor.update_parameters(
             **{key if key in general else f"slurm_{key}": value for key, value in settings.items()}
         )
@@ -209,7 +214,7 @@ def _executor(request: StudyRequest) -> submitit.AutoExecutor:
             "--launcher slurm: no sbatch here; run it on a machine of the cluster, "
             "or try it with --slurm cluster=local: jobs are then processes of this machine"
         ) from None
-    except (NameError, ValueError, AssertionError) as error:
+    except (ValueError, AssertionError) as error:
         raise AblateError(f"--slurm: {one_line(str(error).splitlines()[0])}") from None
     return executor
 

@@ -91,7 +91,10 @@ def test_jobs_that_end_early_are_an_error_that_names_the_cause(user: Path) -> No
     [
         ((), "--launcher slurm: no sbatch here; .* or try it with --slurm cluster=local"),
         (("cluster=pbs",), "--slurm cluster=pbs: allowed: slurm, local"),
-        (("cluster=local", "partitoin=gpu"), "--slurm: Unknown argument 'partitoin' .*Valid arguments: .*partition"),
+        (
+            ("cluster=local", "partitoin=gpu"),
+            r"--slurm partitoin: unknown; did you mean partition\? Allowed: account, .*",
+        ),
         (("cluster=local", "timeout_min=long"), "--slurm: .*timeout_min"),
     ],
 )

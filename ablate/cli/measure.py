@@ -26,8 +26,8 @@ def measure(
         typer.Option(
             "--metric",
             "-m",
-            help="Only this metric. Repeatable. Default: all of the embedded network, of fid and of lpips. "
-            "Missing weights are downloaded.",
+            help="Only these metrics, as in fd,pd. Repeatable. Default: all of the embedded network, of fid and of "
+            "lpips. Missing weights are downloaded.",
             show_default=False,
         ),
     ] = None,
@@ -67,9 +67,10 @@ def measure(
     """
     from contextlib import ExitStack
 
+    from ablate.base.text import split_names
     from ablate.study.metric_names import choose
 
-    asked = choose(metric or [])
+    asked = choose(split_names(metric))
     from ablate.base.errors import DataError
     from ablate.base.machine import pick_device
     from ablate.base.progress import Progress

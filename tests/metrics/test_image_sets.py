@@ -355,6 +355,7 @@ def bad(folder: Path, tmp_path: Path) -> Path:
         (["real", "fake", "--n", "1"], "--n 1: fake has 24 images; allowed: 2 to 24"),
         (["real", "absent"], "absent: no such file or folder"),
         (["real", "fake", "--size", "0"], "real: size 0 asked for"),
+        (["real", "fake", "--metric", "pd,fdi"], "--metric fdi: no such metric; did you mean fd? Allowed: fd, "),
         (["real", "fake", "--metric", "fdi"], "--metric fdi: no such metric; did you mean fd? Allowed: fd, "),
         (
             ["real", "fake", "--metric", "pd"],

@@ -424,9 +424,10 @@ def test_a_table_without_names_of_runs_or_with_texts_that_are_none_is_damaged(tm
         {"variant": "string"}
     )
     noted = pa.Table.from_pandas(frame)
-    broken = {key: value.replace(b'"string"', b'"stjing"') for key, value in noted.schema.metadata.items()}
-    pq.write_table(noted.replace_schema_metadata(broken), tmp_path / "scores.parquet")
-    assert command.ablate("judge", "scores.parquet", "--against", "a", cwd=tmp_path).returncode == 0
+    for damage in (b'"stjing"', b'"\x9f"'):
+        broken = {key: value.replace(b'"string"', damage) for key, value in noted.schema.metadata.items()}
+        pq.write_table(noted.replace_schema_metadata(broken), tmp_path / "scores.parquet")
+        assert command.ablate("judge", "scores.parquet", "--against", "a", cwd=tmp_path).returncode == 0
 
 
 def test_a_row_without_a_digest_of_its_weights_is_refused(tmp_path: Path) -> None:

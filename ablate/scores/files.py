@@ -118,7 +118,7 @@ def _read_one(path: Path) -> RawScores:
             try:
                 frame, first = table.to_pandas(), 1
             except (KeyError, TypeError, ValueError):  # what pandas noted about its columns is damaged
-                frame, first = table.to_pandas(ignore_metadata=True), 1
+                frame, first = table.replace_schema_metadata(None).to_pandas(), 1
         else:
             text = _decode(path.read_bytes(), name, notes)
             if not text.strip():

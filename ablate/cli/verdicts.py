@@ -382,16 +382,8 @@ def gate(
 
     tolerance = gates.parse_tolerance(max_regression)
     only = tuple(split_names(variants))
-    choice = Choice(
-        preset,
-        data,
-        budget.value,
-        against,
-        samples=samples,
-        extractor=extractor,
-        variants=only,
-        **_filters(where, without_seed),
-    )
+    filters = _filters(where, without_seed)
+    choice = Choice(preset, data, budget.value, against, samples=samples, extractor=extractor, variants=only, **filters)
     outcome = gates.gate(read(folder), metric, tolerance, choice, allow_diverged=allow_diverged)
     if as_json:
         console.echo_json(outcome.to_json())

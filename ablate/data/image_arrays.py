@@ -123,7 +123,7 @@ def _order(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> str | None:
 
 
 def _is_stack(shape: tuple[int, ...]) -> bool:
-    """Return whether a shape of three axes may be (H, W, N): its first two axes alone are equal."""
+    """Return whether a shape of three axes may be (H, W, N): only its first two axes are equal."""
     return len(shape) == 3 and shape[0] == shape[1] != shape[2]
 
 

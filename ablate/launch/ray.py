@@ -37,13 +37,12 @@ from ablate.launch.ray_cluster import (
     ray_output_redirected,
 )
 from ablate.launch.ray_messages import ProgressActor, Updates
-from ablate.launch.ray_worker import MODELS, Networks, Payload, RunResult, RunTask, resumable_files, run_task
+from ablate.launch.ray_worker import Networks, Payload, RunResult, RunTask, earlier_work, run_task
 from ablate.metrics.networks import MetricNetworks, load_networks, networks_of, weight_paths
 from ablate.runs.program import config_of
 from ablate.runs.rows import Data, Row, columns_of
 from ablate.runs.run_files import record_remote_run
 from ablate.store import tables
-from ablate.store.artifacts import run_folder, working_folders
 from ablate.store.plans import record
 from ablate.study.plan import RunSpec
 from ablate.study.request import StudyRequest
@@ -281,7 +280,7 @@ class _Launcher:
             )
 
     def _start(self, one: _Running) -> None:
-        payload = _earlier_work(self._folder, one.run)
+        payload = earlier_work(self._folder, one.run)
         earlier = [] if payload is None else [self._ray.put(payload)]
         remote = self._remote.options(**self._options, name=one.run.run_id)
         self._running[remote.remote(one.task, self._images, self._weights, earlier, self._actor)] = one
@@ -388,21 +387,3 @@ class _Launcher:
             self._show(self._updates())
             for ref in ended:
                 self._finish(ref, stopping=True)
-
-
-def _earlier_work(folder: Path, run: QueuedRun) -> Payload | None:
-    """Return what a run goes on from: its checkpoints, or the models and rows of a finished one."""
-    finished, working = run_folder(folder, run.run_id), working_folders(folder, run.run_id).get(run.run_id)
-    start, paths = (working, resumable_files(working)) if working else (finished, [])
-    if run.quantise:
-        start, paths = finished, [finished / name for name in MODELS]
-    files = {}
-    for path in paths:
-        with suppress(FileNotFoundError):
-            files[path.relative_to(start).as_posix()] = path.read_bytes()
-    rows: dict[str, list[Row]] = {}
-    if run.quantise:
-        for table in ("runs", "quantized"):
-            rows[table] = [row for row in tables.to_records(tables.read(folder, table)) if row["run_id"] == run.run_id]
-        rows["runs"] = [row | {"artifacts": None} for row in rows["runs"]]  # there the folder has the run's name
-    return Payload(files, rows) if files or rows else None

@@ -15,7 +15,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from ablate.base.machine import device_bytes, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet, fingerprint
 from ablate.inference import number_formats
+from ablate.launch.queue import QueuedRun
 from ablate.launch.ray_messages import RemoteProgress
 from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
@@ -37,6 +38,7 @@ from ablate.runs.program import execute_program
 from ablate.runs.rows import Row
 from ablate.runs.run_files import open_working_folder
 from ablate.store import tables
+from ablate.store.artifacts import run_folder, working_folders
 from ablate.store.atomic_files import is_temporary, replacing
 from ablate.store.cache import cache_folder
 from ablate.store.schema import RUN_TABLES
@@ -317,3 +319,21 @@ def _sending_checkpoints(working: Path, run_id: str, actor: Any) -> Iterator[Non
     finally:
         stop.set()
         sender.join()
+
+
+def earlier_work(folder: Path, run: QueuedRun) -> Payload | None:
+    """Return what a run goes on from: its checkpoints, or the models and rows of a finished one."""
+    finished, working = run_folder(folder, run.run_id), working_folders(folder, run.run_id).get(run.run_id)
+    start, paths = (working, resumable_files(working)) if working else (finished, [])
+    if run.quantise:
+        start, paths = finished, [finished / name for name in MODELS]
+    files = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            files[path.relative_to(start).as_posix()] = path.read_bytes()
+    rows: dict[str, list[Row]] = {}
+    if run.quantise:
+        for table in ("runs", "quantized"):
+            rows[table] = [row for row in tables.to_records(tables.read(folder, table)) if row["run_id"] == run.run_id]
+        rows["runs"] = [row | {"artifacts": None} for row in rows["runs"]]  # there the folder has the run's name
+    return Payload(files, rows) if files or rows else None

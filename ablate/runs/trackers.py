@@ -118,7 +118,7 @@ class Mlflow:
         tracked_id = self._client.create_run(experiment, run_name=str(run["run_id"])).info.run_id
         moment = int(run["finished_at"].timestamp() * 1000)
         metrics = [self._metric(name, value, moment, step) for name, value, step in _scalars(run, curve)]
-        params = [self._param(name, str(run[name])) for name in PARAMETERS if run[name] is not None]
+        params = [self._param(name, str(value)) for name, value in _parameters(run).items()]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(tracked_id, metrics[start : start + BATCH])
         self._client.log_batch(tracked_id, params=params, tags=[self._tag("run_id", str(run["run_id"]))])
@@ -153,7 +153,7 @@ class WandB:
         settings = self._wandb.Settings(
             mode="offline", silent=True, console="off", x_disable_meta=True, x_disable_stats=True
         )
-        config = json.loads(run["config"]) | {name: run[name] for name in PARAMETERS if run[name] is not None}
+        config = json.loads(run["config"]) | _parameters(run)
         tracked = self._wandb.init(
             project="ablate",
             name=run_id,
@@ -192,7 +192,7 @@ class Trackio:
                 for old in self._trackio.Api().runs("ablate"):
                     if old.name == run_id:
                         old.delete()
-            config = json.loads(run["config"]) | {name: run[name] for name in PARAMETERS if run[name] is not None}
+            config = json.loads(run["config"]) | _parameters(run)
             options = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
             tracked = self._trackio.init(project="ablate", name=run_id, config=config, **options)
             for step, values in groupby(_scalars(run, curve), key=lambda one: one[2]):
@@ -240,6 +240,10 @@ def record_run(trackers: Sequence[Tracker], folder: Path, run_id: str) -> None:
     curve = tables.to_records(curves[curves["run_id"] == run_id].sort_values("step"))
     for tracker in trackers:
         tracker.record(run, curve, run_folder(folder, run_id) / "samples.png")
+
+
+def _parameters(run: Row) -> dict[str, Any]:
+    return {name: run[name] for name in PARAMETERS if run[name] is not None}
 
 
 def _scalars(run: Row, curve: Sequence[Row]) -> Iterator[tuple[str, float, int]]:

@@ -44,7 +44,7 @@ class Owner(BaseModel, frozen=True, strict=True):
         return Owner.read(path) == self
 
     def may_live(self) -> bool:
-        """Return False if this process surely has ended: it was one of this machine."""
+        """Return whether the owner may be alive: no only for a process of this machine that has ended."""
         if self.pid is None or os.name == "nt" or self.host != socket.gethostname():
             return True
         try:

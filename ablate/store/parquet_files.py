@@ -61,7 +61,7 @@ def replace_tables(results: Path, content: Mapping[str, pa.Table]) -> None:
 
 
 def finish_replacing(results: Path) -> None:
-    """Put tables in place whose writer died after they counted. Hold the folder's lock.
+    """Finish the renames of a writer that died after it wrote `.commit.json`. Hold the folder's lock.
 
     Raises:
         OSError: A file cannot be renamed.

@@ -152,7 +152,8 @@ def bench(
         str | None,
         typer.Option(
             "--schemes",
-            help="Number formats, as in fp32,bf16 or fp32/torch. Default: the precision that runs have on the device.",
+            help="Number formats, as in fp32,bf16 or fp32/openvino. all: each on every installed engine. Default: the "
+            "precision that runs have on the device.",
             show_default=False,
         ),
     ] = None,

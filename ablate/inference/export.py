@@ -66,11 +66,21 @@ def build_graphs(run: TrainedRun, scheme: str, calibration: int) -> tuple[Export
     """
     model = exportable(run.model, run.config, run.codec)
     graphs = export_graphs(model)
-    if scheme == "int8":
-        network = onnx_network(graphs, machine.threads(), run.config)
-        inputs = calibration_inputs(network, run.config, run.row["seed"], calibration)
-        graphs = to_int8(graphs, groups_of(SCOPE, model.groups), inputs)
-    return model, graphs
+    return model, int8_graphs(run, model, graphs, calibration) if scheme == "int8" else graphs
+
+
+def int8_graphs(run: TrainedRun, model: ExportableModel, graphs: Graphs, calibration: int) -> Graphs:
+    """Return a finished run's float32 graphs in int8.
+
+    Args:
+        run: The run.
+        model: Its exportable form.
+        graphs: Its float32 graphs.
+        calibration: Number of sampled images whose activations calibrate int8.
+    """
+    network = onnx_network(graphs, machine.threads(), run.config)
+    inputs = calibration_inputs(network, run.config, run.row["seed"], calibration)
+    return to_int8(graphs, groups_of(SCOPE, model.groups), inputs)
 
 
 def decoder_path(output: Path) -> Path:
@@ -95,10 +105,7 @@ def write_onnx(run: TrainedRun, output: Path, scheme: str) -> list[tuple[Path, s
     import onnx
 
     model, graphs = build_graphs(run, scheme, run.config.quantize.calibration)
-    files = []
-    with torch.inference_mode():
-        images = to_float(cats.compose(CHECKED, size=run.config.data.size), next(run.model.parameters()).device)
-        latents = run.codec.encode(images).cpu()
+    files, latents = [], cat_latents(run)
     for name, graph in graphs.items():
         path = output if name == "step" else decoder_path(output)
         onnx.helper.set_model_props(graph, file_metadata(run, scheme, name))
@@ -107,43 +114,56 @@ def write_onnx(run: TrainedRun, output: Path, scheme: str) -> list[tuple[Path, s
             with replacing(path) as temporary:
                 onnx.save(graph, temporary)
                 onnx.checker.check_model(str(temporary))
-                reference: Callable[..., Tensor] = (
-                    model.step if name == "step" or model.decode is None else model.decode
-                )
                 session = Session(temporary, machine.threads())
-                files.append((path, compare_with_torch(session, reference, latents, scheme, name)))
+                result, same = compare_with_torch(session, model, latents, scheme, name)
+                if not same:
+                    raise ResultsError(
+                        f"export {name} as {scheme}: {result}; the file is not kept: its images would differ"
+                    )
+                files.append((path, result))
         except OSError as error:
             raise ResultsError(f"--output {path}: cannot be written ({error}); choose another place") from error
     return files
 
 
-def compare_with_torch(
-    session: Session, reference: Callable[..., Tensor], latents: Tensor, scheme: str, name: str
-) -> str:
-    """Compare a file with torch on noise and on noisy images, in batches of one and of many.
+def cat_latents(run: TrainedRun) -> Tensor:
+    """Return a few cats in the run's diffusion space, (CHECKED, C, S, S) float32 on the CPU."""
+    with torch.inference_mode():
+        images = to_float(cats.compose(CHECKED, size=run.config.data.size), next(run.model.parameters()).device)
+        return run.codec.encode(images).cpu()
 
-    Raises:
-        ResultsError: They disagree.
+
+def compare_with_torch(
+    network: Callable[..., Tensor], model: ExportableModel, latents: Tensor, scheme: str, graph: str
+) -> tuple[str, bool]:
+    """Compare a graph on any engine with torch, on noise and on noisy images, in batches of one and of many.
+
+    Args:
+        network: The graph on the engine: float32 tensors on the CPU -> its output.
+        model: The model in torch.
+        latents: (N, C, S, S) float32, as of `cat_latents`.
+        scheme: `fp32`, bounded by the largest difference, or `int8`, by the PSNR.
+        graph: `step` or `decode`.
+
+    Returns:
+        The result in words, and whether it is within the bound.
     """
+    reference: Callable[..., Tensor] = model.step if graph == "step" or model.decode is None else model.decode
     eps = rng.normal(0, "export", range(len(latents)), tuple(latents.shape[1:]))
     inputs: list[tuple[Tensor, ...]] = [(x,) for x in (eps, latents)]
-    if name == "step":
+    if graph == "step":
         times = torch.tensor(TIMES)[torch.arange(len(latents)) % len(TIMES)]
         inputs = [(eps, torch.zeros(len(eps))), (interpolate(latents, eps, times), times)]
         inputs.append(tuple(x[:1] for x in inputs[1]))
     worst, quality = 0.0, float("inf")
     for given in inputs:
         with torch.inference_mode():
-            expected, out = reference(*given), session(*given)
+            expected, out = reference(*given), network(*given)
         worst = max(worst, float((out - expected).abs().max()))
         quality = min(quality, float(psnr_db(out, expected.clamp(-1, 1)).min()))
-    result = (
-        f"largest difference to PyTorch {worst:.2g}" if scheme == "fp32" else f"at least {quality:.1f} dB to PyTorch"
-    )
-    wrong = not worst <= FLOAT_TOLERANCE if scheme == "fp32" else not quality >= INT8_PSNR_DB
-    if wrong:
-        raise ResultsError(f"export {name} as {scheme}: {result}; the file is not kept: its images would differ")
-    return result
+    if scheme == "fp32":
+        return f"largest difference to PyTorch {worst:.2g}", worst <= FLOAT_TOLERANCE
+    return f"at least {quality:.1f} dB to PyTorch", quality >= INT8_PSNR_DB
 
 
 def file_metadata(run: TrainedRun, scheme: str, graph: str) -> dict[str, str]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # an optional package
     import onnx
 
 Graphs: TypeAlias = "dict[str, onnx.ModelProto]"  # `step`, and `decode` in latent space
+# (graph, threads) -> the graph as a function of float32 tensors on the CPU
+Engine: TypeAlias = "Callable[[onnx.ModelProto, int], Callable[..., Tensor]]"
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,19 @@ def _export(model: ExportableModel) -> Graphs:
     return graphs
 
 
-def onnx_network(graphs: Graphs, threads: int, config: Config) -> ImageGenerator:
-    """Return the model as ONNX Runtime computes it.
+def onnx_network(graphs: Graphs, threads: int, config: Config, engine: Engine = onnx_runtime.Session) -> ImageGenerator:
+    """Return the model as an engine computes it.
+
+    Args:
+        graphs: The model's graphs.
+        threads: Threads of the engine.
+        config: The model's configuration.
+        engine: Loads a graph.
 
     Raises:
         ResultsError: The engine cannot run a graph.
     """
-    sessions = {name: onnx_runtime.Session(graph, threads) for name, graph in graphs.items()}
+    sessions = {name: engine(graph, threads) for name, graph in graphs.items()}
     return ImageGenerator(sessions["step"], sessions.get("decode", image_codec(config.shape[0]).decode))
 
 

@@ -7,9 +7,11 @@ raw times of a session are added to the latency table.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import torch
 from torch import Tensor
 
 from ablate.base import cuda_graphs, machine, rng
-from ablate.base.errors import AblateError, did_you_mean
+from ablate.base.errors import AblateError, ResultsError, did_you_mean, require
 from ablate.base.progress import Progress
 from ablate.diffusion.sampling import denoise
 from ablate.diffusion.solvers import SOLVERS, Denoise
-from ablate.inference import export, onnx
+from ablate.inference import export, onnx, onnx_runtime, openvino
 from ablate.inference.latency import TimedCall, time_calls
+from ablate.inference.onnx import ExportableModel, Graphs
 from ablate.inference.trained_run import TrainedRun
 from ablate.runs.loading import find_runs, load_run
 from ablate.stats.quantiles import NOISE_THRESHOLD, noise, quantiles, ratio
@@ -52,35 +55,68 @@ class TimedNetwork:
     decode: Callable[[Tensor], Tensor]
 
 
-def _in_torch(precision: str) -> Callable[[Path, str, torch.device], TimedNetwork]:
-    def open_(folder: Path, run_id: str, device: torch.device) -> TimedNetwork:
-        run = load_run(folder, run_id, device, precision=precision)
+class FinishedRun:
+    """A finished run on a device, whose graphs are exported once: that takes up to 20 seconds."""
+
+    def __init__(self, folder: Path, run_id: str, device: torch.device) -> None:
+        """Name the run and the device where it computes."""
+        self.folder, self.run_id, self.device = folder, run_id, device
+
+    def load(self, precision: str | None = None) -> TrainedRun:
+        """Load the run, whose autoencoder decodes in a precision, as in `load_run`."""
+        return load_run(self.folder, self.run_id, self.device, precision=precision)
+
+    @cached_property
+    def exported(self) -> tuple[TrainedRun, ExportableModel, Graphs]:
+        """The run, its exportable form and its float32 graphs."""
+        run = self.load("fp32")
+        return run, *export.build_graphs(run, "fp32", 0)
+
+    @cached_property
+    def int8_graphs(self) -> Graphs:
+        """The graphs in int8."""
+        run, model, graphs = self.exported
+        return export.int8_graphs(run, model, graphs, run.config.quantize.calibration)
+
+
+def _in_torch(precision: str) -> Callable[[FinishedRun], TimedNetwork]:
+    def open_(finished: FinishedRun) -> TimedNetwork:
+        run = finished.load(precision)
         return TimedNetwork(run, lambda z, t: denoise(run.model, run.config, z, t, precision), run.codec.decode)
 
     return open_
 
 
-def _in_engine(scheme: str) -> Callable[[Path, str, torch.device], TimedNetwork]:
-    def open_(folder: Path, run_id: str, device: torch.device) -> TimedNetwork:
-        if device.type != "cpu":
-            raise AblateError(f"--device {device}: onnxruntime computes on the CPU here; fix: --device cpu")
-        run = load_run(folder, run_id, device)
-        _, parts = export.build_graphs(run, scheme, run.config.quantize.calibration)
-        network = onnx.onnx_network(parts, machine.threads(), run.config)
+def _in_engine(scheme: str, name: str, engine: onnx.Engine) -> Callable[[FinishedRun], TimedNetwork]:
+    def open_(finished: FinishedRun) -> TimedNetwork:
+        if finished.device.type != "cpu":
+            raise AblateError(f"--device {finished.device}: {name} computes on the CPU here; fix: --device cpu")
+        run, model, graphs = finished.exported
+        graphs = finished.int8_graphs if scheme == "int8" else graphs
+        network = onnx.onnx_network(graphs, machine.threads(), run.config, engine)
+        latents = export.cat_latents(run)
+        for graph in graphs:
+            call = network.denoise if graph == "step" else network.decode
+            result, same = export.compare_with_torch(call, model, latents, scheme, graph)
+            if not same:
+                raise ResultsError(f"{finished.run_id}: {graph} as {scheme}/{name}: {result}; it is not timed")
         return TimedNetwork(run, network.denoise, network.decode)
 
     return open_
 
 
-# (scheme, engine) -> a function that opens a run in it: (results folder, run's name, device) ->
-# network. A scheme without an engine is the first entry of that scheme. An engine with its own
-# threads uses `machine.threads()`.
-NETWORKS: dict[tuple[str, str], Callable[[Path, str, torch.device], TimedNetwork]] = {
+# (scheme, engine) -> a function that opens a run in it. A scheme without an engine is the first
+# entry of that scheme. An engine with its own threads uses `machine.threads()`.
+NETWORKS: dict[tuple[str, str], Callable[[FinishedRun], TimedNetwork]] = {
     ("fp32", "torch"): _in_torch("fp32"),
     ("bf16", "torch"): _in_torch("bf16"),
-    ("int8", "onnxruntime"): _in_engine("int8"),
-    ("fp32", "onnxruntime"): _in_engine("fp32"),
+    ("int8", "onnxruntime"): _in_engine("int8", "onnxruntime", onnx_runtime.Session),
+    ("fp32", "onnxruntime"): _in_engine("fp32", "onnxruntime", onnx_runtime.Session),
+    ("int8", "openvino"): _in_engine("int8", "openvino", openvino.Session),
+    ("fp32", "openvino"): _in_engine("fp32", "openvino", openvino.Session),
 }
+# Packages of extras that an engine needs.
+PACKAGES = {"onnxruntime": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino")}
 
 
 def _as_sampled(network: TimedNetwork, z: Tensor) -> Denoise:
@@ -124,8 +160,10 @@ def parse_batches(text: str) -> list[int]:
 def parse_schemes(text: str) -> list[tuple[str, str]]:
     """Return (scheme, engine) for each part of `fp32,bf16` or `fp32/torch`, in order and once each.
 
+    `all` stands for every scheme on every engine that is installed.
+
     Raises:
-        AblateError: A scheme or engine that there is not.
+        AblateError: A scheme or engine that there is not, or whose package is not installed.
     """
     allowed: dict[str, tuple[str, str]] = {}
     for scheme, engine in NETWORKS:
@@ -133,12 +171,20 @@ def parse_schemes(text: str) -> list[tuple[str, str]]:
         allowed[f"{scheme}/{engine}"] = (scheme, engine)
     chosen = []
     for part in map(str.strip, text.split(",")):
+        if part == "all":
+            chosen += [(scheme, engine) for scheme, engine in NETWORKS if _is_installed(engine)]
+            continue
         if part not in allowed:
-            raise AblateError(
-                f"--schemes {text}: unknown scheme {part!r}{did_you_mean(part, allowed)} Allowed: {', '.join(allowed)}"
-            )
+            near = did_you_mean(part, allowed)
+            raise AblateError(f"--schemes {text}: unknown scheme {part!r}{near} Allowed: all, {', '.join(allowed)}")
+        for package in PACKAGES.get(allowed[part][1], ()):
+            require(f"--schemes {part}", package)
         chosen.append(allowed[part])
     return list(dict.fromkeys(chosen))
+
+
+def _is_installed(engine: str) -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in PACKAGES.get(engine, ()))
 
 
 def time_runs(
@@ -183,11 +229,8 @@ def time_runs(
     session = f"{BENCH_SESSION}{started:%Y%m%dT%H%M%S.%fZ}"
     groups = []
     with machine.use_threads(threads):
-        networks = {
-            (row["run_id"], *scheme): NETWORKS[scheme](folder, row["run_id"], device)
-            for row in runs
-            for scheme in schemes
-        }
+        opened = [FinishedRun(folder, row["run_id"], device) for row in runs]
+        networks = {(run.run_id, *scheme): NETWORKS[scheme](run) for run in opened for scheme in schemes}
         columns = {"session": session, "scope": scope, **machine.conditions(device)}
         for batch in batches:
             calls = len(networks) * (1 + WARMUP + rounds)

@@ -3,6 +3,7 @@
 One file, because the graph is exported once: that takes twenty seconds.
 """
 
+import importlib.util
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ablate.base.errors import ResultsError
-from ablate.inference import onnx_runtime
+from ablate.inference import export, onnx_runtime, openvino
 from ablate.inference.number_formats import groups_of, parse_formats, scopes_of, with_formats
 from ablate.inference.onnx import ExportableModel, ImageGenerator, calibration_inputs
 from ablate.inference.onnx_modules import ShuffledConv2d, Step
@@ -142,14 +143,36 @@ def test_engines_draw_the_same_images(study: Path) -> None:
     assert 0 < np.abs(drawn["int8"] - drawn["fp32"]).mean() < 5
 
 
-def test_bench_times_the_engine_beside_torch(study: Path) -> None:
-    done = ablate(
-        *("bench", "baseline", "--schemes", "fp32/torch,int8,fp32/onnxruntime", "--batch", "1", "--rounds", "5"),
-        *("--scope", "image", "--json"),
-        cwd=study,
-    )
+BENCH = ("bench", "baseline", "--batch", "2", "--rounds", "5", "--scope", "image", "--json")
+
+
+def test_bench_times_every_installed_engine_beside_torch(study: Path) -> None:
+    done = ablate(*BENCH, "--schemes", "all", cwd=study)
     assert done.returncode == 0, done.stderr
-    assert "int8" in done.stdout
+    timed = {(row["scheme"], row["engine"]) for row in json.loads(done.stdout)["groups"][0]["rows"]}
+    there = {"torch", "onnxruntime"} | ({"openvino"} if importlib.util.find_spec("openvino") else set())
+    assert timed == {("bf16", "torch")} | {(s, e) for s in ("fp32", "int8") for e in there} - {("int8", "torch")}
+    rows = pd.read_parquet(study / "results" / "latency.parquet").query("session != 'run'")
+    assert set(zip(rows["scheme"], rows["engine"], strict=True)) == timed
+
+
+def test_an_engine_that_disagrees_with_torch_is_not_timed(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (study / "results" / "latency.parquet").read_bytes()
+    monkeypatch.setattr(export, "FLOAT_TOLERANCE", 0.0)
+    done = ablate(*BENCH, "--schemes", "fp32/onnxruntime", cwd=study)
+    assert done.returncode == 1
+    said = r"error: baseline-tiny-set-s0-\w+: step as fp32/onnxruntime: largest difference to PyTorch .*; it is not timed\n"
+    assert re.fullmatch(said, done.stderr)
+    assert (study / "results" / "latency.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_openvino_computes_what_torch_does_at_any_batch(step: Step, graph: onnx.ModelProto, batch: int) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install 'ablate-harness[openvino]'")
+    session = openvino.Session(graph, 1)
+    for size in (batch, 2, batch):
+        z, t = torch.randn(size, 3, 64, 64), torch.linspace(0, 0.9, size)
+        torch.testing.assert_close(session(z, t), step(z, t), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

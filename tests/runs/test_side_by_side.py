@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,8 +72,8 @@ class Fake:
             side_by_side, "NETWORKS", {(name, "fake"): partial(self._open, value) for name, value in ms.items()}
         )
 
-    def _open(self, ms: float, folder: Path, run_id: str, device: torch.device) -> side_by_side.TimedNetwork:
-        run = load_run(folder, run_id, device)
+    def _open(self, ms: float, finished: side_by_side.FinishedRun) -> side_by_side.TimedNetwork:
+        run = finished.load()
 
         def call(z: Tensor, t: Tensor) -> Tensor:
             self.calls += 1
@@ -158,7 +160,7 @@ def test_threads_are_set_for_the_session_and_recorded(folder: Path, monkeypatch:
 def test_a_scheme_is_what_samples_are_drawn_in(folder: Path, precision: str) -> None:
     run = load_run(folder, "baseline", CPU)
     z, t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.8])
-    network = side_by_side.NETWORKS[precision, "torch"](folder, run.row["run_id"], CPU)
+    network = side_by_side.NETWORKS[precision, "torch"](side_by_side.FinishedRun(folder, run.row["run_id"], CPU))
     assert torch.equal(network.denoise(z, t), denoise(run.model, run.config, z, t, precision))
     other = "bf16" if precision == "fp32" else "fp32"
     assert not torch.equal(network.denoise(z, t), denoise(run.model, run.config, z, t, other))
@@ -188,8 +190,18 @@ def test_lists_of_batch_sizes_and_schemes() -> None:
         with pytest.raises(AblateError, match="--batch"):
             side_by_side.parse_batches(text)
     for text in ("", "fp32,", "torch", "fp32/onnx9"):
-        with pytest.raises(AblateError, match=r"--schemes .*Allowed: fp32"):
+        with pytest.raises(AblateError, match=r"--schemes .*Allowed: all, fp32"):
             side_by_side.parse_schemes(text)
+
+
+def test_an_engine_that_is_not_installed_is_left_out_and_named_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    engines = {engine for _, engine in side_by_side.parse_schemes("all")}
+    assert "torch" in engines
+    assert "openvino" not in engines
+    fix = re.escape("--schemes fp32/openvino: openvino is not installed; fix: pip install 'ablate-harness[openvino]'")
+    with pytest.raises(AblateError, match=fix):
+        side_by_side.parse_schemes("fp32/openvino")
 
 
 def test_a_scheme_without_its_engine_is_the_first_of_that_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,8 +230,8 @@ def uneven(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     fake = Fake(monkeypatch, fp32=1.0, int8=1.0)
     steady = side_by_side.NETWORKS["int8", "fake"]
 
-    def restless(folder: Path, run_id: str, device: torch.device) -> side_by_side.TimedNetwork:
-        network, count = steady(folder, run_id, device), iter(range(1000))
+    def restless(finished: side_by_side.FinishedRun) -> side_by_side.TimedNetwork:
+        network, count = steady(finished), iter(range(1000))
 
         def call(z: Tensor, t: Tensor) -> Tensor:
             fake.now_s += next(count) % 3 / 1e3

@@ -14,8 +14,8 @@ import pandas as pd
 from ablate.base.text import printable
 from ablate.data import cats
 from ablate.report import plot_data
-from ablate.report.findings import Claim, Comparison, Findings
-from ablate.report.render import report_tables, run_plots, verdict_plots
+from ablate.report.findings import Claim, Findings
+from ablate.report.render import main_table, report_tables, run_plots, verdict_plots
 from ablate.report.render.gallery import data_images, is_embedded, make_gallery
 from ablate.report.render.latex import to_latex
 from ablate.report.render.number_text import interval, signed
@@ -25,7 +25,6 @@ from ablate.report.render.vega import records
 from ablate.store import tables as results
 from ablate.store.schema import IMPORTED
 
-TITLES = {"helps": "Better than {}", "hurts": "Worse than {}", "same": "The same as {}", "undecided": "Undecided"}
 RAW = ("runs", "curves", "denoising", "latency")
 SECTIONS = {  # element id -> name in the navigation
     "verdicts": "Findings",
@@ -56,16 +55,6 @@ PAIRS = (
     "Pairing",
     "Differences are compared seed by seed. What two runs of one seed share was up to the program that made them.",
 )
-
-
-@dataclass(frozen=True)
-class VariantCard:
-    """The verdict on one variant."""
-
-    label: str
-    about: str
-    effect: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -115,9 +104,10 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "findings": findings,
         "title": f"Ablation study of {_plural(compared.variants, 'variant')}",
         "subtitle": _subtitle(findings, mine),
-        "lead": report_tables.lead(findings),
-        "explanation": " ".join(report_tables.explanation(findings)) if findings.comparisons else "",
-        "cards": cards_of(findings) if findings.comparisons else [],
+        "headlines": main_table.headlines(findings),
+        "main": main_table.main_table(findings),
+        "reasons": main_table.reasons(findings),
+        "explanation": _explanation(findings),
         "claims": [_claim_text(claim, findings) for claim in findings.claims],
         "budgets": report_tables.budget_table(findings),
         "factorials": [report_tables.factorial_table(findings, study) for study in findings.factorials],
@@ -157,29 +147,10 @@ def _subtitle(findings: Findings, runs: pd.DataFrame) -> str:
     return f"{where}: {_plural(compared.runs, 'run')} under {_plural(len(seeds), 'seed')}{equal}{when}."
 
 
-def _judged(findings: Findings) -> list[Comparison]:
-    """Return the comparisons by the first metric."""
-    return [one for one in findings.comparisons if one.metric == findings.compared.headline[0]]
-
-
-def cards_of(findings: Findings) -> list[tuple[str, str, list[VariantCard]]]:
-    """Return each verdict with its title and its variants, the largest difference first."""
-    metric = findings.compared.headline[0]
-    decimals = report_tables.difference_decimals(findings, metric)
-    about = {row.label: row.about for row in findings.rows}
-    cards: dict[str, list[VariantCard]] = {verdict: [] for verdict in TITLES}
-    for one in sorted(_judged(findings), key=lambda one: -abs(one.mean or 0.0)):
-        effect = f"{metric} {signed(one.mean, decimals)}"
-        if one.low is not None:
-            effect += f" {interval(one.low, one.high, decimals)}"
-        why = one.why
-        if one.verdict == "undecided" and one.seeds_needed is not None and one.seeds_needed > one.n:
-            basis = "this many comparisons need at least" if one.low is None else "by the spread seen, that needs"
-            why += f"; {basis} {one.seeds_needed:,} seeds"
-        cards[one.verdict].append(VariantCard(one.label, about[one.label], effect, why))
-    against = findings.compared.against or "the baseline"
-    shown = {verdict: group for verdict, group in cards.items() if group or verdict != "same"}
-    return [(verdict, TITLES[verdict].format(against), group) for verdict, group in shown.items()]
+def _explanation(findings: Findings) -> str:
+    """Return what the verdicts mean; the columns of the tables of all tests are explained where these stand."""
+    lines = report_tables.explanation(findings)
+    return " ".join([*lines[:2], *lines[4:]]) if findings.comparisons else ""
 
 
 def _claim_text(claim: Claim, findings: Findings) -> ClaimText:

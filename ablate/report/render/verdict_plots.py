@@ -5,6 +5,7 @@ They show numbers of the findings and compute none.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -49,7 +50,7 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
         base.mark_point(filled=True, size=90, opacity=1).encode(x="mean:Q", color=colour, shape=shape),
     ).properties(width=WIDTH, height=ROW * len(frame))
     listed = "; ".join(f"{one.label} {signed(one.mean, decimals)}, {one.verdict}" for one in mine)
-    tables = report_tables.verdict_tables(findings)
+    table = report_tables.verdict_tables(findings)[findings.metrics.index(metric)]
     return finish(
         f"differences-{_id(findings, metric)}",
         chart,
@@ -59,7 +60,7 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
         f"{metric.about[:1].upper()}{metric.about[1:]}; {better} is better. "
         "The verdicts come from the tests: a thin line may cross the dashed one where the test decides.",
         f"Differences to {against} in {metric.name}: {listed}.",
-        tables[findings.metrics.index(metric)],
+        replace(table, legend=tuple(report_tables.explanation(findings)[2:4])),
     )
 
 

@@ -27,7 +27,7 @@ from ablate.report import plot_data
 from ablate.report.builder import build, read
 from ablate.report.render import gallery, run_images, vega
 from ablate.report.render.html import to_html
-from ablate.report.render.page import cards_of
+from ablate.report.render.main_table import headlines, main_table, reasons
 from ablate.report.render.text_table import TextTable
 from ablate.store import image_grids
 
@@ -76,21 +76,51 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_it_says_what_was_found_without_scripts(html: str) -> None:
     text = " ".join(Reader(html).text.split())
-    assert "Of 3 changes to baseline, 1 makes the images worse" in text
-    assert "1 makes the images better and 1 is undecided: judged by fd over" in text
-    better, worse = text.index("Better than baseline 1"), text.index("Worse than baseline 1")
-    undecided = text.index("Undecided 1")
-    assert better < text.index("direct fd -", better) < worse < text.index("no_drift fd +", worse) < undecided
+    assert (
+        "By fd, no_drift is worse than baseline and direct is better than baseline; 1 of 3 changes is undecided."
+        in text
+    )
+    differ, undecided = text.index("Differ from baseline: 2"), text.index("Undecided: 1")
+    assert differ < text.index("Remove the colour-drift network.", differ) < undecided
+    assert undecided < text.index("v_pred", undecided) < text.index("lower is better")
     assert "no_drift: worse than baseline in fd, because drift restores low-frequency colour." in text
+
+
+def test_the_table_of_a_paper_comes_first_with_what_differs_before_what_is_open(html: str) -> None:
+    first = html.partition("<tr>")[2].partition("</tr>")[0]
+    assert [Reader(cell).text for cell in re.findall(r"<th.*?</th>", first)] == [
+        *("variant", "fd ↓", "fd vs baseline", "pd ↓", "pd vs baseline", "seeds", "ms/image", "params")
+    ]
+    rows = {
+        row.partition("<br>")[0].rpartition(">")[2]: row for row in re.findall(r'(?s)<th scope="row">.*?</tr>', html)
+    }
+    assert list(rows)[:4] == ["baseline", "no_drift", "direct", "v_pred"]
+    badges = {name: re.findall(r'class="badge (\w+)"', row)[:1] for name, row in rows.items()}
+    assert [badges[name] for name in list(rows)[:4]] == [[], ["hurts"], ["helps"], ["undecided"]]
+    assert re.fullmatch(r"baseline.*± .*± .*91603\.60 M", Reader(rows["baseline"]).text.strip())
+
+
+def test_a_metric_that_decides_leads_though_it_is_not_the_first() -> None:
+    made = synthetic.planned(synthetic.rows({"baseline": 0.0, "no_drift": 0.0}, range(8)), ["fd", "pd"])
+    for row in made["runs"]:
+        row["pd"] += row["variant"] == "no_drift"
+    found = synthetic.findings_of(made)
+    assert headlines(found) == ["By pd, no_drift is worse than baseline."]
+    table = main_table(found)
+    assert table is not None
+    assert [group.title for group in table.groups] == ["", "Differ from baseline: 1"]
+    assert headlines(synthetic.findings_of(synthetic.rows({"baseline": 0.0, "no_drift": 0.0}, range(2)))) == [
+        "Of 1 change to baseline, 1 is undecided: judged by fd over 2 seeds, with e-values of a grown study."
+    ]
 
 
 def test_what_is_open_says_how_many_seeds_would_tell(tmp_path: Path) -> None:
     found = build(read(pages.make(tmp_path, seeds=range(4), images=False)))
-    cards = {card.label: card.why for _, _, some in cards_of(found) for card in some}
+    why = {(one.label, one.metric): one.why for one in reasons(found)}
     needed = {one.label: one.seeds_needed for one in found.comparisons if one.metric == "fd"}
-    assert cards["no_drift"].endswith(f"; by the spread seen, that needs {needed['no_drift']} seeds")
+    assert why["no_drift", "fd"].endswith(f"; by the spread seen, that needs {needed['no_drift']} seeds")
     single = build(read(pages.make(tmp_path / "single", seeds=range(1), images=False)))  # shows no spread
-    whys = [card.why for _, _, some in cards_of(single) for card in some]
+    whys = [one.why for one in reasons(single)]
     assert len(whys) > 1
     assert all(re.search(r"; this many comparisons need at least \d+ seeds$", why) for why in whys)
 

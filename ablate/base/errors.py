@@ -66,6 +66,7 @@ EXTRAS = {
         "timm", "torch", "torch_fidelity", "torchvision",
     ),
     "export": ("onnx", "onnxruntime", "onnxscript"),
+    "energy": ("pynvml",),
     "openvino": ("openvino",),
     "page": ("altair", "jinja2", "vl_convert"),
     "ray": ("ray",),

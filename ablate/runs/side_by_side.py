@@ -25,6 +25,7 @@ from ablate.base.progress import Progress
 from ablate.diffusion.sampling import denoise
 from ablate.diffusion.solvers import SOLVERS, Denoise
 from ablate.inference import export, onnx, onnx_runtime, openvino
+from ablate.inference.energy import EnergyCounter, energy_counter
 from ablate.inference.latency import TimedCall, time_calls
 from ablate.inference.onnx import ExportableModel, Graphs
 from ablate.inference.trained_run import TrainedRun
@@ -216,7 +217,8 @@ def time_runs(
 
     Returns:
         A document of plain values without NaN: the session's name, its conditions, the reference,
-        and for each batch size a group with the entries of `summarise`.
+        for each batch size a group with the entries of `summarise`, and what the energy covers
+        (`energy.source`) or why there is none (`energy.note`).
 
     Raises:
         AblateError: A run is missing or unfinished, a file is damaged, or the folder cannot be
@@ -228,6 +230,7 @@ def time_runs(
     started = datetime.now(UTC)
     session = f"{BENCH_SESSION}{started:%Y%m%dT%H%M%S.%fZ}"
     groups = []
+    counter = energy_counter(device)
     with machine.use_threads(threads):
         opened = [FinishedRun(folder, row["run_id"], device) for row in runs]
         networks = {(run.run_id, *scheme): NETWORKS[scheme](run) for run in opened for scheme in schemes}
@@ -243,6 +246,9 @@ def time_runs(
                     for key, network in networks.items()
                 ]
                 times = time_calls(timed, rounds=rounds, warmup=WARMUP, device=device, seed=seed, on_call=bar.advance)
+                joules = {tuple(t.columns[name] for name in NAMES): _joules_per_image(counter, t) for t in timed}
+            for row in times:
+                row["joules_per_image"] = joules[tuple(row[name] for name in NAMES)]
             tables.append(folder, {"latency": times}, replace=False)
             groups.append({"batch": batch, "rows": summarise(times, list(networks), seed)})
     reference = next(iter(networks))
@@ -258,7 +264,14 @@ def time_runs(
         "runs": labels,
         "groups": groups,
         "agreement": agreement(groups, columns, before),
+        "energy": {"note": counter} if isinstance(counter, str) else {"source": counter.source},
     }
+
+
+def _joules_per_image(counter: EnergyCounter | str, timed: TimedCall) -> float | None:
+    if isinstance(counter, str):
+        return None
+    return counter.joules_of(timed.call) / int(str(timed.columns["batch"]))
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str, str]], seed: int = 0) -> list[Row]:
@@ -274,7 +287,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str, 
         of the wall time, None if n is too small for them; `noise` (IQR / median), and `noisy` if it
         is above the threshold; `ratio` to the reference's median with its interval `ratio_low` to
         `ratio_high`; `images_per_s` at the median, where an evaluation of the scope `step` counts
-        as an image; `device_p50_ms` and the highest `peak_memory_mb`, None on a CPU.
+        as an image; `device_p50_ms` and the highest `peak_memory_mb`, None on a CPU; and
+        `joules_per_image`, None without a counter of energy.
     """
     kept = {
         key: sorted(
@@ -303,6 +317,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str, 
                 "images_per_s": None if median is None else 1e3 * some[0]["batch"] / median,
                 "device_p50_ms": quantiles(on_device)["p50"],
                 "peak_memory_mb": max(peaks, default=None),
+                "joules_per_image": some[0].get("joules_per_image"),
             }
         )
     return entries

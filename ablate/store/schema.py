@@ -91,7 +91,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_INT, "batch"),
         (_TEXT, "scope scheme engine session"),
         (_INT, "sample position"),
-        (_FLOAT, "latency_ms device_ms peak_memory_mb first_call_ms"),
+        (_FLOAT, "latency_ms device_ms peak_memory_mb first_call_ms joules_per_image"),
         (_TEXT, "device processor"),
         (_INT, "threads"),
         (_TEXT, "governor"),

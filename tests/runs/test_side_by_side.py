@@ -7,6 +7,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -67,6 +68,7 @@ class Fake:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **ms: float) -> None:
         """`ms` by scheme; without a drift network half of it."""
         self.now_s, self.calls = 0.0, 0
+        monkeypatch.setattr(side_by_side, "energy_counter", lambda device: "no counter in this test")
         monkeypatch.setattr(side_by_side, "time_calls", partial(time_calls, clock=lambda: self.now_s))
         monkeypatch.setattr(
             side_by_side, "NETWORKS", {(name, "fake"): partial(self._open, value) for name, value in ms.items()}
@@ -102,6 +104,20 @@ def test_figures_of_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["reference"] == {"run_id": "baseline-smoke-cats-s0-0", "scheme": "fp32", "engine": "fake"}
     assert found["agreement"] is None
     assert json.loads(to_json(found)) == found
+
+
+def test_energy_is_told_where_the_machine_has_a_counter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Fake(monkeypatch, fp32=1.0)
+    found = start(folder, "baseline", schemes=[("fp32", "fake")], batches=[2])
+    assert found["groups"][0]["rows"][0]["joules_per_image"] is None
+    assert "energy: not measured, no counter in this test." in lines(found)
+    counter = SimpleNamespace(source="a meter", joules_of=lambda call: 3.0)
+    monkeypatch.setattr(side_by_side, "energy_counter", lambda device: counter)
+    found = start(folder, "baseline", schemes=[("fp32", "fake")], batches=[2])
+    assert found["groups"][0]["rows"][0]["joules_per_image"] == pytest.approx(1.5)
+    assert {"joules per image: baseline fp32/fake 1.50", "energy: a meter."} <= set(lines(found))
+    table = tables.read(folder, "latency").groupby("session")["joules_per_image"]
+    assert table.agg(lambda values: values.isna().sum()).tolist() == [20, 0]
 
 
 def test_an_image_is_all_evaluations_of_the_sampler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,9 @@ def render(document: Mapping[str, Any]) -> RenderableType:
     ]
     for group in document["groups"]:
         parts += [Text(""), Text(f"batch {group['batch']}", style="bold"), _table(group, labels)]
+        if "source" in document["energy"]:
+            joules = [f"{_name(row, labels)} {number(row['joules_per_image'])}" for row in group["rows"]]
+            parts.append(Text(f"joules per image: {', '.join(joules)}"))
         noisy = [row["noise"] for row in group["rows"] if row["noisy"]]
         if noisy:
             how = f"noise above {document['noise_threshold']:g} in {len(noisy)} of {len(group['rows'])}"
@@ -54,6 +57,7 @@ def render(document: Mapping[str, Any]) -> RenderableType:
         f"noise: IQR / median. ratio: of medians, to {_name(document['reference'], labels)};",
         "interval: 95 %, by resampling whole rounds. -: too few rounds for that quantile.",
         *(["img/s: images through one network evaluation."] if document["scope"] == "step" else []),
+        f"energy: {document['energy'].get('source') or 'not measured, ' + document['energy']['note']}.",
     ]
     return Group(*parts, *(Text(line, style="dim") for line in legend))
 

@@ -1,6 +1,7 @@
 from ablate.api import import_scores as import_scores
 from ablate.api import judge as judge
 from ablate.api import load_results as load_results
+from ablate.api import load_run as load_run
 from ablate.api import merge as merge
 from ablate.api import run as run
 from ablate.results_folder import Results as Results
@@ -18,6 +19,7 @@ __all__ = [
     "import_scores",
     "judge",
     "load_results",
+    "load_run",
     "merge",
     "metric",
     "model",

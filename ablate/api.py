@@ -1,7 +1,7 @@
-"""The Python API: run a study, open a results folder, merge several, judge scores of your own.
+"""The Python API: run a study, open a results folder, load a run, judge scores of your own.
 
 `findings` is the content of `ablate report --json`, computed by the same code. Nothing here imports
-torch before `run` is called.
+torch before `run` or `load_run` is called.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ablate.study.variants import registry
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ablate.inference.trained_run import TrainedRun
     from ablate.scores.reading import Scores
 
 Budget = Literal["steps", "macs"]
@@ -37,6 +38,38 @@ def load_results(path: str | PathLike[str] = "results") -> Results:
         ResultsError: There is no such folder.
     """
     return Results(path)
+
+
+def load_run(
+    run: str | PathLike[str],
+    *,
+    device: str = "auto",
+    plugin: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
+    offline: bool = False,
+) -> TrainedRun:
+    """Load a trained run, to draw images from it: `ablate.load_run("user/cats").sample(16)`.
+
+    The weights are checked against the digest in the run's row. Nothing is unpickled.
+
+    Args:
+        run: One of: a run of a results folder, as in `results/no_drift-quick-cats-s0` (the first
+            letters do); a folder that `ablate push` wrote; a repository of the Hugging Face Hub, as
+            in `user/cats`, which is downloaded once. What exists on this machine comes first.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        plugin: Python files with the model, objective or solver that the run uses. Their code is
+            run. What this program registers itself needs no file.
+        offline: Download nothing.
+
+    Raises:
+        AblateError: There is no such run, its files are not those of its row, it needs a plug-in
+            that is not loaded, or the hub cannot be reached.
+    """
+    for path in (plugin,) if isinstance(plugin, str | PathLike) else plugin:
+        load_file(Path(path))
+    from ablate.base.machine import pick_device
+    from ablate.hub.loading import load
+
+    return load(run, pick_device(device), offline=offline)
 
 
 def merge(

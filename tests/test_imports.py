@@ -27,13 +27,14 @@ LAYERS = [
     ["report"],
     ["studies"],
     ["planning", "results_folder"],
+    ["hub"],
     ["api"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 REPORT_READS = {"base", "data", "report", "stats", "store", "study"}
-REPORT_READERS = {"cli", "planning", "report", "results_folder", "studies"}
+REPORT_READERS = {"cli", "hub", "planning", "report", "results_folder", "studies"}
 WITHOUT_TORCH = [
     "api",
     "base.errors",
@@ -48,6 +49,9 @@ WITHOUT_TORCH = [
     "data.image_arrays",
     "data.image_files",
     "data.pairing",
+    "hub.hugging_face",
+    "hub.repository",
+    "hub.sharing",
     "launch.programs",
     "launch.study",
     "planning",

@@ -9,6 +9,7 @@ from ablate.cli import verdicts
 from ablate.cli import judge
 from ablate.cli import results
 from ablate.cli import runs
+from ablate.cli import hub
 from ablate.cli import measure
 from ablate.cli import doctor
 from ablate.cli import weights
@@ -16,6 +17,7 @@ from ablate.cli import weights
 __all__ = [
     "app",
     "doctor",
+    "hub",
     "judge",
     "main",
     "measure",

@@ -67,7 +67,7 @@ def sample(
     check_output(output, (".png", ".npz"), force=force)
     from ablate.base.machine import pick_device, threads
     from ablate.base.progress import Progress
-    from ablate.diffusion.sampling import sample_images, to_uint8
+    from ablate.diffusion.sampling import to_uint8
     from ablate.inference.export import build_graphs, check_scheme
     from ablate.runs.loading import load_run
     from ablate.store.image_grids import save_array, save_grid
@@ -86,10 +86,7 @@ def sample(
                 done.config, noise, range(n), on_batch=bar.advance
             )
         else:
-            precision, codec = done.row["precision"], done.codec
-            drawn = sample_images(
-                done.model, done.config, noise, range(n), precision=precision, codec=codec, on_batch=bar.advance
-            )
+            drawn = done.draw(n, noise, bar.advance)
     images = to_uint8(drawn)
     (save_grid if output.suffix.lower() == ".png" else save_array)(output, images)
     console.echo(f"{printable(output)}: {n} images of {done.row['run_id']}", err=True)

@@ -16,6 +16,7 @@ from ablate import __version__
 from ablate.base.errors import WeightsError
 from ablate.base.host import cpu_name
 from ablate.launch.leases import Leases
+from ablate.metrics.downloads import offline
 from ablate.store import cache, health
 from ablate.store.artifacts import working_folders
 
@@ -59,7 +60,7 @@ def _training(weights_folder: Path | None) -> dict[str, Any]:
         "device": str(device),
         "precision": machine.pick_precision(device),
         "threads": machine.threads(),
-        "offline": weights.offline(),
+        "offline": offline(),
         "weights": {
             "efficientnet_lite0": _embedded_weights(),
             **{name: _weights(name, weights_folder) for name in weights.BACKBONES},

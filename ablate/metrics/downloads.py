@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 import time
 import urllib.error
 import urllib.request
@@ -53,6 +54,11 @@ class Download:
     target: Path
     sha256: str
     megabytes: int
+
+
+def offline() -> bool:
+    """Return whether `ABLATE_OFFLINE` forbids the network."""
+    return os.environ.get("ABLATE_OFFLINE", "") not in ("", "0")
 
 
 def download(files: Sequence[Download], progress: Progress, *, retry: bool = False) -> dict[str, str]:

@@ -28,8 +28,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from ablate.base.errors import DataError, WeightsError
+from ablate.metrics.downloads import offline
 from ablate.metrics.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
-from ablate.metrics.weights import Search, find_weights, hub_folder, offline
+from ablate.metrics.weights import Search, find_weights, hub_folder
 from ablate.study.metric_names import EMBEDDED, INCEPTION
 
 BATCH = 32  # images

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ablate.base.errors import WeightsError
 from ablate.base.progress import Progress
-from ablate.metrics.downloads import Download, download, recently_failed
+from ablate.metrics.downloads import Download, download, offline, recently_failed
 from ablate.models.weight_files import digest
 
 
@@ -124,11 +124,6 @@ class Search:
             raise WeightsError(
                 f"{self.folder}: no such folder of weights; fix: give another one with --weights or ABLATE_WEIGHTS"
             )
-
-
-def offline() -> bool:
-    """Return whether `ABLATE_OFFLINE` forbids the network."""
-    return os.environ.get("ABLATE_OFFLINE", "") not in ("", "0")
 
 
 def find_weights(name: str, search: Search) -> Weights:

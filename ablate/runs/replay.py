@@ -34,6 +34,7 @@ from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.runs import loading
 from ablate.runs.context import RunContext
+from ablate.runs.finished import find_run
 from ablate.runs.pipeline import train_and_sample
 from ablate.runs.program_replay import ProgramReplay, replay_program
 from ablate.runs.rows import RunRows
@@ -95,7 +96,7 @@ def replay_run(
         DataError: The images are not those of the row.
         DivergedError: The training diverged this time.
     """
-    row = loading.find_run(folder, name)
+    row = find_run(folder, name)
     config = variants.from_json(row["config"], row["preset"])
     if isinstance(config, ProgramConfig):
         return replay_program(

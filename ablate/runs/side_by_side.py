@@ -29,7 +29,8 @@ from ablate.inference.energy import EnergyCounter, energy_counter
 from ablate.inference.latency import TimedCall, time_calls
 from ablate.inference.onnx import ExportableModel, Graphs
 from ablate.inference.trained_run import TrainedRun
-from ablate.runs.loading import find_runs, load_run
+from ablate.runs.finished import find_runs
+from ablate.runs.loading import load_run
 from ablate.stats.quantiles import NOISE_THRESHOLD, noise, quantiles, ratio
 from ablate.store import tables
 from ablate.store.schema import BENCH_SESSION

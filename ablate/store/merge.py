@@ -27,6 +27,10 @@ from ablate.store.atomic_files import is_temporary, output_file
 Content = dict[str, pa.Table]  # table -> its rows
 
 
+class UnequalRowsError(ResultsError):
+    """Folders hold unequal rows of a run, and nobody said whose are taken."""
+
+
 @dataclass(frozen=True)
 class Merged:
     """The result of a merge.
@@ -73,7 +77,7 @@ def merge(
     others = {folder.resolve(): folder for folder in folders if folder.resolve() != output.resolve()}
     sources = [output, *others.values()]
     preferred = _place(prefer, sources)
-    read = [_read(folder) for folder in sources]
+    read = [read_tables(folder) for folder in sources]
     union = _Union(read, sources, preferred)
     new, own = union.new_runs(), set(read[0]["runs"]["run_id"].to_pylist())
     replaced = {run_id for run_id in new & own if 0 not in union.places(run_id)}
@@ -115,15 +119,19 @@ def _place(prefer: Path | None, sources: Sequence[Path]) -> int | None:
     return places[0]
 
 
-def _read(folder: Path) -> Content:
-    """Read all tables of a folder as they are at one moment. No file is added to the folder."""
+def read_tables(folder: Path) -> Content:
+    """Read all tables of a folder as they are at one moment. No file is added to the folder.
+
+    Raises:
+        ResultsError: A table cannot be read.
+    """
     lock_file = folder / tables.LOCK_FILE
     # A folder without a lock file has had no writer yet: the first one creates the file.
     had_writer = lock_file.exists()
     # A folder that this user cannot write cannot be locked, and rarely has another writer.
     with tables.lock(folder) if had_writer and os.access(folder, os.W_OK) else nullcontext():
         content = {table: tables.load(folder, table) for table in schema.SCHEMAS}
-    return _read(folder) if lock_file.exists() and not had_writer else content
+    return read_tables(folder) if lock_file.exists() and not had_writer else content
 
 
 class _Union:
@@ -171,7 +179,7 @@ class _Union:
             names = [run_id for run_id, run in self.run_ids.items() if run in differing]
             holders = np.flatnonzero(self._holds[sorted(differing)].any(axis=0))
             where = ", ".join(str(folders[int(place)]) for place in holders)
-            raise ResultsError(
+            raise UnequalRowsError(
                 f"merge: {len(differing)} run{'s' * (len(differing) > 1)} with unequal rows in {where}: "
                 f"{some_of(names)}; "
                 f"{self._digests(differing)}choose whose are taken with --prefer FOLDER, or remove the others with "

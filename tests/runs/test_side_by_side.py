@@ -24,7 +24,8 @@ from ablate.inference.latency import time_calls
 from ablate.models.weight_files import digest, save_tensors
 from ablate.report.render.bench import render, to_json
 from ablate.runs import side_by_side
-from ablate.runs.loading import find_runs, load_run
+from ablate.runs.finished import find_runs
+from ablate.runs.loading import load_run
 from ablate.store import tables
 from ablate.study import variants
 

@@ -1,0 +1,1 @@
+"""Runs in repositories: folders, or models of the Hugging Face Hub."""

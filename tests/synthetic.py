@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate.report.builder import build
+from ablate.report.builder import TABLES, build
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
 from ablate.store import tables as results
@@ -161,9 +161,13 @@ def _format(run_id: str, scheme: str, fd: float, draw: np.random.Generator) -> d
 
 def frames(*studies: Rows) -> dict[str, pd.DataFrame]:
     """Return the tables of several studies in one folder, as they are read."""
-    tables = ("runs", "fidelity", "metrics", "quantized", "sampling", "plans")
-    rows = {table: [row for made in studies for row in made.get(table, [])] for table in tables}
-    return {table: to_arrow(table, rows[table]).to_pandas() for table in tables}
+    rows = {table: [row for made in studies for row in made.get(table, [])] for table in TABLES}
+    return {table: to_arrow(table, some).to_pandas() if some else _empty(table) for table, some in rows.items()}
+
+
+@cache
+def _empty(table: str) -> pd.DataFrame:
+    return to_arrow(table, []).to_pandas()
 
 
 def findings_of(*studies: Rows, **choice: Any) -> Findings:

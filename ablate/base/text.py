@@ -14,7 +14,10 @@ _KEPT = re.compile(r"[^\n\t]+")
 
 def printable(text: object) -> str:
     """Return the text with unprintable characters (escape, newline, bidi mark) escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in plain)
 
 
 def printable_lines(text: str) -> str:

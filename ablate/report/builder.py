@@ -114,9 +114,10 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         runs=sum(row.runs for row in table.rows),
         variants=len({row.variant for row in table.rows}),
     )
+    metrics = describe_metrics(selected)
     return Findings(
         compared=compared,
-        metrics=describe_metrics(selected),
+        metrics=metrics,
         rows=_with_other_budget(table.rows, frames, choice, selected.metrics),
         comparisons=verdicts.comparisons,
         claims=verdicts.claims,
@@ -124,7 +125,7 @@ def build(frames: Mapping[str, pd.DataFrame], choice: Choice = EVERYTHING) -> Fi
         fronts=fronts,
         quantized=summarise(formats),
         tuning=make_tuning(table.rows, frames.get("plans"), notes),
-        curves=make_curves(table.rows, describe_metrics(selected), frames, table.against, notes),
+        curves=make_curves(table.rows, metrics, frames, table.against, notes),
         notes=tuple(notes),
     )
 
@@ -162,10 +163,10 @@ def _lost_rows(artifacts: pd.DataFrame | None) -> list[str]:
 
 def _formats(done: pd.DataFrame, quantized: pd.DataFrame | None) -> pd.DataFrame:
     """Return the rows of `quantized` of these runs, with their label and seed."""
-    of_run = done[["run_id", "label", "seed"]]
     if quantized is None or not len(quantized):
         return pd.DataFrame()
-    return of_run.merge(finite(quantized).astype(dict.fromkeys(("run_id", "scheme", "scope"), object)), on="run_id")
+    formats = finite(quantized).astype(dict.fromkeys(("run_id", "scheme", "scope"), object))
+    return done[["run_id", "label", "seed"]].merge(formats, on="run_id")
 
 
 def _with_other_budget(

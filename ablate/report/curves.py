@@ -44,14 +44,17 @@ def make_curves(
         against: Label of the row that the others are compared with.
         notes: A note is appended for each variant whose difference changes its sign.
     """
-    runs = frames["runs"]
+    runs, sampling = frames["runs"], frames.get("sampling", pd.DataFrame())
+    extra = (runs["purpose"] == "curve") & (runs["status"] == "done") if "purpose" in runs else pd.Series(dtype=bool)
+    if not extra.any() and not len(sampling):
+        return ()
     known = runs[runs["run_id"].isin([run_id for row in rows for run_id in row.run_ids])].set_index("run_id")
     curves = []
     for metric in metrics:
         if metric.name in runs and is_float_dtype(runs[metric.name]):  # the column `precision` is a dtype
-            curves.append(_curve("train_steps", metric, _over_steps(rows, metric, runs, known), against))
+            curves.append(_curve("train_steps", metric, _over_steps(rows, metric, runs[extra], known), against))
         if metric.name in FEATURES:
-            curves.append(_curve("nfe", metric, _over_evaluations(rows, metric, frames, known), against))
+            curves.append(_curve("nfe", metric, _over_evaluations(rows, metric, sampling, known), against))
     there = tuple(curve for curve in curves if curve is not None)
     notes += [note for curve in there for note in _turns(curve)]
     return there
@@ -65,9 +68,8 @@ def _own(row: VariantRow, metric: Metric) -> Iterator[tuple[str, int, float]]:
             yield run_id, seed, value
 
 
-def _over_steps(rows: Sequence[VariantRow], metric: Metric, runs: pd.DataFrame, known: pd.DataFrame) -> Points:
+def _over_steps(rows: Sequence[VariantRow], metric: Metric, extra: pd.DataFrame, known: pd.DataFrame) -> Points:
     points: Points = {}
-    extra = runs[(runs["purpose"] == "curve") & (runs["status"] == "done")] if "purpose" in runs else runs[:0]
     if not len(extra):
         return points
     bases = pd.Series([_base(name) for name in extra["variant"]], extra.index, dtype=object)
@@ -89,11 +91,10 @@ def _over_steps(rows: Sequence[VariantRow], metric: Metric, runs: pd.DataFrame, 
 
 
 def _over_evaluations(
-    rows: Sequence[VariantRow], metric: Metric, frames: Mapping[str, pd.DataFrame], known: pd.DataFrame
+    rows: Sequence[VariantRow], metric: Metric, sampling: pd.DataFrame, known: pd.DataFrame
 ) -> Points:
     points: Points = {}
-    sampling = frames.get("sampling")
-    if sampling is None or not len(sampling):
+    if not len(sampling):
         return points
     by_run = dict(iter(finite(sampling).groupby("run_id")))
     for row in rows:

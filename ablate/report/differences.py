@@ -6,12 +6,13 @@ the one that diverged; means and intervals are those of the finished seeds.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from ablate.report.clean_rows import tuples
 from ablate.report.findings import VariantRow
 from ablate.report.judged_metrics import COSTS
 from ablate.report.variant_rows import SeedGrid, VariantRows, budgets_of, make_grid
@@ -114,21 +115,20 @@ def unjudged(table: VariantRows, budget: str, metric: str) -> dict[str, str]:
     """Return the labels whose difference in a metric has another cause than the variant, and why."""
     if table.against is None:
         return {}
-    first = table.done.drop_duplicates("label").set_index("label")
-    refused: dict[Hashable, str] = {}
+    first = {label: of_run for label, *of_run in tuples(table.done, ("label", "decode_macs", "steps"))[::-1]}
+    their_macs, their_steps = first[table.against]
+    refused: dict[str, str] = {}
     if metric in METRICS and METRICS[metric].kind == PAIRS and metric not in table.recorded:
-        in_latents = first["decode_macs"].fillna(0) > 0
-        other_noise = in_latents[in_latents != in_latents[table.against]].index
-        refused = dict.fromkeys(other_noise, "not judged: one adds its noise to latents, the other to pixels")
-    if budget == "steps":
-        budgets, steps = budgets_of(table.done, budget), first["steps"].dropna().to_dict()
-        theirs = steps.get(table.against)
+        why = "not judged: one adds its noise to latents, the other to pixels"
+        refused = {label: why for label, (macs, _) in first.items() if ((macs or 0) > 0) != ((their_macs or 0) > 0)}
+    if budget == "steps" and their_steps is not None:
+        budgets = budgets_of(table.done, budget)
         refused |= {
-            label: f"not judged: an unequal budget, {budgets[str(label)]} against {budgets[table.against]}"
-            for label, n in steps.items()
-            if theirs is not None and n != theirs
+            label: f"not judged: an unequal budget, {budgets[label]} against {budgets[table.against]}"
+            for label, (_, steps) in first.items()
+            if steps is not None and steps != their_steps
         }
-    return {str(label): why for label, why in refused.items()}
+    return refused
 
 
 def claims_of(

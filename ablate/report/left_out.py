@@ -20,6 +20,8 @@ def without_left_out(frames: Mapping[str, pd.DataFrame], choice: Choice) -> dict
     Raises:
         ResultsError: The condition is none, no run fits it, or no run has a seed to leave out.
     """
+    if not choice.filters:
+        return dict(frames)
     runs = frames["runs"]
     judged = runs["purpose"].isna() if "purpose" in runs else pd.Series(True, runs.index)
     kept = ~runs["seed"].isin(choice.without_seeds)

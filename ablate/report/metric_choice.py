@@ -105,7 +105,8 @@ def measured_names(done: pd.DataFrame, fidelity: pd.DataFrame) -> set[str]:
         done: Finished runs.
         fidelity: The table of that name.
     """
-    names = {name for name in (*METRICS, *COSTS) if name in done.columns and done[name].notna().any()}
+    known = done[[name for name in (*METRICS, *COSTS) if name in done.columns]].notna().any()
+    names = set(known.index[known])
     if len(fidelity):
         names |= set(fidelity.loc[fidelity["run_id"].isin(done["run_id"]), "metric"]) & set(METRICS)
     return names

@@ -6,17 +6,20 @@ sets are one if their digests are equal, whatever they are called.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ablate.base.errors import ResultsError, did_you_mean
 from ablate.base.text import count_runs, printable
-from ablate.report.clean_rows import clean_runs, finite
+from ablate.report.clean_rows import clean_runs, finite, tuples
 from ablate.report.design import planned_metrics
 from ablate.report.metric_choice import choose_metrics, in_fidelity, measured_names
 from ablate.report.recorded_metrics import RecordedMetrics
@@ -68,7 +71,7 @@ class SelectedRuns:
     recorded: RecordedMetrics
     baseline: str  # the variant that the study was made to compare with
 
-    @property
+    @cached_property
     def done(self) -> pd.DataFrame:
         """The newest finished run of each configuration and seed."""
         return self.runs[self.runs["status"] == "done"].drop_duplicates(["variant", "config_hash", "seed"], keep="last")
@@ -191,12 +194,11 @@ def _not_found(column: str, asked: str, values: pd.Series) -> ResultsError:
 
 def _newest_names(runs: pd.DataFrame) -> pd.Series:
     """Return the name of each run's data set: the newest name of those that its digest had."""
-    named = runs[runs["data_digest"].notna() & runs["data"].notna()]
-    named = named.sort_values("finished_at", kind="stable", na_position="first").drop_duplicates(
-        "data_digest", keep="last"
-    )
-    newest = runs["data_digest"].map(named.set_index("data_digest")["data"])
-    return newest.where(newest.notna(), runs["data"]).astype(object)
+    named = runs[["data_digest", "data", "finished_at"]].dropna(subset=["data_digest", "data"])
+    named = named.sort_values("finished_at", kind="stable", na_position="first")
+    newest = dict(zip(named["data_digest"], named["data"], strict=True))  # the last counts
+    names = [newest.get(digest, name) for digest, name in zip(runs["data_digest"], runs["data"], strict=True)]
+    return pd.Series(names, runs.index, dtype=object)
 
 
 def _of_data(runs: pd.DataFrame, names: pd.Series, asked: str) -> pd.DataFrame:
@@ -239,9 +241,9 @@ def _finished_if_any(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _counts(runs: pd.DataFrame, *columns: str) -> list[tuple[tuple[Any, ...], int]]:
-    """Return each combination of values with its number of rows, sorted by the values."""
-    sizes = runs.groupby([*columns], dropna=False).size().items()
-    return [(key if isinstance(key, tuple) else (key,), int(n)) for key, n in sizes]
+    """Return each combination of values with its number of rows, sorted by the values, missing ones last."""
+    counts = Counter(tuples(runs, columns, missing=pd.NA))
+    return sorted(counts.items(), key=lambda item: [(value is pd.NA, value) for value in item[0]])
 
 
 def _one_preset(runs: pd.DataFrame) -> pd.DataFrame:
@@ -362,7 +364,7 @@ def _one_size(runs: pd.DataFrame, asked: str | None) -> tuple[pd.DataFrame, list
     Returns:
         The runs of one size, and the sizes: (samples, real images).
     """
-    measured = runs[(runs["status"] == "done") & runs[[*FEATURES]].notna().any(axis=1)]
+    measured = runs.loc[_measured(runs), ["fd_n", "fd_ref_n"]]
     counts = _counts(measured, "fd_n", "fd_ref_n")
     sizes = {f"{n}/{ref_n}": (n, ref_n) for (n, ref_n), _ in counts}
     listed = ", ".join(f"{size} ({count_runs(n)})" for size, (_, n) in zip(sizes, counts, strict=True))
@@ -381,6 +383,10 @@ def _one_size(runs: pd.DataFrame, asked: str | None) -> tuple[pd.DataFrame, list
 
 def _of_sizes(runs: pd.DataFrame, sizes: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """Keep the runs that were measured with these numbers of images, or with none."""
-    measured = (runs["status"] == "done") & runs[[*FEATURES]].notna().any(axis=1)
     fits = runs["fd_n"].isin([n for n, _ in sizes]) & runs["fd_ref_n"].isin([ref_n for _, ref_n in sizes])
-    return runs[fits | ~measured]
+    return runs[fits | ~_measured(runs)]
+
+
+def _measured(runs: pd.DataFrame) -> np.ndarray:
+    """Return which runs (n,) have a Frechet distance."""
+    return (runs["status"] == "done").to_numpy() & np.any([runs[name].notna() for name in FEATURES], axis=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.findings import Front, Point
-from ablate.report.machines import MACHINE
+from ablate.report.machines import MACHINE, machines_of
 from ablate.report.variant_rows import VariantRows
 from ablate.stats import pareto
 
@@ -28,8 +28,8 @@ def make_fronts(table: VariantRows, formats: pd.DataFrame, notes: list[str]) -> 
     """
     fronts = [_trained(table, notes)]
     if len(formats):
-        machines = table.done.loc[table.done["run_id"].isin(formats["run_id"]), [*MACHINE]]
-        fronts.append(_formats(formats, timed=len(machines.drop_duplicates()) == 1))
+        machines = machines_of(table.done[table.done["run_id"].isin(formats["run_id"])])
+        fronts.append(_formats(formats, timed=len(set(machines)) == 1))
     return tuple(front for front in fronts if front is not None)
 
 
@@ -42,7 +42,7 @@ def _trained(table: VariantRows, notes: list[str]) -> Front | None:
         return None
     done = done.assign(bytes=done["params"].astype("Float64") * BYTES_PER_PARAMETER)
     costs = ["latency_image_ms", "bytes"]
-    if len(done[[*MACHINE]].drop_duplicates()) > 1:
+    if len(set(machines_of(done))) > 1:
         work = done[["macs", "nfe", "decode_macs"]].astype("Float64")
         done = done.assign(macs_image=work["macs"] * work["nfe"] + work["decode_macs"].fillna(0))
         costs = ["macs_image", "bytes"]

@@ -50,9 +50,9 @@ def make_tuning(rows: Sequence[VariantRow], plans: pd.DataFrame | None, notes: l
 def _chosen(plans: pd.DataFrame) -> dict[Pair, tuple[TunedVariant, tuple[str, tuple[int, ...], bool]]]:
     """Return the newest choice for each configuration of a variant."""
     found = {}
-    for plan in plans.sort_values("created_at", kind="stable").itertuples():
-        pairs = {str(one.get("name")): str(one.get("config_hash")) for one in _dicts(plan.variants)}
-        for entry in _dicts(getattr(plan, "tuning", None)):
+    for plan in plans.sort_values("created_at", kind="stable").to_dict("records") if len(plans) else ():
+        pairs = {str(one.get("name")): str(one.get("config_hash")) for one in _dicts(plan["variants"])}
+        for entry in _dicts(plan.get("tuning")):
             with suppress(KeyError, TypeError, ValueError):  # a table may come from elsewhere
                 found[entry["variant"], pairs[entry["variant"]]] = _read(entry)
     return found

@@ -180,12 +180,13 @@ def _rows(
     notes: list[str],
 ) -> list[VariantRow]:
     """Make a row of each key: label, variant, configuration and axis."""
-    timed = done[[*COST_HEADS]].astype("Float64")
-    timed.loc[~on_one_machine(done, against), [*TIMES]] = pd.NA
-    medians = timed.groupby(done["label"]).median().astype("float64").replace(np.nan, None).to_dict("index")
+    costs = done[[*COST_HEADS]].to_numpy(np.float64, na_value=np.nan)
+    costs[np.outer(~on_one_machine(done, against), [name in TIMES for name in COST_HEADS])] = np.nan
+    by_label = pd.DataFrame(costs, columns=[*COST_HEADS]).groupby(done["label"].to_numpy())
+    medians = by_label.median().replace(np.nan, None).to_dict("index")
     of_label = done.groupby("label").indices
     unfinished = _unfinished(runs, done, notes)
-    unstable = done["unstable"].fillna(False).astype(bool).groupby(done["label"]).sum().to_dict()
+    unstable = Counter(done.loc[_true(done["unstable"]), "label"])
     all_seeds, run_ids = done["seed"].to_numpy(), done["run_id"].to_numpy()
     means = {name: _means(grid, None) for name, grid in values.items()}
     differences = {name: _means(grid, grid.of(against)) for name, grid in values.items()}
@@ -210,7 +211,7 @@ def _rows(
                 run_ids=tuple(map(str, run_ids[places])),
                 runs=len(seeds) + sum(lost.values()),
                 unfinished=lost,
-                unstable=int(unstable.get(label, 0)),
+                unstable=unstable[label],
                 values={name: of.get(label, NO_VALUE) for name, of in means.items()},
                 differences=None
                 if label == against
@@ -263,9 +264,9 @@ def _note_lacking_seeds(
 
 def _note_autoencoders_and_copies(done: pd.DataFrame, labels: Iterable[str], notes: list[str]) -> None:
     """Note the quality that an autoencoder alone reaches, and samples that look like copies."""
-    alone = done[done["autoencoder_fd"].notna()].groupby("label")[[*AUTOENCODER]].mean().astype("float64")
-    copied = done[done["memorised"].fillna(False).astype(bool)]
-    copies = {label: _seeds(seeds) for label, seeds in copied.groupby("label")["seed"]}
+    known = done["autoencoder_fd"].notna()
+    alone = done.loc[known, ["label", *AUTOENCODER]].groupby("label").mean() if known.any() else done[:0]
+    copies = _seeds_by_label(done, _true(done["memorised"]))
     for label in labels:
         if label in alone.index:
             fd, pd_, psnr_db = alone.loc[label]
@@ -278,10 +279,11 @@ def _note_autoencoders_and_copies(done: pd.DataFrame, labels: Iterable[str], not
 def _unfinished(runs: pd.DataFrame, done: pd.DataFrame, notes: list[str]) -> dict[str, dict[str, int]]:
     """Count the seeds without a finished run by label and status, and note why."""
     counts: dict[str, dict[str, int]] = {}
-    rest = runs[runs["status"] != "done"]
-    if len(rest):
-        finished = pd.MultiIndex.from_frame(done[["label", "seed"]])
-        rest = rest[~pd.MultiIndex.from_frame(rest[["label", "seed"]]).isin(finished)]
+    rest = runs.loc[runs["status"] != "done", ["label", "seed", "status", "error"]]
+    if not len(rest):
+        return counts
+    finished = pd.MultiIndex.from_frame(done[["label", "seed"]])
+    rest = rest[~pd.MultiIndex.from_frame(rest[["label", "seed"]]).isin(finished)]
     for (label, status), group in rest.drop_duplicates(["label", "seed"], keep="last").groupby(["label", "status"]):
         counts.setdefault(str(label), dict.fromkeys(UNFINISHED, 0))[str(status)] = len(group)
         errors = "; ".join(dict.fromkeys(textwrap.shorten(str(error), 160) for error in group["error"].dropna()))
@@ -302,7 +304,8 @@ def _note_unequal_budgets(
 
 def _note_mixed_arithmetic(done: pd.DataFrame, against: str | None, notes: list[str]) -> None:
     """Note runs and pairs that were not computed in one arithmetic (precision)."""
-    for label, group in done[done["mixed_arithmetic"].notna()].groupby("label", sort=False):
+    mixed_runs = done.loc[done["mixed_arithmetic"].notna(), ["label", "seed", "mixed_arithmetic"]]
+    for label, group in mixed_runs.groupby("label", sort=False) if len(mixed_runs) else ():
         how = "; ".join(group["mixed_arithmetic"].unique())
         notes.append(f"{label}: {_seeds(group['seed'])} went on in another arithmetic after an interruption: {how}")
     if done["arithmetic"].nunique() < 2:
@@ -339,9 +342,8 @@ def _note_unequal(column: str, done: pd.DataFrame, against: str | None, notes: l
 
 
 def _note_unstable(done: pd.DataFrame, notes: list[str]) -> None:
-    unstable = done[done["unstable"].fillna(False).astype(bool)]
-    for label, group in unstable.groupby("label", sort=False):
-        notes.append(f"{label}: {_seeds(group['seed'])} unstable: the gradient norm left its own history")
+    for label, seeds in _seeds_by_label(done, _true(done["unstable"])).items():
+        notes.append(f"{label}: {seeds} unstable: the gradient norm left its own history")
 
 
 def _note_configurations(
@@ -358,16 +360,29 @@ def _note_configurations(
 
 def budgets_of(done: pd.DataFrame, budget: str) -> dict[str, str]:
     """Return, by label, in words what each run spends beyond what `budget` makes equal."""
-    first = done[["label", "steps", "nfe"]].drop_duplicates("label")
-    columns = zip(first["label"], first["steps"], first["nfe"], strict=True)
+    first = ~done["label"].duplicated().to_numpy()
+    columns = (done[name].to_numpy(object)[first] for name in ("label", "steps", "nfe"))
     return {
         label: f"{count(steps)} steps, nfe {count(nfe)}" if budget == "steps" else f"nfe {count(nfe)}"
-        for label, steps, nfe in columns
+        for label, steps, nfe in zip(*columns, strict=True)
     }
 
 
 def _name(label: str | None) -> str:
     return "the baseline" if label is None or label.partition(" @")[0] == BASELINE else label
+
+
+def _true(flags: pd.Series) -> np.ndarray:
+    """Return which flags (n,) are set; a missing one is not."""
+    return flags.astype("boolean").to_numpy(bool, na_value=False)
+
+
+def _seeds_by_label(runs: pd.DataFrame, chosen: np.ndarray) -> dict[str, str]:
+    """Return the seeds of the chosen runs in words, by label."""
+    seeds: dict[str, list[int]] = {}
+    for label, seed in zip(runs["label"].to_numpy()[chosen], runs["seed"].to_numpy()[chosen], strict=True):
+        seeds.setdefault(label, []).append(seed)
+    return {label: _seeds(some) for label, some in seeds.items()}
 
 
 def _seeds(seeds: Iterable[int]) -> str:

@@ -189,12 +189,13 @@ def to_arrow(table: str, rows: Sequence[Mapping[str, object]]) -> pa.Table:
     """
     check_table(table)
     schema, needed, unique = SCHEMAS[table], _REQUIRED[table], KEYS[table]
+    names = dict.fromkeys(schema.names)  # pyarrow makes the list anew each time
     seen: set[tuple[object, ...]] = set()
     for row in rows:
         for column in row:
-            if column not in schema.names:
-                near = did_you_mean(str(column), schema.names)
-                raise ResultsError(f"{table}: unknown column {column!r}{near} Allowed: {', '.join(schema.names)}")
+            if column not in names:
+                near = did_you_mean(str(column), names)
+                raise ResultsError(f"{table}: unknown column {column!r}{near} Allowed: {', '.join(names)}")
         for column in needed:
             if row.get(column) in (None, ""):
                 raise ResultsError(

@@ -106,12 +106,14 @@ def make_study(
     while True:
         standings = judge(request, planned)
         undecided = [one.variant for one in standings if not one.decided]
-        runs = _next_runs(request, planned, undecided, tried)
+        to_make = _to_make(request, planned) - tried
+        runs = _next_runs(request, to_make, undecided)
         if not runs:
             break
         seeds = ", ".join(map(str, sorted({seed for _, seed in runs})))
         progress.say(f"seed {seeds}: {len(undecided)} of {len(standings)} variants are undecided")
-        run_study(request, part=runs, progress=progress, on_row=on_row, on_missing=missing)
+        later = {run for run in to_make if run[0] in (BASELINE, *undecided)}
+        run_study(request, part=runs, later=later, progress=progress, on_row=on_row, on_missing=missing)
         tried |= runs
     for one in standings:
         say(str(one))
@@ -158,16 +160,18 @@ def findings_of(request: StudyRequest, planned: Sequence[Planned], digest: str) 
     return build(read(request.results) | {"runs": comparable}, choice) if len(comparable) else None
 
 
-def _next_runs(
-    request: StudyRequest, planned: Sequence[Planned], undecided: Iterable[str], tried: Collection[Run]
-) -> set[Run]:
-    """Return the runs of the next round: each undecided variant at the seeds asked for, then at its next seed."""
-    table = tables.read(request.results, "runs")
+def _to_make(request: StudyRequest, planned: Sequence[Planned]) -> set[Run]:
+    """Return the planned runs that have not ended."""
+    table = tables.read(request.results, "runs", ("run_id", "status"))
     ended = set(table.loc[table["status"].isin(ENDED), "run_id"])
-    to_make = {(run.spec.variant, run.spec.seed) for run in planned if run.run_id not in ended}.difference(tried)
+    return {(run.spec.variant, run.spec.seed) for run in planned if run.run_id not in ended}
+
+
+def _next_runs(request: StudyRequest, to_make: Collection[Run], undecided: Iterable[str]) -> set[Run]:
+    """Return the runs of the next round: each undecided variant at the seeds asked for, then at its next seed."""
     runs: set[Run] = set()
     for variant in undecided:
-        lacking = {seed: to_make & {(variant, seed), (BASELINE, seed)} for seed in request.all_seeds}
+        lacking = {seed: {(variant, seed), (BASELINE, seed)}.intersection(to_make) for seed in request.all_seeds}
         asked = {run for seed in request.seeds for run in lacking[seed]}
         runs |= asked or next((missing for missing in lacking.values() if missing), set())
     return runs

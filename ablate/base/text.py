@@ -83,3 +83,16 @@ def some_of(names: Sequence[object], most: int = 3) -> str:
 def count_runs(n: int) -> str:
     """Return a number of runs in words."""
     return f"{n} run{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in two units at most, `1 h 12 min`, or `unknown`."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = round(seconds / 3600)
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -6,17 +6,22 @@ torch takes seconds to import, and a program may not need it: it is imported for
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from ablate.base.progress import Progress
 from ablate.launch.queue import POLL_S
+from ablate.launch.time_left import StudyClock, counted
 from ablate.runs.rows import Data, Row
+from ablate.store import tables
 from ablate.study.plan import Planned, RunSpec
 from ablate.study.program import ProgramConfig
 
 if TYPE_CHECKING:
+    from ablate.data.datasets import ImageSet
+    from ablate.study.program import ProgramData
     from ablate.study.request import StudyRequest
 
 
@@ -60,7 +65,9 @@ def code_of(specs: Sequence[RunSpec], data: Data) -> Mapping[str, str] | None:
     return None
 
 
-def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame) -> list[Planned]:
+def forecast(
+    request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame, data: Data | None = None
+) -> list[Planned]:
     """Return the runs that `launch` would make, with an estimate of their time.
 
     Args:
@@ -68,6 +75,7 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
         specs: Its runs. With `--failed` those that did not fail are left out.
         past: The table `runs`. Estimates come from runs of this machine, or of others where this
             machine has none.
+        data: What the runs are compared on; None: load it.
 
     Raises:
         AblateError: The data or the device cannot be used.
@@ -75,10 +83,25 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
     if is_program(specs):
         from ablate.launch import programs
 
-        return programs.forecast(request, specs, past)
+        return programs.forecast(request, specs, past, cast("ProgramData | None", data))
     from ablate.launch import local
 
-    return local.forecast(request, specs, past)
+    return local.forecast(request, specs, past, cast("ImageSet | None", data))
+
+
+def study_clock(
+    request: StudyRequest,
+    specs: Sequence[RunSpec],
+    data: Data,
+    part: Collection[tuple[str, int]] | None,
+    later: Collection[tuple[str, int]],
+) -> StudyClock:
+    """Return what counts the runs of a study from now on; arguments as of `ablate.launch.local.launch`."""
+
+    def planned() -> list[Planned]:
+        return counted(forecast(request, specs, tables.read(request.results, "runs"), data), part, later)
+
+    return StudyClock(request.results, planned, partial(environment_of, request, specs), at_most=bool(later))
 
 
 def runs_lacking_metrics(request: StudyRequest, runs: Sequence[Planned], progress: Progress) -> set[str]:
@@ -100,6 +123,7 @@ def launch(
     specs: Sequence[RunSpec],
     *,
     part: Collection[tuple[str, int]] | None = None,
+    later: Collection[tuple[str, int]] = (),
     quantize_finished: bool = False,
     poll_s: float = POLL_S,
     at_start: Mapping[str, tuple[str, Any]] | None = None,
@@ -115,6 +139,7 @@ def launch(
             request,
             specs,
             part=part,
+            later=later,
             poll_s=poll_s,
             at_start=at_start,
             progress=progress,
@@ -128,6 +153,7 @@ def launch(
         request,
         specs,
         part=part,
+        later=later,
         quantize_finished=quantize_finished,
         poll_s=poll_s,
         at_start=at_start,

@@ -2,6 +2,7 @@
 
     <results>/.leases/<run_id>.lock    locked by the process that makes the run, while it makes it
     <results>/.leases/<run_id>.json    who that is
+    <results>/.leases/<run_id>.progress    how far the run is, for information only
     <results>/.leases/.lock            locked while a lease is taken, stolen or given back
 
 The operating system frees a lock when its process ends, however it ends. So no lease outlives its
@@ -28,8 +29,10 @@ from ablate.base.errors import ResultsError, how_to_fix
 from ablate.store import tables
 from ablate.store.artifacts import rename_working_folder
 from ablate.store.owners import Owner
+from ablate.store.run_progress import RunProgress
 
 LOCK_TIMEOUT_S = 60.0
+PROGRESS = ".progress"
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Lease:
         still_ours: Returns False once another process has stolen the lease. Can be sent to another
             machine: it compares names of owners, as file systems may number inodes anew there.
         give_back: Frees the lease.
+        report: Writes how far the run is.
     """
 
     still_ours: Callable[[], bool]
     give_back: Callable[[], None]
+    report: Callable[[RunProgress], None]
 
 
 class Leases:
@@ -79,18 +84,38 @@ class Leases:
                     rename_working_folder(results, run_id)
                 me.write(new)
                 new.replace(note)
-        return Lease(partial(me.is_named_in, note), partial(self._give_back, lock, path, note, me))
+        progress = self._folder / f"{run_id}{PROGRESS}"
+        with suppress(OSError):
+            progress.unlink()  # of an owner that was killed
+        return Lease(
+            partial(me.is_named_in, note),
+            partial(self._give_back, lock, path, note, me),
+            lambda state: state.write(progress),
+        )
 
     def held(self) -> dict[str, Owner]:
-        """Return the owner of each run that is being made now."""
+        """Return the owner of each run that is being made now.
+
+        Where this process may not lock files, also runs whose process on another machine was killed.
+        """
         owners = {}
         for path in sorted(self._folder.glob("[!.]*.lock")):
-            with suppress(ResultsError), self._changing():
-                try:
-                    filelock.FileLock(path).acquire(timeout=0).lock.release()
-                except (filelock.Timeout, OSError):  # held, or not ours to try
-                    owners[path.stem] = Owner.read(path.with_suffix(".json"))
+            note = path.with_suffix(".json")
+            try:
+                with self._changing():
+                    try:
+                        filelock.FileLock(path).acquire(timeout=0).lock.release()
+                    except (filelock.Timeout, OSError):  # held, or not ours to try
+                        owners[path.stem] = Owner.read(note)
+            except ResultsError:
+                if path.exists() and (owner := Owner.read(note)).may_live():
+                    owners[path.stem] = owner
         return owners
+
+    def progress(self) -> dict[str, RunProgress]:
+        """Return how far runs are, by name: those that are being made, and some whose process was killed."""
+        found = {path.name.removesuffix(PROGRESS): RunProgress.read(path) for path in self._folder.glob(f"*{PROGRESS}")}
+        return {run_id: state for run_id, state in found.items() if state is not None}
 
     def refuse_held(self, run_ids: Collection[str]) -> None:
         """Refuse to change runs while a process makes one of them.
@@ -120,6 +145,7 @@ class Leases:
                         owner = Owner.read(path.with_suffix(".json"))
                         raise ResultsError(f"{run_id}: {owner.describe()} began to make it; try again later") from error
                 (self._folder / f"{run_id}.json").unlink(missing_ok=True)  # if its owner lost the lock, it stops
+                (self._folder / f"{run_id}{PROGRESS}").unlink(missing_ok=True)
             yield
 
     def _give_back(self, lock: filelock.BaseFileLock, path: Path, note: Path, me: Owner) -> None:
@@ -131,6 +157,7 @@ class Leases:
             if ours:
                 note.unlink()
                 path.unlink()
+                note.with_name(f"{note.stem}{PROGRESS}").unlink(missing_ok=True)
         lock.release()
 
     @contextmanager

@@ -14,7 +14,9 @@ from ablate.base.machine import device_bytes, environment, pick_device, use_thre
 from ablate.base.progress import Progress
 from ablate.base.source_code import code_version
 from ablate.base.text import one_line
+from ablate.data.datasets import ImageSet
 from ablate.inference import number_formats
+from ablate.launch.here import study_clock
 from ablate.launch.plans import planned
 from ablate.launch.queue import AS_FAILED, POLL_S, QueuedRun, WorkQueue, make_runs, sigterm_as_interrupt
 from ablate.launch.stale import stale_runs
@@ -30,14 +32,17 @@ from ablate.runs.rows import Row
 from ablate.store.plans import record
 from ablate.study.images import study_images
 from ablate.study.metric_names import FEATURES, headline_of
-from ablate.study.plan import Planned, RunSpec, estimate_wall_s
+from ablate.study.plan import Planned, RunSpec
 from ablate.study.request import Rerun, StudyRequest
+from ablate.study.run_times import RunTimes
 
 IMAGE_BYTES = 1_500_000  # of a run's grids
 CHECKPOINT_BYTES = 32  # per parameter: two checkpoints, each with weights, their average and two moments in float32
 
 
-def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame) -> list[Planned]:
+def forecast(
+    request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame, data: ImageSet | None = None
+) -> list[Planned]:
     """Return the runs that `launch` would make, with an estimate of their time.
 
     Args:
@@ -45,15 +50,15 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
         specs: Its runs. With `--failed` those that did not fail are left out.
         past: The table `runs`. Estimates come from runs of this machine, or of others where this
             machine has none.
+        data: The images; None: load them.
 
     Raises:
         AblateError: The data or the device cannot be used.
     """
-    data, rerun = study_images(request.data, specs), request.rerun
+    data, rerun = study_images(request.data, specs) if data is None else data, request.rerun
     status = dict(zip(past["run_id"], past["status"], strict=True))
     stale = stale_runs(past) if rerun is Rerun.stale else {}
-    here = past[past["environment"] == environment(pick_device(request.device))]
-    times = here if "done" in set(here["status"]) else past
+    times = RunTimes(past, specs[0].preset, [environment(pick_device(request.device))])
     costs = {spec.variant: cost(spec.config) for spec in specs}
     planned = []
     for spec in specs:
@@ -63,9 +68,11 @@ def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame
         made_again = run_id in stale if rerun is Rerun.stale else rerun is Rerun.all and not spec.added
         finished = status.get(run_id) == "done" and not made_again
         spent = costs[spec.variant]
-        wall_s = estimate_wall_s(spec, spent.train_macs(spec.config.train.steps), times)
+        train_macs = spent.train_macs(spec.config.train.steps)
+        wall_s = times.wall_s(spec.config.hash, train_macs)
         kept = 4 * (spent.total_params + FEATURES["fd"] * spec.config.measure.fd_samples) + IMAGE_BYTES
-        planned.append(Planned(spec, run_id, finished, wall_s, kept, CHECKPOINT_BYTES * spent.total_params))
+        checkpoints = CHECKPOINT_BYTES * spent.total_params
+        planned.append(Planned(spec, run_id, finished, wall_s, kept, checkpoints, train_macs))
     return planned
 
 
@@ -116,6 +123,7 @@ def launch(
     specs: Sequence[RunSpec],
     *,
     part: Collection[tuple[str, int]] | None = None,
+    later: Collection[tuple[str, int]] = (),
     quantize_finished: bool = False,
     poll_s: float = POLL_S,
     at_start: Mapping[str, tuple[str, Any]] | None = None,
@@ -132,6 +140,7 @@ def launch(
         request: What the study was asked to do.
         specs: Its runs.
         part: Variant and seed of the runs to make now; None: all.
+        later: Those of runs that may be made after these. They count in the time left.
         quantize_finished: Measure finished runs in the number formats and scopes they lack.
         poll_s: Seconds between two attempts to lease runs of other processes.
         at_start: How the runs ended when the study started; None: it starts now.
@@ -173,6 +182,7 @@ def launch(
     with ExitStack() as stack:
         stack.enter_context(use_threads(request.threads))
         stack.enter_context(sigterm_as_interrupt())
+        clock = study_clock(request, specs, data, part, later)
         plan, specs = planned(specs, request, data, part)
         lacking = runs_lacking_metrics(request, [spec.run_id(data.name, data.digest) for spec in specs], progress)
         queue = WorkQueue(
@@ -233,5 +243,5 @@ def launch(
                 added += add_evaluations(folder, finished, data, metric_networks(), request.nfe, progress=progress)
             return added
 
-        study = stack.enter_context(progress.study(queue.total))
-        make_runs(queue, make, study=study, fail_fast=request.fail_fast, poll_s=poll_s, on_row=on_row)
+        options: dict[str, Any] = {"fail_fast": request.fail_fast, "poll_s": poll_s, "on_row": on_row}
+        make_runs(queue, make, progress=progress, state=clock.state, **options)

@@ -15,6 +15,7 @@ from ablate.base.errors import DataError
 from ablate.base.progress import Progress
 from ablate.base.source_code import code_of_command
 from ablate.base.text import printable
+from ablate.launch.here import study_clock
 from ablate.launch.plans import planned
 from ablate.launch.queue import AS_FAILED, QueuedRun, WorkQueue, make_runs, sigterm_as_interrupt
 from ablate.launch.stale import stale_runs
@@ -24,6 +25,7 @@ from ablate.store.plans import record
 from ablate.study.plan import Planned, RunSpec
 from ablate.study.program import ProgramData
 from ablate.study.request import Rerun
+from ablate.study.run_times import RunTimes
 
 if TYPE_CHECKING:
     from ablate.metrics.networks import MetricNetworks
@@ -49,28 +51,26 @@ def code_of_runs(specs: Sequence[RunSpec], data: Data) -> dict[str, str]:
     return {run_id: version(Path(one.workdir or "."), one.command) for run_id, one in programs.items()}
 
 
-def forecast(request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame) -> list[Planned]:
+def forecast(
+    request: StudyRequest, specs: Sequence[RunSpec], past: pd.DataFrame, data: ProgramData | None = None
+) -> list[Planned]:
     """Return the runs that `launch` would make; arguments and errors as in `ablate.launch.local.forecast`.
 
     The time of a run is that of finished runs of its configuration, else of its preset.
     """
-    data, rerun = program_data(specs), request.rerun
+    data, rerun = program_data(specs) if data is None else data, request.rerun
     named = [spec.as_recorded(data.name, data.digest, past) for spec in specs]
     status = dict(zip(past["run_id"], past["status"], strict=True))
     stale = stale_runs(past, code_of_runs(named, data)) if rerun is Rerun.stale else {}
-    done = past[(past["status"] == "done") & (past["preset"] == request.preset) & past["wall_s"].notna()]
-    here = done[done["environment"] == environment_of(config_of(specs[0]), request.device)]
-    times = here if len(here) else done
+    times = RunTimes(past, request.preset, [environment_of(config_of(specs[0]), request.device)])
     runs = []
     for spec in named:
         run_id = spec.run_id(data.name, data.digest)
         if rerun is Rerun.failed and status.get(run_id) not in AS_FAILED:
             continue
         made_again = run_id in stale if rerun is Rerun.stale else rerun is Rerun.all and not spec.added
-        same = times[times["config_hash"] == spec.config.hash]
-        like = same if len(same) else times
-        wall_s = float(like["wall_s"].median()) if len(like) else None
-        runs.append(Planned(spec, run_id, status.get(run_id) == "done" and not made_again, wall_s))
+        finished = status.get(run_id) == "done" and not made_again
+        runs.append(Planned(spec, run_id, finished, times.wall_s(spec.config.hash)))
     return runs
 
 
@@ -79,6 +79,7 @@ def launch(
     specs: Sequence[RunSpec],
     *,
     part: Collection[tuple[str, int]] | None,
+    later: Collection[tuple[str, int]],
     poll_s: float,
     at_start: Mapping[str, tuple[str, Any]] | None,
     progress: Progress,
@@ -89,6 +90,7 @@ def launch(
     folder, data = request.results, program_data(specs)
     with ExitStack() as stack:
         stack.enter_context(sigterm_as_interrupt())
+        clock = study_clock(request, specs, data, part, later)
         plan, named = planned(specs, request, data, part)
         code = code_of_runs(named, data)
         run_ids = [spec.run_id(data.name, data.digest) for spec in named]
@@ -132,8 +134,8 @@ def launch(
             )
             on_row(row, "made")
 
-        study = stack.enter_context(progress.study(queue.total))
-        make_runs(queue, make, study=study, fail_fast=request.fail_fast, poll_s=poll_s, on_row=on_row)
+        options: dict[str, Any] = {"fail_fast": request.fail_fast, "poll_s": poll_s, "on_row": on_row}
+        make_runs(queue, make, progress=progress, state=clock.state, **options)
 
 
 def program_runs_lacking_metrics(

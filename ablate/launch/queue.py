@@ -9,14 +9,14 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ablate.base.errors import AblateError, LeaseLostError, failed_runs, hits_every_run, lease_lost
-from ablate.base.progress import Study
+from ablate.base.progress import Phase, Progress, StudyState, at_most_every
 from ablate.base.signals import handled
 from ablate.base.text import one_line
 from ablate.launch.leases import Lease, Leases
@@ -26,10 +26,12 @@ from ablate.runs.run_files import clean_up_finished
 from ablate.store import tables
 from ablate.store.artifacts import working_folders
 from ablate.store.owners import Owner
+from ablate.store.run_progress import RunProgress
 from ablate.study.plan import RunSpec
 from ablate.study.request import Rerun
 
 POLL_S = 2.0  # between two attempts to lease runs that other processes make
+REPORT_EVERY_S = 2.0  # how far a run is, beside its lease
 AS_FAILED = ("failed", "diverged")
 
 
@@ -43,6 +45,7 @@ class QueuedRun:
         quantise: True: the run has finished; measure what it lacks. False: make it.
         finished_before: The run has a finished row.
         lease: The lease.
+        started_at: When this process began to make it, in seconds since 1970.
     """
 
     run_id: str
@@ -50,6 +53,7 @@ class QueuedRun:
     quantise: bool
     finished_before: bool
     lease: Lease
+    started_at: float = field(default_factory=time.time)
 
     @property
     def row(self) -> Row:
@@ -65,6 +69,25 @@ class QueuedRun:
         if not self.lease.still_ours():
             raise lease_lost(self.run_id)
 
+    def report(self, phase: Phase) -> None:
+        """Write beside the lease how far the run is."""
+        state = RunProgress(
+            variant=self.spec.variant,
+            preset=self.spec.preset,
+            seed=self.spec.seed,
+            config_hash=self.spec.config.hash,
+            plan_id=self.spec.plan_id,
+            started_at=self.started_at,
+            written_at=time.time(),
+            host=phase.host,
+            phase=phase.name,
+            done=phase.done,
+            total=phase.total,
+            unit_s=phase.unit_s,
+            note=phase.note,
+        )
+        self.lease.report(state)
+
     def __enter__(self) -> QueuedRun:
         return self
 
@@ -77,8 +100,6 @@ class WorkQueue:
 
     Attributes:
         session: The name under which the latencies of finished runs are recorded.
-        total: The number of runs in the study.
-        skipped: The number of runs that were skipped so far.
     """
 
     def __init__(
@@ -126,7 +147,6 @@ class WorkQueue:
             if skipped:
                 say(stale_note(skipped))
         self.session = f"quantize-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
-        self.total, self.skipped = len(self._waiting), 0
 
     def runs(self) -> Iterator[QueuedRun | None]:
         """Yield the runs that this process is to make, until none is left.
@@ -180,7 +200,6 @@ class WorkQueue:
 
     def _skip(self, run_id: str, reason: str) -> None:
         spec = self._waiting.pop(run_id)
-        self.skipped += 1
         self._on_row({"run_id": run_id, "variant": spec.variant, "seed": spec.seed}, reason)
 
     def _reason_to_skip(self, run_id: str, spec: RunSpec) -> str | None:
@@ -208,7 +227,8 @@ def make_runs(
     queue: WorkQueue,
     make: Callable[[QueuedRun], None],
     *,
-    study: Study,
+    progress: Progress,
+    state: Callable[[], StudyState],
     fail_fast: bool,
     poll_s: float,
     on_row: Callable[[Row, str], None],
@@ -218,7 +238,8 @@ def make_runs(
     Args:
         queue: The runs.
         make: Makes one; an error that it raises does not end the others.
-        study: The bar to move.
+        progress: Tells what the run does, which is written beside its lease.
+        state: Returns how far the study is.
         fail_fast: Stop at the first error.
         poll_s: Seconds between two attempts to lease runs of other processes.
         on_row: Called for each run that failed.
@@ -229,22 +250,26 @@ def make_runs(
             which each next run would meet.
     """
     failures: list[tuple[str, str]] = []
-    for run in queue.runs():
-        if run is None:
-            time.sleep(poll_s)
-            continue
-        study.left_to(queue.skipped, 1)
-        with run, tables.append_only_if(run.check_lease):
-            try:
-                make(run)
-            except Exception as error:
-                if fail_fast or isinstance(error, LeaseLostError) or hits_every_run(error):
-                    raise
-                kind = "" if isinstance(error, AblateError) else f"{type(error).__name__}: "
-                failures.append((run.run_id, f"{kind}{one_line(error)}"))
-                if not run.quantise:  # that run is finished, and stays so
-                    on_row(run.row | {"status": "failed", "error": failures[-1][1]}, "made")
-        study.made_one()
+    with progress.study(state) as study:
+        for run in queue.runs():
+            if run is None:
+                time.sleep(poll_s)
+                study.update()
+                continue
+            report = at_most_every(REPORT_EVERY_S, run.report)
+            report(Phase("", 0))
+            study.update(now=True)
+            with run, progress.reporting(report), tables.append_only_if(run.check_lease):
+                try:
+                    make(run)
+                except Exception as error:
+                    if fail_fast or isinstance(error, LeaseLostError) or hits_every_run(error):
+                        raise
+                    kind = "" if isinstance(error, AblateError) else f"{type(error).__name__}: "
+                    failures.append((run.run_id, f"{kind}{one_line(error)}"))
+                    if not run.quantise:  # that run is finished, and stays so
+                        on_row(run.row | {"status": "failed", "error": failures[-1][1]}, "made")
+            study.update(now=True)
     if failures:
         raise failed_runs(failures)
 

@@ -23,12 +23,12 @@ import torch
 
 from ablate.base.errors import AblateError, LeaseLostError, failed_runs, require
 from ablate.base.host import THREAD_VARIABLES
-from ablate.base.progress import Progress, Study, Task
+from ablate.base.progress import Phase, Progress, Study, Task, at_most_every
 from ablate.base.source_code import code_version
 from ablate.base.text import one_line, printable
-from ablate.launch.here import code_of, data_of, is_program
+from ablate.launch.here import code_of, data_of, is_program, study_clock
 from ablate.launch.plans import planned
-from ablate.launch.queue import POLL_S, QueuedRun, WorkQueue, sigterm_as_interrupt
+from ablate.launch.queue import POLL_S, REPORT_EVERY_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
     check_alive,
     connected,
@@ -79,6 +79,7 @@ class _Running:
     run: QueuedRun
     task: RunTask
     at_end: ExitStack  # gives the lease back and removes the bar
+    report: Callable[[Phase], None]  # writes beside the lease how far the run is
     bar: Task | None = None
     losses: int = 0
 
@@ -88,6 +89,7 @@ def launch(
     specs: Sequence[RunSpec],
     *,
     part: Collection[tuple[str, int]] | None = None,
+    later: Collection[tuple[str, int]] = (),
     quantize_finished: bool = False,
     poll_s: float = POLL_S,
     isolated: bool = False,
@@ -122,6 +124,7 @@ def launch(
     with ExitStack() as stack:
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
+        clock = study_clock(request, specs, data, part, later)
         plan, specs = planned(specs, request, data, part)
         code = code_of(specs, data)
         queue = WorkQueue(
@@ -166,7 +169,7 @@ def launch(
         stack.enter_context(sigterm_as_interrupt())
         stack.enter_context(ray_output_redirected(progress))
         marker = stack.enter_context(folder_marker(folder, isolated))
-        study = stack.enter_context(progress.study(queue.total))
+        study = stack.enter_context(progress.study(clock.state))
         launcher = _Launcher(folder, data, contents, resources, device, bool(address), on_row, progress, study)
         task = partial(
             RunTask,
@@ -243,10 +246,12 @@ class _Launcher:
                         own = task(run.run_id, run.spec, run.quantise, run.finished_before, run.lease.still_ours)
                         at_end = ExitStack()
                         at_end.callback(run.lease.give_back)
-                        self._start(_Running(run, own, at_end))
+                        report = at_most_every(REPORT_EVERY_S, run.report)
+                        report(Phase("", 0))
+                        self._start(_Running(run, own, at_end, report))
                     else:
                         queue_empty = True
-                self._study.left_to(queue.skipped, len(self._running))
+                self._study.update()
                 self._poll(WAIT_S)
         except KeyboardInterrupt:
             self._stop()
@@ -312,6 +317,7 @@ class _Launcher:
             if (one := running.get(run_id)) is not None:
                 if one.bar is None:
                     one.bar = one.at_end.enter_context(self._progress.task(phase.name, phase.total))
+                one.report(phase)
                 one.bar.show(phase.name, phase.total, phase.done, f"{phase.host} {phase.note}".strip())
         for (run_id, name), content in updates.files.items():
             if (one := running.get(run_id)) is not None:
@@ -347,7 +353,7 @@ class _Launcher:
         self._record(one.run, result)
         one.at_end.close()
         del self._running[ref]
-        self._study.made_one(len(self._running))
+        self._study.update(now=True)
 
     def _record(self, run: QueuedRun, result: RunResult) -> None:
         payload = result.payload

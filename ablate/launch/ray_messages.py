@@ -6,30 +6,17 @@ writes to it. The launcher empties it several times a second.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ablate.base.progress import Progress, Task
+from ablate.base.progress import Phase, Progress, at_most_every
 
 REPORT_EVERY_S = 0.5
-
-
-class PhaseProgress(NamedTuple):
-    """The progress of a run: `done` of `total` units of a phase such as `baseline s0: train`."""
-
-    name: str
-    total: int
-    done: int
-    note: str
-    host: str
 
 
 class Updates(NamedTuple):
     """What came since the last `take`."""
 
-    progress: dict[str, PhaseProgress]  # run -> its newest
+    progress: dict[str, Phase]  # run -> its newest
     messages: list[str]
     files: dict[tuple[str, str], bytes]  # (run, file name) -> its newest content
 
@@ -40,7 +27,7 @@ class ProgressActor:
     def __init__(self) -> None:
         self._updates = Updates({}, [], {})
 
-    def report(self, run_id: str, progress: PhaseProgress) -> None:
+    def report(self, run_id: str, progress: Phase) -> None:
         """Record the progress of a run."""
         self._updates.progress[run_id] = progress
 
@@ -64,31 +51,11 @@ class RemoteProgress(Progress):
     def __init__(self, actor: Any, run_id: str, host: str) -> None:
         """Report as a run on a host to an actor (its handle)."""
         super().__init__(enabled=False)
-        self._actor, self._run_id, self._host, self._sent_s = actor, run_id, host, 0.0
+        self._actor = actor
+        self._report = at_most_every(
+            REPORT_EVERY_S, lambda phase: actor.report.remote(run_id, phase._replace(host=host))
+        )
 
     def say(self, text: str, *, once: bool = False) -> None:
         """Send a line for the user."""
         self._actor.say.remote(text)
-
-    def report(self, name: str, total: int, done: int, note: str) -> None:
-        """Send the progress of a phase, at most once every `REPORT_EVERY_S` seconds."""
-        if time.monotonic() - self._sent_s > REPORT_EVERY_S or not done:
-            self._sent_s = time.monotonic()
-            self._actor.report.remote(self._run_id, PhaseProgress(name, total, done, note, self._host))
-
-    @contextmanager
-    def task(self, name: str, total: int) -> Iterator[Task]:
-        """Report the progress of a phase while the block runs."""
-        yield _RemoteTask(self, name, total)
-
-
-class _RemoteTask(Task):
-    def __init__(self, progress: RemoteProgress, name: str, total: int) -> None:
-        super().__init__(None, name, total)
-        self._progress, self._name, self._total, self._done, self._note = progress, name, total, 0, ""
-        progress.report(name, total, 0, "")
-
-    def advance(self, n: int = 1, note: str = "") -> None:
-        """Count `n` more units as done."""
-        self._done, self._note = self._done + n, note or self._note
-        self._progress.report(self._name, self._total, self._done, self._note)

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ablate.base.errors import AblateError, did_you_mean, failed_runs, require
@@ -19,6 +20,7 @@ from ablate.base.progress import Progress
 from ablate.base.text import one_line
 from ablate.launch import here
 from ablate.launch.queue import POLL_S, sigterm_as_interrupt, statuses
+from ablate.launch.time_left import StudyClock, counted
 from ablate.runs.rows import Row
 from ablate.store import tables
 from ablate.study.plan import RunSpec
@@ -79,6 +81,7 @@ def launch(
     specs: Sequence[RunSpec],
     *,
     part: Collection[tuple[str, int]] | None = None,
+    later: Collection[tuple[str, int]] = (),
     quantize_finished: bool = False,
     poll_s: float = POLL_S,
     progress: Progress,
@@ -108,7 +111,9 @@ def launch(
     of_job = {"launcher": "local", "jobs": None, "slurm": ()}
     worker = Worker(request.model_copy(update=of_job), specs, part, quantize_finished, at_start)
     failures: list[tuple[str, str]] = []
-    with sigterm_as_interrupt(), progress.study(len(waiting)) as study:
+    runs = counted(planned, part, later)
+    clock = StudyClock(folder, lambda: runs, partial(here.environment_of, anywhere, specs), at_most=bool(later))
+    with sigterm_as_interrupt(), progress.study(clock.state) as study:
         jobs = _submit(executor, worker, min(request.jobs or wanted, wanted))
         names = " ".join(job.job_id for job in jobs)
         progress.say(f"jobs {names} submitted; their logs: {executor.folder}")
@@ -120,9 +125,9 @@ def launch(
                     run_id = str(row["run_id"])
                     del waiting[run_id]
                     on_row(row, "made")
-                    study.made_one()
                     if row["status"] == "failed":
                         failures.append((run_id, str(row["error"])))
+                study.update()
                 time.sleep(0 if ended else poll_s)
         except KeyboardInterrupt:
             progress.say(f"jobs {names} go on and record their runs; `scancel {names}` ends them")

@@ -52,6 +52,7 @@ def run_study(
     request: StudyRequest,
     *,
     part: Collection[tuple[str, int]] | None = None,
+    later: Collection[tuple[str, int]] = (),
     tuning: bool = False,
     progress: Progress,
     on_row: Callable[[Row, str], None],
@@ -62,6 +63,7 @@ def run_study(
     Args:
         request: What to do.
         part: Variant and seed of the runs to make now; None: all.
+        later: Those of runs that may be made after these. They count in the time left.
         tuning: Make the runs that choose each variant's setting instead.
         progress: Shows what is under way.
         on_row: Called after each run with its row and how it went: `made`, `quantised`, or the
@@ -98,14 +100,15 @@ def run_study(
 
         launch = slurm.launch
     options: dict[str, Any] = {"quantize_finished": quantize_finished, "progress": progress, "on_row": recorded}
+    options |= {"later": later, "on_missing": on_missing}
     with progress:
         lacking = _lacking_metrics(request, specs, part, progress) if request.launcher == "ray" else set()
         if lacking:  # Ray's workers cannot replace rows: this machine measures finished runs
             part = {(spec.variant, spec.seed) for spec in specs} if part is None else part
             part = set(part) - lacking
-        launch(request, specs, part=part, on_missing=on_missing, **options)
+        launch(request, specs, part=part, **options)
         if lacking:
-            here.launch(request, specs, part=lacking, on_missing=on_missing, **options)
+            here.launch(request, specs, part=lacking, **options)
 
 
 def _lacking_metrics(

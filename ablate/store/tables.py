@@ -206,6 +206,15 @@ def repeated_keys(table: str, content: pa.Table) -> pa.Table:
     return keys.filter(pa.array(repeated, pa.bool_()))
 
 
+def stamp(results: Path, table: str) -> tuple[int, ...] | None:
+    """Return what changes whenever a table is written; None: there is none, or it is being replaced."""
+    try:
+        stat = (results / f"{table}.parquet").stat()
+    except OSError:
+        return None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
 def check_folder(results: Path) -> None:
     """Create the results folder if it is missing, and check that a file can be written in it.
 

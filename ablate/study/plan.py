@@ -207,6 +207,7 @@ class Planned:
         wall_s: Estimated seconds; None: no past run tells.
         disk_bytes: Estimated size of its files when it has finished.
         more_disk_bytes: Estimated size of its checkpoints, which exist while it is made.
+        train_macs: Its training MACs; None: unknown, as those of a program.
     """
 
     spec: RunSpec
@@ -215,22 +216,4 @@ class Planned:
     wall_s: float | None
     disk_bytes: int = 0
     more_disk_bytes: int = 0
-
-
-def estimate_wall_s(spec: RunSpec, train_macs: int, runs: pd.DataFrame) -> float | None:
-    """Estimate the seconds that a run takes from past runs; None if none has its preset.
-
-    The estimate is the median of finished runs of the same configuration, else `train_macs` times
-    the median time per training MAC of runs of the same preset.
-
-    Args:
-        spec: The run.
-        train_macs: Its training MACs.
-        runs: The table `runs`, as `ablate.store.tables.read` returns it.
-    """
-    done = runs[(runs["status"] == "done") & (runs["preset"] == spec.preset) & runs["wall_s"].notna()]
-    same = done[done["config_hash"] == spec.config.hash]
-    if len(same):
-        return float(same["wall_s"].median())
-    rates = (done["wall_s"] / done["train_macs"].astype("float64")).dropna()
-    return float(rates.median()) * train_macs if len(rates) else None
+    train_macs: int | None = None

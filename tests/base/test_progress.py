@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from ablate.base.progress import Progress
+from ablate.base.progress import Phase, Progress, StudyState, at_most_every
 
 
 def work(progress: Progress) -> None:
@@ -33,36 +33,77 @@ def test_bars_show_the_work_its_share_and_the_last_note(capsys: pytest.CaptureFi
         assert part in shown.err
 
 
+def screen(progress: Progress, width: int, height: int = 24) -> list[str]:
+    assert progress._bars is not None
+    lines = Table.grid()
+    lines.add_row(progress._bars.get_renderable())
+    console = Console(width=width, height=height)
+    with console.capture() as shown:
+        console.print(lines)
+    return shown.get().rstrip().splitlines()
+
+
 @pytest.mark.parametrize("width", [80, 140])
-def test_a_study_of_runs_made_elsewhere_fits_the_screen(
-    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_of_runs_made_elsewhere_fits_the_screen(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     progress = Progress(enabled=True)
-    with progress, progress.study(16) as study, progress.task("baseline s0: train", 1500) as run:
-        study.left_to(2, 1)
-        study._start -= 60
-        study.made_one(1)
+    state = StudyState(16, 3, 1, 4330.0)
+    with progress, progress.study(lambda: state), progress.task("baseline s0: train", 1500) as run:
         run.show("no_drift+v_pred+latent s10: neighbours", 1500, 700, "a-machine-with-a-long-name loss 0.312")
-        assert progress._bars is not None
-        lines = Table.grid()
-        lines.add_row(progress._bars.get_renderable())
-        console = Console(width=width)
-        with console.capture() as shown:
-            console.print(lines)
-    first, second = shown.get().rstrip().splitlines()
-    for part in ("study", "3/16", "0:13:00", "1 under way"):
-        assert part in first
+        first, last = screen(progress, width)
     for part in ("no_drift+v_pred+latent s10:", "700/1500", "a-machine-with-a-"):
-        assert part in second
-    assert max(len(first), len(second)) <= width
+        assert part in first
+    assert last.rstrip() == "runs 3 of 16 · 1 h 12 min left · 1 under way"
+    assert max(len(first), len(last)) <= width
 
 
-def test_a_single_run_has_no_bar_of_a_study() -> None:
+@pytest.mark.parametrize(("width", "height"), [(60, 24), (100, 2)])
+def test_a_small_terminal_gets_one_line(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", str(height))
     progress = Progress(enabled=True)
-    with progress.study(1):
-        assert progress._bars is not None
-        assert progress._bars.tasks == []
+    with progress, progress.task("baseline s0: train", 1500) as run:
+        run.advance(700)
+        alone = screen(progress, width, height)
+        with progress.study(lambda: StudyState(16, 3, 1, 4330.0, at_most=True)):
+            (line,) = screen(progress, width, height)
+    assert width == 100 or alone == ["baseline s0: train 700/1,500"]
+    assert line.startswith("runs 3 of at most 16 · at most 1 h 12 min left")
+    assert "· baseline s0: train 700/1,500" in line if width == 100 else line.endswith("…")
+    assert len(line) <= width
+
+
+def test_the_time_left_goes_on_between_two_looks_at_the_study() -> None:
+    progress = Progress(enabled=True)
+    with progress.study(lambda: StudyState(2, 1, 0, 90.0)) as study:
+        study._looked_s -= 30
+        assert str(study) == "runs 1 of 2 · 60 s left"
+
+
+def test_a_single_run_has_no_line_of_a_study_nor_has_one_without_bars() -> None:
+    progress = Progress(enabled=True)
+    with progress.study(lambda: StudyState(1, 0, 1, 90.0)) as study:
+        assert str(study) == ""
+    silent = Progress(enabled=False)
+    with silent.study(lambda: pytest.fail("nobody sees it")) as study:
+        study.update(now=True)
+
+
+def test_what_a_run_does_is_reported_with_the_pace_of_this_process() -> None:
+    progress, said = Progress(enabled=False), list[Phase]()
+    with progress.reporting(said.append), progress.task("train", 100) as task:
+        task.advance(40, "loss 1")  # a run that was resumed
+        assert task._first is not None
+        task._first = (task._first[0] - 20, 40)
+        task.advance(10)
+    assert [(one.done, one.note) for one in said] == [(0, ""), (40, "loss 1"), (50, "loss 1")]
+    assert [one.unit_s for one in said[:2]] == [None, None]
+    assert said[2].unit_s == pytest.approx(2.0, rel=0.01)
+    limited = list[Phase]()
+    report = at_most_every(60, limited.append)
+    for phase in (Phase("a", 1), Phase("a", 1, 1), Phase("b", 1)):
+        report(phase)
+    assert [one.name for one in limited] == ["a", "b"]
 
 
 @pytest.mark.parametrize("enabled", [False, None])
@@ -106,7 +147,7 @@ def test_a_bar_goes_when_its_work_fails() -> None:
 
 ON_A_TERMINAL = """
 import time
-from ablate.base.progress import Progress
+from ablate.base.progress import Phase, Progress, StudyState, at_most_every
 
 progress = Progress()
 with progress, progress.task("train", 20) as task:

@@ -54,7 +54,7 @@ def test_runs_are_listed_with_what_tells_them_apart(folder: Path) -> None:
     assert head.split() == ["run", "status", "variant", "preset", "data", "seed", "age", "code", "tags"]
     assert rows[0].split()[:6] == [NAME.format("baseline", 6), "done", "baseline", "quick", "cats", "6"]
     assert rows[1].split()[1:3] == ["failed", "no_drift"]
-    assert "3.0 h" in rows[1]
+    assert "3 h 0 min" in rows[1]
     assert rows[2] == "2 runs: 1 done, 1 failed"
     narrow = ablate("ls", cwd=folder.parent, COLUMNS="80").stdout.splitlines()
     assert max(map(len, narrow)) <= 80

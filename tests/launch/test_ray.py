@@ -50,7 +50,7 @@ TIMES = (
     "float_latency_step_ms",
 )
 STEPS = 100
-LEASE = Lease(lambda: True, lambda: None)
+LEASE = Lease(lambda: True, lambda: None, lambda state: None)
 NOT_COMPARED = (*TIMES, "wall_s", "first_call_ms", "position", "device_ms")
 
 
@@ -257,7 +257,7 @@ def stub(tmp_path: Path) -> Any:
     made._resources, made._gpus, made._may_grow, made._folder = ray.Resources(), 0.0, True, tmp_path  # type: ignore[attr-defined]
     made._failures, made._running, made._data = [], {}, SimpleNamespace(name="set", digest="d")  # type: ignore[attr-defined,assignment]
     made._on_row = lambda row, how: said.append((row["status"], how))  # type: ignore[attr-defined]
-    made._progress, made._study = SimpleNamespace(say=said.append), Study(None, 1)  # type: ignore[attr-defined,assignment]
+    made._progress, made._study = SimpleNamespace(say=said.append), Study()  # type: ignore[attr-defined,assignment]
     made._updates = lambda: ray.Updates({}, [], {})  # type: ignore[method-assign]
     made._start = lambda one: made._running.__setitem__(object(), one)  # type: ignore[method-assign]
     return SimpleNamespace(launcher=made, ends=ends, said=said)
@@ -265,7 +265,7 @@ def stub(tmp_path: Path) -> Any:
 
 def make_all(stub: Any, *, quantise: bool = False, lease: Lease = LEASE) -> None:
     run = QueuedRun("run-1", SPECS[0], quantise, quantise, lease)
-    stub.launcher.make_all(SimpleNamespace(skipped=0), iter([run]), lambda *_: None, 1.0)
+    stub.launcher.make_all(SimpleNamespace(), iter([run]), lambda *_: None, 1.0)
 
 
 def test_a_run_that_a_signal_stopped_goes_on_elsewhere_and_is_not_dropped(stub: Any) -> None:
@@ -281,7 +281,7 @@ def test_what_comes_from_a_run_that_another_process_took_over_is_not_recorded(st
     row = {"run_id": "run-1", "variant": "direct", "preset": "smoke", "seed": 0, "status": "done"}
     stub.ends.append(RunResult("made", row, payload=Payload({"model.safetensors": b""}, {"runs": [row]})))
     with pytest.raises(AblateError, match="run-1: another process took this run over"):
-        make_all(stub, lease=Lease(lambda: False, lambda: None))
+        make_all(stub, lease=Lease(lambda: False, lambda: None, lambda state: None))
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 

@@ -9,8 +9,9 @@ import pytest
 from ablate.base.errors import DataError, VariantError
 from ablate.study.config import Config
 from ablate.study.images import load_images
-from ablate.study.plan import estimate_wall_s, factor_combinations, parse_seeds, plan
+from ablate.study.plan import factor_combinations, parse_seeds, plan
 from ablate.study.request import StudyRequest
+from ablate.study.run_times import RunTimes
 from ablate.study.variants import from_json
 
 
@@ -84,17 +85,23 @@ def test_matching_changes_the_runs_name_and_says_so() -> None:
 
 def test_time_is_estimated_by_the_same_configuration_else_by_the_work() -> None:
     baseline, no_drift = plan(["baseline", "no_drift"], [1], "smoke")
-    columns = ["status", "preset", "config_hash", "wall_s", "train_macs"]
+    columns = ["status", "preset", "config_hash", "wall_s", "train_macs", "train_wall_s"]
     rows = [
-        ("done", "smoke", baseline.config.hash, 10.0, 100),
-        ("done", "smoke", baseline.config.hash, 30.0, 100),
-        ("done", "quick", "other", 1000.0, 100),
-        ("failed", "smoke", no_drift.config.hash, 7.0, 100),
+        ("done", "smoke", baseline.config.hash, 10.0, 100, 6.0),
+        ("done", "smoke", baseline.config.hash, 30.0, 100, 24.0),
+        ("done", "quick", "other", 1000.0, 100, 0.0),
+        ("failed", "smoke", no_drift.config.hash, 7.0, 100, 0.0),
     ]
-    past = pd.DataFrame(rows, columns=columns)
-    assert estimate_wall_s(baseline, 100, past) == 20.0
-    assert estimate_wall_s(no_drift, 50, past) == 10.0
-    assert estimate_wall_s(no_drift, 50, past[past["preset"] == "quick"]) is None
+    past = pd.DataFrame(rows, columns=columns).assign(environment="there", load_wall_s=0.0, autoencoder_wall_s=None)
+    times = RunTimes(past, "smoke", ["here"])
+    assert times.wall_s(baseline.config.hash, 100) == 20.0
+    assert times.wall_s(no_drift.config.hash, 50) == 10.0
+    assert times.wall_s("of a program") == 20.0  # whose MACs are not known
+    assert times.after_training_s(baseline.config.hash) == 5.0
+    assert RunTimes(past, "standard", ["here"]).wall_s(no_drift.config.hash, 50) is None
+    elsewhere = past.assign(environment=["here", "there", "there", "there"])
+    assert RunTimes(elsewhere, "smoke", ["here"]).wall_s(baseline.config.hash) == 10.0
+    assert RunTimes(elsewhere, "smoke", ["nowhere"]).wall_s(baseline.config.hash) == 20.0
 
 
 def test_the_array_of_a_data_set_is_part_of_the_configuration(tmp_path: Path) -> None:

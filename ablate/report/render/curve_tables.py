@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ablate.base.text import duration
 from ablate.report.findings import Curve, Findings
-from ablate.report.render.number_text import decimals_of, duration, interval, rounded, signed
+from ablate.report.render.number_text import decimals_of, interval, rounded, signed
 from ablate.report.render.text_table import TextTable
 
 

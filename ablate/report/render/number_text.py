@@ -96,12 +96,3 @@ def decimals_of(values: Iterable[float | None]) -> int:
 def decimals_of_interval(half_width: float) -> int:
     """Return the decimals that show two digits of half an interval."""
     return max(0, min(6, 1 - math.floor(math.log10(half_width)))) if half_width > 0 else 0
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time in seconds, minutes or hours, or `unknown`."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ablate.base.text import printable
+from ablate.base.text import duration, printable
 from ablate.report.plan_preview import MetricPower, PlanPreview
-from ablate.report.render.number_text import duration, number
+from ablate.report.render.number_text import number
 from ablate.report.render.text_table import TextTable, to_rich
 
 

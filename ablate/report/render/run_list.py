@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.base.text import printable, split_names
-from ablate.report.render.number_text import duration
+from ablate.base.text import duration, printable, split_names
 from ablate.report.render.text_table import TextTable
 from ablate.store.code_versions import Version, versions_of
 from ablate.store.tables import to_records

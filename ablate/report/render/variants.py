@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from ablate.report.render.number_text import duration
+from ablate.base.text import duration
 from ablate.study.config import RunConfig
 from ablate.study.plan import Planned
 from ablate.study.program import ProgramConfig

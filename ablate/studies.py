@@ -7,8 +7,9 @@ stays valid when seeds are added after looking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -121,20 +122,30 @@ def make_study(
 
 def judge(request: StudyRequest, planned: Sequence[Planned]) -> list[Standing]:
     """Return the verdicts on each variant of a study, by the tables of its folder as they are now."""
-    specs = {run.spec.variant: run.spec for run in planned if run.spec.variant != BASELINE}
+    configs = {run.spec.variant: run.spec.config.hash for run in planned}
     runs = tables.read(request.results, "runs")
     done = runs[runs["run_id"].isin([run.run_id for run in planned]) & (runs["status"] == "done")]
     digests = done["data_digest"].dropna()
-    found = findings_of(request, planned, digests.iloc[0]) if len(digests) else None
-    configs = {} if found is None else {row.label: row.config_hash for row in found.rows}
-    verdicts: dict[str, dict[str, str]] = {name: {} for name in specs}
-    seeds = dict.fromkeys(specs, 0)
+    return standings_of(findings_of(request, planned, digests.iloc[0]) if len(digests) else None, configs)
+
+
+def standings_of(found: Findings | None, configs: Mapping[str, str]) -> list[Standing]:
+    """Return the verdicts on each variant of a study.
+
+    Args:
+        found: What a report finds in its runs; None: nothing.
+        configs: Variant -> hash of the configuration that is judged.
+    """
+    names = [name for name in configs if name != BASELINE]
+    of_label = {} if found is None else {row.label: row.config_hash for row in found.rows}
+    verdicts: dict[str, dict[str, str]] = {name: {} for name in names}
+    seeds = dict.fromkeys(names, 0)
     for one in () if found is None else found.comparisons:
-        if one.variant in specs and configs[one.label] == specs[one.variant].config.hash:
+        if one.variant in names and of_label[one.label] == configs[one.variant]:
             judged = one.adjusted is not None or not one.n
             verdicts[one.variant][one.metric] = one.verdict if judged else "not judged"
             seeds[one.variant] = max(seeds[one.variant], one.n)
-    return [Standing(name, seeds[name], verdicts[name]) for name in specs]
+    return [Standing(name, seeds[name], verdicts[name]) for name in names]
 
 
 def findings_of(request: StudyRequest, planned: Sequence[Planned], digest: str) -> Findings | None:
@@ -148,16 +159,35 @@ def findings_of(request: StudyRequest, planned: Sequence[Planned], digest: str) 
     Raises:
         ResultsError: The folder cannot be read, or finished runs of the study do not compare.
     """
-    runs = tables.read(request.results, "runs")
-    comparable = runs[(runs["preset"] == request.preset) & (runs["data_digest"] == digest)]
     configs = {(run.spec.variant, run.spec.config.hash) for run in planned}
+    return comparable_findings(request.results, request.preset, digest, request.budget, configs)
+
+
+def comparable_findings(
+    results: Path, preset: str, digest: str, budget: str, configs: Collection[tuple[str, str]]
+) -> Findings | None:
+    """Return what a report finds in the runs of a folder that compare with a study; None: there are none.
+
+    Args:
+        results: The results folder.
+        preset: The study's preset.
+        digest: Of its data.
+        budget: `steps` or `macs`.
+        configs: Variant and hash of each of its configurations.
+
+    Raises:
+        ResultsError: The folder cannot be read, or finished runs of the study do not compare.
+    """
+    frames = read(results)
+    runs = frames["runs"]
+    comparable = runs[(runs["preset"] == preset) & (runs["data_digest"] == digest)]
     own = [pair in configs for pair in zip(comparable["variant"], comparable["config_hash"], strict=True)]
     alike = comparable[pd.Series(own, comparable.index, dtype=bool)]
     # Other runs of the folder may have been measured with other numbers of images.
     sizes = alike.loc[alike["status"] == "done", ["fd_n", "fd_ref_n"]].dropna().drop_duplicates()
     samples = [f"{n}/{ref_n}" for n, ref_n in sizes.itertuples(index=False)]
-    choice = Choice(budget=request.budget, claims=False, samples=samples[0] if len(samples) == 1 else None)
-    return build(read(request.results) | {"runs": comparable}, choice) if len(comparable) else None
+    choice = Choice(budget=budget, claims=False, samples=samples[0] if len(samples) == 1 else None)
+    return build(frames | {"runs": comparable}, choice) if len(comparable) else None
 
 
 def _to_make(request: StudyRequest, planned: Sequence[Planned]) -> set[Run]:

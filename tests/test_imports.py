@@ -26,7 +26,7 @@ LAYERS = [
     ["launch"],
     ["report"],
     ["studies"],
-    ["planning", "results_folder"],
+    ["live_view", "planning", "results_folder"],
     ["hub"],
     ["api"],
     ["cli"],
@@ -34,7 +34,7 @@ LAYERS = [
 ]
 RANK = {name: i for i, names in enumerate(LAYERS) for name in names}
 REPORT_READS = {"base", "data", "report", "stats", "store", "study"}
-REPORT_READERS = {"cli", "hub", "planning", "report", "results_folder", "studies"}
+REPORT_READERS = {"cli", "hub", "live_view", "planning", "report", "results_folder", "studies"}
 WITHOUT_TORCH = [
     "api",
     "base.errors",
@@ -54,6 +54,8 @@ WITHOUT_TORCH = [
     "hub.sharing",
     "launch.programs",
     "launch.study",
+    "launch.time_left",
+    "live_view",
     "planning",
     "report.render.html",
     "results_folder",

@@ -94,17 +94,18 @@ class Task:
         report: Callable[[Phase], None] = lambda phase: None,
     ) -> None:
         self._bars, self._report, self._phase = bars, report, Phase(name, total)
-        self._first: tuple[float, int] | None = None  # moment and units of the first advance: a run may be resumed
+        # Moment and units of the first advance: a run may be resumed, or compile in its first step.
+        self._first: tuple[float, int] | None = None
         self._id = None if bars is None else bars.add_task(name, total=total, note="")
         report(self._phase)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Count `n` more units as done; an empty `note` keeps the last one."""
         done, now, unit_s = self._phase.done + n, time.monotonic(), None
-        if self._first is None:
-            self._first = (now, done)
-        elif done > self._first[1]:
+        if self._first is not None and done > self._first[1]:
             unit_s = (now - self._first[0]) / (done - self._first[1])
+        elif self._first is None and n:
+            self._first = (now, done)
         self._phase = self._phase._replace(done=done, note=note or self._phase.note, unit_s=unit_s)
         if self._bars is not None and self._id is not None:
             self._bars.advance(self._id, n)
@@ -273,7 +274,7 @@ def _bars(study: Callable[[], str]) -> rich.progress.Progress:
 
         def get_renderables(self) -> Iterable[RenderableType]:
             line, tasks = study(), self.tasks
-            if is_small(*console.size, lines=len(tasks) + bool(line)):
+            if is_small(console.width, console.height, len(tasks) + bool(line)):
                 yield _one_line(line, tasks)
                 return
             yield self.make_tasks_table(tasks)

@@ -5,6 +5,7 @@ from ablate.cli.app import app, main
 from ablate.cli import start
 from ablate.cli import study
 from ablate.cli import plan
+from ablate.cli import watch
 from ablate.cli import verdicts
 from ablate.cli import judge
 from ablate.cli import results
@@ -27,5 +28,6 @@ __all__ = [
     "start",
     "study",
     "verdicts",
+    "watch",
     "weights",
 ]

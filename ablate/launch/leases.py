@@ -93,23 +93,27 @@ class Leases:
             lambda state: state.write(progress),
         )
 
+    def names(self) -> list[str]:
+        """Return the runs that have files of a lease: those that are being made, and some whose process was killed."""
+        return sorted(path.stem for path in self._folder.glob("[!.]*.lock"))
+
     def held(self) -> dict[str, Owner]:
         """Return the owner of each run that is being made now.
 
         Where this process may not lock files, also runs whose process on another machine was killed.
         """
         owners = {}
-        for path in sorted(self._folder.glob("[!.]*.lock")):
-            note = path.with_suffix(".json")
+        for run_id in self.names():
+            path, note = (self._folder / f"{run_id}{suffix}" for suffix in (".lock", ".json"))
             try:
                 with self._changing():
                     try:
                         filelock.FileLock(path).acquire(timeout=0).lock.release()
                     except (filelock.Timeout, OSError):  # held, or not ours to try
-                        owners[path.stem] = Owner.read(note)
+                        owners[run_id] = Owner.read(note)
             except ResultsError:
                 if path.exists() and (owner := Owner.read(note)).may_live():
-                    owners[path.stem] = owner
+                    owners[run_id] = owner
         return owners
 
     def progress(self) -> dict[str, RunProgress]:

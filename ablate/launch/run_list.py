@@ -47,7 +47,7 @@ def list_runs(folder: Path, where: str | None = None) -> pd.DataFrame:
     status = dict.fromkeys(lost, "lost") | dict.fromkeys(working, "killed") | dict.fromkeys(owners, "running")
     names = planned_names(folder)
     more: list[dict[str, Any]] = [
-        {"run_id": run_id, "status": word, **_parts(run_id, names)}
+        {"run_id": run_id, "status": word, **parts_of(run_id, names)}
         for run_id, word in status.items()
         if run_id not in known
     ]
@@ -106,7 +106,7 @@ def _started(owner: Owner | None, folder: Path | None) -> datetime | None:
     return None
 
 
-def _parts(run_id: str, planned: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+def parts_of(run_id: str, planned: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     """Parse a run's name: its seed, and the variant, preset and data of a plan that fits."""
     seed = re.search(r"-s(\d+)-[0-9a-f]+$", run_id)
     fits = [parts for parts in planned if run_id.startswith(f"{parts[0]}-{parts[1]}-")]

@@ -122,15 +122,35 @@ def record(results: Path, plan: Plan, code: str) -> str:
     return plan.plan_id
 
 
+def recorded_plans(results: Path) -> dict[str, Plan]:
+    """Return the plans of a results folder by name, the newest last. Plans that cannot be parsed are left out.
+
+    Raises:
+        ResultsError: The table cannot be read.
+    """
+    recorded = tables.read(results, "plans").sort_values("created_at", na_position="first", kind="stable")
+    found = {}
+    for row in tables.to_records(recorded):
+        with suppress(ValueError, TypeError, KeyError):  # a table may come from elsewhere
+            found[str(row["plan_id"])] = Plan(
+                preset=str(row["preset"]),
+                data=str(row["data"]),
+                data_digest=str(row["data_digest"]),
+                budget=str(row["budget"]),
+                variants=tuple((str(one["name"]), str(one["config_hash"])) for one in json.loads(row["variants"])),
+                seeds=tuple(map(int, json.loads(row["seeds"]))),
+                metrics=tuple(map(str, json.loads(row["metrics"]))),
+                level=float(row["level"]),
+                max_seeds=row["max_seeds"],
+            )
+    return found
+
+
 def planned_names(results: Path) -> list[tuple[str, str, str]]:
     """Return the variant, preset and data of all runs that are planned in a results folder.
 
     Raises:
         ResultsError: The table cannot be read.
     """
-    names: dict[tuple[str, str, str], None] = {}
-    for plan in tables.to_records(tables.read(results, "plans")):
-        with suppress(ValueError, TypeError, KeyError):  # a table may come from elsewhere
-            for variant in json.loads(plan["variants"]):
-                names[str(variant["name"]), str(plan["preset"]), str(plan["data"])] = None
-    return list(names)
+    plans = recorded_plans(results).values()
+    return list(dict.fromkeys((name, plan.preset, plan.data) for plan in plans for name, _ in plan.variants))

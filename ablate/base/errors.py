@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib.util
+import re
 from collections.abc import Iterable, Sequence
 
 from ablate.base.text import some_of
@@ -131,20 +132,17 @@ def how_to_fix(error: BaseException, otherwise: str = "fix that") -> str:
     return _FIXES.get(getattr(error, "errno", None) or 0, otherwise)
 
 
-# Words of libraries that have no class for the lack of memory: torch, Arrow, the loader of programs, Python's threads.
-_NO_MEMORY = (
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "out of memory",
-    "failed to map segment",
-    "launch worker thread",
-    "can't start new thread",
+# Libraries without an error class for the lack of memory: torch, Arrow, the program loader, Python's threads, oneDNN
+# (whose "could not create a primitive descriptor" is something else: an operation that it does not have).
+_NO_MEMORY = re.compile(
+    "can't allocate memory|Cannot allocate memory|out of memory|failed to map segment|launch worker thread|"
+    "can't start new thread|could not create a primitive$"
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that the machine, or a limit, has no more memory for this process."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 def hits_every_run(error: BaseException | None) -> bool:

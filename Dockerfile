@@ -1,0 +1,15 @@
+# ablate for CPUs: docker build -t ablate . && docker run --rm -v "$PWD/results:/ablate/results" ablate run --variant no_drift
+FROM debian:trixie-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends git python3-venv \
+    && rm -rf /var/lib/apt/lists/* \
+    && python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+WORKDIR /ablate
+COPY . .
+# Index of torch without CUDA libraries (saves 4 GB): --build-arg TORCH_INDEX=URL
+ARG TORCH_INDEX=
+RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX"; fi \
+    && pip install --no-cache-dir -e '.[dev]'
+ENTRYPOINT ["ablate"]
+CMD ["--help"]

@@ -99,6 +99,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "formats": [verdict_plots.sensitivity(findings)],
         "speed": [run_plots.latency(tables["latency"], runs, timed)],
     }
+    sentences = [line for line in map(verdict_plots.front_sentence, findings.fronts) if line is not None]
     shown = {name: [plot for plot in some if plot is not None] for name, some in plots.items()}
     page = {
         "findings": findings,
@@ -115,6 +116,8 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "trained_here": trained_here,
         **shown,
         "has_plots": any(shown.values()),
+        "trade_off_sentences": sentences,
+        "format_table": report_tables.format_table(findings),
         "data_images": data_images(findings, folder, gallery) if trained_here else [],
         "quality": quality_table(findings, " ± ") if findings.rows else None,
         "latex": to_latex(findings),
@@ -123,6 +126,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "credits": _credits(findings, mine),
     }
     there = {"verdicts": True, "samples": gallery.rows, "methods": True}
+    there |= {"trade_offs": page["trade_offs"] or sentences, "formats": page["formats"] or page["format_table"]}
     return page | {"sections": [(name, title) for name, title in SECTIONS.items() if there.get(name, page.get(name))]}
 
 

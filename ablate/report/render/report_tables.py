@@ -346,11 +346,12 @@ def format_table(findings: Findings) -> TextTable | None:
         quality = (rounded(row.psnr_db, 1), rounded(row.pd, 4), fd_change)
         ratios = ("-" if ratio is None else f"{ratio:.2f}x" for ratio in (row.smaller, row.faster))
         lines.append((row.label, scheme, row.scope, str(row.seeds), *quality, percent(row.macs_share), *ratios))
+    kpn = any(row.scope == "kpn" for row in findings.quantized.rows)
     heads = ("variant", "scheme", "scope", "seeds", "PSNR\ndB", "pd", "fd change", "MACs", "smaller", "faster")
     legend = (
         f"N = {findings.quantized.rows[0].n} samples, against those of the float32 graph from the same noise. "
         "fd change: with its 95 % interval for other samples of the same model. *: simulated by rounding, so without "
-        "file size and time. Scope kpn: all but the drift network.",
+        "file size and time." + (" Scope kpn: all but the drift network." if kpn else ""),
         "MACs: computed in the format. "
         "smaller, faster: bytes, and time at batch 1, of the float32 graph / of this one.",
         *findings.quantized.most_sensitive,

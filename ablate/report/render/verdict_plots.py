@@ -5,6 +5,8 @@ They show numbers of the findings and compute none.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +15,16 @@ import pandas as pd
 
 from ablate.report.findings import VERDICTS, Comparison, Curve, Findings, Front, Metric, Value
 from ablate.report.render import curve_tables, report_tables
+from ablate.report.render.label_places import Place, apart, places
 from ablate.report.render.number_text import COUNTS, interval, signed
 from ablate.report.render.text_table import TextTable
 from ablate.report.render.vega import ACCENT, FG, FONT, QUIET, ROW, WIDTH, Plot, below, finish
 
-COLOURS = alt.Scale(domain=list(VERDICTS), range=[f"var(--{name})" for name in VERDICTS])
 SHAPES = ["triangle-left", "triangle-right", "square", "circle"]  # of helps, hurts, same and undecided
 FRONT = ("on the front", "beaten")
+NAMES = 120  # pixels at the right of a plot for the names of its lines
+NARROW, TALL = 250, 320  # pixels of a trade-off plot on a phone
+FEWEST_POINTS, FEWEST_CELLS = 3, 5  # of a plot of trade-offs, of a heat map
 
 
 def differences(findings: Findings, metric: Metric) -> Plot | None:
@@ -33,20 +38,24 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
     frame = pd.DataFrame([_difference(one, decimals, report_tables.seeds(one.n, rows[one.label])) for one in mine])
     against, better = findings.compared.against, "higher" if metric.higher_is_better else "lower"
     y = alt.Y("variant:N", sort=frame["variant"].tolist(), title=None, axis=alt.Axis(labelLimit=220))
-    colour = alt.Color("verdict:N", scale=COLOURS, legend=below("the change"))
-    shapes = [SHAPES[1], SHAPES[0], *SHAPES[2:]] if metric.higher_is_better else SHAPES  # towards the better side
-    scale = alt.Scale(domain=list(VERDICTS), range=shapes)
-    shape = alt.Shape("verdict:N", scale=scale, legend=below("the change"))
+    legend = below("the change")
+    colour = alt.Color("verdict:N", scale=_colours(mine), legend=legend)
+    swapped = [SHAPES[1], SHAPES[0], *SHAPES[2:]] if metric.higher_is_better else SHAPES  # towards the better side
+    shapes = dict(zip(VERDICTS, swapped, strict=True))
+    there = _colours(mine).domain
+    shape = alt.Shape("verdict:N", scale=alt.Scale(domain=there, range=[shapes[v] for v in there]), legend=legend)
     tips = [
         alt.Tooltip(f"{name}:N") for name in ("variant", "difference", "interval", "for all tests", "verdict", "seeds")
     ]
     base = alt.Chart(frame).encode(y=y, tooltip=tips)
     title = f"difference in {report_tables.heading(metric)} ({better} is better)"
-    x, x_all = alt.X("low:Q", title=title), alt.X("all_low:Q", title=title)
+    scale = alt.Scale(domain=_domain(frame), nice=False)
+    axis = alt.Axis(tickCount=6, labelOverlap=True)
+    x, x_all = (alt.X(f"{name}:Q", title=title, scale=scale, axis=axis) for name in ("low", "all_low"))
     chart = alt.layer(
         alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(x="x:Q"),
-        base.mark_rule(strokeWidth=1, opacity=0.8).encode(x=x_all, x2="all_high:Q", color=colour),
-        base.mark_rule(strokeWidth=4, opacity=0.55).encode(x=x, x2="high:Q", color=colour),
+        base.mark_rule(strokeWidth=1, opacity=0.8, clip=True).encode(x=x_all, x2="all_high:Q", color=colour),
+        base.mark_rule(strokeWidth=4, opacity=0.55, clip=True).encode(x=x, x2="high:Q", color=colour),
         base.mark_point(filled=True, size=90, opacity=1).encode(x="mean:Q", color=colour, shape=shape),
     ).properties(width=WIDTH, height=ROW * len(frame))
     listed = "; ".join(f"{one.label} {signed(one.mean, decimals)}, {one.verdict}" for one in mine)
@@ -58,10 +67,30 @@ def differences(findings: Findings, metric: Metric) -> Plot | None:
         f"Each line is one change to {against}: the mean of its paired differences over seeds, thick their 95 % "
         "interval, thin the interval that holds for all tests together. "
         f"{metric.about[:1].upper()}{metric.about[1:]}; {better} is better. "
-        "The verdicts come from the tests: a thin line may cross the dashed one where the test decides.",
+        "The verdicts come from the tests: a thin line may cross the dashed one where the test decides. "
+        "A line that reaches the edge goes on beyond it.",
         f"Differences to {against} in {metric.name}: {listed}.",
         replace(table, legend=tuple(report_tables.explanation(findings)[2:4])),
     )
+
+
+def _colours(comparisons: Sequence[Comparison]) -> alt.Scale:
+    """Return the colours of the verdicts that are there, in their usual order."""
+    there = [verdict for verdict in VERDICTS if any(one.verdict == verdict for one in comparisons)]
+    return alt.Scale(domain=there, range=[f"var(--{verdict})" for verdict in there])
+
+
+def _domain(frame: pd.DataFrame) -> list[float]:
+    """Return what the axis of differences shows: 0, the means, and the intervals unless they are far wider."""
+    means = [0.0, *frame["mean"]]
+    size = max(means) - min(means)
+    size = size or float((frame["high"] - frame["low"]).max()) or 1.0
+    low = max(min(0.0, frame["low"].min()), min(means) - 2 * size)
+    high = min(max(0.0, frame["high"].max()), max(means) + 2 * size)
+    more = 0.25 * (high - low)
+    ends = max(low - more, min(low, frame["all_low"].min())), min(high + more, max(high, frame["all_high"].max()))
+    edge = 0.03 * (ends[1] - ends[0])
+    return [ends[0] - edge, ends[1] + edge]
 
 
 def _id(findings: Findings, metric: Metric) -> str:
@@ -91,83 +120,122 @@ def e_values(findings: Findings, metric: Metric) -> Plot | None:
     if not mine:
         return None
     points = [
-        {"variant": one.label, "seeds": i + 1, "seed": seed, "e": float(f"{e:.4g}")}
+        {"variant": one.label, "verdict": one.verdict, "seeds": i + 1, "seed": seed, "e": float(f"{e:.4g}")}
         for one in mine
         for i, (seed, e) in enumerate(zip(one.e_seeds or (), one.e_by_seed or (), strict=True))
     ]
-    decided = 1 / findings.compared.alpha
-    most = max((int(str(point["seeds"])) for point in points), default=1)
-    x = alt.X("seeds:Q", title="seeds", axis=alt.Axis(values=list(range(1, most + 1, 1 + most // 16)), format="d"))
-    scale = alt.Scale(type="log")
+    decided, most = 1 / findings.compared.alpha, max(len(one.e_by_seed or ()) for one in mine)
+    seen = [max(float(str(point["e"])), 1e-6) for point in points]
+    low, high = math.log10(0.8 * min(1.0, *seen)), math.log10(1.5 * max(decided, *seen))
+    height = max(240, 13 * len(mine))
+    last = [(math.log10(max((one.e_by_seed or (1.0,))[-1], 1e-6)) - low) / (high - low) * height for one in mine]
+    names = []  # from the end of a line to its name, at the right
+    for one, place in zip(mine, apart(last, 13, height), strict=True):
+        ends = (
+            (len(one.e_by_seed or ()), (one.e_by_seed or (1.0,))[-1]),
+            (most, 10 ** (low + place / height * (high - low))),
+        )
+        names += [{"variant": one.label, "verdict": one.verdict, "seeds": at, "e": max(e, 1e-6)} for at, e in ends]
+    ticks = [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
+    scale = alt.Scale(type="log", domain=[10**low, 10**high], nice=False)
+    y = alt.Y("e:Q", scale=scale, title="e", axis=alt.Axis(format="~g", values=ticks[:: 1 + len(ticks) // 8]))
+    axis = alt.Axis(values=list(range(1, most + 1, 1 + most // 16)), format="d")
+    x = alt.X("seeds:Q", title="seeds", axis=axis, scale=alt.Scale(domain=[1, max(2, most)], nice=False))
+    colour = alt.Color("verdict:N", scale=_colours(mine), legend=below("the change"))
     tips = [alt.Tooltip("variant:N"), alt.Tooltip("seeds:Q"), alt.Tooltip("seed:Q"), alt.Tooltip("e:Q", format=".3g")]
-    lines = alt.Chart(pd.DataFrame(points)).encode(
-        x=x,
-        y=alt.Y("e:Q", scale=scale, title="e", axis=alt.Axis(format="~g", tickCount=6)),
-        color=alt.Color(
-            "variant:N",
-            scale=alt.Scale(scheme="tableau20"),
-            legend=alt.Legend(orient="bottom", columns=5, title=None),
-        ),
-        tooltip=tips,
+    lines = alt.Chart(pd.DataFrame(points)).encode(x=x, y=y, color=colour, detail="variant:N", tooltip=tips)
+    ended = alt.Chart(pd.DataFrame(names)).encode(x=x, y=y, color=colour, detail="variant:N")
+    labels = alt.Chart(pd.DataFrame(names[1::2])).mark_text(
+        align="left", dx=6, font=FONT, fontSize=11, limit=NAMES - 10
     )
-    rule = alt.Chart(pd.DataFrame({"e": [decided]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(y="e:Q")
-    chart = alt.layer(rule, lines.mark_line()).properties(width=WIDTH, height=260)
-    ends = "; ".join(f"{one.label} {(one.e_by_seed or (1.0,))[-1]:.3g}" for one in mine)
+    rule = alt.Chart(pd.DataFrame({"e": [decided]})).mark_rule(color=FG, strokeDash=[3, 3]).encode(y=y)
+    chart = alt.layer(
+        rule,
+        ended.mark_line(strokeWidth=1, strokeDash=[1, 3]),
+        lines.mark_line(),
+        labels.encode(x=x, y=y, text="variant:N", color=colour),
+    ).properties(width=WIDTH - NAMES, height=height)
+    listed = "; ".join(f"{one.label} {(one.e_by_seed or (1.0,))[-1]:.3g}" for one in mine)
     table = TextTable(
         f"Evidence on {metric.name} by seed",
         ("variant", "e after each seed"),
         tuple((one.label, ", ".join(f"{e:.3g}" for e in one.e_by_seed or ())) for one in mine),
         (0, 1),
     )
+    tests = findings.compared.tests
+    corrected = f" The verdict corrects it for {tests} tests, so a line above {decided:g} may be undecided."
+    corrected = corrected if tests > 1 else ""
     return finish(
         f"e-values-{_id(findings, metric)}",
         chart,
         f"{metric.name}: the evidence seed by seed",
         "Each line is one change: its e-value after each seed, in the order of the seeds. Without any difference it "
         f"reaches {decided:g} (dashed) with a probability of at most {findings.compared.alpha:g}, however often one "
-        f"looks. The verdict corrects it for {findings.compared.tests} tests.",
-        f"e-values after the last seed, {metric.name}: {ends}.",
+        f"looks.{corrected}",
+        f"e-values after the last seed, {metric.name}: {listed}.",
         table,
     )
 
 
 def trade_off(front: Front, index: int) -> Plot | None:
-    """Plot quality (vertical) against a cost (horizontal); the reader chooses the cost if there are several."""
-    if len(front.objectives) < 2 or not front.points:
+    """Plot quality (vertical) against a cost (horizontal); the reader chooses the cost if there are several.
+
+    None if there are so few points that `front_sentence` says it all.
+    """
+    if len(front.objectives) < 2 or len(front.points) < FEWEST_POINTS:
         return None
     table = report_tables.front_table(front)
     heads = table.heads[1 : 1 + len(front.objectives)]
     quality, costs = heads[0], list(heads[1:])
     rows = []
-    for point, line in zip(front.points, table.lines, strict=True):
-        common = {"name": line[0], "quality": point.values[0], "front": FRONT[0] if point.on_front else FRONT[1]}
-        common |= {"status": line[-1]} | dict(zip(map(_field, heads), line[1:], strict=False))
-        rows += [common | {"axis": cost, "cost": value} for cost, value in zip(costs, point.values[1:], strict=True)]
+    for at, cost in enumerate(costs, start=1):
+        names = [line[0] for line in table.lines]
+        for point, line, place in zip(front.points, table.lines, _places(front, at, names), strict=True):
+            row = {"name": line[0], "quality": point.values[0], "front": FRONT[0] if point.on_front else FRONT[1]}
+            row |= {"status": line[-1], "axis": cost, "cost": point.values[at]}
+            row |= dict(zip(map(_field, heads), line[1:], strict=False))
+            found = place or Place(0, 0, "left")
+            rows.append(row | {"shown": line[0] if place else "", "dx": found.dx, "dy": found.dy, "align": found.align})
     pick = alt.param(name="axis", value=costs[0], bind=alt.binding_select(options=costs, name="Cost: "))
     tips = [alt.Tooltip("name:N", title="variant")]
     tips += [alt.Tooltip(f"{_field(head)}:N", title=head) for head in heads] + [alt.Tooltip("status:N", title="front")]
     counts = any(name in COUNTS for name in front.objectives[1:])
     x = alt.X(
         "cost:Q",
-        title=" or ".join(costs),
-        scale=alt.Scale(zero=False, padding=30),
+        title=None,
+        scale=alt.Scale(zero=False, nice=False, padding=30),
         axis=alt.Axis(format="~s" if counts else "~g", tickCount=6),
     )
-    y = alt.Y("quality:Q", title=quality, scale=alt.Scale(zero=False, padding=14))
+    y = alt.Y(
+        "quality:Q", title=quality, scale=alt.Scale(zero=False, nice=False, padding=24), axis=alt.Axis(tickCount=6)
+    )
     colours, shapes = (
         alt.Scale(domain=list(FRONT), range=values) for values in ([ACCENT, QUIET], ["diamond", "circle"])
     )
+    legend = alt.Legend(orient="top", title=None)
     points = alt.Chart().mark_point(size=80, filled=True, opacity=1)
     points = points.encode(
         x=x,
         y=y,
         tooltip=tips,
-        color=alt.Color("front:N", scale=colours, legend=below()),
-        shape=alt.Shape("front:N", scale=shapes, legend=below()),
+        color=alt.Color("front:N", scale=colours, legend=legend),
+        shape=alt.Shape("front:N", scale=shapes, legend=legend),
     )
-    names = alt.Chart().mark_text(align="left", dx=8, dy=-5, color=FG, font=FONT, limit=140)
-    names = names.encode(x=x, y=y, text="name:N").transform_filter(alt.datum.front == FRONT[0])
-    chart = alt.layer(points, names, data=pd.DataFrame(rows)).properties(width=WIDTH, height=320)
+    dx, dy, align = (alt.ExprRef(f"datum.{name}") for name in ("dx", "dy", "align"))
+    labels = alt.Chart().mark_text(baseline="middle", font=FONT, fontSize=11, limit=170, dx=dx, dy=dy, align=align)
+    ink = alt.condition(alt.datum.front == FRONT[0], alt.value(FG), alt.value(QUIET))
+    labels = labels.encode(x=x, y=y, text="shown:N", color=ink).transform_filter("datum.shown !== ''")
+    below_axis = alt.TitleParams(
+        text=alt.ExprRef("axis") if len(costs) > 1 else costs[0],
+        orient="bottom",
+        anchor="middle",
+        fontSize=12,
+        fontWeight="normal",
+        font=FONT,
+        color=FG,
+    )
+    chart = alt.layer(points, labels, data=pd.DataFrame(rows))
+    chart = chart.properties(width=WIDTH, height=TALL, title=below_axis)
     if len(costs) > 1:
         chart = chart.add_params(pick).transform_filter("datum.axis === axis")
     signs = ", ".join(
@@ -183,10 +251,39 @@ def trade_off(front: Front, index: int) -> Plot | None:
         chart,
         table.title,
         f"{first}{signs}. A diamond is on the front: no other point is as good in every objective "
-        f"and better in one.{flat}",
+        f"and better in one. Grey points are beaten; the numbers say by which.{flat}{_unnamed(rows)}",
         f"{quality} against {' and '.join(costs)}. On the front: {on_front}.",
         table,
     )
+
+
+def _places(front: Front, objective: int, names: Sequence[str]) -> list[Place | None]:
+    """Return where the names of the points stand in the plot of one cost, as narrow as on a phone."""
+    across = _pixels([point.values[objective] for point in front.points], NARROW, 30)
+    up = _pixels([point.values[0] for point in front.points], TALL, 24)
+    return places([(x, TALL - y, name) for x, y, name in zip(across, up, names, strict=True)], NARROW)
+
+
+def _pixels(values: Sequence[float], length: float, padding: float) -> list[float]:
+    low, high = min(values), max(values)
+    return [padding + (value - low) / ((high - low) or 1.0) * (length - 2 * padding) for value in values]
+
+
+def _unnamed(rows: Sequence[dict[str, Any]]) -> str:
+    return "" if all(row["shown"] for row in rows) else " Where points crowd, some have no name here."
+
+
+def front_sentence(front: Front) -> str | None:
+    """Return a front of two points in words; None if a plot shows it."""
+    if len(front.objectives) < 2 or not 0 < len(front.points) < FEWEST_POINTS:
+        return None
+    table = report_tables.front_table(front)
+    heads = table.heads[1 : 1 + len(front.objectives)]
+    said = []
+    for line in table.lines:
+        values = ", ".join(f"{head} {value}" for head, value in zip(heads, line[1:], strict=False))
+        said.append(f"{line[0]} ({values}) is {line[-1]}")
+    return f"{table.title}: {'; '.join(said)}."
 
 
 def _field(head: str) -> str:
@@ -195,10 +292,13 @@ def _field(head: str) -> str:
 
 
 def sensitivity(findings: Findings) -> Plot | None:
-    """Plot how far each number format moves the samples, by the module group that is quantised."""
+    """Plot how far each number format moves the samples, by the module group that is quantised.
+
+    None if there are so few cells that the table says it all.
+    """
     table = report_tables.format_table(findings)
     rows = [row for row in findings.quantized.rows if row.psnr_db is not None] if findings.quantized else []
-    if not rows or table is None:
+    if len(rows) < FEWEST_CELLS or table is None:
         return None
     columns = ("variant", "scheme", "scope", "psnr_db", "simulated")
     frame = pd.DataFrame(
@@ -226,13 +326,19 @@ def sensitivity(findings: Findings) -> Plot | None:
         "sensitivity",
         chart.facet(facet=facet, columns=max(1, (WIDTH - 60) // (panel + 110))),
         "What each module group tolerates",
-        "PSNR in dB of samples against those of the float32 graph from the same noise: higher is closer. kpn: all but "
-        "the drift network is quantised. Another name: only that module group is.",
+        "PSNR in dB of samples against those of the float32 graph from the same noise: higher is closer. "
+        f"{_scopes(scopes)}",
         "Heat map of PSNR by variant, number format and what is quantised. The lowest is "
         f"{worst.label} in {worst.scheme}, {worst.scope}: {worst.psnr_db:.1f} dB.",
         table,
         panel=panel + 110,
     )
+
+
+def _scopes(scopes: Sequence[str]) -> str:
+    whole = {"kpn": "kpn: all but the drift network is quantised.", "all": "all: the whole network is quantised."}
+    said = [text for scope, text in whole.items() if scope in scopes]
+    return " ".join([*said, "Another name: only that module group is."] if len(scopes) > len(said) else said)
 
 
 def tuning(findings: Findings) -> Plot | None:

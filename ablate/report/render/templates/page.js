@@ -10,6 +10,7 @@
     const width = place.parentElement.clientWidth;
     if (!window.vegaEmbed || Math.abs((drawn.get(figure)?.width ?? -99) - width) < 20) return;
     const spec = JSON.parse(figure.querySelector(".spec").textContent);
+    if (width < 480) spec.config.legend.columns = 2; // a row of entries would be cut off
     const panel = Number(figure.dataset.panel || 0);
     if (panel) {
       // At least two panels per row if they may be narrower.

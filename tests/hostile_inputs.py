@@ -42,7 +42,7 @@ NUMBERS = (None, 0, -1, 1, 2**31, 2**62, -(2**62), 1e308, float("nan"), float("i
 READERS = (
     "ls", "ls --json", "report", "report --json", "report --full --format latex", "report --format csv", "report -o out.html",
     "report --variant one --against baseline", "compare one baseline", "gate -m fd --max-regression 5%", "doctor --results results",
-    "sample one -n 1 -o out.png", "bench one --rounds 5 --batch 1 --schemes fp32", "plan -v one --preset smoke --data set.npz", "merge study results -o out",
+    "sample one -n 1 -o out.png", "bench one --rounds 5 --batch 1 --schemes fp32", "plan -v one --preset smoke --data set.npz", "merge study results -o out", "push one ./out",
 )
 WRITERS = (
     "doctor --clear orphans --results results", "rm one-smoke -y", "rm --where seed>=0 -y", "tag --where seed<1 x",

@@ -48,7 +48,7 @@ def push(
 
     No image of the training data is written. The rows name the CPU, the versions of libraries and
     the commit. A repository that holds the same run is replaced; one that holds other things is
-    refused. The hub needs pip install 'ablate-harness[hub]' and hf auth login.
+    refused. The hub needs the extra hub of this package, and hf auth login.
 
     Example: ablate push no_drift-quick-cats-s0 ./cats
     """

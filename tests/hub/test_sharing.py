@@ -146,7 +146,8 @@ def test_the_card_is_read_by_the_hubs_own_library(folder: Path, pushed: Path) ->
     assert card.data.model_name == run_id(folder)
     found = {one.metric_type: one for one in card.data.eval_results}
     assert found["pd"].metric_value == row["pd"]
-    assert (found["pd"].metric_name, found["pd"].metric_args) == ("pd, lower is better", {"images": 64})
+    assert found["fd"].metric_name == "Frechet distance in EfficientNet-Lite0 features (fd, lower is better)"
+    assert [found[name].metric_args for name in ("fd", "pd")] == [{"images": 512}, {"images": 64}]
     assert {one.dataset_args["digest"] for one in found.values()} == {row["data_digest"]}
     assert "](samples.png)" in card.text
     assert "3% of the held-out images have a near twin in training" in card.text

@@ -18,6 +18,7 @@ import pandas as pd
 from ablate.base.text import printable
 from ablate.data import cats
 from ablate.data.datasets import is_embedded
+from ablate.report.judged_metrics import describe
 from ablate.report.render.number_text import number, percent, quantity
 from ablate.report.render.text_table import TextTable, bullets, escape, to_markdown
 from ablate.report.stated import Stated, stated_variants
@@ -34,9 +35,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CardMetric:
-    """A metric of a run: its value, which values are better, the images it used, real images' value."""
+    """A metric of a run: its meaning, its value, which values are better, the images it used, real images' value."""
 
     name: str
+    about: str
     value: float
     better: str | None
     n: int | None = None
@@ -95,12 +97,19 @@ def _usage(row: Row, source: str) -> str:
 
 
 def _table(metrics: Iterable[CardMetric]) -> TextTable:
-    heads = ("metric", "value", "better", "images", "real images")
+    heads = ("metric", "value", "better", "images", "real images", "what it is")
     lines = tuple(
-        (one.name, number(one.value), one.better or "", "" if one.n is None else f"{one.n:,}", number(one.floor))
+        (
+            one.name,
+            number(one.value),
+            one.better or "",
+            "" if one.n is None else f"{one.n:,}",
+            number(one.floor),
+            one.about,
+        )
         for one in metrics
     )
-    return TextTable("metrics", heads, lines, left=(0, 2))
+    return TextTable("metrics", heads, lines, left=(0, 2, 5))
 
 
 def _metrics(row: Row, content: Mapping[str, pd.DataFrame]) -> Iterable[CardMetric]:
@@ -109,13 +118,16 @@ def _metrics(row: Row, content: Mapping[str, pd.DataFrame]) -> Iterable[CardMetr
     denoised = content["denoising"]["n"].max()
     for name, metric in METRICS.items():
         if metric.kind == PAIRS and row.get(name) is not None:
-            yield CardMetric(name, row[name], direction(name), None if pd.isna(denoised) else int(denoised))
+            n = None if pd.isna(denoised) else int(denoised)
+            yield CardMetric(name, describe(name), row[name], direction(name), n)
         elif name in sets:
             floor = sets.get(name + FLOOR, {}).get("value")
-            yield CardMetric(name, sets[name]["value"], direction(name), sets[name]["n"], floor)
+            one = sets[name]
+            yield CardMetric(name, describe(name), one["value"], direction(name), one["n"], floor)
     for own in tables.to_records(content["metrics"]):
         if own["value"] is not None:
-            yield CardMetric(printable(own["metric"]), own["value"], own["better"])
+            unit = f"in {printable(own['unit'])}" if own["unit"] else ""
+            yield CardMetric(printable(own["metric"]), unit, own["value"], own["better"])
 
 
 def _metric_notes(row: Row, metrics: Iterable[CardMetric]) -> list[str]:
@@ -123,8 +135,6 @@ def _metric_notes(row: Row, metrics: Iterable[CardMetric]) -> list[str]:
     notes = ["real images: the value that as many real images reach."]
     if names & {"fd", "fid"}:
         notes.append("Frechet distances depend on the number of images: compare only values of equal numbers.")
-    if names & {"pd", "lpips", "psnr_db"}:
-        notes.append("pd, lpips and psnr_db: held-out images after one denoising step, mean over noise levels.")
     return notes
 
 
@@ -166,7 +176,7 @@ def _front_matter(row: Row, metrics: Iterable[CardMetric], licence: str | None) 
         {
             "type": one.name,
             "value": one.value,
-            "name": one.name + (f", {one.better} is better" if one.better else ""),
+            "name": f"{one.about or one.name} ({one.name}, {one.better} is better)",
             **({} if one.n is None else {"args": {"images": one.n}}),
         }
         for one in metrics

@@ -206,7 +206,9 @@ def test_the_commands_in_sentences_parse() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, LOG, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.stem
+    "page",
+    [*PAGES, LOG, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "docs/demo/README.md"))],
+    ids=lambda page: page.stem,
 )
 def test_links_and_paths_exist_and_lines_are_short(page: Path) -> None:
     text = page.read_text()

@@ -55,7 +55,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class ImageSection:
-    """Images of one kind, one per variant; if there are none, `caption` says why."""
+    """Images of one kind, one per variant."""
 
     kind: str
     title: str
@@ -72,6 +72,14 @@ STRIP = ImageSection(
     "Noisy input, filtered image, drift, prediction and target at eight noise levels:",
     (),
 )
+STRIP_OF_ANY_MODEL = ImageSection(
+    "strips",
+    "From noise to image in one step",
+    "Held-out images, one per row, at t = 0.1, 0.2, ... 0.8 (the first is almost all noise). From left to right: the "
+    "noisy input, the parts of the prediction if the model names such, the prediction, the target.",
+    "Noisy input, prediction and target at eight noise levels:",
+    (),
+)
 NEAREST = ImageSection(
     "nearest",
     "Next to the training images",
@@ -80,9 +88,13 @@ NEAREST = ImageSection(
     "Pairs of a sample and the training image nearest to it:",
     (),
 )
+LEFT_OUT = (
+    "Left out: it is not known whether the licence of {data} allows showing its images. Only the embedded cats are "
+    "shown. The images are in each run's folder, with its samples."
+)
 
 
-def make_gallery(findings: Findings, results: Path, *, same_noise: bool = True) -> Gallery:
+def make_gallery(findings: Findings, results: Path, *, same_noise: bool = True, latent: bool = False) -> Gallery:
     """Collect the samples of all variants at one seed.
 
     It is the seed at which most variants have samples; the row that others are compared with must
@@ -93,6 +105,7 @@ def make_gallery(findings: Findings, results: Path, *, same_noise: bool = True) 
         artifacts: The folder of the runs' files.
         same_noise: Whether samples at one place started from the same noise, as those of torch
             models do.
+        latent: Whether any model works on latents.
     """
     grids: dict[str, tuple[Path, np.ndarray]] = {}
     of_seed = {
@@ -125,8 +138,9 @@ def make_gallery(findings: Findings, results: Path, *, same_noise: bool = True) 
     caption = f"Seed {seed}. The first images that each run wrote."
     if same_noise:
         caption = (
-            f"Seed {seed}. At the same place every variant starts from the same noise (latent variants: noise of "
-            "latents), so the differences are due to the variant. Nothing is hand-picked: these are noises 0, 1, 2, ..."
+            f"Seed {seed}. At the same place every variant starts from the same noise"
+            f"{' (latent variants: noise of latents)' if latent else ''}, so the differences are due to the variant. "
+            "Nothing is hand-picked: these are noises 0, 1, 2, ..."
         )
     return Gallery(tuple(rows), caption + (f" No images here of {', '.join(lacking)}." if lacking else ""))
 
@@ -155,14 +169,20 @@ def is_embedded(findings: Findings) -> bool:
     return datasets.is_embedded(findings.compared.data_digest)
 
 
-def data_images(findings: Findings, results: Path, gallery: Gallery) -> list[ImageSection]:
-    """Return the images that show the data set: strips of filters and drift, and nearest training images."""
+def data_images(findings: Findings, results: Path, gallery: Gallery, *, shipped: bool = True) -> list[ImageSection]:
+    """Return the images that show the data set: strips of one-step denoising, and nearest training images.
+
+    Kinds of which the folders hold no image are left out, and all of a data set with an unknown
+    licence.
+
+    Args:
+        findings: The findings.
+        results: The results folder.
+        gallery: The samples that are shown.
+        shipped: Whether the model is the one that ships: its strips show filters and drift.
+    """
     if not is_embedded(findings):
-        why = (
-            f"Left out: it shows images of the data set ({findings.compared.data}), whose licence this page does not "
-            "know. Only the embedded cats are shown. The images are in each run's folder, with its samples."
-        )
-        return [ImageSection(part.kind, part.title, why, part.alt, ()) for part in (STRIP, NEAREST)]
+        return []
     seeds = {row.label: row.seed for row in gallery.rows}
     folders = {
         row.label: folder_of(results, run_id)
@@ -170,13 +190,14 @@ def data_images(findings: Findings, results: Path, gallery: Gallery) -> list[Ima
         if (run_id := _run_id(row, seeds.get(row.label, row.seeds[0] if row.seeds else 0)))
     }
     sections = []
-    for part, file, budget in ((STRIP, "strip.png", STRIPS_BYTES), (NEAREST, "nearest.png", NEAREST_BYTES)):
+    strip = STRIP if shipped else STRIP_OF_ANY_MODEL
+    for part, file, budget in ((strip, "strip.png", STRIPS_BYTES), (NEAREST, "nearest.png", NEAREST_BYTES)):
         grids = {label: grid for label, folder in folders.items() if (grid := read(folder / file)) is not None}
         if part is NEAREST:
             grids = {label: _four_per_row(grid) for label, grid in grids.items()}
         images = tuple(zip(grids, pack(list(grids.values()), budget, STRIPS), strict=False))
-        caption = part.caption if images else "The runs' folders hold no such image."
-        sections.append(ImageSection(part.kind, part.title, caption, part.alt, images))
+        if images:
+            sections.append(ImageSection(part.kind, part.title, part.caption, part.alt, images))
     return sections
 
 

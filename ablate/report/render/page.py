@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ablate.data import cats
 from ablate.report import plot_data
 from ablate.report.findings import Claim, Findings
 from ablate.report.render import main_table, report_tables, run_plots, verdict_plots
-from ablate.report.render.gallery import data_images, is_embedded, make_gallery
+from ablate.report.render.gallery import LEFT_OUT, data_images, is_embedded, make_gallery
 from ablate.report.render.latex import to_latex
 from ablate.report.render.number_text import interval, signed
 from ablate.report.render.quality_table import quality_table
@@ -41,10 +41,7 @@ SECTIONS = {  # element id -> name in the navigation
 }
 
 
-TRAINED_HERE = (
-    "Question",
-    "Which parts of a small image generator earn their place? Each variant changes one thing of it.",
-)
+TRAINED_HERE = ("Question", "Which parts of the model earn their place? Each variant changes one thing of it.")
 TRAINED_PAIRS = (
     "Pairing",
     "Variants at one seed share the initial weights of common parts, the order of images, the training noise, "
@@ -80,8 +77,10 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
     runs = plot_data.compared_runs(findings)
     tables = {name: _clean(results.read(folder, name)) for name in RAW}
     mine = tables["runs"][tables["runs"]["run_id"].isin(list(runs))]
-    trained_here = _trained_here(mine)
-    gallery = make_gallery(findings, folder, same_noise=trained_here)
+    trained_here, models = _trained_here(mine), _models(mine)
+    latent = any(model.get("space") == "latent" for model in models)
+    gallery = make_gallery(findings, folder, same_noise=trained_here, latent=latent)
+    images = data_images(findings, folder, gallery, shipped=_shipped(models)) if trained_here else []
     timed = [row.label for row in findings.rows if row.costs["latency_step_ms"] is not None]
     plots = {
         "differences": [
@@ -93,7 +92,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "training": [
             verdict_plots.tuning(findings),
             *map(verdict_plots.curve, findings.curves),
-            run_plots.denoising(tables["denoising"], runs, compared.against),
+            run_plots.denoising(tables["denoising"], runs, compared.against, latent=latent),
             run_plots.curves(tables["curves"], runs, compared.against),
         ],
         "formats": [verdict_plots.sensitivity(findings)],
@@ -118,7 +117,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "has_plots": any(shown.values()),
         "trade_off_sentences": sentences,
         "format_table": report_tables.format_table(findings),
-        "data_images": data_images(findings, folder, gallery) if trained_here else [],
+        "data_images": images,
         "quality": quality_table(findings, " ± ") if findings.rows else None,
         "latex": to_latex(findings),
         "methods": _methods(findings, mine),
@@ -143,7 +142,8 @@ def _plural(n: int, word: str) -> str:
 def _subtitle(findings: Findings, runs: pd.DataFrame) -> str:
     compared, seeds = findings.compared, {seed for row in findings.rows for seed in row.seeds}
     moments = runs["finished_at"].dropna()
-    when = f", finished {moments.min():%Y-%m-%d} to {moments.max():%Y-%m-%d}" if len(moments) else ""
+    days = dict.fromkeys(f"{day:%Y-%m-%d}" for day in (moments.min(), moments.max())) if len(moments) else {}
+    when = f", finished {' to '.join(days)}" if days else ""
     budget = report_tables.equal_budget(findings)
     equal = f", equal {budget}" if budget else ""
     where = f"Preset {compared.preset}{f' on {compared.data}' if compared.data else ''}"
@@ -163,7 +163,7 @@ def _claim_text(claim: Claim, findings: Findings) -> ClaimText:
     within = f" within {claim.margin}" if claim.margin else ""
     decimals = report_tables.claim_decimals(findings, claim)
     why = f"{claim.why.rstrip('.')}."
-    if claim.mean is not None:
+    if claim.mean is not None and "differs by" not in why:
         why += f" The difference is {signed(claim.mean, decimals)}"
         why += f" {interval(claim.low, claim.high, decimals)}." if claim.low is not None else "."
     words = f"{claim.label}: {than} in {claim.metric}{within}, because {claim.because.rstrip('.')}."
@@ -172,9 +172,12 @@ def _claim_text(claim: Claim, findings: Findings) -> ClaimText:
 
 def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
     compared = findings.compared
-    rows = [TRAINED_HERE, TRAINED_PAIRS] if _trained_here(runs) or not len(runs) else [ELSEWHERE, PAIRS]
+    trained_here = _trained_here(runs)
+    rows = [TRAINED_HERE, TRAINED_PAIRS] if trained_here or not len(runs) else [ELSEWHERE, PAIRS]
     if compared.data_digest:
         rows.append(("Data", f"{compared.data}, fingerprint {compared.data_digest[:16]}{_sizes(runs)}"))
+    if trained_here and not is_embedded(findings):
+        rows.append(("Images of the data", LEFT_OUT.format(data=compared.data)))
     tested = report_tables.explanation(findings)[0] if findings.comparisons else "No tests: nothing to compare."
     rows.append(("Statistics", tested))
     for metric in findings.metrics:
@@ -187,6 +190,17 @@ def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
 def _trained_here(runs: pd.DataFrame) -> bool:
     """Return whether ablate trained the models: it knows their weights."""
     return bool(runs["weights_digest"].notna().any())
+
+
+def _models(runs: pd.DataFrame) -> list[Mapping[str, Any]]:
+    """Return the settings of the models of the runs."""
+    settings = [_parsed(text).get("model") for text in dict.fromkeys(runs["config"].dropna())]
+    return [model for model in settings if isinstance(model, dict)]
+
+
+def _shipped(models: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether any run trained the model that ships; rows of before other models do not name it."""
+    return not models or any(model.get("kind", "kpn") == "kpn" for model in models)
 
 
 def _sizes(runs: pd.DataFrame) -> str:
@@ -226,8 +240,9 @@ def _credits(findings: Findings, runs: pd.DataFrame) -> list[str]:
         return [plots]
     name = findings.compared.data
     own = f"{name}, the user's own. This file has no image of it: the models drew the samples." if name else "none"
+    model = ["The model and its claims: A. Schreiner, “Generating Cats with KPN Filtering” (2025)."]
     return [
         f"Data: {cats.CREDIT if findings.rows and is_embedded(findings) else printable(own)}",
-        "The model and its claims: A. Schreiner, “Generating Cats with KPN Filtering” (2025).",
+        *(model if _shipped(_models(runs)) else []),
         f"EfficientNet-Lite0 weights: Apache-2.0. {plots}",
     ]

@@ -18,8 +18,15 @@ from ablate.report.render.vega import ACCENT, FG, QUIET, ROW, WIDTH, Plot, below
 HEIGHT = 90  # pixels of a small panel
 
 
-def denoising(frame: pd.DataFrame, runs: plot_data.Runs, against: str | None) -> Plot | None:
-    """Plot one-step denoising by noise level as the difference to `against`, a panel per variant."""
+def denoising(frame: pd.DataFrame, runs: plot_data.Runs, against: str | None, *, latent: bool = False) -> Plot | None:
+    """Plot one-step denoising by noise level as the difference to `against`, a panel per variant.
+
+    Args:
+        frame: The table `denoising`.
+        runs: The runs that are compared.
+        against: The variant that the others are compared with.
+        latent: Whether any of them works on latents.
+    """
     rows = plot_data.denoising(frame, runs, against)
     if rows.empty:
         return None
@@ -36,6 +43,10 @@ def denoising(frame: pd.DataFrame, runs: plot_data.Runs, against: str | None) ->
         tooltip=["variant:N", "t:Q", alt.Tooltip(f"mean({field}):Q", title=field, format=".3g")],
     )
     zero = [alt.Chart().mark_rule(color=FG, strokeDash=[3, 3]).encode(y=alt.datum(0))] if field == "difference" else []
+    lower = " and ".join(name for name in measures if name != "psnr_db")
+    better = ["psnr_db: higher is better."] if "psnr_db" in measures else []
+    better += [f"{lower}: lower is better."] if lower else []
+    better += ["Variants in latent space add noise to latents instead of pixels."] if latent else []
     minus = f"minus {against}" if field == "difference" else ""
     heads = ("variant", "measure", "t", "value", *([minus] if minus else []))
     means = rows.groupby(["variant", "measure", "t"], sort=False)[["value", "difference"]].mean().reset_index()
@@ -50,9 +61,7 @@ def denoising(frame: pd.DataFrame, runs: plot_data.Runs, against: str | None) ->
         .transform_filter("datum.measure === measure"),
         "Denoising in one step, by noise level",
         f"First shown: {measures[0]}. Each panel is one variant {minus}, on the same held-out images with the same "
-        "noise: a thin line per seed, a thick one for their mean. psnr_db: higher is better. pd and lpips: lower is "
-        "better. "
-        "Variants in latent space add noise to latents instead of pixels.",
+        f"noise: a thin line per seed, a thick one for their mean. {' '.join(better)}",
         "One small panel per variant: one-step denoising at t = 0.1 to 0.9. The table has the numbers.",
         TextTable("Denoising", heads, tuple(lines), (0, 1)),
         panel=panel_width(plotted),

@@ -136,9 +136,10 @@ def e_values(findings: Findings, metric: Metric) -> Plot | None:
             (most, 10 ** (low + place / height * (high - low))),
         )
         names += [{"variant": one.label, "verdict": one.verdict, "seeds": at, "e": max(e, 1e-6)} for at, e in ends]
-    ticks = [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
+    powers = [10.0**power for power in range(math.ceil(low), math.floor(high) + 1)]
+    ticks = sorted([*powers[:: 1 + len(powers) // 8], decided])
     scale = alt.Scale(type="log", domain=[10**low, 10**high], nice=False)
-    y = alt.Y("e:Q", scale=scale, title="e", axis=alt.Axis(format="~g", values=ticks[:: 1 + len(ticks) // 8]))
+    y = alt.Y("e:Q", scale=scale, title="e", axis=alt.Axis(format="~g", values=ticks, labelOverlap=True))
     axis = alt.Axis(values=list(range(1, most + 1, 1 + most // 16)), format="d")
     x = alt.X("seeds:Q", title="seeds", axis=axis, scale=alt.Scale(domain=[1, max(2, most)], nice=False))
     colour = alt.Color("verdict:N", scale=_colours(mine), legend=below("the change"))

@@ -167,7 +167,8 @@ def test_images_of_a_data_set_whose_licence_is_unknown_stay_out(tmp_path: Path) 
     ):  # a folder that is called cats is not the embedded one
         text = page(pages.make(tmp_path / name, {"baseline": 0.0}, [0], **columns))
         found = Reader(text)
-        assert found.text.count("Left out: it shows images of the data set") == 2
+        assert found.text.count("Left out: it is not known whether the licence") == 1
+        assert "Inside the model" not in found.text
         assert sum("src" in image for image in found.all("img")) == 1 + 3
         assert "David Revoy" not in found.text
 
@@ -228,6 +229,38 @@ def test_without_a_pair_nothing_is_called_a_difference_in_the_page_of_the_comman
     assert "None" not in text.replace("None of its images", "")
     assert "minus" not in text
     assert "beside it" not in text
+
+
+def test_a_model_of_the_user_has_no_word_of_the_model_that_ships(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "EMBEDDED_DIGEST", pages.DIGEST)
+        columns = {
+            "config": json.dumps({"model": {"kind": "unet", "space": "pixel"}}),
+            "about": "Ours.",
+            "claims": "[]",
+        }
+        folder = pages.make(tmp_path, {"baseline": 0.0, "no_attention": 20.0}, range(1), **columns)
+        (folder / "quantized.parquet").unlink()  # it has scopes of the model that ships
+        text = page(folder)
+    words = Reader(text).text
+    assert "From noise to image in one step" in words
+    assert not re.search(r"(?i)schreiner|filter|drift|latent|kernel", words)
+    assert "EfficientNet-Lite0 weights" in words
+
+
+def test_scores_from_a_program_have_a_page_without_sections_of_models(tmp_path: Path) -> None:
+    made: synthetic.Rows = {"runs": [], "metrics": []}
+    for row in synthetic.rows({"baseline": 0.0, "wide": 3.0}, range(6))["runs"]:
+        kept = ("run_id", "variant", "preset", "seed", "status", "data", "config_hash", "budget", "finished_at")
+        made["runs"].append({name: row[name] for name in kept} | {"about": "Ours.", "claims": "[]"})
+        made["metrics"].append({"run_id": row["run_id"], "metric": "loss", "value": row["fd"], "better": "lower"})
+    text = page(synthetic.save(tmp_path, made))
+    sections = re.findall(r'<section id="(\w+)"', text)
+    assert sections == ["verdicts", "differences", "quality", "methods"]
+    assert re.findall(r'<li><a href="#(\w+)">', text) == sections
+    words = Reader(text).text
+    assert "By loss, wide is worse than baseline." in words
+    assert not re.search(r"(?i)schreiner|filter|drift|kpn|fd |image|EfficientNet", words.replace("Images of", ""))
 
 
 def test_no_runs_is_a_page_too(tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ def test_plots_are_drawn_without_complaint_or_sideways_scrolling(opened: tuple[A
     drawn = page.locator("#differences-fd .drawing svg").bounding_box()
     assert drawn["width"] <= page.locator("#differences-fd").bounding_box()["width"]
     assert page.locator("#differences-fd text", has_text=ODD).count() >= 1
+    cut = """() => [...document.querySelectorAll("figure.plot")].flatMap((figure) =>
+      [...figure.querySelectorAll("svg text")].filter((text) =>
+        text.getBoundingClientRect().right > figure.getBoundingClientRect().right + 1)
+      .map((text) => `${figure.id}: ${text.textContent}`))"""
+    assert page.evaluate(cut) == []
     assert said == []
 
 
@@ -87,6 +92,21 @@ def test_the_colours_follow_the_scheme(browser: Any, address: str) -> None:
         "light": ("rgb(255, 255, 255)", "rgb(27, 31, 36)"),
         "dark": ("rgb(20, 23, 26)", "rgb(232, 234, 237)"),
     }
+
+
+def test_a_print_keeps_cards_whole_and_headings_with_what_follows(browser: Any, address: str) -> None:
+    page = browser.new_page()
+    page.goto(address)
+    page.emulate_media(media="print")
+    style = "(what) => getComputedStyle(document.querySelector(what[0]))[what[1]]"
+    assert page.evaluate(style, ["figure.plot", "breakInside"]) == "avoid"
+    assert (
+        page.evaluate(style, ["h2", "breakAfter"]) == page.evaluate(style, ["figure.plot h3", "breakAfter"]) == "avoid"
+    )
+    # The last part of a card must not be tied to the next card: then no break between them is left.
+    assert page.evaluate(style, ["figure.plot figcaption", "breakAfter"]) == "auto"
+    assert page.evaluate(style, ["details:not([open])", "display"]) == "none"
+    page.close()
 
 
 def test_the_sliders_work_by_keyboard(opened: tuple[Any, list[str]]) -> None:
@@ -135,7 +155,7 @@ def test_it_is_readable_with_scripts_off(opened: tuple[Any, list[str]]) -> None:
     assert page.locator("figure.plot .drawing svg").first.is_visible()
     assert not page.locator(".explorer").is_visible()
     assert page.locator("#samples .strip img").first.is_visible()
-    assert page.locator("#verdicts .lead").first.inner_text().startswith("By fd, no_drift is worse than baseline")
+    assert page.locator("#verdicts .lead").first.inner_text().startswith("By fd, no_drift and odd")
     assert said == []
 
 

@@ -163,9 +163,10 @@ def _caveats(row: Row, stated: Stated, licence: str | None) -> list[str]:
 
 
 def _plugins(row: Row) -> list[str]:
-    """Return the plug-ins in a row, as in `model unet`; none if the cell cannot be read."""
+    """Return the plug-ins that sampling needs, as in `model unet`; none if the cell cannot be read."""
     try:
-        return [printable(name) for name in json.loads(row["plugins"] or "{}")]
+        names = [printable(name) for name in json.loads(row["plugins"] or "{}")]
+        return [name for name in names if not name.startswith("metric ")]
     except (ValueError, TypeError, RecursionError):
         return []
 

@@ -68,6 +68,7 @@ EXTRAS = {
     ),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "energy": ("pynvml",),
+    "executorch": ("executorch",),
     "openvino": ("openvino",),
     "hub": ("huggingface_hub",),
     "page": ("altair", "jinja2", "vl_convert"),

@@ -24,7 +24,7 @@ from ablate.base.errors import AblateError, ResultsError, did_you_mean, require
 from ablate.base.progress import Progress
 from ablate.diffusion.sampling import denoise
 from ablate.diffusion.solvers import SOLVERS, Denoise
-from ablate.inference import export, onnx, onnx_runtime, openvino
+from ablate.inference import executorch, export, onnx, onnx_runtime, openvino
 from ablate.inference.energy import EnergyCounter, energy_counter
 from ablate.inference.latency import TimedCall, time_calls
 from ablate.inference.onnx import ExportableModel, Graphs
@@ -69,16 +69,21 @@ class FinishedRun:
         return load_run(self.folder, self.run_id, self.device, precision=precision)
 
     @cached_property
-    def exported(self) -> tuple[TrainedRun, ExportableModel, Graphs]:
-        """The run, its exportable form and its float32 graphs."""
+    def exportable(self) -> tuple[TrainedRun, ExportableModel]:
+        """The run and its exportable form."""
         run = self.load("fp32")
-        return run, *export.build_graphs(run, "fp32", 0)
+        return run, onnx.exportable(run.model, run.config, run.codec)
+
+    @cached_property
+    def float_graphs(self) -> Graphs:
+        """The graphs in float32."""
+        return onnx.export_graphs(self.exportable[1])
 
     @cached_property
     def int8_graphs(self) -> Graphs:
         """The graphs in int8."""
-        run, model, graphs = self.exported
-        return export.int8_graphs(run, model, graphs, run.config.quantize.calibration)
+        run, model = self.exportable
+        return export.int8_graphs(run, model, self.float_graphs, run.config.quantize.calibration)
 
 
 def _in_torch(precision: str) -> Callable[[FinishedRun], TimedNetwork]:
@@ -89,22 +94,37 @@ def _in_torch(precision: str) -> Callable[[FinishedRun], TimedNetwork]:
     return open_
 
 
-def _in_engine(scheme: str, name: str, engine: onnx.Engine) -> Callable[[FinishedRun], TimedNetwork]:
+def _in_engine(
+    scheme: str, engine: str, sessions: Callable[[FinishedRun], onnx.ImageGenerator]
+) -> Callable[[FinishedRun], TimedNetwork]:
     def open_(finished: FinishedRun) -> TimedNetwork:
         if finished.device.type != "cpu":
-            raise AblateError(f"--device {finished.device}: {name} computes on the CPU here; fix: --device cpu")
-        run, model, graphs = finished.exported
-        graphs = finished.int8_graphs if scheme == "int8" else graphs
-        network = onnx.onnx_network(graphs, machine.threads(), run.config, engine)
-        latents = export.cat_latents(run)
-        for graph in graphs:
-            call = network.denoise if graph == "step" else network.decode
+            raise AblateError(f"--device {finished.device}: {engine} computes on the CPU here; fix: --device cpu")
+        run, model = finished.exportable
+        network, latents = sessions(finished), export.cat_latents(run)
+        calls = {"step": network.denoise} | ({} if model.decode is None else {"decode": network.decode})
+        for graph, call in calls.items():
             result, same = export.compare_with_torch(call, model, latents, scheme, graph)
             if not same:
-                raise ResultsError(f"{finished.run_id}: {graph} as {scheme}/{name}: {result}; it is not timed")
+                raise ResultsError(f"{finished.run_id}: {graph} as {scheme}/{engine}: {result}; it is not timed")
         return TimedNetwork(run, network.denoise, network.decode)
 
     return open_
+
+
+def _of_graphs(scheme: str, engine: onnx.Engine) -> Callable[[FinishedRun], onnx.ImageGenerator]:
+    def sessions(finished: FinishedRun) -> onnx.ImageGenerator:
+        graphs = finished.int8_graphs if scheme == "int8" else finished.float_graphs
+        return onnx.onnx_network(graphs, machine.threads(), finished.exportable[0].config, engine)
+
+    return sessions
+
+
+def _of_executorch(finished: FinishedRun) -> onnx.ImageGenerator:
+    run, model = finished.exportable
+    step = executorch.Session(model.step, machine.threads())
+    decode = None if model.decode is None else executorch.Session(model.decode, machine.threads())
+    return onnx.ImageGenerator(step, decode or run.codec.decode)
 
 
 # (scheme, engine) -> a function that opens a run in it. A scheme without an engine is the first
@@ -112,13 +132,18 @@ def _in_engine(scheme: str, name: str, engine: onnx.Engine) -> Callable[[Finishe
 NETWORKS: dict[tuple[str, str], Callable[[FinishedRun], TimedNetwork]] = {
     ("fp32", "torch"): _in_torch("fp32"),
     ("bf16", "torch"): _in_torch("bf16"),
-    ("int8", "onnxruntime"): _in_engine("int8", "onnxruntime", onnx_runtime.Session),
-    ("fp32", "onnxruntime"): _in_engine("fp32", "onnxruntime", onnx_runtime.Session),
-    ("int8", "openvino"): _in_engine("int8", "openvino", openvino.Session),
-    ("fp32", "openvino"): _in_engine("fp32", "openvino", openvino.Session),
+    ("int8", "onnxruntime"): _in_engine("int8", "onnxruntime", _of_graphs("int8", onnx_runtime.Session)),
+    ("fp32", "onnxruntime"): _in_engine("fp32", "onnxruntime", _of_graphs("fp32", onnx_runtime.Session)),
+    ("int8", "openvino"): _in_engine("int8", "openvino", _of_graphs("int8", openvino.Session)),
+    ("fp32", "openvino"): _in_engine("fp32", "openvino", _of_graphs("fp32", openvino.Session)),
+    ("fp32", "executorch"): _in_engine("fp32", "executorch", _of_executorch),
 }
 # Packages of extras that an engine needs.
-PACKAGES = {"onnxruntime": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino")}
+PACKAGES = {
+    "onnxruntime": ("onnxscript", "onnxruntime"),
+    "openvino": ("onnxscript", "openvino"),
+    "executorch": ("executorch",),
+}
 
 
 def _as_sampled(network: TimedNetwork, z: Tensor) -> Denoise:

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ablate.base.errors import ResultsError
-from ablate.inference import export, onnx_runtime, openvino
+from ablate.inference import executorch, export, onnx_runtime, openvino
 from ablate.inference.number_formats import groups_of, parse_formats, scopes_of, with_formats
 from ablate.inference.onnx import ExportableModel, ImageGenerator, calibration_inputs
 from ablate.inference.onnx_modules import ShuffledConv2d, Step
@@ -151,7 +151,9 @@ def test_bench_times_every_installed_engine_beside_torch(study: Path) -> None:
     assert done.returncode == 0, done.stderr
     timed = {(row["scheme"], row["engine"]) for row in json.loads(done.stdout)["groups"][0]["rows"]}
     there = {"torch", "onnxruntime"} | ({"openvino"} if importlib.util.find_spec("openvino") else set())
-    assert timed == {("bf16", "torch")} | {(s, e) for s in ("fp32", "int8") for e in there} - {("int8", "torch")}
+    lowered = {("fp32", "executorch")} if importlib.util.find_spec("executorch") else set()
+    graphs = {(s, e) for s in ("fp32", "int8") for e in there} - {("int8", "torch")}
+    assert timed == {("bf16", "torch")} | graphs | lowered
     rows = pd.read_parquet(study / "results" / "latency.parquet").query("session != 'run'")
     assert set(zip(rows["scheme"], rows["engine"], strict=True)) == timed
 
@@ -164,6 +166,14 @@ def test_an_engine_that_disagrees_with_torch_is_not_timed(study: Path, monkeypat
     said = r"error: baseline-tiny-set-s0-\w+: step as fp32/onnxruntime: largest difference to PyTorch .*; it is not timed\n"
     assert re.fullmatch(said, done.stderr)
     assert (study / "results" / "latency.parquet").read_bytes() == before
+
+
+def test_executorch_computes_what_torch_does() -> None:
+    pytest.importorskip("executorch", reason="executorch is not installed: pip install 'ablate-harness[executorch]'")
+    config = variants.resolve(variants.load("direct"), "smoke")  # lowering filters takes minutes
+    step = Step(build(config.model, 0, torch.device("cpu")), config)
+    z, t = torch.randn(2, 3, 64, 64), torch.tensor([0.0, 0.9])
+    torch.testing.assert_close(executorch.Session(step, 1)(z, t), step(z, t), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

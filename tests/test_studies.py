@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from command import ablate, add_tiny_preset
 
 import ablate as package
 from ablate.launch import local
+from ablate.launch.time_left import StudyClock
 from ablate.store import tables
 from ablate.study.plan import RunSpec
 
@@ -106,6 +108,25 @@ def test_each_variant_gets_seeds_until_it_is_decided_or_has_the_most(
     report = json.loads(ablate("report", "--json", cwd=tmp_path).stdout)
     words = {one["label"]: one["verdict"] for one in report["comparisons"] if one["metric"] == "fd"}
     assert words == {"no_drift": "hurts", "direct": "undecided"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_line_of_the_study_says_how_many_runs_there_may_be_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Fake(monkeypatch)
+    said, state = list[str](), StudyClock.state
+    monkeypatch.setattr(StudyClock, "state", lambda self: said.append(str(state(self))) or state(self))
+    words = ("--preset", "smoke", "--until-decided", "--max-seeds", "3", "--device", "cpu")
+    done = ablate("run", "--variant", "direct", *words, cwd=tmp_path, terminal=Terminal())
+    assert done.returncode == 0
+    runs = [line.partition(" · ")[0] for line in said]
+    assert list(dict.fromkeys(runs)) == [*(f"runs {n} of at most 6" for n in range(6)), "runs 6 of 6"]
+    assert "runs 4 of at most 6 · at most 2 s left" in said
 
 
 @pytest.mark.slow

@@ -121,12 +121,12 @@ def test_the_line_of_the_study_says_how_many_runs_there_may_be_at_most(
     Fake(monkeypatch)
     said, state = list[str](), StudyClock.state
     monkeypatch.setattr(StudyClock, "state", lambda self: said.append(str(state(self))) or state(self))
-    words = ("--preset", "smoke", "--until-decided", "--max-seeds", "3", "--device", "cpu")
+    words = ("--preset", "smoke", "--until-decided", "--max-seeds", "2", "--device", "cpu")
     done = ablate("run", "--variant", "direct", *words, cwd=tmp_path, terminal=Terminal())
     assert done.returncode == 0
     runs = [line.partition(" · ")[0] for line in said]
-    assert list(dict.fromkeys(runs)) == [*(f"runs {n} of at most 6" for n in range(6)), "runs 6 of 6"]
-    assert "runs 4 of at most 6 · at most 2 s left" in said
+    assert list(dict.fromkeys(runs)) == [*(f"runs {n} of at most 4" for n in range(4)), "runs 4 of 4"]
+    assert "runs 2 of at most 4 · at most 2 s left" in said
 
 
 @pytest.mark.slow

@@ -63,8 +63,11 @@ class RunProgress(BaseModel, frozen=True, strict=True):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         shortened = self.model_copy(update={"note": self.note[:NOTE]})
         with suppress(OSError):
-            temporary.write_text(shortened.model_dump_json(), encoding="utf-8")
-            temporary.replace(path)
+            try:
+                temporary.write_text(shortened.model_dump_json(), encoding="utf-8")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     @property
     def elapsed_s(self) -> float:

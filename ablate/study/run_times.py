@@ -1,7 +1,8 @@
 """How long runs take, by finished runs of the same preset.
 
 The estimate is the median over finished runs of the same configuration, on the same machine if there
-are any. For a configuration without one, it is scaled by training MACs.
+are any. For a configuration without one, it is scaled by training MACs. Loading the data does not
+count: a process loads it once for all of its runs.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class RunTimes:
         done = runs[(runs["status"] == "done") & (runs["preset"] == preset) & runs["wall_s"].notna()]
         here = done[done["environment"].isin(environments)]
         self._done = here if len(here) else done
+        self._done = self._done.assign(run_s=self._done["wall_s"] - self._done["load_wall_s"].fillna(0.0))
         self._like: dict[str, pd.DataFrame] = {}
 
     def wall_s(self, config_hash: str, train_macs: int | None = None) -> float | None:
@@ -50,9 +52,9 @@ class RunTimes:
         """
         same = self._of(config_hash)
         if len(same):
-            return float(same["wall_s"].median())
+            return float(same["run_s"].median())
         if train_macs is None:
-            return float(self._done["wall_s"].median()) if len(self._done) else None
+            return float(self._done["run_s"].median()) if len(self._done) else None
         return None if self._s_per_mac is None else self._s_per_mac * train_macs
 
     def after_training_s(self, config_hash: str) -> float | None:
@@ -60,12 +62,12 @@ class RunTimes:
         same = self._of(config_hash)
         if not len(same):
             return None
-        before = same[["load_wall_s", "autoencoder_wall_s", "train_wall_s"]].fillna(0.0).sum(axis=1)
-        return float((same["wall_s"] - before).clip(lower=0.0).median())
+        before = same[["autoencoder_wall_s", "train_wall_s"]].fillna(0.0).sum(axis=1)
+        return float((same["run_s"] - before).clip(lower=0.0).median())
 
     @cached_property
     def _s_per_mac(self) -> float | None:
-        rates = (self._done["wall_s"] / self._done["train_macs"].astype("float64")).dropna()
+        rates = (self._done["run_s"] / self._done["train_macs"].astype("float64")).dropna()
         return float(rates.median()) if len(rates) else None
 
     def _of(self, config_hash: str) -> pd.DataFrame:

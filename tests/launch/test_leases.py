@@ -6,11 +6,13 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from ablate.base.errors import ResultsError
 from ablate.launch.leases import Lease, Leases
 from ablate.store.owners import Owner
+from ablate.store.run_progress import RunProgress
 
 RUN = "baseline-smoke-cats-s0-00000000"
 
@@ -142,6 +145,35 @@ def test_a_lock_that_is_no_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".leases" / f"{RUN}.lock").mkdir(parents=True)
     with pytest.raises(ResultsError, match=r"\.leases: cannot be written"):
         Leases(tmp_path).take(RUN)
+
+
+def test_where_nothing_can_be_locked_only_owners_that_may_live_count(tmp_path: Path) -> None:
+    taken(Leases(tmp_path).take(RUN))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / ".leases" / "other.lock").touch()
+    Owner(pid=ended.pid, host=socket.gethostname()).write(tmp_path / ".leases" / "other.json")
+    lock = tmp_path / ".leases" / ".lock"
+    lock.unlink()
+    lock.mkdir()  # as a folder of another user, where the lock cannot be opened
+    assert list(Leases(tmp_path).held()) == [RUN]
+
+
+def test_how_far_a_run_is_goes_with_its_lease(tmp_path: Path) -> None:
+    lease = taken(Leases(tmp_path).take(RUN))
+    of_run: dict[str, Any] = {"variant": "a", "preset": "smoke", "seed": 0, "config_hash": "h", "plan_id": None}
+    state = RunProgress(**of_run, started_at=1.0, written_at=2.0, phase="a s0: train", done=1, total=3)
+    lease.report(state)
+    assert Leases(tmp_path).progress() == {RUN: state}
+    lease.give_back()
+    assert files(tmp_path) == []
+    (tmp_path / ".leases" / f"{RUN}.progress").write_text(state.model_dump_json())  # of a process that was killed
+    lease = taken(Leases(tmp_path).take(RUN))
+    assert Leases(tmp_path).progress() == {}
+    (tmp_path / ".leases" / f"{RUN}.progress").mkdir()  # it cannot be written
+    lease.report(state)
+    assert len(files(tmp_path)) == 3
+    lease.give_back()
 
 
 def test_looking_at_a_folder_without_leases_writes_nothing(tmp_path: Path) -> None:

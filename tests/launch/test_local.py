@@ -364,7 +364,7 @@ def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pyte
     monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
     here = local.environment(torch.device("cpu"))
     row = {"preset": "smoke", "config_hash": SPECS[0].config.hash, "train_macs": 1, "seed": 9, "status": "done"}
-    row |= {"variant": "baseline", "data_digest": "other"}
+    row |= {"variant": "baseline", "data_digest": "other", "load_wall_s": 0.0}
     rows = [
         row | {"run_id": f"{i}", "environment": e, "wall_s": s} for i, (e, s) in enumerate([("{}", 90.0), (here, 10.0)])
     ]

@@ -87,12 +87,12 @@ def test_time_is_estimated_by_the_same_configuration_else_by_the_work() -> None:
     baseline, no_drift = plan(["baseline", "no_drift"], [1], "smoke")
     columns = ["status", "preset", "config_hash", "wall_s", "train_macs", "train_wall_s"]
     rows = [
-        ("done", "smoke", baseline.config.hash, 10.0, 100, 6.0),
-        ("done", "smoke", baseline.config.hash, 30.0, 100, 24.0),
+        ("done", "smoke", baseline.config.hash, 10.5, 100, 6.0),
+        ("done", "smoke", baseline.config.hash, 30.5, 100, 24.0),
         ("done", "quick", "other", 1000.0, 100, 0.0),
         ("failed", "smoke", no_drift.config.hash, 7.0, 100, 0.0),
     ]
-    past = pd.DataFrame(rows, columns=columns).assign(environment="there", load_wall_s=0.0, autoencoder_wall_s=None)
+    past = pd.DataFrame(rows, columns=columns).assign(environment="there", load_wall_s=0.5, autoencoder_wall_s=None)
     times = RunTimes(past, "smoke", ["here"])
     assert times.wall_s(baseline.config.hash, 100) == 20.0
     assert times.wall_s(no_drift.config.hash, 50) == 10.0

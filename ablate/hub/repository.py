@@ -67,7 +67,10 @@ def files_of(results: Path, name: str, source: str, licence: str | None) -> tupl
         files[weights] = artifacts / weights
     images = [path for pattern in IMAGES for path in sorted(artifacts.glob(pattern))]
     files |= {path.name: path for path in images}
-    files[CONFIG] = (json.dumps(json.loads(row["config"]), indent=2) + "\n").encode()
+    try:
+        files[CONFIG] = (json.dumps(json.loads(row["config"]), indent=2) + "\n").encode()
+    except (ValueError, RecursionError) as error:
+        raise ResultsError(f"run {run_id}: its configuration is no JSON; make the run again with --force") from error
     frames = {table: rows.to_pandas() for table, rows in content.items()}
     files[CARD] = model_card(frames, source, images[0].name if images else None, licence).encode()
     return run_id, files

@@ -174,6 +174,8 @@ def test_what_cannot_be_pushed_is_said_in_one_line(folder: Path, pushed: Path) -
     rows = tables.to_records(tables.read(folder / "results", "runs"))
     tables.append(folder / "results", {"runs": [row | {"status": "failed", "error": "full"} for row in rows]})
     assert "only a finished run has a model" in error("push", "no_drift", "./new", cwd=folder)
+    tables.append(folder / "results", {"runs": [row | {"config": "["} for row in rows]})
+    assert "its configuration is no JSON" in error("push", "no_drift", "./new", cwd=folder)
     tables.append(folder / "results", {"runs": [row | {"weights_digest": None} for row in rows]})
     assert "it has no model" in error("push", "no_drift", "./new", cwd=folder)
     assert not (folder / "new").exists()

@@ -158,7 +158,7 @@ def _difference(one: Comparison | None, findings: Findings) -> Cell:
 def headlines(findings: Findings) -> list[str]:
     """Return a sentence for each metric by which a verdict is decided; if there is none, what was judged and how."""
     against = findings.compared.against
-    lines = []
+    lines, silent = [], []
     for metric in findings.metrics:
         mine = [one for one in findings.comparisons if one.metric == metric.name]
         mine.sort(key=lambda one: -abs(one.mean or 0.0))
@@ -168,11 +168,14 @@ def headlines(findings: Findings) -> list[str]:
             if labels:
                 said.append(f"{names(labels)} {'is' if len(labels) == 1 else 'are'} {words.format(against)}")
         if not said:
+            silent.append(metric.name)
             continue
         open_ = sum(one.verdict == "undecided" for one in mine)
         rest = f"; {open_:,} of {len(mine):,} changes {'is' if open_ == 1 else 'are'} undecided" if open_ else ""
         lines.append(f"By {metric.name}, {' and '.join(said)}{rest}.")
-    return lines or [report_tables.lead(findings)]
+    if not lines:
+        return [report_tables.lead(findings)]
+    return [*lines, f"By {names(silent)}, nothing is decided."] if silent else lines
 
 
 def names(labels: list[str]) -> str:

@@ -105,7 +105,7 @@ def test_a_metric_that_decides_leads_though_it_is_not_the_first() -> None:
     for row in made["runs"]:
         row["pd"] += row["variant"] == "no_drift"
     found = synthetic.findings_of(made)
-    assert headlines(found) == ["By pd, no_drift is worse than baseline."]
+    assert headlines(found) == ["By pd, no_drift is worse than baseline.", "By fd, nothing is decided."]
     table = main_table(found)
     assert table is not None
     assert [group.title for group in table.groups] == ["", "Differ from baseline: 1"]

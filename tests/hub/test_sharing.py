@@ -105,7 +105,7 @@ def test_a_pushed_run_comes_back_exactly_as_it_was(folder: Path, pushed: Path) -
     for _ in range(2):  # pulled again, nothing changes
         done = ablate("pull", str(pushed), "--results", "fresh", cwd=folder)
         assert done.returncode == 0, done.stderr
-    assert done.stderr == f"fresh: {name} is there already; 1 runs\n"
+    assert done.stderr == f"fresh: {name} is there already; 1 run\n"
     for table in ("runs", "curves", "denoising", "fidelity", "latency", "quantized", "metrics", "plans"):
         then, now = (tables.read(folder / place, table) for place in ("results", "fresh"))
         then = then[then["run_id"] == name] if "run_id" in then else then[then["plan_id"].isin(now["plan_id"])]
@@ -302,7 +302,7 @@ def test_a_run_goes_to_the_hub_and_back(folder: Path) -> None:
             "push no_drift me/cats --private": f"{server.url}/me/cats holds {name}: {SIZE}",
             "push no_drift me/cats": f"{server.url}/me/cats holds {name}: {SIZE}",
             "push no_drift me/other": "error: push me/other: it holds other things (README.md); choose another name",
-            "pull me/cats --results fresh": f"fresh: {name} added; 1 runs",
+            "pull me/cats --results fresh": f"fresh: {name} added; 1 run",
             "pull me/none": "error: pull me/none: no such folder here, and no such repository on the hub, or it is "
             "private; check the name, or log in with hf auth login",
             "HF_TOKEN=hf_wrong push no_drift me/cats": "error: push me/cats: the hub refused it (401: Invalid username "
@@ -310,7 +310,7 @@ def test_a_run_goes_to_the_hub_and_back(folder: Path) -> None:
             "HF_TOKEN= push no_drift me/cats": "error: push me/cats: no token of the hub on this machine; log in with "
             "hf auth login, or set HF_TOKEN",
             # What is in the hub's cache needs no network.
-            "ABLATE_OFFLINE=1 pull me/cats --results fresh": f"fresh: {name} is there already; 1 runs",
+            "ABLATE_OFFLINE=1 pull me/cats --results fresh": f"fresh: {name} is there already; 1 run",
             "pull me/other": "error: pull me/other: no such folder here, it is not in the hub's cache, and the hub "
             "cannot be reached (or --offline or ABLATE_OFFLINE forbids it)",
         }

@@ -53,8 +53,8 @@ def load_run(
 
     Args:
         run: One of: a run of a results folder, as in `results/no_drift-quick-cats-s0` (the first
-            letters are enough); a folder that `ablate push` wrote; a repository of the Hugging Face Hub, as
-            in `user/cats`, which is downloaded once. What exists on this machine comes first.
+            letters are enough); a folder that `ablate push` wrote; a repository of the Hugging Face
+            Hub, as in `user/cats`, which is downloaded once. What is on this machine comes first.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         plugin: Python files with the model, objective or solver that the run uses. Their code is
             run. What this program registers itself needs no file.

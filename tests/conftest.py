@@ -22,6 +22,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+gc.disable()  # until all tests are collected: torch's import makes and keeps a million objects
+
 os.environ["ABLATE_OFFLINE"] = "1"  # a run downloads the weights that it lacks
 
 # Ray's workers give way to every other process, so beside other tests they would hardly run.
@@ -82,6 +84,7 @@ def pytest_runtest_logfinish() -> None:
 
 
 def pytest_collection_finish() -> None:
+    gc.enable()
     pytest_runtest_logfinish()
 
 

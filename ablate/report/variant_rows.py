@@ -94,7 +94,7 @@ def make_rows(selected: SelectedRuns, against: str, budget: str, notes: list[str
     labels = {key: f"{key[0]} @{key[1]}" if key[0] in several else key[0] for key in keys}
     of_run = [labels[key] for key in zip(runs["variant"], runs["config_hash"], strict=True)]
     runs["label"] = pd.Series(of_run, runs.index, dtype=object)
-    done = runs.loc[selected.done.index].sort_values("seed", kind="stable")
+    done = runs.loc[selected.done["seed"].sort_values(kind="stable").index]
     finished = set(done["label"])
     newest: dict[str, str] = {}
     for key in sorted(keys, key=lambda key: labels[key] not in finished):

@@ -7,6 +7,8 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import command
 import numpy as np
@@ -21,6 +23,8 @@ from ablate import cli
 from ablate.base.errors import AblateError
 from ablate.base.source_code import code_version
 from ablate.models.weight_files import digest
+from ablate.runs import replay as replays
+from ablate.runs.context import RunContext
 from ablate.store import tables
 
 CLAIMS = [{"metric": "fd", "expect": "same", "because": "It is small.", "margin": "5%"}]
@@ -45,6 +49,26 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (path / "variants" / "small.toml").unlink()  # the row has to be enough
     yield path
     patch.undo()
+
+
+@pytest.fixture
+def trained_once(study: Path, trainings: list[Any]) -> Iterator[None]:
+    """Replays that train no more than once in this module: their bits are tested without it."""
+    train = replays.train_and_sample
+
+    def train_or_repeat(context: RunContext) -> Any:
+        if not trainings:
+            trainings.extend((train(context), dict(context.rows.run)))
+        context.rows.run.update(trainings[1])
+        return trainings[0]
+
+    with mock.patch.object(replays, "train_and_sample", train_or_repeat):
+        yield
+
+
+@pytest.fixture(scope="module")
+def trainings() -> list[Any]:
+    return []
 
 
 def replay(*words: str) -> Result:
@@ -109,6 +133,7 @@ def test_the_row_is_enough_for_the_same_bits(study: Path) -> None:
     assert sorted(p for p in (study / "results").rglob("*")) == before
 
 
+@pytest.mark.usefixtures("trained_once")
 def test_another_environment_is_named_and_the_difference_has_figures(study: Path, tmp_path: Path) -> None:
     row = tables.read(study / "results", "runs").iloc[0]
     environment = json.loads(row["environment"]) | {"torch": "1.0", "cpu": "an abacus\x1b[2J"}
@@ -123,6 +148,7 @@ def test_another_environment_is_named_and_the_difference_has_figures(study: Path
     assert "cpu: an abacus\\x1b[2J in the row" in done.stdout
 
 
+@pytest.mark.usefixtures("trained_once")
 @pytest.mark.parametrize(("same", "verdict"), [(True, "not_reproduced"), (False, "environment_mismatch")])
 def test_other_weights_are_not_reproduced(study: Path, tmp_path: Path, same: bool, verdict: str) -> None:
     (path,) = (study / "results").glob("artifacts/*/model.safetensors")
@@ -138,6 +164,7 @@ def test_other_weights_are_not_reproduced(study: Path, tmp_path: Path, same: boo
     assert found["samples_psnr_db"] < 40
 
 
+@pytest.mark.usefixtures("trained_once")
 def test_without_the_kept_weights_it_says_so(study: Path, tmp_path: Path) -> None:
     folder = copy(study, tmp_path, weights_digest="other")
     shutil.rmtree(folder / "artifacts")
@@ -147,6 +174,7 @@ def test_without_the_kept_weights_it_says_so(study: Path, tmp_path: Path) -> Non
     assert "model.safetensors: missing" in done.stdout
 
 
+@pytest.mark.usefixtures("trained_once")
 def test_a_run_of_two_arithmetics_says_why_it_differs(study: Path, tmp_path: Path) -> None:
     mixed = "from step 0: bf16 cpu 2 threads; from step 7: fp32 cpu 1 thread"
     folder = copy(study, tmp_path, weights_digest="other", mixed_arithmetic=mixed)

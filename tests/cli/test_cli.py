@@ -519,13 +519,24 @@ def test_a_damaged_or_newer_table_is_one_clear_line_and_stays_as_it_was(study: P
         ("report --preset s", "smoke standard"),
         ("replay --results {}/results no_", "no_drift-tiny-set-s0"),
         ("replay --results absent no_", ""),
-        ("be", "bench"),
     ],
 )
-def test_a_shell_completes(study: Path, line: str, wanted: str) -> None:
-    words = f"ablate {line.format(study)}".split()
-    asked = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_ABLATE_COMPLETE": "complete_bash"}
-    program = Path(sys.executable).with_name("ablate")
-    done = subprocess.run([program], capture_output=True, text=True, cwd=study, env={**os.environ, **asked})
+def test_a_shell_completes(study: Path, monkeypatch: pytest.MonkeyPatch, line: str, wanted: str) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", "")  # else click takes `ablate` for a part of pytest
+    done = command.ablate(cwd=study, **completion(line.format(study)))
     offered = [re.sub(r"-[0-9a-f]{8}$", "", name) for name in done.stdout.split()]  # without the digest of a run's name
     assert offered == wanted.split(), done.stderr
+
+
+def test_the_installed_program_completes(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("ablate")
+    done = subprocess.run(
+        [program], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **completion("be")}
+    )
+    assert done.stdout.split() == ["bench"], done.stderr
+
+
+def completion(line: str) -> dict[str, str]:
+    """The environment in which a shell asks how a line goes on."""
+    words = f"ablate {line}".split()
+    return {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1), "_ABLATE_COMPLETE": "complete_bash"}

@@ -73,7 +73,7 @@ def main_table(findings: Findings) -> MainTable | None:
     arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in findings.metrics}
     heads = ["variant"]
     for metric in findings.metrics:
-        heads += [f"{report_tables.heading(metric)} {arrows[metric.name]}"]
+        heads += [f"{report_tables.heading(metric)}\N{NO-BREAK SPACE}{arrows[metric.name]}"]
         heads += [f"{metric.name} vs {against}"] if judged else []
     groups = []
     for title, rows in _groups(findings, judged):

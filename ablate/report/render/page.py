@@ -108,7 +108,10 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "main": main_table.main_table(findings),
         "reasons": main_table.reasons(findings),
         "explanation": _explanation(findings),
-        "claims": [_claim_text(claim, findings) for claim in findings.claims],
+        "claims": [
+            _claim_text(claim, findings)
+            for claim in sorted(findings.claims, key=lambda claim: claim.verdict == "undecided")  # decided ones first
+        ],
         "budgets": report_tables.budget_table(findings),
         "factorials": [report_tables.factorial_table(findings, study) for study in findings.factorials],
         "gallery": gallery,

@@ -84,12 +84,15 @@ def test_it_says_what_was_found_without_scripts(html: str) -> None:
     assert differ < text.index("Remove the colour-drift network.", differ) < undecided
     assert undecided < text.index("v_pred", undecided) < text.index("lower is better")
     assert "no_drift: worse than baseline in fd, because drift restores low-frequency colour." in text
+    claims = re.findall(r'class="badge (\w+)"', html.partition('<section id="claims"')[2].partition("</section>")[0])
+    assert claims == sorted(claims, key="undecided".__eq__)
+    assert {"supported", "undecided"} < {*claims}
 
 
 def test_the_table_of_a_paper_comes_first_with_what_differs_before_what_is_open(html: str) -> None:
     first = html.partition("<tr>")[2].partition("</tr>")[0]
     assert [Reader(cell).text for cell in re.findall(r"<th.*?</th>", first)] == [
-        *("variant", "fd ↓", "fd vs baseline", "pd ↓", "pd vs baseline", "seeds", "ms/image", "params")
+        *("variant", "fd\xa0↓", "fd vs baseline", "pd\xa0↓", "pd vs baseline", "seeds", "ms/image", "params")
     ]
     rows = {
         row.partition("<br>")[0].rpartition(">")[2]: row for row in re.findall(r'(?s)<th scope="row">.*?</tr>', html)

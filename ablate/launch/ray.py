@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -315,7 +315,9 @@ class _Launcher:
             self._progress.say(text)
         for run_id, phase in updates.progress.items():
             if (one := running.get(run_id)) is not None:
-                if one.bar is None:
+                if one.bar is None:  # it waited for a machine until now
+                    one.run = replace(one.run, started_at=time.time())
+                    one.report = at_most_every(REPORT_EVERY_S, one.run.report)
                     one.bar = one.at_end.enter_context(self._progress.task(phase.name, phase.total))
                 one.report(phase)
                 one.bar.show(phase.name, phase.total, phase.done, f"{phase.host} {phase.note}".strip())

@@ -7,6 +7,7 @@ once for any batch size it took up to twice the time (docs/log.md).
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,9 @@ class Session:
         Raises:
             ResultsError: OpenVINO cannot read it.
         """
+        # This package reports each import of OpenVINO to Google Analytics, and has no variable against
+        # it. Without it OpenVINO uses its stub.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
         self.core = openvino.Core()

@@ -1,4 +1,4 @@
-# ablate for CPUs: docker build -t ablate . && docker run --rm -v "$PWD/results:/ablate/results" ablate run --variant no_drift
+# ablate for CPUs: docs/running.md says how to build and run it
 FROM debian:trixie-slim
 RUN apt-get update \
     && apt-get install -y --no-install-recommends git python3-venv \

@@ -239,11 +239,11 @@ def frechet_infinity(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
             each = [_distance_of_rows(*pair) for pair in zip(*parts, strict=True)] if count > 1 else [whole]
             distances[draw, column] = np.mean(each)
     intercepts = [float(scipy.stats.linregress(counts, one).intercept) for one in distances]
-    line = scipy.stats.linregress(counts, distances.mean(0))
-    error = float(line.intercept_stderr)
-    if np.isnan(error):  # all distances are equal
+    means = distances.mean(0)
+    line = scipy.stats.linregress(counts, means)
+    if not np.ptp(means):  # scipy's error is NaN or 0, by its version
         return Estimate(float(line.intercept))
-    return Estimate(float(line.intercept), error, min(intercepts), max(intercepts))
+    return Estimate(float(line.intercept), float(line.intercept_stderr), min(intercepts), max(intercepts))
 
 
 def kernel_distance(fake: np.ndarray, real: np.ndarray) -> Estimate:

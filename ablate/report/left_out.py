@@ -30,7 +30,7 @@ def without_left_out(frames: Mapping[str, pd.DataFrame], choice: Choice) -> dict
             raise ResultsError(f"--without-seed {seed}: no run here has this seed")
     if choice.where is not None:
         fits, other = rows_where(runs, choice.where), runs["variant"] != choice.against
-        pairs = pd.MultiIndex.from_frame(runs[["preset", "data_digest", "seed"]].astype(object).fillna(""))
+        pairs = pd.MultiIndex.from_frame(runs[["preset", "data_digest", "seed"]].astype("string").fillna(""))
         kept &= fits | (~other & pairs.isin(pairs[fits & other]))
     if judged.any() and not (judged & kept).any():
         raise ResultsError(

@@ -67,7 +67,9 @@ def read_numbers(cells: pd.Series, *, commas: bool = False) -> Numbers:
         thousands = known.str.fullmatch(_THOUSANDS) | ~known.str.contains(",", regex=False)
         comma = bool(decimal.all() and (commas or not thousands.all()))
         known = known.str.replace(",", ".", regex=False) if comma else known
-    parsed = pd.to_numeric(known, errors="coerce").to_numpy(np.float64)
+    parsed = pd.to_numeric(known, errors="coerce").to_numpy(np.float64, copy=True)
+    numeric = np.isfinite(parsed)
+    parsed[numeric] = [float(text) for text in known[numeric]]  # pandas below 3.1 errs in the last bit
     values = np.full(len(cells), np.nan)
     values[known.index.to_numpy()] = parsed
     overflow = np.isinf(values)

@@ -140,7 +140,7 @@ def test_it_compiles_whatever_the_names_are(tmp_path: Path) -> None:
 
 def test_csv_has_every_number_unrounded_in_columns_of_one_type() -> None:
     report = findings_of(synthetic.rows(TRUTH | {HOSTILE: 1.0}, range(7)), metrics=("fd", "psnr_db"))
-    table = pd.read_csv(io.StringIO(to_csv(report)), float_precision="round_trip")
+    table = pd.read_csv(io.StringIO(to_csv(report)), engine="python")  # it parses numbers exactly
     assert len(table) == 2 * len(report.rows)
     kinds = {name: str(kind) for name, kind in table.dtypes.items() if kind not in ("object", "str")}
     assert {name for name, kind in kinds.items() if kind == "int64"} == {"n", "pairs", "diverged"}

@@ -69,6 +69,7 @@ class Leases:
             ResultsError: The leases' folder cannot be written, or stayed locked.
         """
         path, note, new = (self._folder / name for name in (f"{run_id}.lock", f"{run_id}.json", ".new"))
+        progress = self._folder / f"{run_id}{PROGRESS}"
         lock, me, results = filelock.FileLock(path), Owner.here(), self._folder.parent
         with self._changing():
             if steal_from is not None and steal_from.is_named_in(note):
@@ -84,13 +85,12 @@ class Leases:
                     rename_working_folder(results, run_id)
                 me.write(new)
                 new.replace(note)
-        progress = self._folder / f"{run_id}{PROGRESS}"
-        with suppress(OSError):
-            progress.unlink()  # of an owner that was killed
+            with suppress(OSError):
+                progress.unlink()  # of the owner before
         return Lease(
             partial(me.is_named_in, note),
             partial(self._give_back, lock, path, note, me),
-            lambda state: state.write(progress),
+            partial(self._report, progress, note, me),
         )
 
     def names(self) -> list[str]:
@@ -164,15 +164,20 @@ class Leases:
                 note.with_name(f"{note.stem}{PROGRESS}").unlink(missing_ok=True)
         lock.release()
 
+    def _report(self, path: Path, note: Path, me: Owner, state: RunProgress) -> None:
+        with suppress(ResultsError), self._changing(timeout=0):  # the next report will do as well
+            if me.is_named_in(note):
+                state.write(path)
+
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self, timeout: float = LOCK_TIMEOUT_S) -> Iterator[None]:
         """Let no other process take, steal or give back a lease in the block."""
         try:
             self._folder.mkdir(exist_ok=True)
-            with filelock.FileLock(self._folder / ".lock").acquire(timeout=LOCK_TIMEOUT_S):
+            with filelock.FileLock(self._folder / ".lock").acquire(timeout=timeout):
                 yield
         except filelock.Timeout as error:
-            why = f"locked by another process for {LOCK_TIMEOUT_S:g} s; end it and run again"
+            why = f"locked by another process for {timeout:g} s; end it and run again"
             raise ResultsError(f"{self._folder}: {why}") from error
         except OSError as error:
             fix = f"{how_to_fix(error)} or choose another --results folder"

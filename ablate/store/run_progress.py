@@ -1,12 +1,11 @@
 """How far a run is that is being made, in a JSON file beside its lease. Other processes show it.
 
-The file is for information only: it is written without a lock, and is missing where it cannot be
-written. A killed process leaves it, so it means nothing without the run's lease.
+The file is for information only, and is missing where it cannot be written. A killed process leaves
+it, so it means nothing without the run's lease.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -59,8 +58,8 @@ class RunProgress(BaseModel, frozen=True, strict=True):
             return None
 
     def write(self, path: Path) -> None:
-        """Replace a file, if that is possible."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        """Replace a file, if that is possible. The caller holds the lock of the leases."""
+        temporary = path.with_name(".new")
         shortened = self.model_copy(update={"note": self.note[:NOTE]})
         with suppress(OSError):
             try:

@@ -103,6 +103,16 @@ def test_a_suspended_process_loses_it_to_a_thief_and_notices(tmp_path: Path) -> 
     assert files(tmp_path) == []
 
 
+def test_who_lost_it_reports_nothing_more(tmp_path: Path) -> None:
+    first = taken(Leases(tmp_path).take(RUN))
+    owner = Leases(tmp_path).take(RUN)
+    assert isinstance(owner, Owner)
+    taken(Leases(tmp_path).take(RUN, steal_from=owner))
+    of_run = {"variant": "a", "preset": "p", "seed": 0, "config_hash": "h", "plan_id": None}
+    first.report(RunProgress(**of_run, started_at=1.0, written_at=2.0))
+    assert Leases(tmp_path).progress() == {}
+
+
 def test_it_is_stolen_from_the_named_owner_alone(tmp_path: Path) -> None:
     lease = taken(Leases(tmp_path).take(RUN))
     owner = Leases(tmp_path).take(RUN)

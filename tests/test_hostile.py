@@ -514,3 +514,9 @@ def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on_when_there_is_ro
     assert len(shown.stderr.splitlines()) == 1
     assert not Path("x.png").exists()
     shutil.rmtree("results")
+
+
+def test_a_width_of_thousands_of_digits_is_no_width(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    done = command.ablate("list", cwd=tmp_path, COLUMNS=digits, LINES=digits)
+    assert done.returncode == 0, done.stderr

@@ -165,7 +165,7 @@ def test_a_folder_without_a_plan_is_shown_too(tmp_path: Path) -> None:
 
 def test_an_empty_or_missing_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
-    assert shown(tmp_path / "results") == [f"{tmp_path}/results: no runs yet; ablate run makes them"]
+    assert " ".join(shown(tmp_path / "results")) == f"{tmp_path}/results: no runs yet; ablate run makes them"
     assert list((tmp_path / "results").iterdir()) == []
     missing = ablate("watch", "--results", "nowhere", cwd=tmp_path)
     assert missing.returncode == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -199,6 +200,9 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an encoding may lack letters of ours
+    for name in ("COLUMNS", "LINES"):
+        if len(os.environ.get(name, "")) > 6:  # Rich may fail on thousands of digits
+            del os.environ[name]
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()

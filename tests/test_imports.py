@@ -118,7 +118,7 @@ def test_an_empty_variable_of_a_library_counts_as_unset() -> None:
     assert shown.stdout.split() == ["False"]
 
 
-@pytest.mark.parametrize("name", ["ORT_DISABLE_TELEMETRY", "THP_MEM_ALLOC_ENABLE"])
+@pytest.mark.parametrize("name", ["ORT_DISABLE_TELEMETRY", "THP_MEM_ALLOC_ENABLE", "GOMP_SPINCOUNT"])
 @pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("", "1"), ("0", "0")])
 def test_libraries_read_settings_that_stand_before_they_are_imported(
     name: str, given: str | None, expected: str

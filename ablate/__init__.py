@@ -15,7 +15,20 @@ from typing import Any
 
 __version__ = "0.1.0"
 _PLUGINS = ("dataset", "metric", "model", "objective", "solver")  # decorators of plug-ins
-_LIBRARIES = ("CUBLAS_", "KINETO_", "MKL_", "OMP_", "OPENBLAS_", "ORT_", "PYTORCH_", "RAY_", "THP_", "TMPDIR", "TORCH")
+_LIBRARIES = (
+    "CUBLAS_",
+    "GOMP_",
+    "KINETO_",
+    "MKL_",
+    "OMP_",
+    "OPENBLAS_",
+    "ORT_",
+    "PYTORCH_",
+    "RAY_",
+    "THP_",
+    "TMPDIR",
+    "TORCH",
+)
 __all__ = ["Results", "__version__", "import_scores", "judge", "load_results", "load_run", "merge", "run", *_PLUGINS]
 
 # An empty variable counts as unset, as in CI: torch, for one, ends with a traceback where it expects a number.

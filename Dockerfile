@@ -4,7 +4,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends git python3-venv \
     && rm -rf /var/lib/apt/lists/* \
     && python3 -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH
+# Downloads and compiled data: a volume at /cache keeps them.
+ENV PATH=/opt/venv/bin:$PATH ABLATE_CACHE=/cache
 WORKDIR /ablate
 COPY . .
 # Index of torch without CUDA libraries (saves 4 GB): --build-arg TORCH_INDEX=URL

@@ -13,7 +13,7 @@ import synthetic
 
 from ablate.report import plot_data
 from ablate.report.builder import build, read
-from ablate.report.render import verdict_plots
+from ablate.report.render import trade_off_plot, verdict_plots
 from ablate.report.render.html import to_html
 from ablate.report.render.label_places import apart, places
 from ablate.report.render.number_text import change, number
@@ -62,7 +62,7 @@ def test_plots_hold_the_findings_numbers(tmp_path: Path) -> None:
     assert {row["variant"]: (row["mean"], row["low"], row["high"], row["verdict"]) for row in rows} == told
     assert [row["variant"] for row in rows] == ["direct", "v_pred", "no_drift"]  # the best above
     front = found.fronts[0]
-    drawn = verdict_plots.trade_off(front, 0)
+    drawn = trade_off_plot.trade_off(front, 0)
     assert drawn is not None
     rows = [row for data in json.loads(drawn.spec)["datasets"].values() for row in data]
     assert len(rows) == len(front.points) * (len(front.objectives) - 1)
@@ -105,11 +105,11 @@ def test_a_front_of_two_points_is_a_sentence_and_a_heat_map_of_two_cells_a_table
     found = build(read(synthetic.save(tmp_path, made)))
     trained = found.fronts[0]
     assert len(trained.points) == 2
-    assert verdict_plots.trade_off(trained, 0) is None
-    said = str(verdict_plots.front_sentence(trained))
+    assert trade_off_plot.trade_off(trained, 0) is None
+    said = str(trade_off_plot.front_sentence(trained))
     assert said.startswith("Trade-offs as trained: baseline (fd ")
     assert "no_drift (fd " in said
-    assert verdict_plots.front_sentence(found.fronts[1]) is None  # four points
+    assert trade_off_plot.front_sentence(found.fronts[1]) is None  # four points
     assert verdict_plots.sensitivity(found) is None
     text = to_html(found, tmp_path)
     assert "front-0" not in text

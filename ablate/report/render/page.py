@@ -15,7 +15,7 @@ from ablate.base.text import printable
 from ablate.data import cats
 from ablate.report import plot_data
 from ablate.report.findings import Claim, Findings
-from ablate.report.render import main_table, report_tables, run_plots, verdict_plots
+from ablate.report.render import main_table, report_tables, run_plots, trade_off_plot, verdict_plots
 from ablate.report.render.gallery import LEFT_OUT, data_images, is_embedded, make_gallery
 from ablate.report.render.latex import to_latex
 from ablate.report.render.number_text import interval, signed
@@ -88,7 +88,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
             for metric in findings.metrics
             for plot in (verdict_plots.differences, verdict_plots.e_values)
         ],
-        "trade_offs": [verdict_plots.trade_off(front, i) for i, front in enumerate(findings.fronts)],
+        "trade_offs": [trade_off_plot.trade_off(front, i) for i, front in enumerate(findings.fronts)],
         "training": [
             verdict_plots.tuning(findings),
             *map(verdict_plots.curve, findings.curves),
@@ -98,7 +98,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
         "formats": [verdict_plots.sensitivity(findings)],
         "speed": [run_plots.latency(tables["latency"], runs, timed)],
     }
-    sentences = [line for line in map(verdict_plots.front_sentence, findings.fronts) if line is not None]
+    sentences = [line for line in map(trade_off_plot.front_sentence, findings.fronts) if line is not None]
     shown = {name: [plot for plot in some if plot is not None] for name, some in plots.items()}
     page = {
         "findings": findings,

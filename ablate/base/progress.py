@@ -134,7 +134,7 @@ class Study:
         self._state, self._looked_s, self._shown = state, 0.0, StudyState(0, 0, 0, None)
 
     def update(self, *, now: bool = False) -> None:
-        """Look at the state of the study, if the last look was some seconds ago or with `now`."""
+        """Refresh the line of the study, at most every few seconds unless `now` is set."""
         if self._state is not None and (now or time.monotonic() - self._looked_s >= UPDATE_EVERY_S):
             with suppress(AblateError):  # what is wrong with a table is said by who needs it
                 self._shown = self._state()

@@ -1,4 +1,4 @@
-"""TOML without numbers of thousands of digits, which Python can read but not print."""
+"""Parse TOML, but refuse numbers of thousands of digits: Python cannot print them."""
 
 from __future__ import annotations
 

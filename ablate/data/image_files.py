@@ -272,7 +272,7 @@ class ImageFiles:
         return self._to_array(f"{self.where}: image {i}", image)
 
     def _to_array(self, name: str, image: Image.Image, *, deep: bool = False) -> np.ndarray:
-        """Return an image as uint8 RGB (3, H, W), at the size asked for. A deep one had 16 bits a channel."""
+        """Return an image as uint8 RGB (3, H, W), at the size asked for; `deep` if it had 16 bits a channel."""
         if deep or image.mode.startswith("I"):
             self._converted.add("16-bit")
         transparent = image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255)

@@ -53,7 +53,7 @@ def _by_path(names: list[str]) -> list[Keys]:
 
 
 def _by_numbers(a: list[str], b: list[str]) -> list[Keys]:
-    """Return the numbers in the names of both sets, in an order that has the same letters before them."""
+    """Return the numbers in the names of both sets, matched by the letters before each number."""
     (numbers_a, labels_a), (numbers_b, labels_b) = _numbers(a), _numbers(b)
     if labels_a and labels_b and len(set(labels_a)) == len(labels_a) and sorted(labels_a) == sorted(labels_b):
         order = [labels_b.index(label) for label in labels_a]

@@ -70,7 +70,9 @@ def files_of(results: Path, name: str, source: str, licence: str | None) -> tupl
     try:
         files[CONFIG] = (json.dumps(json.loads(row["config"]), indent=2) + "\n").encode()
     except (ValueError, RecursionError) as error:
-        raise ResultsError(f"run {run_id}: its configuration is no JSON; make the run again with --force") from error
+        raise ResultsError(
+            f"run {run_id}: its configuration is not valid JSON; make the run again with --force"
+        ) from error
     frames = {table: rows.to_pandas() for table, rows in content.items()}
     files[CARD] = model_card(frames, source, images[0].name if images else None, licence).encode()
     return run_id, files
@@ -148,7 +150,9 @@ def read_row(folder: Path, name: str | None = None) -> Row:
             elsewhere.
     """
     if not is_repository(folder):
-        raise ResultsError(f"{name or folder}: it holds no run: there is no {ROW}; name what ablate push wrote")
+        raise ResultsError(
+            f"{name or folder}: it holds no run: there is no {ROW}; name a folder that ablate push wrote"
+        )
     rows = tables.to_records(tables.read(folder / TABLES, "runs"))
     if len(rows) != 1:
         raise ResultsError(f"{folder / ROW}: {len(rows)} rows, where a repository has one run; {PUSH_AGAIN}")
@@ -173,7 +177,7 @@ def check_files(folder: Path, row: Row) -> None:
     except FileNotFoundError as error:
         raise ResultsError(f"{path}: missing; {PUSH_AGAIN}") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise ResultsError(f"{path}: it or the row's configuration is no JSON; {PUSH_AGAIN}") from error
+        raise ResultsError(f"{path}: this file or the row's configuration is not valid JSON; {PUSH_AGAIN}") from error
     if not equal:
         raise ResultsError(f"{path}: not the configuration in {ROW}, which made these weights; {PUSH_AGAIN}")
 

@@ -61,7 +61,7 @@ def push(
     """
     if licence is not None and not _LICENCE.fullmatch(licence):
         allowed = "a name of the hub's list, as in mit, apache-2.0 or cc-by-4.0"
-        raise AblateError(f"--license {printable(licence)}: no licence's name; allowed: {allowed}")
+        raise AblateError(f"--license {printable(licence)}: not the name of a licence; allowed: {allowed}")
     place = _target(target)
     shown = f"./{place.absolute().name}" if isinstance(place, Path) else place
     run_id, files = files_of(results, name, shown, licence)
@@ -123,7 +123,7 @@ def fetch(what: str, source: str | PathLike[str], *, offline: bool) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not isinstance(source, str) or _is_path(source):
-        raise ResultsError(f"{what}: no such folder; name what ablate push wrote")
+        raise ResultsError(f"{what}: no such folder; name one that ablate push wrote")
     return hugging_face.download(what, _repo_id(what, source), offline=offline)
 
 

@@ -91,7 +91,9 @@ def choose_runs(folder: Path, names: Sequence[str], where: str | None) -> pd.Dat
             )
         if len(found) > 1:
             listed = ", ".join(map(printable, found[:SHOWN_RUNS])) + ", ..." * (len(found) > SHOWN_RUNS)
-            raise ResultsError(f"{name}: {len(found)} runs begin so: {listed}; give more of the name, or use --where")
+            raise ResultsError(
+                f"{name}: {len(found)} runs begin with this: {listed}; type more of the name, or use --where"
+            )
         chosen |= set(found)
     return runs[runs["run_id"].isin(chosen)]
 

@@ -28,7 +28,7 @@ def phase_of(state: RunProgress) -> str:
 
 
 def run_left_s(state: RunProgress, times: RunTimes) -> float | None:
-    """Return the estimated seconds until a run ends that is under way; None: unknown."""
+    """Return the estimated seconds left of a run that is under way; None: unknown."""
     after, phase = times.after_training_s(state.config_hash), phase_of(state)
     if phase == "train" and state.phase_left_s is not None:  # also right for a run that was resumed
         return state.phase_left_s + (after or 0.0)
@@ -63,7 +63,7 @@ def study_left_s(running: Sequence[RunProgress], waiting: Iterable[float | None]
 
 
 def _whole_s(state: RunProgress, left_s: float | None) -> float | None:
-    """Return the seconds that a run takes which is under way."""
+    """Return how many seconds a run that is under way takes in all."""
     if phase_of(state) == "train" and state.unit_s is not None:
         return state.unit_s * state.total
     return None if left_s is None else state.elapsed_s + left_s

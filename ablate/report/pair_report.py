@@ -148,7 +148,9 @@ def _two_runs(runs: pd.DataFrame, a: str, b: str) -> tuple[tuple[str, str], pd.D
         done = matching[matching["status"] == "done"]
         if len(done) > 1:
             listed = ", ".join(done["run_id"].head(5)) + (", ..." if len(done) > 5 else "")
-            raise ResultsError(f"compare {name}: {len(done)} finished runs begin so: {listed}; give more of the name")
+            raise ResultsError(
+                f"compare {name}: {len(done)} finished runs begin with this: {listed}; type more of the name"
+            )
         if len(matching) and not len(done):
             raise ResultsError(f"compare {name}: its run is {matching['status'].iloc[0]}; name a finished run")
         if not len(done):

@@ -31,7 +31,7 @@ def find_run(folder: Path, name: str) -> dict[str, Any]:
         return done[0]
     if done:
         listed = ", ".join(row["run_id"] for row in done[:5]) + (", ..." if len(done) > 5 else "")
-        raise ResultsError(f"run {name!r}: {len(done)} finished runs begin so: {listed}; give more of the name")
+        raise ResultsError(f"run {name!r}: {len(done)} finished runs begin with this: {listed}; type more of the name")
     if matching:
         row = matching[0]
         raise ResultsError(f"run {row['run_id']}: {row['status']} ({row['error']}); only a finished run has a model")

@@ -28,7 +28,7 @@ Content = dict[str, pa.Table]  # table -> its rows
 
 
 class UnequalRowsError(ResultsError):
-    """Folders hold unequal rows of a run, and nobody said whose are taken."""
+    """Two folders hold different rows of one run, and no option says which to take."""
 
 
 @dataclass(frozen=True)

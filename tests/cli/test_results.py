@@ -205,7 +205,7 @@ def test_tags_are_given_found_kept_and_taken_away(folder: Path) -> None:
         ("rm", "which runs? Name them, or give --where CONDITION"),
         ("rm x --where seed<3", "which runs? Name them, or give --where CONDITION"),
         ("rm no_drfit-quick-cats-s1-00000000", "no such run in results; did you mean no_drift-quick-cats-s1-00000000?"),
-        ("rm no_drift -y", "no_drift: 7 runs begin so: no_drift-quick-cats-s0-00000000, "),
+        ("rm no_drift -y", "no_drift: 7 runs begin with this: no_drift-quick-cats-s0-00000000, "),
         ("rm --where seed>99 -y", "--where seed>99: no run in results fits"),
         ("tag paper", "tag paper: which runs get this tag? Name them before it"),
         ("tag no_drift-quick-cats-s1 a,b", "tag 'a,b': allowed are up to 60 letters"),

@@ -165,7 +165,9 @@ def test_the_card_is_read_by_the_hubs_own_library(folder: Path, pushed: Path) ->
 def test_what_cannot_be_pushed_is_said_in_one_line(folder: Path, pushed: Path) -> None:
     assert "run 'nothing': not in results" in error("push", "nothing", "./new", cwd=folder)
     assert "model.safetensors: missing; restore it" in error("push", "baseline", "./new", cwd=folder)
-    assert "--license Mine!: no licence's name" in error("push", "no_drift", "./new", "--license", "Mine!", cwd=folder)
+    assert "--license Mine!: not the name of a licence" in error(
+        "push", "no_drift", "./new", "--license", "Mine!", cwd=folder
+    )
     assert "neither a folder nor a repository" in error("push", "no_drift", "new", cwd=folder)
     assert "neither a folder nor a repository" in error("push", "no_drift", "\x1b[31m/x", cwd=folder)
     assert "Write ./results/new or hf://results/new" in error("push", "no_drift", "results/new", cwd=folder)
@@ -175,7 +177,7 @@ def test_what_cannot_be_pushed_is_said_in_one_line(folder: Path, pushed: Path) -
     tables.append(folder / "results", {"runs": [row | {"status": "failed", "error": "full"} for row in rows]})
     assert "only a finished run has a model" in error("push", "no_drift", "./new", cwd=folder)
     tables.append(folder / "results", {"runs": [row | {"config": "["} for row in rows]})
-    assert "its configuration is no JSON" in error("push", "no_drift", "./new", cwd=folder)
+    assert "its configuration is not valid JSON" in error("push", "no_drift", "./new", cwd=folder)
     tables.append(folder / "results", {"runs": [row | {"weights_digest": None} for row in rows]})
     assert "it has no model" in error("push", "no_drift", "./new", cwd=folder)
     assert not (folder / "new").exists()
@@ -210,7 +212,7 @@ def test_a_folder_with_other_things_is_left_alone(folder: Path, pushed: Path) ->
         ({"weights_digest": "0" * 64}, "not the weights that the run's row names (digest 000000000000...)"),
         ({"weights_digest": None}, "has no digest of it, so it may be any weights"),
         ({"config": "{}"}, "config.json: not the configuration in tables/runs.parquet"),
-        ({"config": "["}, "it or the row's configuration is no JSON"),
+        ({"config": "["}, "this file or the row's configuration is not valid JSON"),
         ({"autoencoder_digest": "0" * 64}, "autoencoder.safetensors: missing"),
     ],
 )

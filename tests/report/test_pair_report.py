@@ -132,7 +132,7 @@ def test_names_that_are_not_there() -> None:
     assert "did you mean direct?" in refused("baseline", "dircet")
     assert "Variants in the results: baseline, direct, no_drift" in refused("x", "y")
     assert "name two variants, or two runs" in refused("baseline", "direct-quick-cats-s1")
-    assert "9 finished runs begin so: baseline-quick-cats-s0-00000000, " in refused(
+    assert "9 finished runs begin with this: baseline-quick-cats-s0-00000000, " in refused(
         "baseline-quick", "direct-quick-cats-s1"
     )
     assert "both are baseline-quick-cats-s1" in refused("baseline-quick-cats-s1", "baseline-quick-cats-s1-0")

@@ -188,12 +188,12 @@ def test_runs_are_named_once_each_and_the_first_is_the_reference(folder: Path) -
     make(folder, "direct", status="diverged", error="loss nan")
     names = ["no_drift-smoke-cats-s0-0", "baseline-smoke-cats-s0-0", "baseline-smoke-cats-s1-0"]
     assert [row["run_id"] for row in find_runs(folder, ["no_drift", "all", "no_drift"])] == names
-    for wrong, message in {"baseline": "2 finished runs begin so", "direct": "diverged", "x": "not in"}.items():
+    for wrong, message in {"baseline": "2 finished runs begin with this", "direct": "diverged", "x": "not in"}.items():
         with pytest.raises(AblateError, match=message):
             find_runs(folder, ["no_drift", wrong])
     make(folder, "no_drift_matched")
     assert [row["run_id"] for row in find_runs(folder, ["no_drift"])] == names[:1]
-    with pytest.raises(AblateError, match="2 finished runs begin so"):
+    with pytest.raises(AblateError, match="2 finished runs begin with this"):
         find_runs(folder, ["no_dr"])
     tables.append(folder / "new", {"runs": []})
     with pytest.raises(AblateError, match="no finished runs"):

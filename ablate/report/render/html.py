@@ -78,7 +78,7 @@ def to_fragment(
 
 @cache
 def _vega_embed() -> str:
-    """Return the script that draws live plots: it takes a second to bundle, and `--watch` writes page after page."""
+    """Return the script that draws live plots. Bundling it takes a second; `--watch` writes many pages."""
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 

@@ -92,7 +92,7 @@ def _better(arrow: str) -> str:
 
 
 def _costs(rows: Iterable[VariantRow]) -> list[str]:
-    """Return one time and one size of those that any run recorded."""
+    """Choose a column of time and one of size that at least one run recorded."""
     known = [cost for cost in COSTS if any(row.costs[cost] is not None for row in rows)]
     return [cost for cost in known if cost != "latency_step_ms" or "latency_image_ms" not in known]
 

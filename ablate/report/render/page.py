@@ -202,7 +202,7 @@ def _models(runs: pd.DataFrame) -> list[Mapping[str, Any]]:
 
 
 def _shipped(models: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether any run trained the model that ships; rows of before other models do not name it."""
+    """Return whether any run trained the model that ships. Old rows, which name no model, did."""
     return not models or any(model.get("kind", "kpn") == "kpn" for model in models)
 
 

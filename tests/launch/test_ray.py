@@ -152,7 +152,8 @@ def test_interrupted_then_a_machine_lost_and_all_is_as_if_made_here(
     runs = runs[runs["status"] == "interrupted"]
     before = {path: step_of(path) for path in checkpoints(study)}
     assert any(0 < step < STEPS for step in before.values())
-    assert {run_of(path.parent.name) for path in before} == set(runs["run_id"])
+    # a run that was interrupted before its first step has no checkpoint
+    assert {run_of(path.parent.name) for path in before} <= set(runs["run_id"])
 
     def went_on() -> bool:
         return any(step_of(path) > before.get(path, 0) for path in checkpoints(study))

@@ -30,7 +30,6 @@ from ablate.models.denoiser import build
 from ablate.models.kpn import filters, rotary
 from ablate.models.kpn.denoiser import Denoiser
 from ablate.models.kpn.settings import KpnSettings
-from ablate.runs.pipeline import perceptual_loss
 from ablate.store import tables
 from ablate.store.schema import SCHEMAS
 from ablate.study import variants
@@ -38,6 +37,7 @@ from ablate.study.config import Config
 from ablate.study.metric_names import EMBEDDED
 from ablate.training.checkpoint import TrainingState
 from ablate.training.loop import Batches, learning_rate, loss_terms, make_backward, objective
+from ablate.training.perceptual import perceptual_loss
 from benchmarks import published
 
 Row = dict[str, Any]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lpips_trunks import loss_of
 from torch import Tensor
 
 from ablate.base import cuda_graphs, machine
 from ablate.diffusion.sampling import denoise, sample_images, sample_images_with
 from ablate.models.autoencoder import PIXEL_CODEC
 from ablate.models.kpn import filters
-from ablate.runs.pipeline import perceptual_loss
 from ablate.study import variants
 from ablate.training import autoencoder, loop
 from benchmarks import published
@@ -66,7 +66,7 @@ def test_captured_training_and_sampling_equal_the_eager_ones(
         if config.model.space == "latent":
             where = tmp_path / "a.safetensors"
             codec = autoencoder.prepare(config, images, "0" * 64, 0, precision=precision, checkpoint=where).codec
-        perceptual = perceptual_loss(config.train, CUDA)
+        perceptual = loss_of(config.train, CUDA)
         states, captured_steps = [], loop.CapturedSteps
         for capture in (True, False, True):
             if not capture:

@@ -30,11 +30,13 @@ from ablate.runs.missing_metrics import add_missing_metrics, lacking_networks
 from ablate.runs.pipeline import execute_run
 from ablate.runs.rows import Row
 from ablate.store.plans import record
+from ablate.store.tables import read
 from ablate.study.images import study_images
 from ablate.study.metric_names import FEATURES, headline_of
 from ablate.study.plan import Planned, RunSpec
 from ablate.study.request import Rerun, StudyRequest
 from ablate.study.run_times import RunTimes
+from ablate.training.perceptual import check_loss, loss_weights
 
 IMAGE_BYTES = 1_500_000  # of a run's grids
 CHECKPOINT_BYTES = 32  # per parameter: two checkpoints, each with weights, their average and two moments in float32
@@ -111,11 +113,47 @@ def expected_measuring(request: StudyRequest, planned: Sequence[Planned]) -> lis
             lines.append(f"to be downloaded for {first}: {what}")
         else:
             lines.append(f"not measured: {first}, whose weights are not here (ablate weights --fetch downloads them)")
+    losses = {loss_weights(run.spec.config.train): run.spec.variant for run in planned if not run.finished}
+    for name, variant in losses.items():
+        if name is None or local_file(name, search) is not None:
+            continue
+        backbone = BACKBONES[name]
+        if obtainable(name, search):
+            what = f"{backbone.megabytes} MB from {backbone.url}"
+            lines.append(f"to be downloaded for the loss of {variant}: {what}")
+        else:
+            how = f"ablate weights --fetch {name} downloads them"
+            lines.append(f"{variant} cannot train: the weights of its loss are not here ({how})")
     finished = [run.run_id for run in planned if run.finished]
     if lacking := lacking_networks(request.results, finished, available):
         networks = ", ".join(network for network in available if any(network in some for some in lacking.values()))
         lines.append(f"{len(lacking)} finished, without the metrics of {networks}: they are added without training")
     return lines
+
+
+def _check_losses(
+    request: StudyRequest,
+    specs: Sequence[RunSpec],
+    part: Collection[tuple[str, int]] | None,
+    data: ImageSet,
+    progress: Progress,
+) -> None:
+    """Find the weights that the losses of runs to be made need, before the first of them trains.
+
+    Raises:
+        AblateError: A loss cannot be computed.
+    """
+    needing = [spec for spec in specs if loss_weights(spec.config.train)]
+    if part is not None:
+        needing = [spec for spec in needing if (spec.variant, spec.seed) in part]
+    if not needing:
+        return
+    search = Search(request.weights, download=not request.offline)
+    unfinished = [
+        run.spec for run in forecast(request, needing, read(request.results, "runs"), data) if not run.finished
+    ]
+    for spec in {spec.variant: spec for spec in unfinished}.values():
+        check_loss(spec.variant, spec.config, search, progress)
 
 
 def launch(
@@ -162,6 +200,7 @@ def launch(
     load_wall_s = time.monotonic() - start
     for spec in {spec.variant: spec for spec in specs}.values():
         memory.check(spec.variant, spec.config, device_bytes(target))
+    _check_losses(request, specs, part, data, progress)
 
     @cache  # assembled when the first run needs it
     def metric_networks() -> MetricNetworks:

@@ -82,15 +82,15 @@ class PerceptualDistance(nn.Module):
             (B,) float32, 0 for equal images.
         """
         with torch.no_grad():
-            expected = [_unit(h) for h in self.extractor.stages(target, self.stages)]
-        maps = [_unit(h) for h in self.extractor.stages(x, self.stages)]
+            expected = [unit_features(h) for h in self.extractor.stages(target, self.stages)]
+        maps = [unit_features(h) for h in self.extractor.stages(x, self.stages)]
         return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(maps, expected, strict=True)]).mean(0)
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
         """Return embeddings (B, E) float32 of x (B, 3, H, W) in [-1, 1], without autocast."""
         with full_precision(x.device):
-            maps = [_unit(h) for h in self.extractor.stages(x, self.stages)]
+            maps = [unit_features(h) for h in self.extractor.stages(x, self.stages)]
         return torch.cat([h.flatten(1) * (h.shape[2] * h.shape[3] * self.stages) ** -0.5 for h in maps], 1)
 
 
@@ -134,13 +134,21 @@ class Lpips(nn.Module):
         with full_precision(x.device):
             return self.model(x.float(), target.float()).flatten()
 
+    @property
+    def heads(self) -> list[Tensor]:
+        """The learned weights of each feature map, (1, C, 1, 1)."""
+        return [head.model[-1].weight for head in self.model.lins]
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """Return the trunk's five feature maps of x (B, 3, H, W) in [-1, 1]."""
+        return list(self.model.net(self.model.scaling_layer(x)))
+
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
         """Return embeddings (B, E) float32 of x (B, 3, H, W) in [-1, 1], without autocast."""
         with full_precision(x.device):
-            maps = self.model.net(self.model.scaling_layer(x.float()))
-        heads = [head.model[-1].weight for head in self.model.lins]  # (1, C, 1, 1) each
-        pairs = [(lpips.normalize_tensor(h), w) for h, w in zip(maps, heads, strict=True)]
+            maps = self.feature_maps(x.float())
+        pairs = [(lpips.normalize_tensor(h), w) for h, w in zip(maps, self.heads, strict=True)]
         return torch.cat([(h * (w / (h.shape[2] * h.shape[3])).sqrt()).flatten(1) for h, w in pairs], 1)
 
 
@@ -199,6 +207,7 @@ def psnr_db(x: Tensor, target: Tensor) -> Tensor:
     return 10 * torch.log10(4 / mse)
 
 
-def _unit(h: Tensor) -> Tensor:
+def unit_features(h: Tensor) -> Tensor:
+    """Return a feature map (B, C, H, W) in float32, divided by its norm over the channels."""
     h = h.float()
     return h * torch.rsqrt(h.square().sum(1, keepdim=True) + EPS)

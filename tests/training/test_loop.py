@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from lpips_trunks import loss_of
 
-from ablate.base.errors import DivergedError, ResultsError, WeightsError
+from ablate.base.errors import DivergedError, ResultsError
 from ablate.base.source_code import code_version
 from ablate.diffusion.sampling import sample_images
-from ablate.metrics.pair_distances import load_lpips
-from ablate.metrics.weights import Search
 from ablate.models.autoencoder import PIXEL_CODEC
-from ablate.runs.pipeline import perceptual_loss
 from ablate.study import variants
 from ablate.study.config import Config
 from ablate.training import autoencoder, captured_steps, checkpoint
@@ -66,7 +64,7 @@ def test_every_variant_trains_samples_and_repeats(
     config = variants.resolve(variants.load(name), "smoke").replaced(
         train={"batch": 4, "perceptual_stages": 1}, sample={"num_steps": 2}
     )
-    loss = perceptual_loss(config.train, torch.device("cpu"))
+    loss = loss_of(config.train, torch.device("cpu"))
     codec = PIXEL_CODEC
     if config.model.space == "latent":
         checkpoint = tmp_path / "a.safetensors"
@@ -81,31 +79,6 @@ def test_every_variant_trains_samples_and_repeats(
         assert samples[-1].shape == (2, 3, 64, 64)
         assert torch.isfinite(samples[-1]).all()
     assert torch.equal(*samples)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the weights of VGG16 are not here")
-def test_the_perceptual_loss_may_be_lpips_of_vgg16() -> None:
-    config = SMOKE.replaced(train={"perceptual": "lpips_vgg"}).train
-    loss = perceptual_loss(config, torch.device("cpu"), Search(WEIGHTS))
-    assert loss is not None
-    x, y = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    x.requires_grad_()
-    distance = loss(x, y)
-    distance.sum().backward()
-    torch.testing.assert_close(distance.detach(), load_lpips("vgg", search=Search(WEIGHTS))(x, y).detach())
-    assert x.grad is not None
-    assert x.grad.abs().max() > 0
-
-
-def test_without_the_weights_of_vgg16_its_loss_says_where_to_put_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path))
-    monkeypatch.delenv("ABLATE_WEIGHTS", raising=False)
-    config = SMOKE.replaced(train={"perceptual": "lpips_vgg"}).train
-    with pytest.raises(WeightsError, match="no weights for vgg16_features here"):
-        perceptual_loss(config, torch.device("cpu"))
 
 
 def test_logit_normal_times_come_from_the_same_uniform_numbers(images: torch.Tensor) -> None:

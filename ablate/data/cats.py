@@ -32,7 +32,6 @@ LIGHT = (160, 256)  # the range of a background's channels
 VERSION = 2  # of shrinking and composing: raised when either changes, to leave old caches unread
 LAYERS = ("000#00body", "001#01fur", "002#02eyes", "003#03mouth", "004#04accessories")
 _KEY = 0x63617473  # of the random streams; image i uses block i of the stream
-_CHUNK = 64  # images composed at once: they fit into the CPU's cache
 
 
 def compose(count: int, *, size: int = 64, start: int = 0) -> np.ndarray:
@@ -54,19 +53,19 @@ def compose(count: int, *, size: int = 64, start: int = 0) -> np.ndarray:
     if count < 0 or start < 0:
         raise ValueError(f"count {count} and start {start} must not be negative")
     layers = [layer.astype(np.float32) for layer in _layers(size)]
+    colours = [layer[:, :3] for layer in layers]
+    clear = [1 - layer[:, 3:] / 255 for layer in layers]
     counts = tuple(len(layer) for layer in layers)
     order = _order(math.prod(counts))
     picks = np.unravel_index(order[np.arange(start, start + count) % len(order)], counts)
     backgrounds = _backgrounds(count, start)
     images = np.empty((count, 3, size, size), np.uint8)
-    for at in range(0, count, _CHUNK):
-        part = slice(at, at + _CHUNK)
-        x = np.broadcast_to(backgrounds[part, :, None, None], images[part].shape).astype(np.float32)
-        for layer, pick in zip(layers, picks, strict=True):
-            art = layer[pick[part]]
-            x *= 1 - art[:, 3:] / 255
-            x += art[:, :3]
-        images[part] = np.minimum(np.rint(x), 255)
+    for i in range(count):  # one at a time: an image stays in the CPU's cache
+        x = np.tile(backgrounds[i, :, None, None].astype(np.float32), (1, size, size))
+        for colour, through, pick in zip(colours, clear, picks, strict=True):
+            x *= through[pick[i]]
+            x += colour[pick[i]]
+        images[i] = np.minimum(np.rint(x), 255)
     return images
 
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -236,7 +235,9 @@ def memorisation(samples: Tensor, held_out: Tensor) -> Memorisation:
     """
     n = len(samples)
     near = int((samples.double() < torch.quantile(held_out.double(), QUANTILE)).sum())
-    interval = scipy.stats.binomtest(near, n).proportion_ci(LEVEL, method="exact")
+    from scipy import stats  # takes a second to import
+
+    interval = stats.binomtest(near, n).proportion_ci(LEVEL, method="exact")
     estimate = Estimate(near / n, None, float(interval.low), float(interval.high))
     return Memorisation(estimate, too_many_near(samples, held_out))
 
@@ -248,7 +249,9 @@ def too_many_near(samples: Tensor, held_out: Tensor) -> bool:
         samples: (N,) distances to the nearest training images.
         held_out: (M,) those of real images that are not in the training set.
     """
+    from scipy import stats
+
     m = len(held_out)
     k = int(QUANTILE * (m - 1)) + 1  # the order statistic at the quantile, or the one below it
     below = int((samples.double() < held_out.double().kthvalue(k).values).sum())
-    return bool(scipy.stats.betabinom.sf(below - 1, len(samples), k, m + 1 - k) < P_VALUE)
+    return bool(stats.betabinom.sf(below - 1, len(samples), k, m + 1 - k) < P_VALUE)

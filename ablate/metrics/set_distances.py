@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg.lapack
-import scipy.stats
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -238,12 +237,11 @@ def frechet_infinity(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Estimate:
             parts = [[x[some] for some in np.array_split(o, count)] for x, o in zip(rows, orders, strict=True)]
             each = [_distance_of_rows(*pair) for pair in zip(*parts, strict=True)] if count > 1 else [whole]
             distances[draw, column] = np.mean(each)
-    intercepts = [float(scipy.stats.linregress(counts, one).intercept) for one in distances]
-    means = distances.mean(0)
-    line = scipy.stats.linregress(counts, means)
-    if not np.ptp(means):  # scipy's error is NaN or 0, by its version
-        return Estimate(float(line.intercept))
-    return Estimate(float(line.intercept), float(line.intercept_stderr), min(intercepts), max(intercepts))
+    intercepts = np.polyfit(counts, distances.T, 1)[1]
+    (_, intercept), covariance = np.polyfit(counts, distances.mean(0), 1, cov=True)
+    if not np.ptp(distances.mean(0)):  # a line through equal values has no error
+        return Estimate(float(intercept))
+    return Estimate(float(intercept), float(covariance[1, 1] ** 0.5), float(intercepts.min()), float(intercepts.max()))
 
 
 def kernel_distance(fake: np.ndarray, real: np.ndarray) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from functools import cached_property
 from numbers import Integral
@@ -13,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
-from ablate.base.text import split_names
+from ablate.base.text import printable, split_names
 from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
@@ -23,17 +24,7 @@ from ablate.store.atomic_files import output_file
 from ablate.store.output import check_output
 
 DTYPES = {pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # as in tables
-SHOWN = (
-    "run_id",
-    "variant",
-    "preset",
-    "seed",
-    "status",
-    "fd",
-    "pd",
-    "psnr_db",
-    "wall_s",
-)  # what a notebook shows of runs
+SHOWN = ("run_id", "variant", "preset", "seed", "status", "fd", "pd", "psnr_db", "wall_s")  # of runs, in a notebook
 
 
 class Results:
@@ -216,13 +207,8 @@ class Results:
         try:
             return to_fragment(self.findings())
         except ResultsError as error:
-            shown = self.runs[[name for name in SHOWN if name in self.runs]]
-            return to_fragment(
-                None,
-                note=str(error),
-                rows=shown.astype(object).where(shown.notna(), "").to_numpy().tolist(),
-                heads=SHOWN,
-            )
+            shown = self.runs[[*SHOWN]].map(printable, na_action="ignore")
+            return f"<p>{html.escape(printable(error))}</p>{shown.to_html(index=False, na_rep='')}"
 
 
 def _settings(config: str) -> dict[str, object]:

@@ -102,7 +102,7 @@ def topped_up_error_by_p(random: np.random.Generator, law: str) -> bool:
     """The same for one sign-flip test of the most promising variant after each seed, without a correction."""
     d = differences(random, law, 12, 14)[0]
     best = int(np.argmax(np.abs(d[:5].mean(0)) / d[:5].std(0)))
-    return any(joint.adjusted_p(d[:n, best : best + 1])[0] <= paired.ALPHA for n in range(6, 13))
+    return any(joint.p_values(d[:n, best : best + 1])[1][0] <= paired.ALPHA for n in range(6, 13))
 
 
 def power(random: np.random.Generator, seeds: int, shift: float) -> tuple[bool, bool]:

@@ -259,8 +259,3 @@ def missing_note(network: str, why: str) -> str:
     from ablate.study.metric_names import headline_of
 
     return f"note: {headline_of(network)} and the other metrics of {network} are not measured: {why}"
-
-
-def tell_missing(network: str, why: str) -> None:
-    """Print a missing network's note to stderr."""
-    console.echo(missing_note(network, why), err=True)

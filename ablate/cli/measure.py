@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ablate.cli import console
-from ablate.cli.app import DeviceOption, OfflineOption, WeightsOption, app, tell_missing
+from ablate.cli.app import DeviceOption, OfflineOption, WeightsOption, app, missing_note
 
 
 @app.command()
@@ -110,7 +110,7 @@ def measure(
             console.note(f"{where}: {line}")
     if not asked:
         for network, why in metric_networks.missing.items():
-            tell_missing(network, why)
+            console.echo(missing_note(network, why), err=True)
     if as_json:
         console.echo_json(measure_tables.to_json(values))
         return

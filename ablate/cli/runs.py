@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -277,8 +278,7 @@ def replay(
     if as_json:
         console.echo_json(outcome.to_json())
     else:
-        from ablate.report.render.replay import lines, program_lines
+        from ablate.report.render.replay import lines
 
-        shown = lines(outcome) if isinstance(outcome, replays.Replay) else program_lines(outcome)
-        console.echo("\n".join(shown))
+        console.echo("\n".join(lines(asdict(outcome))))
     raise typer.Exit(0 if outcome.verdict == "bit_exact" else 1)

@@ -13,14 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from ablate.base.errors import VariantError
 from ablate.report.clean_rows import finite
 from ablate.report.findings import Curve, CurveKind, CurveLine, CurvePoint, Metric, Value, VariantRow
-from ablate.report.variant_rows import value_of
 from ablate.study.metric_names import FEATURES
 from ablate.study.overrides import parse_name, settings_text
 
@@ -119,7 +117,7 @@ def _curve(kind: CurveKind, metric: Metric, points: Points, against: str | None)
             continue
         theirs = {} if label == against else points.get(against or "", {})
         made = (
-            CurvePoint(x=x, value=_summary([*values.values()]), difference=_difference(values, theirs.get(x)))
+            CurvePoint(x=x, value=Value.over([*values.values()]), difference=_difference(values, theirs.get(x)))
             for x, values in sorted(by_x.items())
         )
         lines.append(CurveLine(label=label, points=tuple(made)))
@@ -136,12 +134,7 @@ def _curve(kind: CurveKind, metric: Metric, points: Points, against: str | None)
 
 def _difference(mine: Mapping[int, float], theirs: Mapping[int, float] | None) -> Value | None:
     both = sorted(mine.keys() & (theirs or {}).keys())
-    return _summary([mine[seed] - (theirs or {})[seed] for seed in both]) if both else None
-
-
-def _summary(values: Sequence[float]) -> Value:
-    n = len(values)
-    return value_of(float(np.mean(values)), float(np.std(values, ddof=1)) if n > 1 else 0.0, n)
+    return Value.over([mine[seed] - (theirs or {})[seed] for seed in both]) if both else None
 
 
 def _turns(curve: Curve) -> Iterator[str]:

@@ -21,9 +21,13 @@ planned (small decides), and e where it was grown (large decides); `adjusted` is
 from __future__ import annotations
 
 import json
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict
+
+from ablate.stats import paired
 
 VerdictWord = Literal["helps", "hurts", "same", "undecided"]
 ClaimWord = Literal["supported", "contradicted", "undecided"]
@@ -57,6 +61,11 @@ class Value(Record):
     low: float | None
     high: float | None
     n: int
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> Self:
+        """Return the mean of values (n,), one per seed, with its standard deviation and interval."""
+        return cls(**asdict(paired.summarise(values)))
 
 
 class Metric(Record):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +19,6 @@ from ablate.report.render.number_text import decimals_of, evidence, interval, me
 from ablate.report.render.run_images import folder_of, sample_file
 from ablate.report.render.text_table import TextTable, coloured, fits
 from ablate.report.selection import Choice, known_name
-from ablate.stats import paired
 from ablate.store import tables
 
 
@@ -236,7 +235,7 @@ class _Rendered:
             decimals = report_tables.difference_decimals(self.findings, c.metric)
             values = [(pair.a[c.metric], pair.b[c.metric]) for pair in self.report.pairs]
             both = [(x, y) for x, y in values if x is not None and y is not None]
-            means = (_mean_sd([pair[side] for pair in both], decimals) for side in range(2))
+            means = (mean_sd(Value.over([pair[side] for pair in both]), decimals, "±") for side in range(2))
             difference = (signed(c.mean, decimals), interval(c.low, c.high, decimals))
             tests = (
                 evidence(c.adjusted, self.findings.compared.design),
@@ -264,7 +263,3 @@ class _Rendered:
                 line.append(signed(difference, decimals[metric]))
             lines.append(tuple(line))
         return TextTable("", tuple(heads), tuple(lines), ())
-
-
-def _mean_sd(values: list[float], decimals: int) -> str:
-    return mean_sd(Value(**asdict(paired.summarise(values))), decimals, "±")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from ablate.base.text import printable
 from ablate.report.render.run_images import preview_files
+from ablate.store import tables
 from ablate.store.artifacts import working_folders
+from ablate.store.schema import SCHEMAS
 
 POLL_S = 2.0
 
@@ -31,12 +32,7 @@ def changes(folder: Path, *, sleep: Callable[[float], None] = time.sleep) -> Ite
 
 
 def _state(folder: Path) -> tuple[object, ...]:
-    state: list[object] = [in_progress(folder)]
-    for path in sorted(folder.glob("*.parquet")):
-        with suppress(OSError):  # being replaced: the next look sees the new file
-            stat = path.stat()
-            state.append((path.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
-    return tuple(state)
+    return in_progress(folder), *(tables.stamp(folder, table) for table in SCHEMAS)
 
 
 def in_progress(folder: Path) -> tuple[str, ...]:

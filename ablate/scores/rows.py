@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ablate.base.errors import ResultsError
 from ablate.scores.reading import Scores
 from ablate.store import tables
@@ -69,9 +67,9 @@ def import_scores(scores: Scores, folder: Path, *, force: bool = False) -> tuple
     """
     rows = to_rows(scores)
     old = {table: tables.read(folder, table) for table in ("runs", "metrics")}
-    known = {row["run_id"]: row for row in _records(old["runs"])}
+    known = {row["run_id"]: row for row in tables.to_records(old["runs"])}
     recorded: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in _records(old["metrics"]):
+    for row in tables.to_records(old["metrics"]):
         recorded.setdefault(row["run_id"], {})[row["metric"]] = row
     new: Rows = {"runs": [], "metrics": []}
     by_run: dict[str, dict[str, dict[str, Any]]] = {}
@@ -89,14 +87,6 @@ def import_scores(scores: Scores, folder: Path, *, force: bool = False) -> tuple
     if new["runs"]:
         tables.append(folder, new)
     return len(rows["runs"]), len(new["runs"])
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table with None for null."""
-    return [
-        {str(name): None if pd.isna(value) else value for name, value in row.items()}
-        for row in frame.astype(object).to_dict("records")
-    ]
 
 
 def _check_same(

@@ -22,8 +22,8 @@ RANDOM_PATTERNS = 2**14  # beyond that, from a fixed seed
 CHUNK_NUMBERS = 2**22  # numbers held at once
 
 
-def adjusted_p(differences: np.ndarray, one_sided: Sequence[bool] | None = None) -> np.ndarray:
-    """Return the p-value of each comparison, adjusted for the whole family.
+def p_values(differences: np.ndarray, one_sided: Sequence[bool] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the p-value of each comparison: of its own, and adjusted for the whole family.
 
     Args:
         differences: (n, m) float64, one row per seed and one column per comparison. NaN: this comparison lacks this
@@ -31,13 +31,8 @@ def adjusted_p(differences: np.ndarray, one_sided: Sequence[bool] | None = None)
         one_sided: (m,) columns for which only a mean *above* 0 is evidence (T without the absolute value); None: none.
 
     Returns:
-        (m,) in (0, 1]. With all seeds in a column its smallest possible p is 2^(1 - n), one-sided 2^(-n).
+        Two arrays (m,) in (0, 1]. With all seeds in a column its smallest possible p is 2^(1 - n), one-sided 2^(-n).
     """
-    return p_values(differences, one_sided)[1]
-
-
-def p_values(differences: np.ndarray, one_sided: Sequence[bool] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return each comparison's p-value (m,), of its own and adjusted for the family; arguments as `adjusted_p`."""
     d = np.asarray(differences, np.float64)
     upper = np.zeros(d.shape[1], bool) if one_sided is None else np.asarray(one_sided, bool)
     if d.size == 0:
@@ -72,7 +67,7 @@ def simultaneous_quantile(differences: np.ndarray, alpha: float) -> float:
     Coverage is simulated by `tests/simulate.py`.
 
     Args:
-        differences: (n, m) as in `adjusted_p`; columns with fewer than two seeds are ignored.
+        differences: (n, m) as in `p_values`; columns with fewer than two seeds are ignored.
         alpha: Share of studies in which any interval may miss.
 
     Returns:

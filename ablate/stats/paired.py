@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -124,14 +125,6 @@ def seeds_needed(pairs: Paired, critical: Callable[[int], float], least: int) ->
     if pairs.sd == 0:
         return least if pairs.mean else None
     effect = abs(pairs.mean) / pairs.sd
-
-    def found(n: int) -> bool:
-        return power(effect, n, critical(n)) >= POWER
-
-    if not found(MOST_SEEDS):
-        return None
-    low, high = least - 1, MOST_SEEDS  # low is too few, high enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if found(middle) else (middle, high)
-    return high
+    seeds = range(MOST_SEEDS + 1)
+    n = bisect.bisect_left(seeds, True, lo=least, key=lambda n: power(effect, n, critical(n)) >= POWER)
+    return n if n in seeds else None

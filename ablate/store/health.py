@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from ablate.base.errors import ResultsError
 from ablate.base.text import printable
@@ -26,9 +24,9 @@ from ablate.store.artifacts import (
 )
 from ablate.store.atomic_files import WORKING
 from ablate.store.schema import RUN_TABLES, SCHEMAS
+from ablate.store.weight_checks import weights_fault
 
 DIGESTS = {"model.safetensors": "weights_digest", "autoencoder.safetensors": "autoencoder_digest"}
-MAKE_AGAIN = "restore it from a copy, or make the run again: ablate run --force with its variant, seed and preset"
 CLEAR_ORPHANS = "ablate doctor --results FOLDER --clear orphans"
 NO_WEIGHTS = "weights are not kept in this folder: sample, bench and export need them"
 
@@ -128,17 +126,11 @@ def _weight_files(folder: Path, runs: pd.DataFrame) -> dict[Path, str]:
 
 def _weights_fault(path: Path, digest: str) -> Finding | None:
     """Return the fault of a weight file: missing, unreadable, or not the file of the run's row."""
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        if path.exists():  # safetensors raises the same error for a file without read permission
-            return Finding("missing", f"{path}: no permission to read it", "give yourself permission to read it")
-        return Finding("missing", f"{path}: missing", MAKE_AGAIN)
-    except (OSError, SafetensorError) as error:
-        return Finding("digest", f"{path}: damaged ({printable(error)})", MAKE_AGAIN)
-    if sha256(b"".join(tensors[key].tobytes() for key in sorted(tensors))).hexdigest() != digest:
-        return Finding("digest", f"{path}: not the weights of the run's row", MAKE_AGAIN)
-    return None
+    fault = weights_fault(path, digest)
+    if fault is None:
+        return None
+    what, fix = fault
+    return Finding("digest" if os.access(path, os.R_OK) else "missing", f"{path}: {what}", fix)
 
 
 def _orphan_rows(tables: dict[str, pd.DataFrame]) -> list[Finding]:

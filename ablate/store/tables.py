@@ -118,12 +118,7 @@ def remove(results: Path, run_ids: Collection[str], *, timeout: float = 60.0) ->
     """
     ids = pa.array(sorted(run_ids), pa.string())
     with lock(results, timeout):
-        content: dict[str, pa.Table] = {}
-        for table in schema.RUN_TABLES:
-            rows = load(results, table, encoded=True)
-            if pc.any(removed := pc.is_in(rows["run_id"], value_set=ids)).as_py():
-                content[table] = rows.filter(pc.invert(removed))
-        put(results, content)
+        _keep(results, lambda of_row: pc.invert(pc.is_in(of_row, value_set=ids)))
 
 
 def remove_orphans(results: Path, keep: Collection[str]) -> int:
@@ -138,14 +133,19 @@ def remove_orphans(results: Path, keep: Collection[str]) -> int:
     """
     with lock(results):
         ids = pa.array(sorted({*load(results, "runs")["run_id"].to_pylist(), *keep}), pa.string())
-        content, removed = {}, 0
-        for table in schema.RUN_TABLES:
-            rows = load(results, table, encoded=True)
-            known = pc.is_in(rows["run_id"], value_set=ids)
-            if not pc.all(known).as_py():
-                content[table] = rows.filter(known)
-                removed += len(rows) - len(content[table])
-        put(results, content)
+        return _keep(results, lambda of_row: pc.is_in(of_row, value_set=ids))
+
+
+def _keep(results: Path, is_kept: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> int:
+    """Remove the rows of runs that are not kept, and return how many. Hold the folder's lock."""
+    content, removed = {}, 0
+    for table in schema.RUN_TABLES:
+        rows = load(results, table, encoded=True)
+        kept = rows.filter(is_kept(rows["run_id"]))
+        if len(kept) < len(rows):
+            content[table] = kept
+            removed += len(rows) - len(kept)
+    put(results, content)
     return removed
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ablate.base.errors import ResultsError
-from ablate.base.text import printable
+from ablate.base.text import one_line
 
-RESTORE = "restore it from a copy, or make the run again with --force"
+MAKE_AGAIN = "restore it from a copy, or make the run again: ablate run --force with its variant, seed and preset"
 
 
-def check_weights(path: Path, expected: str | None, fix: str = RESTORE) -> None:
+def check_weights(path: Path, expected: str | None, fix: str = MAKE_AGAIN) -> None:
     """Refuse a safetensors file unless it holds the tensors that the run's row names.
 
     Args:
@@ -25,18 +25,26 @@ def check_weights(path: Path, expected: str | None, fix: str = RESTORE) -> None:
     Raises:
         ResultsError: The file is missing, damaged or another one, or the row has no digest.
     """
+    fault = weights_fault(path, expected, fix)
+    if fault is not None:
+        raise ResultsError(f"{path}: {'; '.join(fault)}")
+
+
+def weights_fault(path: Path, expected: str | None, fix: str = MAKE_AGAIN) -> tuple[str, str] | None:
+    """Return what is wrong with a file and how to fix it; None: nothing. Arguments as for `check_weights`."""
     try:
         found = _digest(path)
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         if path.exists():  # safetensors reports a file without read permission as missing
-            raise ResultsError(f"{path}: may not be read; give yourself the right to") from error
-        raise ResultsError(f"{path}: missing; {fix}") from error
+            return "no permission to read it", "give yourself permission to read it"
+        return "missing", fix
     except (OSError, SafetensorError, TypeError) as error:
-        raise ResultsError(f"{path}: damaged ({printable(' '.join(str(error).split()))}); {fix}") from error
+        return f"damaged ({one_line(error)})", fix
     if expected is None:
-        raise ResultsError(f"{path}: the run's row has no digest of it, so it may be any weights; {fix}")
+        return "the run's row has no digest of it, so it may be any weights", fix
     if found != expected:
-        raise ResultsError(f"{path}: not the weights that the run's row names (digest {expected[:12]}...); {fix}")
+        return f"not the weights that the run's row names (digest {expected[:12]}...)", fix
+    return None
 
 
 def _digest(path: Path) -> str:

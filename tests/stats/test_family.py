@@ -28,7 +28,7 @@ def test_clear_cases(judge: Judge) -> None:
 
 def test_without_margins_the_evidence_is_that_of_the_tests() -> None:
     d = np.random.default_rng(1).normal(0.7, 1, (8, 3))
-    assert [one.difference for one in family.planned(d, [None] * 3).evidence] == joint.adjusted_p(d).tolist()
+    assert [one.difference for one in family.planned(d, [None] * 3).evidence] == joint.p_values(d)[1].tolist()
     e = sequential.adjusted([sequential.e_values(d[:, j])[-1] for j in range(3)])
     assert [one.difference for one in family.grown(d, [None] * 3).evidence] == e.tolist()
 
@@ -53,9 +53,9 @@ def test_few_seeds_decide_nothing(judge: Judge) -> None:
 
 def test_one_sided_columns_count_one_side() -> None:
     up = np.random.default_rng(3).normal(5, 1, (7, 1))
-    assert joint.adjusted_p(up, [True])[0] == 2**-7
-    assert joint.adjusted_p(-up, [True])[0] == 1.0
-    assert joint.adjusted_p(up, [False])[0] == 2**-6
+    assert joint.p_values(up, [True])[1][0] == 2**-7
+    assert joint.p_values(-up, [True])[1][0] == 1.0
+    assert joint.p_values(up, [False])[1][0] == 2**-6
 
 
 @BOTH

@@ -45,7 +45,7 @@ def model(folder: Path) -> Path:
 FAULTS: list[tuple[str, Callable[[Path], object], str]] = [
     ("table", lambda f: (f / "curves.parquet").write_bytes(b"PAR1"), "curves.parquet: damaged"),
     ("missing", lambda f: model(f).unlink(), "model.safetensors: missing"),
-    ("digest", lambda f: save_file({"w": torch.zeros(6)}, model(f)), "not the weights of the run's row"),
+    ("digest", lambda f: save_file({"w": torch.zeros(6)}, model(f)), "not the weights that the run's row names"),
     ("digest", lambda f: model(f).write_bytes(b"\xff" * 40), "model.safetensors: damaged"),
     ("orphan", lambda f: tables.append(f, {"curves": [{"run_id": "z", "step": 1}]}), "curves.parquet: 1 rows of z"),
     ("orphan", lambda f: (f / "artifacts" / "c").mkdir(), "c: of a run that runs.parquet does not hold"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,6 @@ import jinja2
 import vl_convert
 
 from ablate import __version__
-from ablate.base.text import printable
 from ablate.report.findings import CLAIM_VERDICTS, VERDICTS, Findings
 from ablate.report.render import report_tables
 from ablate.report.render.page import contents
@@ -48,32 +46,19 @@ def to_html(findings: Findings, folder: Path) -> str:
     )
 
 
-def to_fragment(
-    findings: Findings | None, *, note: str = "", heads: Sequence[str] = (), rows: Sequence[Sequence[object]] = ()
-) -> str:
-    """Return what a notebook shows: the verdicts by the first metric, or rows with a note.
-
-    Args:
-        findings: The findings, or None to show rows.
-        note: Text above the rows.
-        heads: Heads of the columns of the rows.
-        rows: Rows to show if there are no findings.
-    """
-    context: dict[str, object] = {
-        "note": printable(note),
-        "heads": heads,
-        "rows": [list(map(printable, row)) for row in rows],
-    }
-    if findings is not None:
-        tables = report_tables.verdict_tables(findings)
-        context = {
-            "title": report_tables.title(findings),
-            "lead": report_tables.lead(findings),
-            "explanation": " ".join(report_tables.explanation(findings)) if findings.comparisons else "",
-            "heads": tables[0].heads if tables else (),
-            "rows": tables[0].lines if tables else (),
-        }
-    return _environment().get_template("fragment.html").render(findings=findings, **context)
+def to_fragment(findings: Findings) -> str:
+    """Return what a notebook shows: the verdicts by the first metric."""
+    tables = report_tables.verdict_tables(findings)
+    return (
+        _environment()
+        .get_template("fragment.html")
+        .render(
+            title=report_tables.title(findings),
+            lead=report_tables.lead(findings),
+            explanation=" ".join(report_tables.explanation(findings)) if findings.comparisons else "",
+            table=tables[0] if tables else None,
+        )
+    )
 
 
 @cache

@@ -53,16 +53,6 @@ class MainTable:
     legend: str
 
 
-@dataclass(frozen=True)
-class Reason:
-    """Why one verdict is what it is."""
-
-    label: str
-    metric: str
-    verdict: str
-    why: str
-
-
 def main_table(findings: Findings) -> MainTable | None:
     """Return means with intervals, differences with verdicts, seeds, time and size; None if there is no row."""
     if not findings.rows:
@@ -184,16 +174,19 @@ def names(labels: list[str]) -> str:
     return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
-def reasons(findings: Findings) -> list[Reason]:
-    """Return why each verdict is what it is, and how many seeds an undecided one needs, in the order of the table."""
+def reasons(findings: Findings) -> list[tuple[str, str, str, str]]:
+    """Return label, metric and verdict of each comparison, and its reason with the seeds that an undecided one needs.
+
+    They are in the order of the table.
+    """
     judged = {(one.label, one.metric): one for one in findings.comparisons}
     if not judged:
         return []
-    lines = []
+    lines: list[tuple[str, str, str, str]] = []
     for _, rows in _groups(findings, judged):
         for row in rows:
             mine = [judged[row.label, metric.name] for metric in findings.metrics if (row.label, metric.name) in judged]
-            lines += [Reason(row.label, one.metric, one.verdict, f"{one.why}{_needed(one)}") for one in mine]
+            lines += [(row.label, one.metric, one.verdict, f"{one.why}{_needed(one)}") for one in mine]
     return lines
 
 

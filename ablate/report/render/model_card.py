@@ -195,15 +195,7 @@ def _front_matter(row: Row, metrics: Iterable[CardMetric], licence: str | None) 
         **({"datasets": [data]} if _DATASET_ID.fullmatch(data) else {}),
         **({"model-index": [{"name": printable(row["run_id"]), "results": [index]}]} if results else {}),
     }
-    return "\n".join(["---", *_yaml(fields, ""), "---"])
-
-
-def _yaml(value: Any, indent: str) -> Iterable[str]:
-    """Yield the lines of a YAML block: keys are plain words, scalars are JSON."""
-    for key, inner in value.items() if isinstance(value, dict) else (("-", one) for one in value):
-        head = f"{indent}{key}" if key == "-" else f"{indent}{key}:"
-        if not isinstance(inner, dict | list):
-            yield f"{head} {json.dumps(inner, ensure_ascii=False)}"
-            continue
-        first, *rest = _yaml(inner, indent + "  ")
-        yield from (f"{head} {first.lstrip()}", *rest) if key == "-" else (head, first, *rest)
+    # JSON is YAML: keys are plain words, and no text of a table can be anything but a string.
+    return "\n".join(
+        ["---", *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()), "---"]
+    )

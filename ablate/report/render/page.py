@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from ablate.report.render.latex import to_latex
 from ablate.report.render.number_text import interval, signed
 from ablate.report.render.quality_table import quality_table
 from ablate.report.render.text_table import TextTable
-from ablate.report.render.vega import records
 from ablate.store import tables as results
 from ablate.store.schema import IMPORTED
 
@@ -52,15 +50,6 @@ PAIRS = (
     "Pairing",
     "Differences are compared seed by seed. What two runs of one seed share was up to the program that made them.",
 )
-
-
-@dataclass(frozen=True)
-class ClaimText:
-    """A claim in words, and its verdict."""
-
-    words: str
-    verdict: str
-    why: str
 
 
 def contents(findings: Findings, folder: Path) -> dict[str, Any]:
@@ -160,7 +149,8 @@ def _explanation(findings: Findings) -> str:
     return " ".join([*lines[:2], *lines[4:]]) if findings.comparisons else ""
 
 
-def _claim_text(claim: Claim, findings: Findings) -> ClaimText:
+def _claim_text(claim: Claim, findings: Findings) -> tuple[str, str, str]:
+    """Return a claim's verdict, the claim in words, and why the verdict is what it is."""
     against = findings.compared.against
     than = f"as good as {against}" if claim.expect == "same" else f"{claim.expect} than {against}"
     within = f" within {claim.margin}" if claim.margin else ""
@@ -170,7 +160,7 @@ def _claim_text(claim: Claim, findings: Findings) -> ClaimText:
         why += f" The difference is {signed(claim.mean, decimals)}"
         why += f" {interval(claim.low, claim.high, decimals)}." if claim.low is not None else "."
     words = f"{claim.label}: {than} in {claim.metric}{within}, because {claim.because.rstrip('.')}."
-    return ClaimText(printable(words), claim.verdict, why)
+    return claim.verdict, printable(words), why
 
 
 def _methods(findings: Findings, runs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -217,7 +207,7 @@ def _sizes(runs: pd.DataFrame) -> str:
 def _environment(runs: pd.DataFrame) -> TextTable:
     """Return what the runs were computed with; if there are several values, with their numbers of runs."""
     values: dict[str, Counter[str]] = {}
-    for row in records(runs.astype(object).where(runs.notna(), None)):
+    for row in results.to_records(runs):
         columns: Mapping[str, Any] = {name: row[name] for name in ("device", "precision", "threads", "git_commit")}
         for name, value in {**columns, **_parsed(row["environment"])}.items():
             if value not in (None, ""):

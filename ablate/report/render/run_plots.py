@@ -13,7 +13,8 @@ import pandas as pd
 from ablate.report import plot_data
 from ablate.report.render.number_text import change, number
 from ablate.report.render.text_table import TextTable
-from ablate.report.render.vega import ACCENT, FG, QUIET, ROW, WIDTH, Plot, below, finish, panel_width, panels, records
+from ablate.report.render.vega import ACCENT, FG, QUIET, ROW, WIDTH, Plot, below, finish, panel_width, panels
+from ablate.store.tables import to_records
 
 HEIGHT = 90  # pixels of a small panel
 
@@ -51,7 +52,7 @@ def denoising(frame: pd.DataFrame, runs: plot_data.Runs, against: str | None, *,
     heads = ("variant", "measure", "t", "value", *([minus] if minus else []))
     means = rows.groupby(["variant", "measure", "t"], sort=False)[["value", "difference"]].mean().reset_index()
     lines = []
-    for row in records(means):
+    for row in to_records(means):
         line = (row["variant"], row["measure"], f"{row['t']:.1f}", number(row["value"]), change(row["difference"]))
         lines.append(line[: len(heads)])
     return finish(
@@ -94,7 +95,7 @@ def curves(frame: pd.DataFrame, runs: plot_data.Runs, against: str | None) -> Pl
         tooltip=["line:N", "step:Q", alt.Tooltip("loss:Q", format=".3g")],
     )
     last = rows.groupby("variant", sort=False).tail(1)
-    lines = tuple((row["variant"], f"{row['step']:,.0f}", number(row["loss"])) for row in records(last))
+    lines = tuple((row["variant"], f"{row['step']:,.0f}", number(row["loss"])) for row in to_records(last))
     return finish(
         "curves",
         panels(line, plotted, height=HEIGHT),
@@ -131,7 +132,7 @@ def latency(frame: pd.DataFrame, runs: plot_data.Runs, comparable: Collection[st
     summary = rows.groupby(["name", "batch"], sort=False)["latency_ms"].agg(["min", "median", "max"]).reset_index()
     lines = tuple(
         (row["name"], str(row["batch"]), number(row["min"]), number(row["median"]), number(row["max"]))
-        for row in records(summary)
+        for row in to_records(summary)
     )
     return finish(
         "latency",

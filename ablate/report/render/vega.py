@@ -91,8 +91,3 @@ def panels(inner: Any, frame: pd.DataFrame, *, height: int) -> Any:
     inner = inner.properties(width=width - 20, height=height)
     inner.data = frame
     return inner.facet(facet=alt.Facet("variant:N", sort=order, title=None, header=head), columns=PANELS)
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as dictionaries by column."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]

@@ -119,11 +119,11 @@ def test_a_metric_that_decides_leads_though_it_is_not_the_first() -> None:
 
 def test_what_is_open_says_how_many_seeds_would_tell(tmp_path: Path) -> None:
     found = build(read(pages.make(tmp_path, seeds=range(4), images=False)))
-    why = {(one.label, one.metric): one.why for one in reasons(found)}
+    why = {(label, metric): text for label, metric, _, text in reasons(found)}
     needed = {one.label: one.seeds_needed for one in found.comparisons if one.metric == "fd"}
     assert why["no_drift", "fd"].endswith(f"; by the spread seen, that needs {needed['no_drift']} seeds")
     single = build(read(pages.make(tmp_path / "single", seeds=range(1), images=False)))  # shows no spread
-    whys = [one.why for one in reasons(single)]
+    whys = [text for *_, text in reasons(single)]
     assert len(whys) > 1
     assert all(re.search(r"; this many comparisons need at least \d+ seeds$", why) for why in whys)
 

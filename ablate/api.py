@@ -254,7 +254,7 @@ def run(
         seeds: A seed, several, or text such as `0-4`.
         until_decided: After these seeds go on seed by seed, each variant until it is decided.
         max_seeds: Seeds at most, with `until_decided`; None: 16.
-        preset: The preset: `smoke`, `quick`, `standard`, `paper`.
+        preset: The preset: `smoke`, `quick`, `standard`, `published`, `paper`.
         factors: Axes, as in `drift,prediction`: every combination of their variants.
         set: Settings for every variant chosen, as in `train.lr=3e-4`; `train.lr=1e-3,3e-4`: one
             variant per value.

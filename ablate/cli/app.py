@@ -120,7 +120,9 @@ ResultsOption = Annotated[Path, typer.Option("--results", help="The results fold
 PresetOption = Annotated[
     str,
     typer.Option(
-        "--preset", help="The preset: smoke, quick, standard, paper or your own.", autocompletion=preset_names
+        "--preset",
+        help="The preset: smoke, quick, standard, published, paper or your own.",
+        autocompletion=preset_names,
     ),
 ]
 

@@ -130,7 +130,7 @@ def presets() -> list[str]:
     if is_program():
         own = _own_names(own_folder() / "presets", PRESETS, "preset")
         return own if DEFAULT_PRESET in own else [DEFAULT_PRESET, *own]
-    rank = {name: at for at, name in enumerate(("smoke", "quick", "standard", "paper"))}
+    rank = {name: at for at, name in enumerate(("smoke", "quick", "standard", "published", "paper"))}
     packaged = sorted((path.stem for path in PRESETS.glob("*.toml")), key=lambda name: (rank.get(name, 9), name))
     return [*packaged, *_own_names(own_folder() / "presets", PRESETS, "preset")]
 

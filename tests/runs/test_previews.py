@@ -28,7 +28,7 @@ def test_moments_are_halves_and_few_where_they_would_cost_much() -> None:
     assert previews.preview_steps(1, train_macs=1, grid_macs=1) == []
 
 
-@pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
+@pytest.mark.parametrize("preset", ["quick", "standard", "published", "paper"])
 def test_grids_cost_at_most_one_and_a_half_percent_of_training(preset: str) -> None:
     config = variants.resolve(variants.load("baseline"), preset)
     spent = cost(config)

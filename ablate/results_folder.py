@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
-from ablate.base.text import printable, split_names
+from ablate.base.text import printable, read_json, split_names
 from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
@@ -213,15 +213,12 @@ class Results:
 
 def _settings(config: str) -> dict[str, object]:
     """Return the settings of a run by the names of their columns; none if its configuration cannot be read."""
-    try:
-        sections = json.loads(config)
-        return {
-            f"config.{section}.{name}": json.dumps(value) if isinstance(value, list | dict) else value
-            for section, settings in sections.items()
-            for name, value in settings.items()
-        }
-    except (ValueError, AttributeError, RecursionError):  # a table may come from elsewhere
-        return {}
+    return {
+        f"config.{section}.{name}": json.dumps(value) if isinstance(value, list | dict) else value
+        for section, settings in read_json(config, dict).items()
+        if isinstance(settings, dict)
+        for name, value in settings.items()
+    }
 
 
 def _column(values: list[object]) -> pa.Array:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablate.base.progress import Progress
+from ablate.base.text import plural
 from ablate.launch.here import code_of, data_of
 from ablate.launch.ray_cluster import kept_connection
 from ablate.launch.stale import stale_note, stale_runs
@@ -52,7 +53,7 @@ class Standing:
 
     def __str__(self) -> str:
         """Return the verdicts in one line."""
-        seeds = f"{self.seeds} seed{'' if self.seeds == 1 else 's'}"
+        seeds = plural(self.seeds, "seed")
         metrics = ", ".join(f"{metric} {verdict}" for metric, verdict in self.verdicts.items())
         return f"{self.variant}: {'decided' if self.decided else 'undecided'} with {seeds}: {metrics or 'no pair'}"
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 MESSAGE_LIMIT = 300  # characters of an error or a note, whatever it quotes
 _END = 120  # characters kept of the end of a long message: what to do about it
 _LONG_WORD = re.compile(r"\S{81,}")
 _KEPT = re.compile(r"[^\n\t]+")
+Json = TypeVar("Json", dict[str, Any], list[Any])
 
 
 def printable(text: object) -> str:
@@ -80,9 +83,25 @@ def some_of(names: Sequence[object], most: int = 3) -> str:
     return ", ".join(map(printable, names[:most])) + more
 
 
-def count_runs(n: int) -> str:
-    """Return a number of runs in words."""
-    return f"{n} run{'' if n == 1 else 's'}"
+def plural(n: int, word: str) -> str:
+    """Return a number of things: `1 run`, `2 runs`, `1,000 runs`."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def join_and(words: Sequence[str]) -> str:
+    """Return words as a list: `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def read_json(text: object, kind: type[Json]) -> Json:
+    """Return the object or list of a JSON text, as `kind` says; an empty one if it is none.
+
+    A table may come from elsewhere, so its cells may hold anything.
+    """
+    with suppress(ValueError, TypeError, RecursionError):
+        value = json.loads(str(text))
+        return value if isinstance(value, kind) else kind()
+    return kind()
 
 
 def duration(seconds: float | None) -> str:

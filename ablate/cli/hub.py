@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.base.text import count_runs, printable
+from ablate.base.text import plural, printable
 from ablate.cli import console
 from ablate.cli.app import ResultsOption, RunArgument, app
 
@@ -93,4 +93,4 @@ def pull(
 
     run_id, done = sharing.pull(repository, folder, offline=offline, force=force)
     how = "added" if done.added else "replaced" if done.replaced else "is there already"
-    console.echo(f"{printable(folder)}: {run_id} {how}; {count_runs(done.runs)}", err=True)
+    console.echo(f"{printable(folder)}: {run_id} {how}; {plural(done.runs, 'run')}", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ablate.base.errors import AblateError
-from ablate.base.text import printable, split_names
+from ablate.base.text import plural, printable, split_names
 from ablate.cli import console
 from ablate.cli.app import ResultsOption, WhereOption, app, run_ids
 
@@ -71,7 +71,7 @@ def remove(
     names = chosen["run_id"].tolist()
     Leases(folder).refuse_held(names)
     _show(chosen)
-    what = f"{len(names)} run{'s' * (len(names) > 1)}"
+    what = plural(len(names), "run")
     if not yes:
         try:
             yes = typer.confirm(f"Remove {what} from {printable(folder)}?", err=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablate.base.errors import ResultsError
-from ablate.base.text import some_of
+from ablate.base.text import plural, some_of
 from ablate.report.clean_rows import finite
 from ablate.report.curves import make_curves
 from ablate.report.design import StudyDesign, design_of
@@ -154,9 +154,8 @@ def _lost_rows(artifacts: pd.DataFrame | None) -> list[str]:
     if artifacts is None or not len(artifacts):
         return []
     names = artifacts["run_id"].tolist()
-    runs = "a run" if len(names) == 1 else f"{len(names)} runs"
     return [
-        f"not judged: artifacts/ holds {runs} without a row in runs.parquet: {some_of(names)} "
+        f"not judged: artifacts/ holds {plural(len(names), 'run')} without a row in runs.parquet: {some_of(names)} "
         "(ablate doctor --results says how to fix that)"
     ]
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ablate.base.text import one_line
+from ablate.base.text import one_line, read_json
 from ablate.report.judged_metrics import COSTS
 from ablate.store.code_versions import COLUMNS, versions_of
 from ablate.study.metric_names import METRICS
@@ -57,6 +55,11 @@ def tuples(frame: pd.DataFrame, columns: Sequence[str], missing: object = None) 
     return list(zip(*([missing if x is None or x is pd.NA or x != x else x for x in xs] for xs in values), strict=True))
 
 
+def objects(text: object) -> list[dict[str, Any]]:
+    """Return the objects of a JSON list; none of anything else."""
+    return [one for one in read_json(text, list) if isinstance(one, dict)]
+
+
 def _processors(runs: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return what each run was computed on.
 
@@ -66,12 +69,11 @@ def _processors(runs: pd.DataFrame) -> dict[str, np.ndarray]:
     environments = runs["environment"] if "environment" in runs else pd.Series(None, runs.index, dtype=object)
     columns: dict[str, dict[str, str | None]] = {"processor": {}, "vector_units": {}, "libraries": {}}
     for text in environments.dropna().unique():
-        with suppress(ValueError, AttributeError, TypeError):  # a table may come from elsewhere
-            parts = json.loads(text)
-            read = (parts.get(key) for key in ("gpu", "cpu", "cpu_features"))
-            gpu, cpu, units = (value if value and isinstance(value, str) else None for value in read)
-            columns["processor"][text], columns["vector_units"][text] = gpu or cpu, None if gpu else units
-            columns["libraries"][text] = ", ".join(f"{name} {parts[name]}" for name in LIBRARIES if parts.get(name))
+        parts = read_json(text, dict)
+        read = (parts.get(key) for key in ("gpu", "cpu", "cpu_features"))
+        gpu, cpu, units = (value if value and isinstance(value, str) else None for value in read)
+        columns["processor"][text], columns["vector_units"][text] = gpu or cpu, None if gpu else units
+        columns["libraries"][text] = ", ".join(f"{name} {parts[name]}" for name in LIBRARIES if parts.get(name)) or None
     texts = environments.tolist()
     return {name: np.array([values.get(text) for text in texts], object) for name, values in columns.items()}
 

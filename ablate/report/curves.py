@@ -17,6 +17,7 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from ablate.base.errors import VariantError
+from ablate.base.text import read_json
 from ablate.report.clean_rows import finite
 from ablate.report.findings import Curve, CurveKind, CurveLine, CurvePoint, Metric, Value, VariantRow
 from ablate.study.metric_names import FEATURES
@@ -168,15 +169,15 @@ def _base(name: str) -> str | None:
 
 def _steps(text: object) -> int:
     """Return the number of training steps of a configuration; 0 of a damaged one."""
-    with suppress(ValueError, TypeError, KeyError, RecursionError):
-        return int(json.loads(str(text))["train"]["steps"])
+    with suppress(ValueError, TypeError, KeyError):
+        return int(read_json(text, dict)["train"]["steps"])
     return 0
 
 
 def _without_steps(text: object) -> str:
     """Return a configuration without its number of training steps; a damaged one is empty."""
-    with suppress(ValueError, TypeError, KeyError, RecursionError):
-        config = json.loads(str(text))
+    with suppress(TypeError, KeyError):
+        config = read_json(text, dict)
         del config["train"]["steps"]
         return json.dumps(config, sort_keys=True)
     return ""

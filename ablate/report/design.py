@@ -7,14 +7,14 @@ seeds may have been added or left out, or a study stopped, because of what was s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from ablate.base.text import plural, read_json
+from ablate.report.clean_rows import objects
 from ablate.report.findings import Design
 from ablate.stats import family
 from ablate.store.schema import IMPORTED
@@ -59,7 +59,7 @@ def planned_metrics(runs: pd.DataFrame, plans: pd.DataFrame | None) -> list[str]
     if plans is None or not len(runs) or runs["plan_id"].isna().any():
         return []
     mine = plans[plans["plan_id"].isin(runs["plan_id"])]
-    lists = [_list(text) for text in mine["metrics"]]
+    lists = [read_json(text, list) for text in mine["metrics"]]
     named = [name for name in lists[0] if all(name in other for other in lists)] if lists else []
     return [name for name in named if isinstance(name, str)]
 
@@ -87,27 +87,15 @@ def design_of(runs: pd.DataFrame, plans: pd.DataFrame | None) -> StudyDesign:
         return StudyDesign("grown", "its seeds were added until decided, as planned")
     if (runs["started_at"].notna() & (runs["started_at"] < row["created_at"])).any():
         return StudyDesign("grown", "runs are older than their plan")
-    seeds = [seed for seed in _list(row["seeds"]) if isinstance(seed, int)]
-    variants = [(one.get("name"), one.get("config_hash")) for one in _list(row["variants"]) if isinstance(one, dict)]
+    seeds = [seed for seed in read_json(row["seeds"], list) if isinstance(seed, int)]
+    variants = [(one.get("name"), one.get("config_hash")) for one in objects(row["variants"])]
     of_plan = {(name, config, seed) for name, config in variants for seed in seeds}
     ended = runs[runs["status"].isin(ENDED)]
     missing = of_plan - set(zip(ended["variant"], ended["config_hash"], ended["seed"], strict=True))
     if missing:
         return StudyDesign("grown", f"its plan is not finished: {_of(len(missing), len(of_plan))} are missing")
-    return StudyDesign("planned", f"its {total:,} runs belong to one plan of {_seeds(len(seeds))}")
+    return StudyDesign("planned", f"its {total:,} runs belong to one plan of {plural(len(seeds), 'seed')}")
 
 
 def _of(n: int, total: int) -> str:
     return f"{n:,} of {total:,} runs"
-
-
-def _seeds(n: int) -> str:
-    return f"{n} seed{'' if n == 1 else 's'}"
-
-
-def _list(text: object) -> list[object]:
-    """Read a JSON list; a foreign or damaged value is empty."""
-    with suppress(ValueError, TypeError, RecursionError):
-        value = json.loads(str(text))
-        return value if isinstance(value, list) else []
-    return []

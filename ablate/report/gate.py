@@ -25,6 +25,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from ablate.base.errors import ResultsError
+from ablate.base.text import plural
 from ablate.report.differences import unjudged
 from ablate.report.findings import Record
 from ablate.report.judged_metrics import COSTS
@@ -121,7 +122,7 @@ def judge(
         return GateResult(label=label, n=n, regression=regression, low=low, high=high, verdict=verdict, why=why)
 
     if n < 2:
-        what = f"{n or 'no'} seed{'s' if n != 1 else ''}"
+        what = plural(n, "seed") if n else "no seeds"
         return result("undecided", f"{what} finished by both: an interval needs two")
     worse = sign * (mine - theirs)
     their_mean = float(theirs.mean())
@@ -222,7 +223,7 @@ def gate(
             none = dict.fromkeys(("regression", "low", "high"))
             one = one.model_copy(update={**none, "verdict": "undecided", "why": refused[row.label]})
         elif lost and one.verdict == "passed":
-            why = f"{one.why} where it finished, but {lost} seed{'' if lost == 1 else 's'} diverged or failed"
+            why = f"{one.why} where it finished, but {plural(lost, 'seed')} diverged or failed"
             one = one.model_copy(update={"verdict": "undecided", "why": why})
         results.append(one)
     first = selected.done.iloc[-1]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ablate.base.errors import ResultsError
-from ablate.base.text import count_runs
+from ablate.base.text import plural
 from ablate.report.selection import Choice
 from ablate.store.row_filter import rows_where
 
@@ -34,6 +34,6 @@ def without_left_out(frames: Mapping[str, pd.DataFrame], choice: Choice) -> dict
         kept &= fits | (~other & pairs.isin(pairs[fits & other]))
     if judged.any() and not (judged & kept).any():
         raise ResultsError(
-            f"{choice.filters}: this leaves out all {count_runs(int(judged.sum()))}; ablate ls shows them"
+            f"{choice.filters}: this leaves out all {plural(int(judged.sum()), 'run')}; ablate ls shows them"
         )
     return {**frames, "runs": runs[kept]}

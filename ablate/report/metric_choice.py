@@ -12,7 +12,7 @@ from shlex import quote
 import pandas as pd
 
 from ablate.base.errors import ResultsError
-from ablate.base.text import count_runs
+from ablate.base.text import plural
 from ablate.report.judged_metrics import COSTS, HEADLINES
 from ablate.report.recorded_metrics import RecordedMetrics
 from ablate.study.metric_names import METRICS
@@ -70,7 +70,7 @@ def _headlines(done: pd.DataFrame, *, keep_unmeasured: bool) -> tuple[list[str],
             lacking = int(done[best].isna().sum())
             names.append(best if len(done) and not lacking else embedded)
             if lacking:
-                why.append(f"{embedded} instead of {best}, which {lacking} of {count_runs(len(done))} lack")
+                why.append(f"{embedded} instead of {best}, which {lacking} of {plural(len(done), 'run')} lack")
     return names, why
 
 
@@ -93,7 +93,8 @@ def _recorded(
         notes.append(f"judged by the metrics asked for: these runs recorded {len(judged)}, and no plan names any")
         return chosen, []
     if whole and rest:
-        lacking = ", ".join(f"{name} ({len(done) - counts[name]} of {count_runs(len(done))} lack it)" for name in rest)
+        total = plural(len(done), "run")
+        lacking = ", ".join(f"{name} ({len(done) - counts[name]} of {total} lack it)" for name in rest)
         notes.append(f"not judged: {lacking}; --metric shows it")
     return judged, ["recorded by every run" if whole else "recorded by some of the runs"]
 

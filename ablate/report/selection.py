@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.base.errors import ResultsError, did_you_mean
-from ablate.base.text import count_runs, printable
+from ablate.base.text import plural, printable
 from ablate.report.clean_rows import clean_runs, finite, tuples
 from ablate.report.design import planned_metrics
 from ablate.report.metric_choice import choose_metrics, in_fidelity, measured_names
@@ -249,7 +249,7 @@ def _counts(runs: pd.DataFrame, *columns: str) -> list[tuple[tuple[Any, ...], in
 def _one_preset(runs: pd.DataFrame) -> pd.DataFrame:
     counts = _counts(_finished_if_any(runs), "preset")
     if len(counts) > 1:
-        listed = ", ".join(f"{name} ({count_runs(n)})" for (name,), n in counts)
+        listed = ", ".join(f"{name} ({plural(n, 'run')})" for (name,), n in counts)
         choose = f"choose one, as in --preset {quote(str(counts[0][0][0]))}"
         raise ResultsError(f"presets that do not compare: {listed}; {choose}")
     return runs[runs["preset"] == counts[0][0][0]] if counts else runs
@@ -260,7 +260,7 @@ def _one_data(runs: pd.DataFrame) -> pd.DataFrame:
     if len(sets) > 1:
         names = [str(data) for (data, _), _ in sets]
         listed = ", ".join(
-            f"{data}{'' if pd.isna(digest) else f' {digest[:8]}'} ({count_runs(n)})" for (data, digest), n in sets
+            f"{data}{'' if pd.isna(digest) else f' {digest[:8]}'} ({plural(n, 'run')})" for (data, digest), n in sets
         )
         # Two data sets may have one name: then the digest chooses.
         first = names[0] if names.count(names[0]) == 1 else str(sets[0][0][1])[:8]
@@ -285,7 +285,7 @@ def _of_budget(runs: pd.DataFrame, every: pd.DataFrame, budget: str, notes: list
     if budget == "steps":
         if asked.any():
             notes.append(
-                f"left out: {count_runs(int(asked.sum()))} with the baseline's training MACs (see --budget macs)"
+                f"left out: {plural(int(asked.sum()), 'run')} with the baseline's training MACs (see --budget macs)"
             )
         return runs[~asked]
     spent = runs["train_macs"].astype("Float64").fillna(0).astype("float64")
@@ -340,7 +340,7 @@ def _one_extractor(done: pd.DataFrame, fidelity: pd.DataFrame, metrics: Sequence
     digests: dict[str, str] = {}
     for (network, digest), _ in counts:
         if network in digests:
-            listed = ", ".join(f"{d[:12]} ({count_runs(n)})" for (net, d), n in counts if net == network)
+            listed = ", ".join(f"{d[:12]} ({plural(n, 'run')})" for (net, d), n in counts if net == network)
             raise ResultsError(
                 f"runs measured with different weights of {network} do not compare: {listed}; "
                 f"choose one, as in --extractor {digest[:12]}, or run the others again"
@@ -367,7 +367,7 @@ def _one_size(runs: pd.DataFrame, asked: str | None) -> tuple[pd.DataFrame, list
     measured = runs.loc[_measured(runs), ["fd_n", "fd_ref_n"]]
     counts = _counts(measured, "fd_n", "fd_ref_n")
     sizes = {f"{n}/{ref_n}": (n, ref_n) for (n, ref_n), _ in counts}
-    listed = ", ".join(f"{size} ({count_runs(n)})" for size, (_, n) in zip(sizes, counts, strict=True))
+    listed = ", ".join(f"{size} ({plural(n, 'run')})" for size, (_, n) in zip(sizes, counts, strict=True))
     if asked is not None:
         chosen = {size: pair for size, pair in sizes.items() if asked in (size, size.split("/")[0])}
         if len(measured) and not chosen:

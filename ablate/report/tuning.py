@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from ablate.base.text import printable
+from ablate.report.clean_rows import objects
 from ablate.report.findings import TunedVariant, Tuning, VariantRow
 from ablate.study.metric_names import higher_is_better
 
@@ -51,8 +51,8 @@ def _chosen(plans: pd.DataFrame) -> dict[Pair, tuple[TunedVariant, tuple[str, tu
     """Return the newest choice for each configuration of a variant."""
     found = {}
     for plan in plans.sort_values("created_at", kind="stable").to_dict("records") if len(plans) else ():
-        pairs = {str(one.get("name")): str(one.get("config_hash")) for one in _dicts(plan["variants"])}
-        for entry in _dicts(plan.get("tuning")):
+        pairs = {str(one.get("name")): str(one.get("config_hash")) for one in objects(plan["variants"])}
+        for entry in objects(plan.get("tuning")):
             with suppress(KeyError, TypeError, ValueError):  # a table may come from elsewhere
                 found[entry["variant"], pairs[entry["variant"]]] = _read(entry)
     return found
@@ -73,9 +73,3 @@ def _read(entry: dict[str, Any]) -> tuple[TunedVariant, tuple[str, tuple[int, ..
     metric, better = printable(entry["metric"]), entry.get("better")  # of a program's metric
     higher = better == "higher" if better else higher_is_better(metric)
     return variant, (metric, tuple(map(int, entry["seeds"])), higher)
-
-
-def _dicts(text: object) -> Iterator[dict[str, Any]]:
-    with suppress(ValueError, TypeError, RecursionError):
-        value = json.loads(str(text))
-        yield from (one for one in value if isinstance(one, dict))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablate.base.text import plural
 from ablate.report.design import StudyDesign
 from ablate.report.differences import Differences, StudyDifferences, claims_of
 from ablate.report.findings import Claim, ClaimWord, Comparison, VerdictWord
@@ -159,7 +160,7 @@ def _verdict(pair: Differences, evidence: Evidence | None, tests: Family) -> tup
     )
     row = pair.row
     lost = [f"{row.unfinished[status]} {status}" for status in ("diverged", "failed") if row.unfinished[status]]
-    listed = f"of {_seeds(row.runs)} {' and '.join(lost)}"
+    listed = f"of {plural(row.runs, 'seed')} {' and '.join(lost)}"
     if row.unfinished["diverged"] and word in ("helps", "same"):
         return "undecided", f"{why}, but {listed}"
     return word, f"{why}; {listed}" if lost else why
@@ -194,28 +195,28 @@ def verdict_of(
     high = np.inf if summary.high is None else summary.high
     if evidence.is_same and margin is not None and -margin < low and high < margin:
         same = _one(evidence.same, evidence.by_e)
-        return "same", f"any difference is smaller than {margin:.3g}, {same} over {_seeds(n)}"
+        return "same", f"any difference is smaller than {margin:.3g}, {same} over {plural(n, 'seed')}"
     clear = low > 0 or high < 0
     if evidence.differs and (clear or n > summary.n):
         better = (column.sum() > 0) == higher_is_better
         return ("helps", f"better, {tested}") if better else ("hurts", f"worse, {tested}")
     if n < tests.least_seeds:
-        return "undecided", f"{_seeds(n)}: at least {tests.least_seeds} are needed to decide anything"
+        return "undecided", f"{plural(n, 'seed')}: at least {tests.least_seeds} are needed to decide anything"
     if evidence.differs:
         return "undecided", f"{tested}, but the interval includes 0: one seed is far from the others"
     if evidence.differs_alone and clear:
         found = f"differs by {summary.mean or 0.0:+.3g} [{low:+.3g}, {high:+.3g}]"
-        one = f"{_one(evidence.alone, evidence.by_e)} over {_seeds(n)}"
+        one = f"{_one(evidence.alone, evidence.by_e)} over {plural(n, 'seed')}"
         corrected = f"corrected {_number(evidence.difference, evidence.by_e)}"
         return "undecided", f"{found}, but not after correction for {tests.tests} tests ({one}, {corrected})"
-    return "undecided", f"no difference seen: {_one(evidence.alone, evidence.by_e)} over {_seeds(n)}"
+    return "undecided", f"no difference seen: {_one(evidence.alone, evidence.by_e)} over {plural(n, 'seed')}"
 
 
 def _tested(evidence: Evidence, n: int, tests: Family) -> str:
     more = ""
     if tests.tests > 1:
         more = f", {_number(evidence.difference, evidence.by_e)} after correction for {tests.tests} tests"
-    return f"{_one(evidence.alone, evidence.by_e)} over {_seeds(n)}{more}"
+    return f"{_one(evidence.alone, evidence.by_e)} over {plural(n, 'seed')}{more}"
 
 
 def _one(value: float | None, by_e: bool) -> str:
@@ -224,10 +225,6 @@ def _one(value: float | None, by_e: bool) -> str:
 
 def _number(value: float, by_e: bool) -> str:
     return f"{value:,.0f}" if by_e and 100 <= value < 1e6 else f"{value:.2g}"
-
-
-def _seeds(n: int) -> str:
-    return f"{n} seed{'' if n == 1 else 's'}"
 
 
 def _needed(pair: Differences, verdict: str, tests: Family, *, same: bool = False) -> int | None:
@@ -277,5 +274,5 @@ def _claim_verdict(
         return "contradicted", f"{why}; the interval that holds for all tests lies outside the margin of {margin:.3g}"
     if pair.summary.n < tests.least_seeds:
         return "undecided", why
-    seeds = _seeds(pair.summary.n)
+    seeds = plural(pair.summary.n, "seed")
     return "undecided", f"{seeds} place the difference neither within the margin of {margin:.3g} nor outside it"

@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ablate.base.errors import ResultsError
-from ablate.base.text import some_of
+from ablate.base.text import plural, some_of
 from ablate.store import schema, tables
 from ablate.store.artifacts import all_folders, run_folder
 from ablate.store.atomic_files import is_temporary, output_file
@@ -180,7 +180,7 @@ class _Union:
             holders = np.flatnonzero(self._holds[sorted(differing)].any(axis=0))
             where = ", ".join(str(folders[int(place)]) for place in holders)
             raise UnequalRowsError(
-                f"merge: {len(differing)} run{'s' * (len(differing) > 1)} with unequal rows in {where}: "
+                f"merge: {plural(len(differing), 'run')} with unequal rows in {where}: "
                 f"{some_of(names)}; "
                 f"{self._digests(differing)}choose whose are taken with --prefer FOLDER, or remove the others with "
                 "ablate rm"

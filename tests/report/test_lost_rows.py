@@ -29,7 +29,7 @@ def test_a_folder_without_a_row_is_a_note_in_every_form(folder: Path) -> None:
     (folder / "artifacts" / "v_pred-quick-cats-s0-00000000").mkdir()
     (note,) = notes(folder)
     assert note == (
-        "not judged: artifacts/ holds a run without a row in runs.parquet: v_pred-quick-cats-s0-00000000 "
+        "not judged: artifacts/ holds 1 run without a row in runs.parquet: v_pred-quick-cats-s0-00000000 "
         "(ablate doctor --results says how to fix that)"
     )
     for form in ("rich", "markdown"):

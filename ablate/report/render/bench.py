@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ablate.base.text import plural
 from ablate.report.render.number_text import number, rounded
 from ablate.report.render.text_table import TextTable, to_rich
 
@@ -29,7 +30,7 @@ def render(document: Mapping[str, Any]) -> RenderableType:
         document: The result of `ablate.runs.side_by_side.bench`.
     """
     labels = _labels(document["runs"])
-    threads = f"{document['threads']} thread{'' if document['threads'] == 1 else 's'}"
+    threads = plural(document["threads"], "thread")
     parts: list[RenderableType] = [
         Text(f"{SCOPES[document['scope']]}, {document['rounds']} rounds, session {document['session']}"),
         Text(

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.base.errors import install
+from ablate.base.text import plural
 
 BYTES_PER_MB, BYTES_PER_GB = 10**6, 10**9
 EXAMPLES = 3  # of findings of one kind
@@ -62,7 +63,7 @@ def _table(title: str, *columns: str) -> Table:
 def _results(results: dict[str, Any], full: bool) -> list[str]:
     """Return the health of a results folder: runs being made, notes, then faults by kind."""
     findings = results["findings"]
-    lines = [f"results: {results['folder']}: {len(findings) or 'no'} fault{'s' * (len(findings) != 1)}"]
+    lines = [f"results: {results['folder']}: {plural(len(findings), 'fault') if findings else 'no faults'}"]
     for run in results["running"]:
         idle = "" if run["idle_s"] is None else f"; its working folder last changed {run['idle_s']:,.0f} s ago"
         lines.append(f"- being made now: {run['run_id']}: {run['owner']}{idle}")

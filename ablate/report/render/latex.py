@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ablate.base.text import one_line
+from ablate.base.text import one_line, plural
 from ablate.report.findings import Comparison, Findings, Metric, VerdictWord
 from ablate.report.render.number_text import decimals_of, rounded, signed
 from ablate.report.render.report_tables import EMPTY, difference_decimals, equal_budget, heading, seeds
@@ -150,7 +150,7 @@ def _tests(findings: Findings) -> Sequence[str]:
     verdicts = {one.verdict for one in findings.comparisons}
     marks = [rf"\textsuperscript{{{mark}}}\,{word}" for verdict, (mark, word) in MARKS.items() if verdict in verdicts]
     marks += ["no mark: undecided"] if "undecided" in verdicts else []
-    tests = f"{compared.tests} test{'' if compared.tests == 1 else 's'}"
+    tests = plural(compared.tests, "test")
     if compared.design == "planned":
         how = f"Joint sign-flip test of a planned study, step-down max-T over {tests}"
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ablate.base.text import join_and
 from ablate.report.findings import Comparison, Findings, Metric, Value, VariantRow
 from ablate.report.render import report_tables
 from ablate.report.render.number_text import decimals_of, interval, quantity, rounded, signed
@@ -171,7 +172,7 @@ def headlines(findings: Findings) -> list[str]:
 def names(labels: list[str]) -> str:
     """Return labels as a list in words: at most `MOST_NAMES` of them."""
     shown = labels if len(labels) <= MOST_NAMES else [*labels[: MOST_NAMES - 1], f"{len(labels) - MOST_NAMES + 1} more"]
-    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
+    return join_and(shown)
 
 
 def reasons(findings: Findings) -> list[tuple[str, str, str, str]]:

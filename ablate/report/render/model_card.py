@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.base.text import printable
+from ablate.base.text import printable, read_json
 from ablate.data import cats
 from ablate.data.datasets import is_embedded
 from ablate.report.judged_metrics import describe
@@ -164,11 +164,7 @@ def _caveats(row: Row, stated: Stated, licence: str | None) -> list[str]:
 
 def _plugins(row: Row) -> list[str]:
     """Return the plug-ins that sampling needs, as in `model unet`; none if the cell cannot be read."""
-    try:
-        names = [printable(name) for name in json.loads(row["plugins"] or "{}")]
-        return [name for name in names if not name.startswith("metric ")]
-    except (ValueError, TypeError, RecursionError):
-        return []
+    return [printable(name) for name in read_json(row["plugins"], dict) if not name.startswith("metric ")]
 
 
 def _front_matter(row: Row, metrics: Iterable[CardMetric], licence: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.base.text import printable
+from ablate.base.text import plural, printable, read_json
 from ablate.data import cats
 from ablate.report import plot_data
 from ablate.report.findings import Claim, Findings
@@ -91,7 +90,7 @@ def contents(findings: Findings, folder: Path) -> dict[str, Any]:
     shown = {name: [plot for plot in some if plot is not None] for name, some in plots.items()}
     page = {
         "findings": findings,
-        "title": f"Ablation study of {_plural(compared.variants, 'variant')}",
+        "title": f"Ablation study of {plural(compared.variants, 'variant')}",
         "subtitle": _subtitle(findings, mine),
         "headlines": main_table.headlines(findings),
         "main": main_table.main_table(findings),
@@ -127,10 +126,6 @@ def _clean(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**{str(name): frame[name].map(printable, na_action="ignore") for name in texts})
 
 
-def _plural(n: int, word: str) -> str:
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
-
-
 def _subtitle(findings: Findings, runs: pd.DataFrame) -> str:
     compared, seeds = findings.compared, {seed for row in findings.rows for seed in row.seeds}
     moments = runs["finished_at"].dropna()
@@ -140,7 +135,7 @@ def _subtitle(findings: Findings, runs: pd.DataFrame) -> str:
     equal = f", equal {budget}" if budget else ""
     where = f"Preset {compared.preset}{f' on {compared.data}' if compared.data else ''}"
     where = report_tables.where(findings) if compared.preset in (IMPORTED, None) else where
-    return f"{where}: {_plural(compared.runs, 'run')} under {_plural(len(seeds), 'seed')}{equal}{when}."
+    return f"{where}: {plural(compared.runs, 'run')} under {plural(len(seeds), 'seed')}{equal}{when}."
 
 
 def _explanation(findings: Findings) -> str:
@@ -187,7 +182,7 @@ def _trained_here(runs: pd.DataFrame) -> bool:
 
 def _models(runs: pd.DataFrame) -> list[Mapping[str, Any]]:
     """Return the settings of the models of the runs."""
-    settings = [_parsed(text).get("model") for text in dict.fromkeys(runs["config"].dropna())]
+    settings = [read_json(text, dict).get("model") for text in dict.fromkeys(runs["config"].dropna())]
     return [model for model in settings if isinstance(model, dict)]
 
 
@@ -209,22 +204,14 @@ def _environment(runs: pd.DataFrame) -> TextTable:
     values: dict[str, Counter[str]] = {}
     for row in results.to_records(runs):
         columns: Mapping[str, Any] = {name: row[name] for name in ("device", "precision", "threads", "git_commit")}
-        for name, value in {**columns, **_parsed(row["environment"])}.items():
+        for name, value in {**columns, **read_json(row["environment"], dict)}.items():
             if value not in (None, ""):
                 values.setdefault(printable(name), Counter())[printable(value)] += 1
     lines = []
     for name, counts in values.items():
-        several = [f"{value} ({_plural(n, 'run')})" for value, n in counts.most_common()]
+        several = [f"{value} ({plural(n, 'run')})" for value, n in counts.most_common()]
         lines.append((name, ", ".join(counts if len(counts) == 1 else several)))
     return TextTable("Environment", ("what", "value"), tuple(lines), (0, 1))
-
-
-def _parsed(text: str | None) -> Mapping[str, Any]:
-    try:
-        environment = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return environment if isinstance(environment, dict) else {}
 
 
 def _credits(findings: Findings, runs: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ablate.base.text import duration, printable
+from ablate.base.text import duration, plural, printable
 from ablate.report.plan_preview import MetricPower, PlanPreview
 from ablate.report.render.number_text import number
 from ablate.report.render.text_table import TextTable, to_rich
@@ -30,14 +30,14 @@ def _head(plan: PlanPreview) -> list[str]:
     known = [run.wall_s for run in to_run if run.wall_s is not None]
     time = duration(sum(known) if len(known) == len(to_run) else None)
     more = plan.tests - others * len(plan.metrics)
-    claims = f", {more} claim{'s' * (more != 1)} on others" if more else ""
+    claims = f", {plural(more, 'claim')} on others" if more else ""
     lines = [
         f"plan {plan.plan_id}: {recorded}",
         f"preset {plan.preset}, data {printable(plan.data)} ({plan.data_digest[:8]}), equal {budget}",
         f"variants: {', '.join(plan.variants)}",
         f"seeds: {ranges(plan.seeds)}",
         f"judged by: {', '.join(plan.metrics)}",
-        f"tests: {plan.tests} ({others} variant{'s' * (others != 1)} x {len(plan.metrics)} metrics{claims}); at most "
+        f"tests: {plan.tests} ({plural(others, 'variant')} x {len(plan.metrics)} metrics{claims}); at most "
         f"{100 * plan.level:g} % of studies make a false claim",
         f"runs: {len(plan.runs)}, {len(plan.runs) - len(to_run)} finished, {len(to_run)} to run"
         + (f": {time}" if to_run else ""),
@@ -50,7 +50,7 @@ def _head(plan: PlanPreview) -> list[str]:
     if finished:
         lines.append(f"finished: {'; '.join(finished)}")
     if plan.of_other_plans:
-        runs = "1 finished run is" if plan.of_other_plans == 1 else f"{plan.of_other_plans} finished runs are"
+        runs = f"{plural(plan.of_other_plans, 'finished run')} {'is' if plan.of_other_plans == 1 else 'are'}"
         lines.append(f"note: {runs} of another plan or none, so a report judges this study as grown")
     return lines
 

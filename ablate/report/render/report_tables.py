@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ablate.base.text import join_and, plural
 from ablate.report.findings import (
     VERDICTS,
     Claim,
@@ -16,6 +17,7 @@ from ablate.report.findings import (
     Metric,
     Point,
     VariantRow,
+    VerdictWord,
 )
 from ablate.report.judged_metrics import COSTS
 from ablate.report.machines import UNEQUAL_MACHINES
@@ -93,40 +95,25 @@ def lead(findings: Findings) -> str:
     judged = [one for one in findings.comparisons if one.metric == metric]
     of_images = metric not in COSTS and not findings.metrics[0].recorded
     counts, what = Counter(one.verdict for one in judged), "the images" if of_images else metric
-    parts = [
-        f"{counts['hurts']} {_make(counts['hurts'])} {what} worse" if counts["hurts"] else "",
-        f"{counts['helps']} {_make(counts['helps'])} {what} better" if counts["helps"] else "",
-        f"{counts['same']} {_is(counts['same'])} the same within the margin" if counts["same"] else "",
-        f"{counts['undecided']} {_is(counts['undecided'])} undecided" if counts["undecided"] else "",
-    ]
-    said = [part for part in parts if part]
-    listed = f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else said[0]
+    words: dict[VerdictWord, tuple[str, str]] = {  # of one variant, of several
+        "hurts": (f"makes {what} worse", f"make {what} worse"),
+        "helps": (f"makes {what} better", f"make {what} better"),
+        "same": ("is the same within the margin", "are the same within the margin"),
+        "undecided": ("is undecided", "are undecided"),
+    }
+    said = [f"{n} {one if n == 1 else several}" for verdict, (one, several) in words.items() if (n := counts[verdict])]
     seeds = sorted({one.n for one in judged})
-    many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    many = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     how = "joint sign-flip tests of a planned study" if compared.design == "planned" else "e-values of a grown study"
-    changes = f"Of {len(judged):,} change{'' if len(judged) == 1 else 's'} to {compared.against}"
-    judged_by = f"judged by {metric} over {many} seed{'' if seeds == [1] else 's'}, with {how}"
-    return f"{changes}, {listed}: {judged_by}.{_each_at_its_best(findings)}"
-
-
-def _each_at_its_best(findings: Findings) -> str:
-    if findings.tuning is None:
-        return ""
-    return f" Each is at its own best {' and '.join(findings.tuning.keys)}."
-
-
-def _make(n: int) -> str:
-    return "makes" if n == 1 else "make"
-
-
-def _is(n: int) -> str:
-    return "is" if n == 1 else "are"
+    changes = f"Of {plural(len(judged), 'change')} to {compared.against}"
+    tuned = f" Each is at its own best {' and '.join(findings.tuning.keys)}." if findings.tuning else ""
+    return f"{changes}, {join_and(said)}: judged by {metric} over {many}, with {how}.{tuned}"
 
 
 def explanation(findings: Findings, *, all_intervals: bool = True) -> list[str]:
     """Return the meaning of the verdicts and of the columns of the verdict tables, a line each."""
     compared = findings.compared
-    tests = f"{compared.tests} test{'' if compared.tests == 1 else 's'}"
+    tests = plural(compared.tests, "test")
     if compared.design == "planned":
         how = f"Joint sign-flip test, corrected for {tests} (step-down max-T). Decided where p is at most"
         how = f"Planned: {compared.why_design}. {how} {compared.alpha:g}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablate.base.text import duration, printable, split_names
+from ablate.base.text import duration, plural, printable, split_names
 from ablate.report.render.text_table import TextTable
 from ablate.store.code_versions import Version, versions_of
 from ablate.store.tables import to_records
@@ -46,7 +46,7 @@ def summary(runs: pd.DataFrame) -> str:
     """Return how many runs there are, by status."""
     counts = Counter(runs["status"])
     listed = ", ".join(f"{n:,} {status}" for status, n in counts.most_common())
-    return f"{len(runs):,} run{'' if len(runs) == 1 else 's'}" + (f": {listed}" if listed else "")
+    return plural(len(runs), "run") + (f": {listed}" if listed else "")
 
 
 def _documents(runs: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from ablate.base.text import plural
 from ablate.report.findings import Findings
 from ablate.report.render.quality_table import quality_table
 from ablate.report.render.report_tables import (
@@ -65,7 +66,7 @@ class _Report:
             return
         notes = [Text(f"! {note}") for note in verdict_notes(findings)]
         optional: dict[str, list[RenderableType]] = {
-            f"{len(notes)} note{'' if len(notes) == 1 else 's'}": [*notes, Text("")] if notes else [],
+            plural(len(notes), "note"): [*notes, Text("")] if notes else [],
             "claims": []
             if claims is None
             else [Text(claims.title, style="bold"), to_rich(claims, CLAIM_COLUMNS), Text("")],

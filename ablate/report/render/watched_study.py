@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from ablate.base.text import duration, printable
+from ablate.base.text import duration, plural, printable
 from ablate.report.findings import Findings
 from ablate.report.render.number_text import evidence, interval, number, signed
 from ablate.report.render.report_tables import difference_decimals, needs
@@ -86,7 +86,6 @@ def undecided_table(findings: Findings, study: WatchedStudy) -> TextTable:
     """Return the undecided comparisons, as a table."""
     design, alpha = findings.compared.design, findings.compared.alpha
     bound = f"p of at most {alpha:g}" if design == "planned" else f"e of at least {1 / alpha:g}"
-    tests = f"{findings.compared.tests} test{'s' * (findings.compared.tests != 1)}"
     decimals = {name: difference_decimals(findings, name) for name in {one.metric for one in study.undecided}}
     lines = [
         (
@@ -101,7 +100,9 @@ def undecided_table(findings: Findings, study: WatchedStudy) -> TextTable:
         for one in study.undecided
     ]
     heads = ("variant", "metric", "seeds", "difference", "95 %", "p" if design == "planned" else "e", "needs")
-    title = f"{len(lines)} of {len(study.judged)} undecided; {bound} decides ({tests})"
+    title = (
+        f"{len(lines)} of {len(study.judged)} undecided; {bound} decides ({plural(findings.compared.tests, 'test')})"
+    )
     return TextTable(title, heads, tuple(lines), (0, 1), drop=(6, 2, 3))
 
 

@@ -13,10 +13,8 @@ import pandas as pd
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
 from ablate.base.source_code import code_version
-from ablate.launch.here import data_of, environment_of, forecast, is_program
-from ablate.launch.plans import named_metrics
-from ablate.launch.plans import planned as plan_of
 from ablate.launch.study import study_specs
+from ablate.launch.study_runs import is_program, named_metrics, study_runs
 from ablate.report.findings import Findings
 from ablate.report.judged_metrics import HEADLINES
 from ablate.report.plan_preview import MetricPower, PlannedRun, PlanPreview
@@ -50,21 +48,21 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
             one of `sds` that is no number above 0 or of a metric that is not judged.
     """
     specs, _ = study_specs(request)
-    data, past = data_of(request, specs), tables.read(request.results, "runs")
+    study, past = study_runs(request, specs), tables.read(request.results, "runs")
     names = [spec.variant for spec in specs if spec.variant != BASELINE]
     variants = list(dict.fromkeys(names))
     if not variants or len(names) == len(specs):
         missing = "no variant to compare with the baseline" if not variants else "no baseline to compare with"
         raise AblateError(f"ablate plan: {missing}; name a variant, and leave the baseline in")
-    plan, _ = plan_of(specs, request, data)
+    plan, _ = study.plan()
     assert plan is not None  # none of these runs tunes
     # Times of other machines do not count.
-    here = past["environment"] == environment_of(request, specs)
-    runs = forecast(request, specs, past.assign(wall_s=past["wall_s"].where(here)))
+    here = past["environment"] == study.environment
+    runs = study.forecast(past.assign(wall_s=past["wall_s"].where(here)))
     finished = past[past["run_id"].isin([run.run_id for run in runs]) & (past["status"] == "done")]
     found: Findings | None = None
     with suppress(ResultsError):  # runs that do not compare tell no spread
-        found = findings_of(request, runs, data.digest)
+        found = findings_of(request, runs, study.data.digest)
     metrics = judged_metrics(request, specs, found)
     if not metrics:
         raise AblateError("ablate plan: judged by what? Name metrics below [program.metrics], or with --metric")

@@ -15,10 +15,10 @@ import pandas as pd
 
 from ablate.base.progress import Progress
 from ablate.base.text import plural
-from ablate.launch.here import code_of, data_of
 from ablate.launch.ray_cluster import kept_connection
 from ablate.launch.stale import stale_note, stale_runs
 from ablate.launch.study import chosen_settings, forecast_study, run_study
+from ablate.launch.study_runs import study_runs
 from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
@@ -211,7 +211,7 @@ def _next_runs(request: StudyRequest, to_make: Collection[Run], undecided: Itera
 def _tell_stale(request: StudyRequest, planned: Sequence[Planned], progress: Progress) -> None:
     """Say that finished runs of the study, which are not made again, were computed by other code."""
     specs = [run.spec for run in planned]
-    stale = stale_runs(tables.read(request.results, "runs"), code_of(specs, data_of(request, specs)))
+    stale = stale_runs(tables.read(request.results, "runs"), study_runs(request, specs).code(specs))
     skipped = [stale[run.run_id] for run in planned if run.run_id in stale]
     if skipped:
         progress.say(stale_note(skipped))

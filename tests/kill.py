@@ -381,7 +381,7 @@ class Attack:
 
 def program_kind(folder: Path) -> Kind:
     """Return studies of a program: three runs, each resumable."""
-    import ablate.launch.programs
+    import ablate.launch.program_runs
     import ablate.studies  # noqa: F401 (once, before the forks)
 
     (folder / "variants").mkdir(parents=True)
@@ -400,7 +400,7 @@ def model_kind(folder: Path) -> Kind:
     # What every process needs is loaded once, before the forks; but no kernel may run: its threads do not survive a fork.
     import torch
 
-    import ablate.launch.local  # noqa: F401
+    import ablate.launch.model_runs  # noqa: F401
     from ablate.metrics.extractors import load_extractor
     from ablate.study.metric_names import EMBEDDED
 

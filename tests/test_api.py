@@ -137,11 +137,11 @@ def fake_launch(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     launched: list[Any] = []
 
-    def launch(request: Any, specs: Any, *, on_row: Any, on_missing: Any, **_: Any) -> None:
-        launched.append((request, specs))
-        for spec in specs:
+    def launch(runs: Any, *, on_row: Any, on_missing: Any, **_: Any) -> None:
+        launched.append((runs.request, runs.specs))
+        for spec in runs.specs:
             on_row({"run_id": spec.variant, "status": "failed", "error": "full"}, "made")
-        if request.metrics:
+        if runs.request.metrics:
             with pytest.warns(UserWarning, match="no fid: no weights"):
                 on_missing("inception-v3-compat", "no weights")
 

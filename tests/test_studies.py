@@ -17,7 +17,7 @@ import pytest
 from command import ablate, add_tiny_preset
 
 import ablate as package
-from ablate.launch import local
+from ablate.launch import model_runs
 from ablate.launch.time_left import StudyClock
 from ablate.store import tables
 from ablate.study.plan import RunSpec
@@ -40,12 +40,10 @@ class Fake:
         self.made: list[tuple[str, int]] = []
         self.ends: dict[tuple[str, int], Any] = {}
         self.before: Callable[[str, int], None] = lambda variant, seed: None
-        monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
-        monkeypatch.setattr("ablate.study.images.study_images", lambda source, specs: DATA)
-        monkeypatch.setattr(
-            local, "load_networks", lambda *_, **__: SimpleNamespace(missing={"inception-v3-compat": "none"})
-        )
-        monkeypatch.setattr(local, "execute_run", self)
+        monkeypatch.setattr(model_runs, "study_images", lambda source, specs: DATA)
+        networks = SimpleNamespace(missing={"inception-v3-compat": "none"})
+        monkeypatch.setattr("ablate.metrics.networks.load_networks", lambda *_, **__: networks)
+        monkeypatch.setattr(model_runs, "execute_run", self)
 
     def __call__(self, spec: RunSpec, data: Any, folder: Path, **_: object) -> dict[str, Any]:
         run = (spec.variant, spec.seed)
@@ -192,7 +190,6 @@ def test_a_baseline_is_made_at_seeds_that_a_variant_alone_has(tmp_path: Path, mo
 @pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Fake(monkeypatch)
-    monkeypatch.setattr(local, "POLL_S", 0.05)
     options: dict[str, Any] = {"preset": "smoke", "until_decided": True, "max_seeds": 5, "device": "cpu"}
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(package.run, ["v_pred", "direct"], results=tmp_path, **options) for _ in range(2)]

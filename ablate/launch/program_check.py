@@ -16,7 +16,7 @@ from typing import Any
 from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
 from ablate.base.text import one_line, some_of
-from ablate.launch.programs import program_data
+from ablate.launch.program_runs import program_data
 from ablate.runs.checked import Checked
 from ablate.runs.program import config_of, execute_program
 from ablate.store import tables
@@ -92,7 +92,7 @@ def _run(folder: Path, spec: RunSpec, progress: Progress) -> _Run:
         return load_networks([], None, pick_device("auto"), offline=True)
 
     start = time.monotonic()
-    row = execute_program(spec, program_data([spec]), folder, networks=networks, progress=progress)
+    row = execute_program(spec, program_data(spec), folder, networks=networks, progress=progress)
     if row["status"] != "done":
         raise AblateError(f"{row['status']}: {row['error']}")
     rows = tables.to_records(tables.read(folder, "metrics"))

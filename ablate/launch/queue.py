@@ -28,7 +28,7 @@ from ablate.store.artifacts import working_folders
 from ablate.store.owners import Owner
 from ablate.store.run_progress import RunProgress
 from ablate.study.plan import RunSpec
-from ablate.study.request import Rerun
+from ablate.study.request import Rerun, StudyRequest
 
 POLL_S = 2.0  # between two attempts to lease runs that other processes make
 REPORT_EVERY_S = 2.0  # how far a run is, beside its lease
@@ -106,12 +106,10 @@ class WorkQueue:
         self,
         specs: Sequence[RunSpec],
         data: Data,
-        folder: Path,
+        request: StudyRequest,
         *,
-        rerun: Rerun,
         quantize_finished: bool,
         lacking: Collection[str] = (),
-        steal: bool = False,
         at_start: Mapping[str, tuple[str, Any]] | None = None,
         code: Mapping[str, str] | None = None,
         on_row: Callable[[Row, str], None],
@@ -122,27 +120,27 @@ class WorkQueue:
         Args:
             specs: The study.
             data: What it is compared on.
-            folder: The results folder.
-            rerun: Which runs are made.
+            request: Names the results folder, which runs are made, and whether runs that other
+                processes are making now are taken, after all other runs.
             quantize_finished: Measure finished runs in the number formats they lack.
             lacking: Finished runs that lack other metrics, to be measured too.
-            steal: Take the runs that other processes are making now, after all other runs.
             at_start: How the runs ended when the study started, as `statuses` returns it; None: it
                 starts now.
             code: Name of a run -> the code that would run it now; None: ablate's own.
             on_row: Called for each skipped run with its name and seed, and the reason.
             say: Called with a line for the user.
         """
-        self._folder, self._rerun = folder, rerun
+        self._folder, self._rerun = request.results, request.rerun
         self._quantize_finished, self._lacking = quantize_finished, frozenset(lacking)
         self._on_row, self._say = on_row, say
-        self._leases, self._at_start = Leases(folder), statuses(folder) if at_start is None else at_start
+        self._leases = Leases(self._folder)
+        self._at_start = statuses(self._folder) if at_start is None else at_start
         # Two thieves that start together must not steal from each other: only these owners count.
-        self._steal_from = self._leases.held() if steal else {}
+        self._steal_from = self._leases.held() if request.steal else {}
         self._waiting = {spec.run_id(data.name, data.digest): spec for spec in specs}
-        stale = stale_runs(tables.read(folder, "runs"), code)
+        stale = stale_runs(tables.read(self._folder, "runs"), code)
         self._stale = {run_id: stale[run_id] for run_id in self._waiting if run_id in stale}
-        if rerun is not Rerun.failed:
+        if self._rerun is not Rerun.failed:
             skipped = [versions for run_id, versions in self._stale.items() if self._is_kept(run_id)]
             if skipped:
                 say(stale_note(skipped))

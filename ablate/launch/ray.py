@@ -11,23 +11,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any, cast
-
-import torch
 
 from ablate.base.errors import AblateError, LeaseLostError, failed_runs, require
 from ablate.base.host import THREAD_VARIABLES
 from ablate.base.progress import Phase, Progress, Study, Task, at_most_every
 from ablate.base.source_code import code_version
-from ablate.base.text import one_line, printable
-from ablate.launch.here import code_of, data_of, is_program, study_clock
-from ablate.launch.plans import planned
+from ablate.base.text import printable
 from ablate.launch.queue import POLL_S, REPORT_EVERY_S, QueuedRun, WorkQueue, sigterm_as_interrupt
 from ablate.launch.ray_cluster import (
     check_alive,
@@ -38,14 +33,12 @@ from ablate.launch.ray_cluster import (
 )
 from ablate.launch.ray_messages import ProgressActor, Updates
 from ablate.launch.ray_worker import Networks, Payload, RunResult, RunTask, earlier_work, run_task
-from ablate.metrics.networks import MetricNetworks, load_networks, networks_of, weight_paths
-from ablate.runs.program import config_of
-from ablate.runs.rows import Data, Row, columns_of
+from ablate.launch.study_runs import StudyRuns
+from ablate.metrics.networks import weight_paths
+from ablate.runs.rows import Row, columns_of
 from ablate.runs.run_files import record_remote_run
 from ablate.store import tables
 from ablate.store.plans import record
-from ablate.study.plan import RunSpec
-from ablate.study.request import StudyRequest
 
 RETRIES = 5  # of a run whose machine was lost
 WAIT_S = 0.3  # for a task to end, before updates are shown
@@ -85,8 +78,7 @@ class _Running:
 
 
 def launch(
-    request: StudyRequest,
-    specs: Sequence[RunSpec],
+    runs: StudyRuns,
     *,
     part: Collection[tuple[str, int]] | None = None,
     later: Collection[tuple[str, int]] = (),
@@ -112,79 +104,49 @@ def launch(
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM, after the unfinished runs have saved.
     """
     require("--launcher ray", "ray")
-    folder, device, address, weights = request.results, request.device, request.cluster, request.weights
+    request = runs.request
     resources = Resources(request.threads or 1, request.gpus, request.jobs)
-    if device not in ("auto", "cpu", "cuda"):
+    if request.device not in ("auto", "cpu", "cuda"):
         raise AblateError(
-            f"--device {device}: with --launcher ray the cluster chooses the GPU. Allowed: auto, cpu, cuda"
+            f"--device {request.device}: with --launcher ray the cluster chooses the GPU. Allowed: auto, cpu, cuda"
         )
-    start = time.monotonic()
-    data = data_of(request, specs)
-    load_wall_s = time.monotonic() - start
+    data = runs.data
     with ExitStack() as stack:
         # ray.init installs its own handler for SIGTERM: hence the second one below.
         stack.enter_context(sigterm_as_interrupt())
-        clock = study_clock(request, specs, data, part, later)
-        plan, specs = planned(specs, request, data, part)
-        code = code_of(specs, data)
+        clock = runs.clock(part, later)
+        plan, specs = runs.plan(part)
+        code = runs.code(specs)
         queue = WorkQueue(
-            specs,
-            data,
-            folder,
-            rerun=request.rerun,
-            quantize_finished=quantize_finished,
-            steal=request.steal,
-            code=code,
-            on_row=on_row,
-            say=progress.say,
+            specs, data, request, quantize_finished=quantize_finished, code=code, on_row=on_row, say=progress.say
         )
-        runs = queue.runs()
-        first = next(runs, runs)
-        if first is runs:  # nothing to do: start no cluster
+        queued = queue.runs()
+        first = next(queued, queued)
+        if first is queued:  # nothing to do: start no cluster
             return
         if isinstance(first, QueuedRun):
             stack.callback(first.lease.give_back)
-        cpu = torch.device("cpu")
-        measures = not is_program(specs) or config_of(specs[0]).program.images is not None
-        metric_networks = MetricNetworks(cpu, {}, {}, {})
-        if measures:
-            side = None if is_program(specs) else specs[0].config.data.size
-            metric_networks = load_networks(
-                networks_of(request.asked_metrics),
-                weights,
-                cpu,
-                offline=request.offline,
-                smallest_side=side,
-                progress=progress,
-            )
-        for network, reason in metric_networks.missing.items():
-            on_missing(network, reason)
-        for note in data.notes:
-            progress.say(f"note: {one_line(request.data)}: {note}", once=True)
+        networks = runs.load_networks("cpu", progress, on_missing)
         if plan is not None:
-            record(folder, plan, next(iter(code.values())) if code else code_version())
-        contents = {path.name: path.read_bytes() for path in weight_paths(metric_networks, weights)}
+            record(request.results, plan, next(iter(code.values())) if code else code_version())
+        contents = {path.name: path.read_bytes() for path in weight_paths(networks, request.weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        stack.enter_context(connected(address, resources.local_cpus))
+        stack.enter_context(connected(request.cluster, resources.local_cpus))
         stack.enter_context(sigterm_as_interrupt())
         stack.enter_context(ray_output_redirected(progress))
-        marker = stack.enter_context(folder_marker(folder, isolated))
+        marker = stack.enter_context(folder_marker(request.results, isolated))
         study = stack.enter_context(progress.study(clock.state))
-        launcher = _Launcher(folder, data, contents, resources, device, bool(address), on_row, progress, study)
+        launcher = _Launcher(runs, contents, resources, on_row, progress, study)
+        of_task = {"results": request.results.resolve(), "device": launcher.device, "threads": resources.threads}
         task = partial(
             RunTask,
-            folder=folder.resolve(),
+            request=request.model_copy(update=of_task),
             marker=marker,
             session=queue.session,
-            device=launcher.device,
-            threads=resources.threads,
-            networks=Networks(metric_networks.loaded, digests),
-            load_wall_s=load_wall_s,
-            save_every_s=request.save_every_s,
-            compile=request.compile,
-            timeout_s=request.timeout,
+            networks=Networks(networks.loaded, digests),
+            load_wall_s=runs.load_wall_s,
         )
-        launcher.make_all(queue, chain(cast("list[QueuedRun | None]", [first]), runs), task, poll_s)
+        launcher.make_all(queue, chain(cast("list[QueuedRun | None]", [first]), queued), task, poll_s)
 
 
 class _Launcher:
@@ -192,12 +154,9 @@ class _Launcher:
 
     def __init__(
         self,
-        folder: Path,
-        data: Data,
+        runs: StudyRuns,
         weights: dict[str, bytes],
         resources: Resources,
-        device: str,
-        may_grow: bool,
         on_row: Callable[[Row, str], None],
         progress: Progress,
         study: Study,
@@ -205,10 +164,10 @@ class _Launcher:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self._ray, self._folder, self._data = ray, folder, data
-        self._resources, self._may_grow = resources, may_grow
+        self._ray, self._folder, self._data = ray, runs.request.results, runs.data
+        self._resources, self._may_grow = resources, bool(runs.request.cluster)
         self._on_row, self._progress, self._study = on_row, progress, study
-        gpus = resources.gpus
+        device, gpus = runs.request.device, resources.gpus
         if gpus is None:
             gpus = 1.0 if device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0.0
         if device == "cuda" and not gpus:
@@ -226,7 +185,7 @@ class _Launcher:
             "max_retries": 0,
             "runtime_env": {"env_vars": threads},
         }
-        self._images, self._weights = ray.put(data), [ray.put(weights)] if weights else []
+        self._images, self._weights = ray.put(runs.data), [ray.put(weights)] if weights else []
         self._running: dict[Any, _Running] = {}
         self._failures: list[tuple[str, str]] = []
 

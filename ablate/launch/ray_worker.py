@@ -27,15 +27,12 @@ from ablate.base.errors import AblateError, lease_lost
 from ablate.base.machine import device_bytes, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet, fingerprint
-from ablate.inference import number_formats
 from ablate.launch.queue import QueuedRun
 from ablate.launch.ray_messages import RemoteProgress
+from ablate.launch.study_runs import StudyRuns, is_program, study_runs
 from ablate.metrics.networks import MetricNetworks, load_networks
 from ablate.models import memory
-from ablate.runs import loading
-from ablate.runs.pipeline import execute_run
-from ablate.runs.program import execute_program
-from ablate.runs.rows import Row
+from ablate.runs.rows import Data, Row
 from ablate.runs.run_files import open_working_folder
 from ablate.store import tables
 from ablate.store.artifacts import run_folder, working_folders
@@ -43,7 +40,7 @@ from ablate.store.atomic_files import is_temporary, replacing
 from ablate.store.cache import cache_folder
 from ablate.store.schema import RUN_TABLES
 from ablate.study.plan import RunSpec
-from ablate.study.program import ProgramData
+from ablate.study.request import StudyRequest
 
 SEND_EVERY_S = 0.5  # between two looks for a new checkpoint
 MODELS = ("model.safetensors", "autoencoder.safetensors")
@@ -83,17 +80,12 @@ class RunTask:
         quantise: True: the run has finished; measure the number formats it lacks. False: make it.
         finished_before: The run has a finished row. An interruption leaves it in place.
         still_ours: Returns False once the launcher has lost the run's lease. Reads the folder.
-        folder: The launcher's results folder.
+        request: The study's, with the launcher's results folder, `cpu` or `cuda`, and the threads.
         marker: A file in the folder, by which a machine knows that it sees the same folder; None:
             work in a folder of its own in any case.
         session: The name under which the latencies of finished runs are recorded.
-        device: `cpu` or `cuda`.
-        threads: Threads of torch.
         networks: The networks to measure with.
         load_wall_s: The time that loading the data took the launcher, in seconds.
-        save_every_s: Seconds between checkpoints.
-        compile: As in `machine.pick_compile`.
-        timeout_s: Seconds that a program may take; None: as its settings say.
         version: The launcher's version of ablate.
     """
 
@@ -102,16 +94,11 @@ class RunTask:
     quantise: bool
     finished_before: bool
     still_ours: Callable[[], bool]
-    folder: Path
+    request: StudyRequest
     marker: str | None
     session: str
-    device: str
-    threads: int
     networks: Networks
     load_wall_s: float
-    save_every_s: float
-    compile: str
-    timeout_s: float | None = None
     version: str = __version__
 
     def check_lease(self) -> None:
@@ -134,9 +121,7 @@ class RunResult:
     payload: Payload | None = None
 
 
-def run_task(
-    task: RunTask, data: ImageSet | ProgramData, weights: Sequence[Any], earlier: Sequence[Any], actor: Any
-) -> RunResult:
+def run_task(task: RunTask, data: Data, weights: Sequence[Any], earlier: Sequence[Any], actor: Any) -> RunResult:
     """Make a run. Errors are returned, not raised.
 
     Args:
@@ -155,19 +140,22 @@ def run_task(
     try:
         if task.version != __version__:
             raise AblateError(f"{host} has ablate {__version__}, the launcher {task.version}; install the same on both")
-        target = pick_device(task.device)
+        runs = study_runs(task.request, [task.spec])
+        runs.data, runs.load_wall_s = data, task.load_wall_s
+        target = pick_device(task.request.device)
         if isinstance(data, ImageSet):
             memory.check(task.spec.variant, task.spec.config, device_bytes(target))
             _check(data)
         metric_networks = _suite(task.networks, weights, target)
-        with use_threads(task.threads):
-            if task.marker is not None and (task.folder / task.marker).is_file():
+        with use_threads(task.request.threads):
+            if task.marker is not None and (task.request.results / task.marker).is_file():
                 with tables.append_only_if(task.check_lease):
-                    return _run_in(task.folder, task, data, metric_networks, progress)
+                    return _run_in(runs, task, metric_networks, progress)
             with tempfile.TemporaryDirectory(prefix="ablate-node-") as scratch:
                 # Only the launcher sees the lease here. It asks before it records the run.
                 alone = replace(task, still_ours=lambda: True)
-                return _run_isolated(alone, data, Path(scratch), metric_networks, progress, earlier, actor)
+                runs.request = task.request.model_copy(update={"results": Path(scratch)})
+                return _run_isolated(runs, alone, metric_networks, progress, earlier, actor)
     except AblateError as error:
         return RunResult("failed", error=str(error))
 
@@ -201,43 +189,18 @@ def _store_weights(files: Mapping[str, str], weights: Sequence[Any]) -> Path:
     return folder
 
 
-def _run_in(
-    folder: Path, task: RunTask, data: ImageSet | ProgramData, metric_networks: MetricNetworks, progress: Progress
-) -> RunResult:
-    """Make the run in a results folder."""
+def _run_in(runs: StudyRuns, task: RunTask, metric_networks: MetricNetworks, progress: Progress) -> RunResult:
+    """Make the run in the results folder of `runs`."""
+
+    def networks() -> MetricNetworks:
+        return metric_networks
+
     try:
-        if isinstance(data, ProgramData):
-            row = execute_program(
-                task.spec,
-                data,
-                folder,
-                networks=lambda: metric_networks,
-                progress=progress,
-                timeout_s=task.timeout_s,
-                finished_before=task.finished_before,
-                still_ours=task.still_ours,
-            )
-            return RunResult("made", row)
         if task.quantise:
-            run = loading.load_run(folder, task.run_id, metric_networks.device)
-            formats = task.spec.config.quantize
-            added = number_formats.add_missing_formats(
-                folder, run, data, metric_networks, formats, session=task.session, progress=progress
-            )
+            added = runs.measure_more(task.spec, task.run_id, networks, progress, lacking=False, session=task.session)
             return RunResult("quantised", {"rows": added})
-        row = execute_run(
-            task.spec,
-            data,
-            folder,
-            networks=metric_networks,
-            progress=progress,
-            load_wall_s=task.load_wall_s,
-            save_every_s=task.save_every_s,
-            finished_before=task.finished_before,
-            compile=task.compile,
-            still_ours=task.still_ours,
-        )
-        return RunResult("made", row)
+        of_run = {"finished_before": task.finished_before, "still_ours": task.still_ours}
+        return RunResult("made", runs.make(task.spec, networks, progress, **of_run))
     except KeyboardInterrupt:
         return RunResult("interrupted")
     except AblateError as error:
@@ -248,9 +211,8 @@ def _run_in(
 
 
 def _run_isolated(
+    runs: StudyRuns,
     task: RunTask,
-    data: ImageSet | ProgramData,
-    scratch: Path,
     metric_networks: MetricNetworks,
     progress: Progress,
     earlier: Sequence[Any],
@@ -260,6 +222,7 @@ def _run_isolated(
     import ray
 
     before: Payload = ray.get(earlier[0]) if earlier else Payload()
+    scratch = runs.request.results
     working = open_working_folder(scratch, task.run_id)
     artifacts = scratch / "artifacts" / task.run_id
     start = artifacts if task.quantise else working
@@ -270,9 +233,8 @@ def _run_isolated(
     if before.rows:
         tables.append(scratch, before.rows)
     # A program may be in the middle of writing a file, so its files are sent at the end only.
-    is_program = isinstance(data, ProgramData)
-    with nullcontext() if is_program else _sending_checkpoints(working, task.run_id, actor):
-        result = _run_in(scratch, task, data, metric_networks, progress)
+    with nullcontext() if is_program([task.spec]) else _sending_checkpoints(working, task.run_id, actor):
+        result = _run_in(runs, task, metric_networks, progress)
     rows = {table: tables.to_records(tables.read(scratch, table)) for table in RUN_TABLES}
     new = {table: [row for row in some if row not in before.rows.get(table, [])] for table, some in rows.items()}
     if task.quantise:

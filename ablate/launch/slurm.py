@@ -12,15 +12,14 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ablate.base.errors import AblateError, did_you_mean, failed_runs, require
 from ablate.base.progress import Progress
 from ablate.base.text import one_line
-from ablate.launch import here
+from ablate.launch import local
 from ablate.launch.queue import POLL_S, sigterm_as_interrupt, statuses
-from ablate.launch.time_left import StudyClock, counted
+from ablate.launch.study_runs import StudyRuns, is_program, study_runs
 from ablate.runs.rows import Row
 from ablate.store import tables
 from ablate.study.plan import RunSpec
@@ -55,9 +54,8 @@ class Worker:
                 quantised.append((row, how))
 
         try:
-            here.launch(
-                self.request,
-                self.specs,
+            local.launch(
+                study_runs(self.request, self.specs),
                 part=self.part,
                 quantize_finished=self.quantize_finished,
                 at_start=self.at_start,
@@ -77,8 +75,7 @@ class Worker:
 
 
 def launch(
-    request: StudyRequest,
-    specs: Sequence[RunSpec],
+    runs: StudyRuns,
     *,
     part: Collection[tuple[str, int]] | None = None,
     later: Collection[tuple[str, int]] = (),
@@ -95,11 +92,12 @@ def launch(
             runs that failed or were not made when all jobs have ended.
         KeyboardInterrupt: Interrupted by SIGINT or SIGTERM. The jobs go on.
     """
-    folder, anywhere = request.results, request.model_copy(update={"device": "auto"})  # a login node may have no GPU
-    planned = here.forecast(anywhere, specs, tables.read(folder, "runs"))
+    request, specs, folder = runs.request, runs.specs, runs.request.results
+    anywhere = study_runs(request.model_copy(update={"device": "auto"}), specs)  # a login node may have no GPU
+    planned = anywhere.forecast(tables.read(folder, "runs"))
     mine = [run for run in planned if part is None or (run.spec.variant, run.spec.seed) in part]
     waiting = {run.run_id: run.spec for run in mine if not run.finished}
-    lacking = here.runs_lacking_metrics(request, [run for run in mine if run.finished], progress)
+    lacking = runs.lacking_metrics([run.run_id for run in mine if run.finished], progress)
     for run in mine:
         if run.finished and not quantize_finished and run.run_id not in lacking:
             row = {"run_id": run.run_id, "variant": run.spec.variant, "seed": run.spec.seed}
@@ -111,9 +109,7 @@ def launch(
     of_job = {"launcher": "local", "jobs": None, "slurm": ()}
     worker = Worker(request.model_copy(update=of_job), specs, part, quantize_finished, at_start)
     failures: list[tuple[str, str]] = []
-    runs = counted(planned, part, later)
-    clock = StudyClock(folder, lambda: runs, partial(here.environment_of, anywhere, specs), at_most=bool(later))
-    with sigterm_as_interrupt(), progress.study(clock.state) as study:
+    with sigterm_as_interrupt(), progress.study(anywhere.clock(part, later).state) as study:
         jobs = _submit(executor, worker, min(request.jobs or wanted, wanted))
         names = " ".join(job.job_id for job in jobs)
         progress.say(f"jobs {names} submitted; their logs: {executor.folder}")
@@ -165,7 +161,7 @@ def _new_rows(
         return []
     runs = tables.read(request.results, "runs")
     rows = tables.to_records(runs[runs["run_id"].isin(ended)])
-    if here.is_program(list(waiting.values())):
+    if is_program(list(waiting.values())):
         own = tables.to_records(tables.read(request.results, "metrics"))
         for row in rows:
             row["metrics"] = {one["metric"]: one["value"] for one in own if one["run_id"] == row["run_id"]}

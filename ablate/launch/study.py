@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
-from ablate.launch import here
-from ablate.launch.here import is_program
+from ablate.launch import local
+from ablate.launch.study_runs import StudyRuns, is_program, study_runs
 from ablate.launch.tuning import Match, Tuned, choose, tuning_runs
 from ablate.runs.rows import Row
 from ablate.runs.trackers import open_trackers, record_run
@@ -36,16 +36,16 @@ def forecast_study(request: StudyRequest) -> list[Planned]:
     if tuned is None:
         specs = [*tuning_runs(request, _match(request)), *specs]
     open_trackers(request.log, request.results)
-    return here.forecast(request, specs, tables.read(request.results, "runs"))
+    return study_runs(request, specs).forecast(tables.read(request.results, "runs"))
 
 
 def measuring_lines(request: StudyRequest, planned: Sequence[Planned]) -> list[str]:
     """Return what a study will download and add to finished runs, in lines. Nothing for a program."""
     if is_program([run.spec for run in planned]):
         return []
-    from ablate.launch import local
+    from ablate.launch.model_runs import expected_measuring
 
-    return local.expected_measuring(request, planned)
+    return expected_measuring(request, planned)
 
 
 def run_study(
@@ -90,7 +90,7 @@ def run_study(
         if trackers and (row["status"] == "done" if how == "made" else how.startswith(("done", "quantised"))):
             record_run(trackers, request.results, row["run_id"])
 
-    launch: Callable[..., None] = here.launch
+    launch: Callable[..., None] = local.launch
     if request.launcher == "ray":
         from ablate.launch import ray
 
@@ -101,26 +101,27 @@ def run_study(
         launch = slurm.launch
     options: dict[str, Any] = {"quantize_finished": quantize_finished, "progress": progress, "on_row": recorded}
     options |= {"later": later, "on_missing": on_missing}
+    runs = study_runs(request, specs)
     with progress:
-        lacking = _lacking_metrics(request, specs, part, progress) if request.launcher == "ray" else set()
+        lacking = _lacking_metrics(runs, part, progress) if request.launcher == "ray" else set()
         if lacking:  # Ray's workers cannot replace rows: this machine measures finished runs
             part = {(spec.variant, spec.seed) for spec in specs} if part is None else part
             part = set(part) - lacking
-        launch(request, specs, part=part, **options)
+        launch(runs, part=part, **options)
         if lacking:
-            here.launch(request, specs, part=lacking, **options)
+            local.launch(runs, part=lacking, **options)
 
 
 def _lacking_metrics(
-    request: StudyRequest, specs: Sequence[RunSpec], part: Collection[tuple[str, int]] | None, progress: Progress
+    runs: StudyRuns, part: Collection[tuple[str, int]] | None, progress: Progress
 ) -> set[tuple[str, int]]:
     """Return variant and seed of the finished runs that lack metrics which can be measured now."""
-    runs = tables.read(request.results, "runs")
-    if request.force or request.stale or "done" not in set(runs["status"]):
+    request, past = runs.request, tables.read(runs.request.results, "runs")
+    if request.force or request.stale or "done" not in set(past["status"]):
         return set()
-    finished = [run for run in here.forecast(request, specs, runs) if run.finished]
+    finished = [run for run in runs.forecast(past) if run.finished]
     mine = [run for run in finished if part is None or (run.spec.variant, run.spec.seed) in part]
-    lacking = here.runs_lacking_metrics(request, mine, progress)
+    lacking = runs.lacking_metrics([run.run_id for run in mine], progress)
     return {(run.spec.variant, run.spec.seed) for run in mine if run.run_id in lacking}
 
 

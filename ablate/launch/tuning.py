@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from ablate.base.errors import AblateError, did_you_mean
-from ablate.launch.here import data_of, is_program
-from ablate.launch.plans import named_metrics
+from ablate.launch.study_runs import is_program, named_metrics, study_runs
 from ablate.store import tables
 from ablate.store.tables import to_records
 from ablate.study import variants
@@ -94,7 +93,7 @@ def choose(request: StudyRequest, match: Match, runs: pd.DataFrame) -> list[Tune
     """
     of_name: dict[str, list[Mapping[str, Any]]] = {}
     rows, finished, specs = {row["run_id"]: row for row in to_records(runs)}, True, tuning_runs(request, match)
-    data = data_of(request, specs)
+    data = study_runs(request, specs).data
     recorded = to_records(tables.read(request.results, "metrics")) if is_program(specs) else []
     for own in recorded:
         rows.get(own["run_id"], {})[own["metric"]] = own["value"]

@@ -24,9 +24,10 @@ from command import when
 from ablate.base.errors import AblateError, DivergedError, ResultsError
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
-from ablate.launch import local, queue
+from ablate.launch import model_runs, queue
 from ablate.launch.leases import Lease, Leases
 from ablate.launch.local import launch
+from ablate.launch.study_runs import study_runs
 from ablate.metrics.networks import MetricNetworks
 from ablate.runs import pipeline as executing
 from ablate.runs.run_files import record_remote_run
@@ -47,9 +48,10 @@ class Fake:
         self.ends: dict[str, str] = {}
         self.moment = datetime.now(UTC)
         self.wait_s = wait_s
-        monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
-        monkeypatch.setattr(local, "load_networks", lambda *_, **__: SimpleNamespace(missing={}))
-        monkeypatch.setattr(local, "execute_run", self)
+        monkeypatch.setattr(model_runs, "study_images", lambda source, specs: DATA)
+        networks = SimpleNamespace(missing={})
+        monkeypatch.setattr("ablate.metrics.networks.load_networks", lambda *_, **__: networks)
+        monkeypatch.setattr(model_runs, "execute_run", self)
 
     def __call__(self, spec: RunSpec, data: Any, folder: Path, **_: object) -> dict[str, Any]:
         run_id = spec.run_id("set", "d")
@@ -88,7 +90,7 @@ def go(
     options = {name: rerun is one for name, one in chosen.items()} | {"steal": steal, "fail_fast": fail_fast}
     request = StudyRequest(data="set", results=folder, device="cpu", **options)
     progress = Progress(enabled=False)
-    launch(request, specs, poll_s=poll_s, progress=progress, on_row=tell, on_missing=lambda *_: None)
+    launch(study_runs(request, specs), poll_s=poll_s, progress=progress, on_row=tell, on_missing=lambda *_: None)
     return said
 
 
@@ -114,8 +116,7 @@ def test_a_launcher_that_starts_late_does_not_force_what_its_study_has_made(
     fake.made.clear()
     request, said = StudyRequest(data="set", results=tmp_path, device="cpu", force=True), {}
     launch(
-        request,
-        SPECS,
+        study_runs(request, SPECS),
         at_start=before,
         progress=Progress(enabled=False),
         on_row=lambda row, how: said.update({row["run_id"]: how}),
@@ -138,9 +139,8 @@ def test_runs_of_the_same_images_under_another_name_are_not_made_again(
     assert all("done before" in how for how in go(tmp_path).values())
     assert fake.made == []
     request = StudyRequest(data="set", results=tmp_path, device="cpu")
-    assert {(run.run_id, run.finished) for run in local.forecast(request, SPECS, tables.read(tmp_path, "runs"))} == {
-        (run_id, True) for run_id in named
-    }
+    found = study_runs(request, SPECS).forecast(tables.read(tmp_path, "runs"))
+    assert {(run.run_id, run.finished) for run in found} == {(run_id, True) for run_id in named}
 
 
 def test_with_force_too_each_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_an_added_baseline_is_made_once_and_never_again(tmp_path: Path, monkeypa
     assert said[ids[0]] == "done before; skipped"
     past = tables.read(tmp_path, "runs").assign(environment="", wall_s=1.0, train_macs=1, config_hash="")
     forced = StudyRequest(device="cpu", force=True)
-    assert [one.finished for one in local.forecast(forced, specs, past)] == [True, False]
+    assert [one.finished for one in study_runs(forced, specs).forecast(past)] == [True, False]
 
 
 def test_failed_runs_are_made_without_waiting_for_what_is_left_alone(
@@ -300,7 +300,7 @@ def test_a_failure_gives_the_lease_back(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> None:
         raise ResultsError("full")
 
-    monkeypatch.setattr(local, "execute_run", fail)
+    monkeypatch.setattr(model_runs, "execute_run", fail)
     with pytest.raises(ResultsError, match="full"):
         go(tmp_path, fail_fast=True)
     assert leases(tmp_path) == []
@@ -316,7 +316,7 @@ def test_after_a_failed_run_the_others_are_made_and_all_failures_are_told(
             raise RuntimeError("a shape\nis wrong")
         return fake(spec, *given, **options)
 
-    monkeypatch.setattr(local, "execute_run", fail_two)
+    monkeypatch.setattr(model_runs, "execute_run", fail_two)
     said: dict[str, str] = {}
     with pytest.raises(AblateError) as caught:
         go(tmp_path, said=said)
@@ -339,7 +339,7 @@ def test_a_full_or_read_only_disk_stops_the_study_at_once(
         tried.append(spec.variant)
         raise ResultsError("cannot be written") from OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(local, "execute_run", fail)
+    monkeypatch.setattr(model_runs, "execute_run", fail)
     with pytest.raises(ResultsError, match="cannot be written"):
         go(tmp_path)
     assert len(tried) == 1
@@ -353,7 +353,7 @@ def test_sigterm_interrupts_and_gives_the_lease_back(tmp_path: Path, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
 
-    monkeypatch.setattr(local, "execute_run", terminated)
+    monkeypatch.setattr(model_runs, "execute_run", terminated)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path)
     assert leases(tmp_path) == []
@@ -361,13 +361,13 @@ def test_sigterm_interrupts_and_gives_the_lease_back(tmp_path: Path, monkeypatch
 
 
 def test_times_are_forecast_from_this_machine_where_it_has_any(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "study_images", lambda source, specs: DATA)
-    here = local.environment(torch.device("cpu"))
+    monkeypatch.setattr(model_runs, "study_images", lambda source, specs: DATA)
+    here = study_runs(StudyRequest(device="cpu"), SPECS).environment
     row = {"preset": "smoke", "config_hash": SPECS[0].config.hash, "train_macs": 1, "seed": 9, "status": "done"}
     row |= {"variant": "baseline", "data_digest": "other", "load_wall_s": 0.0}
     rows = [
         row | {"run_id": f"{i}", "environment": e, "wall_s": s} for i, (e, s) in enumerate([("{}", 90.0), (here, 10.0)])
     ]
     for past, expected in ((rows, 10.0), (rows[:1], 90.0)):
-        found = local.forecast(StudyRequest(device="cpu"), SPECS[:1], pd.DataFrame(past))
+        found = study_runs(StudyRequest(device="cpu"), SPECS[:1]).forecast(pd.DataFrame(past))
         assert [one.wall_s for one in found] == [expected]

@@ -16,6 +16,7 @@ from torchvision.models import alexnet
 
 from ablate.base.progress import Progress
 from ablate.launch.ray_worker import Networks, RunTask, _run_isolated
+from ablate.launch.study_runs import study_runs
 from ablate.metrics import weights
 from ablate.metrics.networks import MetricNetworks
 from ablate.models.weight_files import digest, save_tensors
@@ -24,6 +25,7 @@ from ablate.store import tables
 from ablate.study import variants
 from ablate.study.plan import plan
 from ablate.study.program import ProgramConfig, ProgramData
+from ablate.study.request import StudyRequest
 
 TRAIN = """
 import json, random, sys
@@ -191,24 +193,12 @@ def test_a_run_in_a_folder_of_its_own_returns_all_of_its_files(study: Path, tmp_
     assert isinstance(config, ProgramConfig)
     data = ProgramData.of(config.program)
     networks, run_id = MetricNetworks(torch.device("cpu"), {}, {}, {}), spec.run_id(data.name, data.digest)
-    task = RunTask(
-        run_id,
-        spec,
-        False,
-        False,
-        lambda: True,
-        Path(),
-        None,
-        "",
-        "cpu",
-        1,
-        Networks((), {}),
-        0.0,
-        60.0,
-        "auto",
-    )
     (scratch := tmp_path / "node").mkdir()
-    result = _run_isolated(task, data, scratch, networks, Progress(enabled=False), [], None)
+    request = StudyRequest(results=scratch, device="cpu", threads=1)
+    made = {"quantise": False, "finished_before": False, "still_ours": lambda: True}
+    sent = {"request": request, "marker": None, "session": "", "networks": Networks((), {}), "load_wall_s": 0.0}
+    task = RunTask(run_id, spec, **made, **sent)
+    result = _run_isolated(study_runs(request, [spec]), task, networks, Progress(enabled=False), [], None)
     assert (result.how, result.row["metrics"]["nll"] < 0) == ("made", True)
     assert result.payload is not None
     record_remote_run(study / "results", run_id, result.payload.files, result.payload.rows)

@@ -28,6 +28,7 @@ from ablate.launch.leases import Lease
 from ablate.launch.queue import QueuedRun
 from ablate.launch.ray_messages import ProgressActor, RemoteProgress
 from ablate.launch.ray_worker import Payload, RunResult
+from ablate.launch.study_runs import study_runs
 from ablate.runs.run_files import open_working_folder, record_remote_run
 from ablate.store import tables
 from ablate.store.artifacts import run_of
@@ -99,10 +100,10 @@ def launch(
     """Make the study in a results folder of that name; return how each run ended."""
     said: dict[str, str] = {}
     tables.check_folder(folder / name)
-    request = {field: options.pop(field) for field in StudyRequest.model_fields if field in options}
+    chosen = {field: options.pop(field) for field in StudyRequest.model_fields if field in options}
+    request = StudyRequest(data=str(folder / "set.npz"), results=folder / name, save_every_s=0.1, **chosen)
     launcher(
-        StudyRequest(data=str(folder / "set.npz"), results=folder / name, save_every_s=0.1, **request),
-        specs,
+        study_runs(request, specs),
         progress=Progress(enabled=False),
         on_row=lambda row, how: said.update({row["run_id"]: row["status"] if how == "made" else how}),
         on_missing=lambda *_: None,
@@ -205,7 +206,8 @@ def test_finished_runs_are_quantised_apart(world: dict[str, Any]) -> None:
     folder, spec = world["folder"], brief(SPECS[0])
     config = spec.config.replaced(quantize={"schemes": ("bf16",), "samples": 2, "calibration": 2})
     before = tables.read(folder / "shared", "latency")
-    launch(ray.launch, folder, "shared", [replace(spec, config=config)], isolated=True, quantize_finished=True)
+    options = {"quantize": "bf16", "isolated": True, "quantize_finished": True}
+    launch(ray.launch, folder, "shared", [replace(spec, config=config)], **options)
     found = tables.read(folder / "shared", "quantized")
     assert found["scheme"].tolist() == ["fp32", "bf16"]
     assert len(tables.read(folder / "shared", "latency")) == len(before)  # nothing that an engine runs

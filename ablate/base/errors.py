@@ -9,7 +9,7 @@ import difflib
 import errno
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ablate.base.text import some_of
 
@@ -46,12 +46,21 @@ class LeaseLostError(AblateError):
     """Another process has taken over the run that this process was making."""
 
 
-def lease_lost(run_id: str) -> LeaseLostError:
-    """Return the error of a process whose run another process has taken over."""
-    return LeaseLostError(
-        f"{run_id}: another process took this run over (ablate run --steal), so this one "
-        "stops and writes nothing more; run the same command again for the runs that are left"
-    )
+def check_lease(run_id: str, still_ours: Callable[[], bool]) -> None:
+    """Stop if another process has taken a run over. Call this before each write.
+
+    Args:
+        run_id: The run.
+        still_ours: Returns False once another process has taken the run over.
+
+    Raises:
+        LeaseLostError: The run has another owner.
+    """
+    if not still_ours():
+        raise LeaseLostError(
+            f"{run_id}: another process took this run over (ablate run --steal), so this one "
+            "stops and writes nothing more; run the same command again for the runs that are left"
+        )
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:

@@ -77,6 +77,8 @@ def launch(
                 added = runs.measure_more(spec, run_id, networks, progress, lacking=run_id in lacking, session=session)
                 on_row(run.row | {"rows": added}, "quantised")
                 return
+            if runs.always_measured:  # before the plan is written: wrong --weights leave nothing behind
+                networks()
             if plan is not None:
                 record(request.results, plan, code[run_id] if code else code_version())
             of_run = {"finished_before": run.finished_before, "still_ours": run.lease.still_ours}

@@ -38,6 +38,7 @@ class ModelRuns(StudyRuns):
     """The runs of a torch model."""
 
     measured_file = "model.safetensors"
+    always_measured = True
 
     @property
     def image_side(self) -> int:  # type: ignore[override]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ablate.base.errors import AblateError, LeaseLostError, failed_runs, hits_every_run, lease_lost
+from ablate.base.errors import AblateError, LeaseLostError, check_lease, failed_runs, hits_every_run
 from ablate.base.progress import Phase, Progress, StudyState, at_most_every
 from ablate.base.signals import handled
 from ablate.base.text import one_line
@@ -61,13 +61,8 @@ class QueuedRun:
         return {"run_id": self.run_id, "variant": self.spec.variant, "seed": self.spec.seed}
 
     def check_lease(self) -> None:
-        """Stop if another process has taken the run over.
-
-        Raises:
-            LeaseLostError: The run has another owner.
-        """
-        if not self.lease.still_ours():
-            raise lease_lost(self.run_id)
+        """Stop if another process has taken the run over, as `ablate.base.errors.check_lease`."""
+        check_lease(self.run_id, self.lease.still_ours)
 
     def report(self, phase: Phase) -> None:
         """Write beside the lease how far the run is."""

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from ablate import __version__
-from ablate.base.errors import AblateError, lease_lost
+from ablate.base.errors import AblateError, check_lease
 from ablate.base.machine import device_bytes, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet, fingerprint
@@ -102,13 +102,8 @@ class RunTask:
     version: str = __version__
 
     def check_lease(self) -> None:
-        """Stop if another process has taken the run over.
-
-        Raises:
-            LeaseLostError: The run has another owner.
-        """
-        if not self.still_ours():
-            raise lease_lost(self.run_id)
+        """Stop if another process has taken the run over, as `ablate.base.errors.check_lease`."""
+        check_lease(self.run_id, self.still_ours)
 
 
 @dataclass(frozen=True)

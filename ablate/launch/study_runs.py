@@ -68,10 +68,12 @@ class StudyRuns(ABC):
         specs: All of its runs.
         load_wall_s: Seconds that loading `data` took.
         image_side: The shorter side of the images, in pixels; None: unknown.
+        always_measured: Every run has images, which are measured.
     """
 
     load_wall_s = 0.0
     image_side: int | None = None
+    always_measured = False
 
     def __init__(self, request: StudyRequest, specs: Sequence[RunSpec]) -> None:
         """Take what was asked for; nothing is loaded yet."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ablate.base.errors import lease_lost
+from ablate.base.errors import check_lease
 from ablate.base.progress import Progress, Task
 from ablate.data.datasets import ImageSet
 from ablate.metrics.networks import MetricNetworks
@@ -53,13 +53,8 @@ class RunContext:
     still_ours: Callable[[], bool] = lambda: True
 
     def check_lease(self) -> None:
-        """Stop if another process has taken the run over. Call this before each write.
-
-        Raises:
-            LeaseLostError: The run has another owner.
-        """
-        if not self.still_ours():
-            raise lease_lost(self.rows.run["run_id"])
+        """Stop if another process has taken the run over, as `ablate.base.errors.check_lease`."""
+        check_lease(self.rows.run["run_id"], self.still_ours)
 
     def task(self, name: str, total: int) -> AbstractContextManager[Task]:
         """Show a bar for a phase of this run."""

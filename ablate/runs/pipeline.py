@@ -8,17 +8,16 @@ again gets another folder, which its new row names; the old one is deleted last.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ablate.base import machine
-from ablate.base.errors import DivergedError
 from ablate.base.progress import Progress, Task
 from ablate.base.source_code import code_version, git_state
 from ablate.data.datasets import ImageSet
@@ -38,7 +37,7 @@ from ablate.runs.context import RunContext
 from ablate.runs.own_metrics import measure_own_metrics
 from ablate.runs.previews import Previews
 from ablate.runs.rows import Row, RunRows, columns_of
-from ablate.runs.run_files import clean_up_finished, is_done, move_artifacts, open_working_folder
+from ablate.runs.run_files import open_working_folder, recorded
 from ablate.stats.stability import first_jump
 from ablate.store.image_grids import save_grid
 from ablate.store.schema import RUN_SESSION
@@ -113,11 +112,8 @@ def execute_run(
     )
     reset_peak_memory(device)
 
-    def finished() -> bool:
-        """Whether there is a finished row, also from a process that took this run over."""
-        return finished_before or is_done(folder, run_id)
-
-    try:
+    options: dict[str, Any] = {"finished_before": finished_before, "still_ours": still_ours}
+    with recorded(rows, working, folder, goes_on="resumes it", **options):
         model, codec, samples = train_and_sample(context)
         with rows.timed("measure_wall_s"):
             evaluation.measure_denoising(context, unguided(model), codec)
@@ -135,28 +131,6 @@ def execute_run(
                 rows.others[table] += added
         phases = ("load", "autoencoder", "train", "sample", "measure", "quantize")
         rows.run["wall_s"] = sum(rows.run[f"{phase}_wall_s"] for phase in phases)
-        context.check_lease()
-        rows.run["artifacts"] = move_artifacts(working, folder, run_id)
-    except DivergedError as error:
-        context.check_lease()
-        if finished():
-            rows.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
-        else:
-            rows.write(folder, "diverged", str(error))
-        shutil.rmtree(working, ignore_errors=True)  # its checkpoint would only diverge again
-        return rows.run
-    except KeyboardInterrupt:
-        if still_ours() and not finished():
-            rows.write(folder, "interrupted", "interrupted by a signal; the same command resumes it")
-        raise
-    except Exception as error:
-        context.check_lease()  # the new owner may have moved files that this process misses
-        if not finished():
-            rows.write(folder, "failed", f"{type(error).__name__}: {error}")
-        raise
-    context.check_lease()
-    rows.write(folder, "done")
-    clean_up_finished(folder, run_id, still_ours)
     return rows.run
 
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ablate import __version__
-from ablate.base.errors import AblateError, DivergedError, LeaseLostError, ResultsError, how_to_fix, lease_lost
+from ablate.base.errors import AblateError, LeaseLostError, ResultsError, check_lease, how_to_fix
 from ablate.base.host import cpu_name, gpu_name, vector_units
 from ablate.base.progress import Progress
 from ablate.base.source_code import code_of_command
@@ -27,7 +26,7 @@ from ablate.base.text import printable
 from ablate.runs.processes import Ended, log_tail, run_program
 from ablate.runs.program_outputs import METRICS, DirectionError, read_curve, read_metrics
 from ablate.runs.rows import Row, RunRows, columns_of
-from ablate.runs.run_files import STATE, clean_up_finished, is_done, move_artifacts, open_working_folder
+from ablate.runs.run_files import STATE, open_working_folder, recorded
 from ablate.store.artifacts import run_of
 from ablate.store.atomic_files import replacing
 from ablate.study.plan import RunSpec
@@ -99,7 +98,8 @@ def execute_program(
     config = config_of(spec)
     run_id = spec.run_id(data.name, data.digest)
     working = open_working_folder(folder, run_id, still_ours).resolve()
-    workdir, code = Path(config.program.workdir or "."), code_of_command(*_source(config))
+    workdir = Path(config.program.workdir or ".")
+    code = code_of_command(workdir, config.program.command)
     state = _State.read(working / STATE)
     state.finished &= code in state.code[-1:]  # a program that was changed since runs again
     state.code = tuple(dict.fromkeys([*state.code, code]))
@@ -107,21 +107,16 @@ def execute_program(
     version = json.loads(code)
     rows.run |= {"git_commit": version["commit"], "git_dirty": version["dirty"], "code": f"[{', '.join(state.code)}]"}
 
-    def check_lease() -> None:
-        if not still_ours():
-            raise lease_lost(run_id)
-
-    def keep_finished() -> bool:
-        return finished_before or is_done(folder, run_id)
-
-    try:
+    options: dict[str, Any] = {"finished_before": finished_before, "still_ours": still_ours}
+    with recorded(rows, working, folder, goes_on="goes on in the same {out}", keep_diverged=True, **options):
         _prepare(working, state)
         if not state.finished:
-            _run(spec, config, working, workdir, rows, state, device, timeout_s, progress, check_lease)
+            limit_s = config.program.timeout_s if timeout_s is None else timeout_s
+            _run(spec, working, rows, state, program_environment(config, device), limit_s, progress, still_ours)
         rows.run["train_wall_s"] = state.wall_s
         try:
             _read(working, workdir, config, rows, progress)
-            check_lease()
+            check_lease(run_id, still_ours)
             with rows.timed("measure_wall_s"):
                 if config.program.images is not None:
                     from ablate.runs.program_images import measure_images
@@ -134,30 +129,6 @@ def execute_program(
             state.write(working / STATE)
             raise
         rows.run["wall_s"] = state.wall_s + rows.run["measure_wall_s"]
-        check_lease()
-        rows.run["artifacts"] = move_artifacts(working, folder, run_id)
-    except DivergedError as error:
-        check_lease()
-        if keep_finished():
-            rows.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
-        else:
-            rows.run["artifacts"] = move_artifacts(working, folder, run_id)  # its log tells why
-            rows.write(folder, "diverged", str(error))
-        shutil.rmtree(working, ignore_errors=True)
-        return rows.run
-    except KeyboardInterrupt:
-        if still_ours() and not keep_finished():
-            rows.write(folder, "interrupted", "interrupted by a signal; the same command goes on in the same {out}")
-        raise
-    except Exception as error:
-        check_lease()
-        if not keep_finished():
-            said = str(error) if isinstance(error, AblateError) else f"{type(error).__name__}: {error}"
-            rows.write(folder, "failed", said)
-        raise
-    check_lease()
-    rows.write(folder, "done")
-    clean_up_finished(folder, run_id, still_ours)
     return rows.run | {"metrics": {row["metric"]: row["value"] for row in rows.others["metrics"]}}
 
 
@@ -195,10 +166,6 @@ def _machine_columns(config: ProgramConfig, device: str) -> Row:
     }
 
 
-def _source(config: ProgramConfig) -> tuple[Path, tuple[str, ...]]:
-    return Path(config.program.workdir or "."), config.program.command
-
-
 def _prepare(working: Path, state: _State) -> None:
     try:
         (working / OUT).mkdir(exist_ok=True)
@@ -209,25 +176,22 @@ def _prepare(working: Path, state: _State) -> None:
 
 def _run(
     spec: RunSpec,
-    config: ProgramConfig,
     working: Path,
-    workdir: Path,
     rows: RunRows,
     state: _State,
-    device: str,
-    timeout_s: float | None,
+    environment: dict[str, str],
+    limit_s: float | None,
     progress: Progress,
-    check_lease: Callable[[], None],
+    still_ours: Callable[[], bool],
 ) -> None:
     """Run the program to its end; keep the seconds that it took, also of a try that is interrupted."""
-    log, before, saved_s = working / LOG, state.wall_s, 0.0
+    config, log, before, saved_s = config_of(spec), working / LOG, state.wall_s, 0.0
     words = command_words(config, seed=spec.seed, out=str(working / OUT), preset=spec.preset)
-    limit_s = config.program.timeout_s if timeout_s is None else timeout_s
     with progress.task(f"{spec.variant} s{spec.seed}: program", 1) as bar:
 
         def on_poll(seconds: float) -> None:
             nonlocal saved_s
-            check_lease()
+            check_lease(rows.run["run_id"], still_ours)
             if seconds - saved_s >= SAVE_EVERY_S:
                 saved_s, state.wall_s = seconds, before + seconds
                 state.write(working / STATE)
@@ -235,8 +199,8 @@ def _run(
 
         ended = run_program(
             words,
-            folder=workdir,
-            environment=program_environment(config, device),
+            folder=Path(config.program.workdir or "."),
+            environment=environment,
             run=working.with_name(run_of(working.name)),  # the folder may have another name in the next try
             log=log,
             timeout_s=limit_s,

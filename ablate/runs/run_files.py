@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from ablate.base.errors import ResultsError, how_to_fix, lease_lost
-from ablate.runs.rows import Row
+from ablate.base.errors import AblateError, DivergedError, ResultsError, check_lease, how_to_fix
+from ablate.runs.rows import Row, RunRows
 from ablate.store import tables
 from ablate.store.artifacts import (
     all_folders,
@@ -44,8 +45,7 @@ def open_working_folder(folder: Path, run_id: str, still_ours: Callable[[], bool
     """
     tables.check_folder(folder)
     with tables.lock(folder):
-        if not still_ours():  # else the folder that is there now could be the other process's
-            raise lease_lost(run_id)
+        check_lease(run_id, still_ours)  # else the folder that is there now could be the other process's
         working = working_folders(folder, run_id).get(run_id) or new_working_folder(folder, run_id)
         recorded = run_folder(folder, run_id).name if is_done(folder, run_id) else None
         moved = (working / MOVED).read_text("utf-8") if (working / MOVED).is_file() else None
@@ -67,6 +67,68 @@ def open_working_folder(folder: Path, run_id: str, still_ours: Callable[[], bool
         except OSError as error:
             raise ResultsError(f"{working}: cannot be written ({error}); {how_to_fix(error)} and run again") from error
     return working
+
+
+@contextmanager
+def recorded(
+    rows: RunRows,
+    working: Path,
+    folder: Path,
+    *,
+    finished_before: bool,
+    still_ours: Callable[[], bool],
+    goes_on: str,
+    keep_diverged: bool = False,
+) -> Iterator[None]:
+    """Make a run in the block; then move its files to their place and write its rows, however it ended.
+
+    A diverged run does not raise. A finished row is replaced by another finished one only.
+
+    Args:
+        rows: The rows of the run. Its row of `runs` gets a status.
+        working: Its working folder.
+        folder: The results folder.
+        finished_before: The run had a finished row when its study began.
+        still_ours: Returns False once another process has taken the run over. Nothing is written then.
+        goes_on: What the same command does after an interruption, for the row.
+        keep_diverged: Keep the files of a diverged run too.
+
+    Raises:
+        LeaseLostError: Another process has taken the run over.
+        ResultsError: Files or rows cannot be written.
+    """
+    run_id = rows.run["run_id"]
+
+    def keep_finished() -> bool:
+        """Whether there is a finished row, also from a process that took this run over."""
+        return finished_before or is_done(folder, run_id)
+
+    try:
+        yield
+        check_lease(run_id, still_ours)
+        rows.run["artifacts"] = move_artifacts(working, folder, run_id)
+    except DivergedError as error:
+        check_lease(run_id, still_ours)
+        if keep_finished():
+            rows.run |= {"status": "diverged", "error": f"{error}; the finished row stays"}
+        else:
+            rows.run["artifacts"] = move_artifacts(working, folder, run_id) if keep_diverged else None
+            rows.write(folder, "diverged", str(error))
+        shutil.rmtree(working, ignore_errors=True)  # its checkpoint would only diverge again
+        return
+    except KeyboardInterrupt:
+        if still_ours() and not keep_finished():
+            rows.write(folder, "interrupted", f"interrupted by a signal; the same command {goes_on}")
+        raise
+    except Exception as error:
+        check_lease(run_id, still_ours)  # the new owner may have moved files that this process misses
+        if not keep_finished():
+            said = str(error) if isinstance(error, AblateError) else f"{type(error).__name__}: {error}"
+            rows.write(folder, "failed", said)
+        raise
+    check_lease(run_id, still_ours)
+    rows.write(folder, "done")
+    clean_up_finished(folder, run_id, still_ours)
 
 
 def clean_up_finished(folder: Path, run_id: str, still_ours: Callable[[], bool] = lambda: True) -> bool:
@@ -120,8 +182,7 @@ def record_remote_run(
             artifacts = move_artifacts(working, folder, run_id)
             rows = {**rows, "runs": [{**row, "artifacts": artifacts} for row in rows["runs"]]}
     except ResultsError:
-        if not still_ours():
-            raise lease_lost(run_id) from None
+        check_lease(run_id, still_ours)
         raise
     if "done" in statuses or (statuses and not is_done(folder, run_id)):
         tables.append(folder, rows)

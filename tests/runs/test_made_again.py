@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.base.errors import LeaseLostError, ResultsError, lease_lost
+from ablate.base.errors import LeaseLostError, ResultsError, check_lease
 from ablate.launch import leases
 from ablate.launch.leases import Lease, Leases
 from ablate.runs.run_files import clean_up_finished, move_artifacts, open_working_folder
@@ -45,12 +45,8 @@ def begin(folder: Path, bits: str, still_ours: Callable[[], bool] = lambda: True
 def end(folder: Path, working: Path, bits: str, still_ours: Callable[[], bool] = lambda: True) -> None:
     """End a run as `execute_run` does: files, row, old files."""
 
-    def check() -> None:
-        if not still_ours():
-            raise lease_lost(RUN)
-
     artifacts = move_artifacts(working, folder, RUN)
-    with tables.append_only_if(check):
+    with tables.append_only_if(partial(check_lease, RUN, still_ours)):
         metrics = [{"run_id": RUN, "metric": bits, "value": 1.0, "better": "higher"}]
         runs = [ROW | {"weights_digest": bits, "artifacts": artifacts}]
         tables.append(folder, {"runs": runs, "metrics": metrics})

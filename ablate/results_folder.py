@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 from functools import cached_property
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ablate.base.errors import AblateError, ResultsError, did_you_mean
-from ablate.base.text import printable, read_json, split_names
+from ablate.base.text import printable, read_json
 from ablate.report.builder import build, read
 from ablate.report.findings import Findings
 from ablate.report.selection import Choice
@@ -236,13 +235,6 @@ def _choice(words: dict[str, Any]) -> Choice:
             raise AblateError(
                 f"findings({word}=...): unknown option{did_you_mean(word, known)} Allowed: {', '.join(known)}"
             )
-    given = {word: value for word, value in words.items() if value is not None}  # None means the default
-    given |= {name: split_names(given[name]) for name in ("metrics", "variants") if name in given}
-    if given.get("budget", "steps") not in ("steps", "macs"):
-        raise AblateError(f"findings(budget={given['budget']!r}): unknown; allowed: steps, macs")
-    texts = ("preset", "data", "against", "samples", "extractor", "where")
-    given |= {name: str(given[name]) for name in texts if name in given}
-    if "without_seeds" in given:
-        seeds = given["without_seeds"]
-        given["without_seeds"] = tuple(map(int, [seeds] if isinstance(seeds, Integral) else seeds))
-    return Choice(**given)
+    if words.get("budget") not in (None, "steps", "macs"):
+        raise AblateError(f"findings(budget={words['budget']!r}): unknown; allowed: steps, macs")
+    return Choice.of(words)

@@ -34,7 +34,7 @@ def record_plan(folder: Path, seeds: int, **fields: Any) -> str:
         "metrics": [],
         "level": 0.05,
     }
-    return plans.record(folder, plans.make_plan(**of_plan | fields), "code")
+    return plans.record(folder, plans.Plan(**of_plan | fields), "code")
 
 
 @pytest.fixture

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ablate.base.errors import AblateError, ResultsError, VariantError
-from ablate.base.text import printable, split_names
+from ablate.base.text import printable
 from ablate.cli import console
 from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
 from ablate.study.variants import BASELINE, load
@@ -120,13 +120,13 @@ def report(
     preset: PresetChoice = None,
     data: DataChoice = None,
     budget: BudgetChoice = Budget.steps,
-    metric: JudgedBy = None,
+    metrics: JudgedBy = None,
     against: AgainstChoice = BASELINE,
     variants: VariantChoice = None,
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
     where: JudgedWhere = None,
-    without_seed: WithoutSeedOption = None,
+    without_seeds: WithoutSeedOption = None,
     same_within: SameWithinOption = None,
     format_: FormatOption = Format.rich,
     as_json: JsonOption = False,
@@ -146,22 +146,10 @@ def report(
     """
     from ablate.report.selection import Choice
 
+    choice = Choice.of(locals())
     format_ = choose_form(format_, as_json, output, force)
     if output is None and watch and format_ is not Format.rich:
         raise AblateError(f"--watch --format {format_}: needs a file to write to, as in -o report{_ending(format_)}")
-    metrics, only = tuple(split_names(metric)), tuple(split_names(variants))
-    choice = Choice(
-        preset,
-        data,
-        budget.value,
-        against,
-        metrics,
-        samples,
-        extractor,
-        only,
-        same_within=same_within,
-        **_filters(where, without_seed),
-    )
     if not watch:
         write_report(folder, choice, format_, output, full)
         return
@@ -188,11 +176,6 @@ def choose_form(asked: Format, as_json: bool, output: Path | None, force: bool) 
     return asked
 
 
-def _filters(where: str | None, without_seeds: list[int] | None) -> dict[str, Any]:
-    """Return the fields of `Choice` that leave runs out."""
-    return {"where": where, "without_seeds": tuple(dict.fromkeys(without_seeds or ()))}
-
-
 def write_report(folder: Path, choice: Choice, format_: Format, output: Path | None, full: bool) -> None:
     """Write one report to a file or to stdout."""
     from ablate.report.builder import build, read
@@ -204,25 +187,17 @@ def write_report(folder: Path, choice: Choice, format_: Format, output: Path | N
 
         console.show(terminal.render(findings, full=full))
         return
-    if format_ is Format.html:
-        # Images and plots need libraries that the other forms do without.
-        text = str(importlib.import_module("ablate.report.render.html").to_html(findings, folder))
-    elif format_ is Format.json:
+    if format_ is Format.json:
         text = findings.to_json()
-    elif format_ is Format.latex:
-        from ablate.report.render.latex import to_latex
-
-        text = to_latex(findings)
-    elif format_ is Format.csv:
-        from ablate.report.render.csv import to_csv
-
-        text = to_csv(findings)
+    else:
+        # Each form is a module of its own: images and plots need libraries that the others do without.
+        module = importlib.import_module(f"ablate.report.render.{format_}")
+        text = (
+            module.to_html(findings, folder) if format_ is Format.html else getattr(module, f"to_{format_}")(findings)
+        )
+    if format_ is Format.csv:
         for note in findings.notes:  # a table of data has no place for them
             console.note(note)
-    else:
-        from ablate.report.render.markdown import to_markdown
-
-        text = to_markdown(findings)
     if output is None:
         (console.echo_json if format_ is Format.json else console.echo)(text.removesuffix("\n"))
         return
@@ -256,37 +231,34 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None, f
 
     If the first report fails, so does the command. Later errors are printed, and watching goes on.
     """
-    from ablate.report.watching import changes, in_progress
-
-    succeeded = False
-    if output is not None:
-        for _ in changes(folder):
-            try:
-                write_report(folder, choice, format_, output, full)
-                succeeded = True
-            except ResultsError as error:
-                if not succeeded or not folder.is_dir():
-                    raise
-                console.error(error)
-        return
-    from rich.console import Group
+    from rich.console import Group, RenderableType
     from rich.live import Live
     from rich.text import Text
 
     from ablate.report.builder import build, read
     from ablate.report.render import terminal
+    from ablate.report.watching import changes, in_progress
 
-    with Live(console=console.terminal(), auto_refresh=False, vertical_overflow="crop") as live:
+    succeeded = False
+    screen = Live(console=console.terminal(), auto_refresh=False, vertical_overflow="crop")
+    with screen if output is None else nullcontext() as live:
         for _ in changes(folder):
-            lines = [Text(f"now: {line}", style="dim") for line in in_progress(folder)]
+            report: RenderableType = ""
             try:
-                report = terminal.render(build(read(folder), choice), full=full)
+                if live is None:
+                    write_report(folder, choice, format_, output, full)
+                else:
+                    report = terminal.render(build(read(folder), choice), full=full)
                 succeeded = True
             except ResultsError as error:
                 if not succeeded or not folder.is_dir():
                     raise
+                if live is None:
+                    console.error(error)
                 report = Text(f"error: {printable(error)}")
-            live.update(Group(*lines, report), refresh=True)
+            if live is not None:
+                lines = [Text(f"now: {line}", style="dim") for line in in_progress(folder)]
+                live.update(Group(*lines, report), refresh=True)
 
 
 def _format_of(output: Path, asked: Format, force: bool) -> Format:
@@ -322,11 +294,11 @@ def compare(
     preset: PresetChoice = None,
     data: DataChoice = None,
     budget: BudgetChoice = Budget.steps,
-    metric: JudgedBy = None,
+    metrics: JudgedBy = None,
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
     where: JudgedWhere = None,
-    without_seed: WithoutSeedOption = None,
+    without_seeds: WithoutSeedOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Compare two variants, or two runs: the verdict on B, and the values of both seed by seed.
@@ -337,10 +309,7 @@ def compare(
     from ablate.report.builder import read
     from ablate.report.selection import Choice
 
-    metrics = tuple(split_names(metric))
-    filters = _filters(where, without_seed)
-    choice = Choice(preset, data, budget.value, metrics=metrics, samples=samples, extractor=extractor, **filters)
-    pair, findings = pair_report.compare(read(folder), folder, a, b, choice)
+    pair, findings = pair_report.compare(read(folder), folder, a, b, Choice.of(locals()))
     if as_json:
         console.echo_json(pair.to_json())
         return
@@ -363,7 +332,7 @@ def gate(
     samples: SamplesChoice = None,
     extractor: ExtractorChoice = None,
     where: JudgedWhere = None,
-    without_seed: WithoutSeedOption = None,
+    without_seeds: WithoutSeedOption = None,
     allow_diverged: Annotated[
         bool, typer.Option("--allow-diverged", help="Judge by the finished seeds though others diverged.")
     ] = False,
@@ -381,10 +350,7 @@ def gate(
     from ablate.report.selection import Choice
 
     tolerance = gates.parse_tolerance(max_regression)
-    only = tuple(split_names(variants))
-    filters = _filters(where, without_seed)
-    choice = Choice(preset, data, budget.value, against, samples=samples, extractor=extractor, variants=only, **filters)
-    outcome = gates.gate(read(folder), metric, tolerance, choice, allow_diverged=allow_diverged)
+    outcome = gates.gate(read(folder), metric, tolerance, Choice.of(locals()), allow_diverged=allow_diverged)
     if as_json:
         console.echo_json(outcome.to_json())
     else:

@@ -23,7 +23,7 @@ from ablate.launch.time_left import StudyClock, counted
 from ablate.runs.rows import Data, Row
 from ablate.stats.paired import ALPHA
 from ablate.store import tables
-from ablate.store.plans import Plan, make_plan
+from ablate.store.plans import Plan
 from ablate.study.plan import Planned, RunSpec
 from ablate.study.program import ProgramConfig
 from ablate.study.request import Rerun
@@ -205,7 +205,7 @@ class StudyRuns(ABC):
         judged = [spec for spec in self.specs if spec.purpose is None]
         if not judged:
             return None, named
-        plan = make_plan(
+        plan = Plan(
             preset=request.preset,
             data=data.name,
             data_digest=data.digest,

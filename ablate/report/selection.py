@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.base.errors import ResultsError, did_you_mean
-from ablate.base.text import plural, printable
+from ablate.base.text import plural, printable, split_names
 from ablate.report.clean_rows import clean_runs, finite, tuples
 from ablate.report.design import planned_metrics
 from ablate.report.metric_choice import choose_metrics, in_fidelity, measured_names
@@ -46,6 +47,21 @@ class Choice:
     same_within: str | None = None  # differences up to this count as none: `2%` of the other's mean, or a number
     where: str | None = None  # only runs that fit a condition, as in `ablate.store.row_filter`
     without_seeds: tuple[int, ...] = ()  # runs of these seeds are left out
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Choice:
+        """Return the choice of options that are named after its fields; others are ignored.
+
+        None is the default. Names may be one text, as in `fd,pd`.
+        """
+        given = {name: options[name] for name in cls.__dataclass_fields__ if options.get(name) is not None}
+        given |= {name: split_names(given[name]) for name in ("metrics", "variants") if name in given}
+        texts = ("preset", "data", "budget", "against", "samples", "extractor", "where")
+        given |= {name: str(given[name]) for name in texts if name in given}
+        if "without_seeds" in given:
+            seeds = given["without_seeds"]
+            given["without_seeds"] = tuple(map(int, dict.fromkeys([seeds] if isinstance(seeds, Integral) else seeds)))
+        return cls(**given)
 
     @property
     def filters(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from ablate.store import tables
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run and judged.
+    """What is to be run and judged. Its parts are kept in one order, whatever order they were given in.
 
     Attributes:
         preset: The budget's name.
@@ -40,12 +40,16 @@ class Plan:
     data: str
     data_digest: str
     budget: str
-    variants: tuple[tuple[str, str], ...]
-    seeds: tuple[int, ...]
-    metrics: tuple[str, ...]
+    variants: Sequence[tuple[str, str]]
+    seeds: Sequence[int]
+    metrics: Sequence[str]
     level: float
     max_seeds: int | None = None
-    tuning: tuple[str, ...] = ()
+    tuning: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("variants", "seeds", "metrics", "tuning"):
+            object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
 
     @property
     def plan_id(self) -> str:
@@ -56,34 +60,6 @@ class Plan:
         if self.tuning:
             parts.append(self.tuning)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def make_plan(
-    *,
-    preset: str,
-    data: str,
-    data_digest: str,
-    budget: str,
-    variants: Sequence[tuple[str, str]],
-    seeds: Sequence[int],
-    metrics: Sequence[str],
-    level: float,
-    max_seeds: int | None = None,
-    tuning: Iterable[str] = (),
-) -> Plan:
-    """Return the plan of these parts, in one order whatever order they were given in."""
-    return Plan(
-        preset,
-        data,
-        data_digest,
-        budget,
-        tuple(sorted(set(variants))),
-        tuple(sorted(set(seeds))),
-        tuple(sorted(set(metrics))),
-        level,
-        max_seeds,
-        tuple(sorted(set(tuning))),
-    )
 
 
 def record(results: Path, plan: Plan, code: str) -> str:

@@ -65,7 +65,7 @@ def test_runs_are_listed_with_what_tells_them_apart(folder: Path) -> None:
 
 
 def test_runs_without_a_row_are_listed_too(folder: Path) -> None:
-    plan = plans.make_plan(
+    plan = plans.Plan(
         preset="quick", data="cats", data_digest="d", budget="steps", variants=[("v_pred", "h")], seeds=[0, 1], metrics=[],
         level=0.05,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from ablate.base.errors import ResultsError
 from ablate.store import plans, tables
 
-PLAN = plans.make_plan(
+PLAN = plans.Plan(
     preset="smoke",
     data="cats",
     data_digest="d" * 64,
@@ -35,7 +35,7 @@ def test_the_same_plan_is_one_row(tmp_path: Path) -> None:
 
 def test_the_order_of_its_parts_does_not_name_a_plan() -> None:
     kept = {name: getattr(PLAN, name) for name in ("preset", "data", "data_digest", "budget", "metrics", "level")}
-    same = plans.make_plan(variants=PLAN.variants[::-1], seeds=(0, 1, 1), **kept)
+    same = plans.Plan(variants=PLAN.variants[::-1], seeds=(0, 1, 1), **kept)
     assert same.plan_id == PLAN.plan_id
     assert replace(PLAN, data="other name").plan_id == PLAN.plan_id
     changes = ({"seeds": (0, 1, 2)}, {"metrics": ("fid",)}, {"preset": "quick"}, {"max_seeds": 2})

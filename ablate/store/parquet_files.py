@@ -124,10 +124,7 @@ def write(path: Path, table: pa.Table, *, replaced: Path) -> None:
         OSError: The file cannot be written.
     """
     begin, old = _rows_of(replaced)
-    size = pa.MockOutputStream()
-    with _writer(size, table.schema) as writer:
-        writer.write_table(table)
-    fits = size.size() <= begin
+    fits = begin > len(MAGIC) and _size(table) <= begin
     with path.open("wb") as file:
         sink = pa.PythonFile(file, "w")
         # The writer starts with `MAGIC`, and puts the footer where `sink` is when it is closed.
@@ -139,6 +136,14 @@ def write(path: Path, table: pa.Table, *, replaced: Path) -> None:
                 writer.write_table(table)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _size(table: pa.Table) -> int:
+    """Return how many bytes the table takes in a file of its own."""
+    size = pa.MockOutputStream()
+    with _writer(size, table.schema) as writer:
+        writer.write_table(table)
+    return int(size.size())
 
 
 def _writer(sink: object, encoded: pa.Schema) -> pq.ParquetWriter:

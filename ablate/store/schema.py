@@ -161,7 +161,8 @@ SCHEMAS: dict[str, pa.Schema] = {table: _schema(table) for table in _COLUMNS}
 
 def with_unknown(table: str, found: pa.Schema) -> pa.Schema:
     """Return the schema of a table, followed by the columns of a file that this version does not know."""
-    unknown = [field for field in found if field.name not in SCHEMAS[table].names]
+    known = set(SCHEMAS[table].names)  # pyarrow makes the list anew each time
+    unknown = [field for field in found if field.name not in known]
     plain = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in unknown]
     return _schema(table, plain) if plain else SCHEMAS[table]
 

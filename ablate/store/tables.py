@@ -236,8 +236,10 @@ def check_folder(results: Path) -> None:
 
 def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a results table as plain dictionaries, null as None."""
-    found = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(k): v for k, v in row.items()} for row in found]
+    names = [str(name) for name in table.columns]
+    series: list[Any] = [table.iloc[:, i] for i in range(len(names))]  # the stubs lack `na_value=None`
+    columns = [column.to_numpy(object, na_value=None).tolist() for column in series]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def match_run_ids(run_ids: Iterable[str], name: str) -> set[str]:

@@ -112,8 +112,7 @@ def judged_metrics(request: StudyRequest, specs: Sequence[RunSpec], found: Findi
 def _expected_headline(request: StudyRequest) -> list[str]:
     if request.metrics:
         return [best if best in request.metrics else embedded for best, embedded in HEADLINES]
-    from ablate.metrics.networks import BACKBONE_OF
-    from ablate.metrics.weights import Search, obtainable
+    from ablate.metrics.weights import BACKBONE_OF, Search, obtainable
 
     search = Search(request.weights, download=not request.offline)
     return [

@@ -26,8 +26,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.metrics.pair_distances import TRUNKS
-from ablate.metrics.weights import Search, local_file
+from ablate.metrics.weights import BACKBONE_OF, Search, local_file
 from ablate.store import tables
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +90,7 @@ def stages(
         tests: Begin with the GPU tests.
         preset: All runs at this preset; None: `published` and `quick`.
     """
-    lpips = local_file(TRUNKS["vgg"], Search(weights)) is not None
+    lpips = local_file(BACKBONE_OF["lpips-vgg"], Search(weights)) is not None
     program = "drift_bottleneck+lpips_loss" if lpips else "drift_bottleneck"
     ablate = (sys.executable, "-m", "ablate", "run", "--data", data, "--results", str(results))
     ablate += ("--quantize", "none", "--offline", *(("--weights", str(weights)) if weights else ()))

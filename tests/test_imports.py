@@ -98,18 +98,21 @@ def test_imports_run_downward(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_light_modules_do_not_import_torch() -> None:
-    """One process imports all of them; the last is a control, which does import torch."""
-    modules = [f"ablate.{name}" for name in (*WITHOUT_TORCH, "base.rng")]
+def test_light_modules_import_neither_torch_nor_timm() -> None:
+    """One process imports all of them, then those of a dry run, which need torch; the last does import timm."""
+    dry = ["base.rng", "inference.requested_formats", "launch.model_runs"]
+    modules = [f"ablate.{name}" for name in (*WITHOUT_TORCH, *dry, "metrics.networks")]
     code = (
         "import importlib, sys\n"
+        "heavy = ['timm', 'torch']\n"
         "for name in sys.argv[1:]:\n"
         "    importlib.import_module(name)\n"
-        "    if 'torch' in sys.modules:\n"
-        "        sys.exit(print('first with torch:', name))"
+        "    for package in [one for one in heavy if one in sys.modules]:\n"
+        "        heavy.remove(package)\n"
+        "        print('first with', package, name)"
     )
     shown = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=True)
-    assert shown.stdout == "first with torch: ablate.base.rng\n"
+    assert shown.stdout == "first with torch ablate.base.rng\nfirst with timm ablate.metrics.networks\n"
 
 
 def test_an_empty_variable_of_a_library_counts_as_unset() -> None:

@@ -43,7 +43,7 @@ class Fake:
         monkeypatch.setattr(model_runs, "study_images", lambda source, specs: DATA)
         networks = SimpleNamespace(missing={"inception-v3-compat": "none"})
         monkeypatch.setattr("ablate.metrics.networks.load_networks", lambda *_, **__: networks)
-        monkeypatch.setattr(model_runs, "execute_run", self)
+        monkeypatch.setattr("ablate.runs.pipeline.execute_run", self)
 
     def __call__(self, spec: RunSpec, data: Any, folder: Path, **_: object) -> dict[str, Any]:
         run = (spec.variant, spec.seed)

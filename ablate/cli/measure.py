@@ -76,7 +76,8 @@ def measure(
     from ablate.base.progress import Progress
     from ablate.data.image_files import ImageFiles
     from ablate.metrics.image_sets import copies_of_reference, default_metrics, measure_sets
-    from ablate.metrics.networks import load_networks, networks_of
+    from ablate.metrics.networks import load_networks
+    from ablate.metrics.weights import networks_of
     from ablate.report.render import measure as measure_tables
 
     if array is not None and not any(path.suffix.lower() == ".npz" for path in (real, fake, baseline) if path):

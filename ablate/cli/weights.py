@@ -32,8 +32,7 @@ def weights(
 
     Example: ablate weights --fetch
     """
-    from ablate.metrics.networks import BACKBONE_OF, DEFAULT
-    from ablate.metrics.weights import BACKBONES, Search, local_file
+    from ablate.metrics.weights import BACKBONE_OF, BACKBONES, DEFAULT, Search, local_file
     from ablate.study.metric_names import METRICS
 
     of_metric = {name: BACKBONE_OF[m.network] for name, m in METRICS.items() if m.network in BACKBONE_OF}

@@ -21,7 +21,6 @@ from ablate.base.errors import AblateError, ResultsError, did_you_mean
 from ablate.data import cats
 from ablate.data.datasets import is_embedded
 from ablate.diffusion.objectives import interpolate
-from ablate.inference.number_formats import groups_of
 from ablate.inference.onnx import (
     ExportableModel,
     Graphs,
@@ -32,6 +31,7 @@ from ablate.inference.onnx import (
     to_int8,
 )
 from ablate.inference.onnx_runtime import Session
+from ablate.inference.requested_formats import groups_of
 from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.neighbours import to_float
 from ablate.metrics.pair_distances import psnr_db

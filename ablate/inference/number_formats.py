@@ -9,8 +9,7 @@ simulated row says so, and has no file and no time.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ablate.base import machine, rng
-from ablate.base.errors import AblateError, ResultsError, did_you_mean, require
+from ablate.base.errors import AblateError, ResultsError, require
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
 from ablate.diffusion.sampling import BATCH, to_uint8
@@ -40,6 +39,7 @@ from ablate.inference.onnx import (
     to_int8,
     torch_network,
 )
+from ablate.inference.requested_formats import ALL_BUT_DRIFT, EXPORTER, groups_of
 from ablate.inference.trained_run import TrainedRun
 from ablate.metrics.extractors import Extractor
 from ablate.metrics.networks import MetricNetworks
@@ -47,93 +47,16 @@ from ablate.metrics.pair_distances import mean_pair_scores
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Features, bootstrap_difference, collect_features, frechet_distance
 from ablate.models.cost import cost
-from ablate.models.denoiser import construct
-from ablate.models.denoiser import groups_of as groups_of_network
 from ablate.store import tables as results
-from ablate.study.config import Config, QuantizeConfig
+from ablate.study.config import QuantizeConfig
 from ablate.study.metric_names import EMBEDDED, INCEPTION
-from ablate.study.plan import RunSpec
 
 Row = dict[str, Any]
 
-SCHEMES = tuple(simulated_formats.FORMATS)
-ALL_BUT_DRIFT = "kpn"  # a scope of the model of that name
 FLOAT = "fp32"  # the row that the others are compared with
-EXPORTER = "onnxscript"  # one of the packages that export graphs
 BATCHES = (1, 8)  # batch sizes of the timed calls
 DISTANCES = {EMBEDDED: "fd", INCEPTION: "fid"}  # extractor -> column
 CPU = torch.device("cpu")  # where ONNX Runtime and the simulation compute
-
-
-def scopes_of(config: Config) -> tuple[str, ...]:
-    """Return the scopes of a configuration's model: its module groups, and all of them together."""
-    settings = config.model
-    groups = settings.all_groups or groups_of_network(construct(config))
-    decoder = ("decoder",) if settings.all_groups or settings.space == "latent" else ()
-    return (*((ALL_BUT_DRIFT,) if settings.kind == ALL_BUT_DRIFT else ()), *groups, *decoder, "all")
-
-
-def parse_formats(schemes: str | None, scopes: str | None, config: Config) -> QuantizeConfig:
-    """Return the settings that `--quantize` and `--scopes` ask for.
-
-    Args:
-        schemes: A list with commas, `all` or `none`; None keeps the preset's schemes.
-        scopes: A list with commas, `each` (every scope) or `none`; None keeps the preset's scopes.
-        config: The run's configuration, with the preset's settings.
-
-    Raises:
-        AblateError: An unknown scheme or scope.
-    """
-    default = config.quantize
-    chosen = {
-        "schemes": _words("--quantize", schemes, SCHEMES, default.schemes),
-        # `all` is a scope itself, the whole network; every scope is `each`.
-        "scopes": _words("--scopes", scopes, scopes_of(config) if scopes else (), default.scopes, every="each"),
-    }
-    return default.replaced(**chosen)
-
-
-def with_formats(specs: Sequence[RunSpec], schemes: str | None, scopes: str | None) -> tuple[list[RunSpec], bool]:
-    """Return runs with the formats asked for, and whether finished runs may lack some of them.
-
-    Args:
-        specs: The runs.
-        schemes: As for `parse_formats`.
-        scopes: As for `parse_formats`.
-
-    Raises:
-        AblateError: An unknown scheme or scope, or the packages that export graphs are missing.
-    """
-    if schemes is None and scopes is None:
-        return list(specs), False
-    wanted = [parse_formats(schemes, scopes, spec.config) for spec in specs]
-    asked = any(settings.schemes and settings.scopes for settings in wanted)
-    if asked:
-        require("--quantize", EXPORTER)
-    return [
-        dataclasses.replace(spec, config=spec.config.replaced(quantize=one))
-        for spec, one in zip(specs, wanted, strict=True)
-    ], asked
-
-
-def _words(
-    option: str, text: str | None, allowed: Sequence[str], default: tuple[str, ...], *, every: str = "all"
-) -> tuple[str, ...]:
-    if text is None:
-        return default
-    if text.strip() == "none":
-        return ()
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        if word not in (*allowed, every):
-            near = did_you_mean(word, (*allowed, every))
-            raise AblateError(f"{option} {text}: unknown {word!r}{near} Allowed: {', '.join((*allowed, every))}, none")
-    return tuple(dict.fromkeys(w for word in words for w in (allowed if word == every else [word])))
-
-
-def groups_of(scope: str, there: Collection[str]) -> list[str]:
-    """Return the module groups of a scope, out of those that a network has."""
-    return [group for group in there if scope in ("all", group) or (scope == ALL_BUT_DRIFT and group != "drift")]
 
 
 @dataclass

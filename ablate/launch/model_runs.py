@@ -1,4 +1,7 @@
-"""The runs of a torch model that this machine trains."""
+"""The runs of a torch model that this machine trains.
+
+What trains and measures takes seconds to import. A dry run needs neither, so methods import it.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,11 @@ from typing import Any, cast
 from ablate.base.machine import device_bytes, environment, pick_device, use_threads
 from ablate.base.progress import Progress
 from ablate.data.datasets import ImageSet
-from ablate.inference import number_formats
 from ablate.launch.study_runs import Networks, StudyRuns
-from ablate.metrics.networks import BACKBONE_OF, networks_of
-from ablate.metrics.weights import BACKBONES, Search, local_file, obtainable
+from ablate.metrics.weights import BACKBONE_OF, BACKBONES, Search, local_file, loss_weights, networks_of, obtainable
 from ablate.models import memory
 from ablate.models.cost import Cost, cost
-from ablate.runs.evaluation_curve import add_evaluations
-from ablate.runs.loading import load_run
-from ablate.runs.missing_metrics import add_missing_metrics, lacking_networks
-from ablate.runs.pipeline import execute_run
+from ablate.runs.lacking_metrics import lacking_networks
 from ablate.runs.rows import Row
 from ablate.store import tables
 from ablate.study.config import Config
@@ -28,7 +26,6 @@ from ablate.study.metric_names import FEATURES, headline_of
 from ablate.study.plan import Planned, RunSpec
 from ablate.study.request import StudyRequest
 from ablate.study.run_times import RunTimes
-from ablate.training.perceptual import check_loss, loss_weights
 
 IMAGE_BYTES = 1_500_000  # of a run's grids
 CHECKPOINT_BYTES = 32  # per parameter: two checkpoints, each with weights, their average and two moments in float32
@@ -62,6 +59,8 @@ class ModelRuns(StudyRuns):
             memory.check(variant, config, available)
         if not any(loss_weights(config.train) for config in self._configs.values()):
             return
+        from ablate.training.perceptual import check_loss
+
         search = Search(request.weights, download=not request.offline)
         planned = [run for run in self.forecast(tables.read(request.results, "runs")) if not run.finished]
         mine = [run.spec for run in planned if part is None or (run.spec.variant, run.spec.seed) in part]
@@ -74,6 +73,8 @@ class ModelRuns(StudyRuns):
 
     def make(self, spec: RunSpec, networks: Networks, progress: Progress, **options: Any) -> Row:
         """Train a model, sample from it and measure."""
+        from ablate.runs.pipeline import execute_run
+
         options |= {"load_wall_s": self.load_wall_s, "save_every_s": self.request.save_every_s}
         options |= {"compile": self.request.compile, "progress": progress}
         return execute_run(spec, self.images, self.request.results, networks=networks(), **options)
@@ -82,6 +83,10 @@ class ModelRuns(StudyRuns):
         self, spec: RunSpec, run_id: str, networks: Networks, progress: Progress, *, lacking: bool, session: str | None
     ) -> int:
         """As in the base class."""
+        from ablate.inference import number_formats
+        from ablate.runs.loading import load_run
+        from ablate.runs.missing_metrics import add_missing_metrics
+
         request, added = self.request, 0
         finished = load_run(request.results, run_id, pick_device(request.device))
         if lacking:
@@ -100,6 +105,9 @@ class ModelRuns(StudyRuns):
         request = self.request
         if not request.nfe or spec.purpose is not None:
             return 0
+        from ablate.runs.evaluation_curve import add_evaluations
+        from ablate.runs.loading import load_run
+
         finished = load_run(request.results, run_id, pick_device(request.device))
         return add_evaluations(request.results, finished, self.images, networks(), request.nfe, progress=progress)
 

@@ -167,7 +167,7 @@ def _judged_specs(request: StudyRequest, tuned: Sequence[Tuned]) -> tuple[list[R
     ]
     if is_program(specs):
         return specs, False
-    from ablate.inference.number_formats import with_formats
+    from ablate.inference.requested_formats import with_formats
 
     made, asked = with_formats(specs, request.quantize, request.scopes)
     plain = [spec if spec.purpose is None else _without_formats([spec])[0] for spec in made]

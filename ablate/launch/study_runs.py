@@ -224,9 +224,8 @@ class StudyRuns(ABC):
         kept, request = self.measured_file, self.request
         if kept is None or not run_ids:
             return ()
-        from ablate.metrics.networks import BACKBONE_OF, networks_of
-        from ablate.metrics.weights import Search, fetch
-        from ablate.runs.missing_metrics import lacking_networks
+        from ablate.metrics.weights import BACKBONE_OF, Search, fetch, networks_of
+        from ablate.runs.lacking_metrics import lacking_networks
 
         wanted = networks_of(request.asked_metrics)
         if not lacking_networks(request.results, run_ids, wanted, kept):
@@ -245,7 +244,8 @@ class StudyRuns(ABC):
             on_missing: Called for each network whose weights are missing, with its name and why.
         """
         from ablate.base.machine import pick_device
-        from ablate.metrics.networks import load_networks, networks_of
+        from ablate.metrics.networks import load_networks
+        from ablate.metrics.weights import networks_of
 
         request, wanted = self.request, networks_of(self.request.asked_metrics)
         options: dict[str, Any] = {"smallest_side": self.image_side, "progress": progress, "offline": request.offline}

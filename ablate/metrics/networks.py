@@ -7,22 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA
 
 from ablate.base.errors import WeightsError
 from ablate.base.progress import Progress
 from ablate.metrics.efficientnet import efficientnet_lite0
 from ablate.metrics.extractors import Extractor, load_extractor
-from ablate.metrics.pair_distances import SMALLEST_SIDE, TRUNKS, Distance, PerceptualDistance, load_lpips
-from ablate.metrics.weights import Search, fetch, local_file
-from ablate.study.metric_names import EMBEDDED, INCEPTION, PERCEPTUAL, Metric
-
-DEFAULT = (INCEPTION, "lpips-alex")  # measured with unless metrics are named
-BACKBONE_OF = {
-    INCEPTION: "inception_v3",
-    **{f"lpips-{net}": trunk for net, trunk in TRUNKS.items()},
-    **MODEL_METADATA,
-}  # network -> name of its weights
+from ablate.metrics.pair_distances import SMALLEST_SIDE, Distance, PerceptualDistance, load_lpips
+from ablate.metrics.weights import BACKBONE_OF, Search, fetch, local_file
+from ablate.study.metric_names import EMBEDDED, PERCEPTUAL
 
 
 @dataclass(frozen=True)
@@ -49,12 +41,6 @@ class MetricNetworks:
         """The loaded networks, without the embedded ones."""
         loaded = {*self.extractors, *(PERCEPTUAL[name] for name in self.distances)}
         return tuple(network for network in BACKBONE_OF if network in loaded)
-
-
-def networks_of(metrics: Collection[Metric]) -> list[str]:
-    """Return the networks with weights of their own that metrics need; without metrics those of `fid` and `lpips`."""
-    named = {metric.network for metric in metrics if metric.network}
-    return sorted(named - {EMBEDDED}) if metrics else list(DEFAULT)
 
 
 def load_networks(

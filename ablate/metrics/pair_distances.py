@@ -26,11 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from ablate.metrics.efficientnet import EfficientNetLite0, full_precision
-from ablate.metrics.weights import Search, find_weights
+from ablate.metrics.weights import BACKBONE_OF, Search, find_weights
 from ablate.models.weight_files import digest
 
 EPS = 1e-10  # keeps the norm of an all-zero feature differentiable
-TRUNKS = {"alex": "alexnet_features", "vgg": "vgg16_features"}  # of LPIPS -> name of the weights
 SMALLEST_SIDE = {"alex": 31, "vgg": 16}  # pixels: below it the trunk's pooling leaves nothing
 
 
@@ -163,7 +162,7 @@ def load_lpips(net: str, device: torch.device | str = "cpu", search: Search | No
     Raises:
         WeightsError: The trunk's weights are not available.
     """
-    return Lpips(net, find_weights(TRUNKS[net], search or Search()).tensors).to(device)
+    return Lpips(net, find_weights(BACKBONE_OF[f"lpips-{net}"], search or Search()).tensors).to(device)
 
 
 def pair_scores(

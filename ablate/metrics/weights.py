@@ -30,6 +30,8 @@ from ablate.base.errors import WeightsError
 from ablate.base.progress import Progress
 from ablate.metrics.downloads import Download, download, offline, recently_failed
 from ablate.models.weight_files import digest
+from ablate.study.config import TrainConfig
+from ablate.study.metric_names import EMBEDDED, INCEPTION, Metric
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,26 @@ BACKBONES = {
         _dinov2("dinov2_vitg14", "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3", 4546),
     )
 }
+
+
+DEFAULT = (INCEPTION, "lpips-alex")  # the networks that are measured with unless metrics are named
+BACKBONE_OF = {
+    INCEPTION: "inception_v3",
+    "lpips-alex": "alexnet_features",
+    "lpips-vgg": "vgg16_features",
+    **{f"dinov2-vit-{size}-14": f"dinov2_vit{size}14" for size in "sblg"},
+}  # network -> name of its weights
+
+
+def networks_of(metrics: Collection[Metric]) -> list[str]:
+    """Return the networks with weights of their own that metrics need; without metrics those of `fid` and `lpips`."""
+    named = {metric.network for metric in metrics if metric.network}
+    return sorted(named - {EMBEDDED}) if metrics else list(DEFAULT)
+
+
+def loss_weights(config: TrainConfig) -> str | None:
+    """Return the name of the weights that a training loss needs; None: it needs none but those installed."""
+    return BACKBONE_OF["lpips-vgg"] if config.perceptual == "lpips_vgg" else None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ablate.metrics.networks import MetricNetworks
 from ablate.models.weight_files import digest, read_tensors, save_tensors
 from ablate.runs import evaluation
 from ablate.runs.context import RunContext
+from ablate.runs.lacking_metrics import lacking_networks
 from ablate.runs.program import OUT
 from ablate.runs.program_images import measure_images
 from ablate.runs.rows import Row, RunRows
@@ -31,31 +32,6 @@ from ablate.study.plan import RunSpec
 from ablate.study.program import ProgramConfig
 
 FEATURES_FILE = "features.safetensors"
-
-
-def lacking_networks(
-    folder: Path, run_ids: Collection[str], networks: Collection[str], kept: str = "model.safetensors"
-) -> dict[str, list[str]]:
-    """Return the finished runs that lack the metrics of networks, and have kept what is measured.
-
-    Args:
-        folder: The results folder.
-        run_ids: The runs to look at.
-        networks: Names of networks.
-        kept: The file or folder in a run's folder that is measured.
-
-    Returns:
-        Name of a run -> the networks that it was not measured with.
-    """
-    runs, fidelity = tables.read(folder, "runs"), tables.read(folder, "fidelity")
-    done = set(runs.loc[runs["status"] == "done", "run_id"]) & set(run_ids)
-    measured = set(zip(fidelity["run_id"], fidelity["extractor"], strict=True))
-    lacking = {run_id: [one for one in networks if (run_id, one) not in measured] for run_id in sorted(done)}
-    return {
-        run_id: missing
-        for run_id, missing in lacking.items()
-        if missing and (run_folder(folder, run_id) / kept).exists()
-    }
 
 
 def add_missing_metrics(

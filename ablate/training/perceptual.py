@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ablate.base.errors import VariantError, WeightsError
 from ablate.base.progress import Progress
 from ablate.metrics.efficientnet import efficientnet_lite0
-from ablate.metrics.pair_distances import SMALLEST_SIDE, TRUNKS, Lpips, PerceptualDistance, load_lpips, unit_features
-from ablate.metrics.weights import Search, fetch, find_weights
+from ablate.metrics.pair_distances import SMALLEST_SIDE, Lpips, PerceptualDistance, load_lpips, unit_features
+from ablate.metrics.weights import Search, fetch, find_weights, loss_weights
 from ablate.study.config import Config, TrainConfig
 
 VGG = "vgg"  # the trunk of `lpips_vgg`
@@ -68,11 +68,6 @@ def perceptual_loss(
     if config.perceptual == "lpips_vgg":
         return LpipsLoss(load_lpips(VGG, device, search))
     return PerceptualDistance(efficientnet_lite0(device), stages=config.perceptual_stages)
-
-
-def loss_weights(config: TrainConfig) -> str | None:
-    """Return the name of the weights that a training loss needs; None: it needs none but those installed."""
-    return TRUNKS[VGG] if config.perceptual == "lpips_vgg" else None
 
 
 def check_loss(variant: str, config: Config, search: Search, progress: Progress) -> None:

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from ablate.base.errors import ResultsError
 from ablate.inference import executorch, export, onnx_runtime, openvino
-from ablate.inference.number_formats import groups_of, parse_formats, scopes_of, with_formats
 from ablate.inference.onnx import ExportableModel, ImageGenerator, calibration_inputs
 from ablate.inference.onnx_modules import ShuffledConv2d, Step
+from ablate.inference.requested_formats import groups_of, parse_formats, scopes_of, with_formats
 from ablate.models.cost import cost
 from ablate.models.kpn.drift import ZeroInit
 from ablate.runs.loading import load_run

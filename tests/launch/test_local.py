@@ -51,7 +51,7 @@ class Fake:
         monkeypatch.setattr(model_runs, "study_images", lambda source, specs: DATA)
         networks = SimpleNamespace(missing={})
         monkeypatch.setattr("ablate.metrics.networks.load_networks", lambda *_, **__: networks)
-        monkeypatch.setattr(model_runs, "execute_run", self)
+        monkeypatch.setattr("ablate.runs.pipeline.execute_run", self)
 
     def __call__(self, spec: RunSpec, data: Any, folder: Path, **_: object) -> dict[str, Any]:
         run_id = spec.run_id("set", "d")
@@ -300,7 +300,7 @@ def test_a_failure_gives_the_lease_back(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*_: object, **__: object) -> None:
         raise ResultsError("full")
 
-    monkeypatch.setattr(model_runs, "execute_run", fail)
+    monkeypatch.setattr("ablate.runs.pipeline.execute_run", fail)
     with pytest.raises(ResultsError, match="full"):
         go(tmp_path, fail_fast=True)
     assert leases(tmp_path) == []
@@ -316,7 +316,7 @@ def test_after_a_failed_run_the_others_are_made_and_all_failures_are_told(
             raise RuntimeError("a shape\nis wrong")
         return fake(spec, *given, **options)
 
-    monkeypatch.setattr(model_runs, "execute_run", fail_two)
+    monkeypatch.setattr("ablate.runs.pipeline.execute_run", fail_two)
     said: dict[str, str] = {}
     with pytest.raises(AblateError) as caught:
         go(tmp_path, said=said)
@@ -339,7 +339,7 @@ def test_a_full_or_read_only_disk_stops_the_study_at_once(
         tried.append(spec.variant)
         raise ResultsError("cannot be written") from OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(model_runs, "execute_run", fail)
+    monkeypatch.setattr("ablate.runs.pipeline.execute_run", fail)
     with pytest.raises(ResultsError, match="cannot be written"):
         go(tmp_path)
     assert len(tried) == 1
@@ -353,7 +353,7 @@ def test_sigterm_interrupts_and_gives_the_lease_back(tmp_path: Path, monkeypatch
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
 
-    monkeypatch.setattr(model_runs, "execute_run", terminated)
+    monkeypatch.setattr("ablate.runs.pipeline.execute_run", terminated)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path)
     assert leases(tmp_path) == []

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ablate.metrics.efficientnet import efficientnet_lite0
-from ablate.metrics.pair_distances import TRUNKS, Distance, Lpips, PerceptualDistance, load_lpips, psnr_db
-from ablate.metrics.weights import Search
+from ablate.metrics.pair_distances import Distance, Lpips, PerceptualDistance, load_lpips, psnr_db
+from ablate.metrics.weights import BACKBONE_OF, Search
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_lpips_is_the_packages_on_real_weights(net: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         package = lpips.LPIPS(net=net, pretrained=True, pnet_rand=True, verbose=False)
-    trunk = load_file(SHARED / f"{TRUNKS[net]}.safetensors")
+    trunk = load_file(SHARED / f"{BACKBONE_OF[f'lpips-{net}']}.safetensors")
     with torch.no_grad():
         for key, value in package.net.named_parameters():
             value.copy_(trunk["features." + key.split(".", 1)[1]])

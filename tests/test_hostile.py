@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from image_bytes import read_images
 from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
@@ -29,7 +30,6 @@ from ablate import cli
 from ablate.base import host
 from ablate.base.errors import AblateError, DataError, ResultsError, VariantError
 from ablate.base.text import message, printable, printable_lines
-from ablate.data.datasets import read_images
 from ablate.models.kpn.filters import KERNEL_WEIGHTS
 from ablate.store import health, tables
 from ablate.store.artifacts import new_folder, new_working_folder, run_folder

@@ -96,7 +96,7 @@ def load_dataset(source: str, *, size: int = 64, channels: int = 3, array: str =
     place = path.resolve()
     name = place.name if place.is_dir() else place.stem  # a folder's name may have dots: photos.v2
     with ImageFiles(path, size=size, array=array or None) as files:
-        images, notes = _read_all(files, size), files.notes()
+        images, notes = read_all(files, size), files.notes()
     return _split(one_line(name), _of_channels(images, channels), "", notes, where=one_line(path))
 
 
@@ -114,24 +114,12 @@ def is_embedded(digest: str | None) -> bool:
     return digest == EMBEDDED_DIGEST
 
 
-def read_images(path: Path, *, size: int) -> np.ndarray:
-    """Read every image of a folder (and its subfolders), a zip or a `.npz` file, copies included.
-
-    Args:
-        path: As for `ImageFiles`.
-        size: Width and height of the images returned, in pixels.
-
-    Returns:
-        Images (N, 3, size, size), uint8, RGB, N >= 1.
+def read_all(images: ImageFiles, size: int) -> np.ndarray:
+    """Return every image, (N, 3, size, size) uint8, copies included.
 
     Raises:
-        DataError: The path or one of its images cannot be read; the message names the file.
+        DataError: An image cannot be read, or all together need more memory than there is.
     """
-    with ImageFiles(path, size=size) as images:
-        return _read_all(images, size)
-
-
-def _read_all(images: ImageFiles, size: int) -> np.ndarray:
     check_memory(images.where, f"{len(images):,} images of {size} x {size}", len(images) * 3 * size**2)
     array = np.empty((len(images), 3, size, size), np.uint8)
     for i, image in enumerate(images.read(range(len(images)))):

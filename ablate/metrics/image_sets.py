@@ -17,7 +17,7 @@ from ablate.data.image_files import ImageFiles
 from ablate.data.pairing import match_by_name
 from ablate.metrics.extractors import Extractor, batch_size
 from ablate.metrics.neighbours import DIVERSITY_IMAGES, sample_metrics, to_float
-from ablate.metrics.networks import MetricNetworks
+from ablate.metrics.networks import MetricNetworks, too_large
 from ablate.metrics.pair_distances import pair_scores
 from ablate.metrics.reference_cache import cached_features
 from ablate.metrics.set_distances import (
@@ -218,12 +218,8 @@ def measure_sets(
 def _without_too_large(networks: MetricNetworks, images: ImageFiles) -> MetricNetworks:
     """Leave out the distances whose networks need larger images."""
     _, height, width = next(images.read([0])).shape
-    too_large = {name: d.smallest for name, d in networks.distances.items() if min(height, width) < d.smallest}
-    why = {
-        PERCEPTUAL[name]: f"images of {width} x {height} pixels; {PERCEPTUAL[name]} needs sides of at least {smallest}"
-        for name, smallest in too_large.items()
-    }
-    kept = {name: distance for name, distance in networks.distances.items() if name not in too_large}
+    why = too_large([PERCEPTUAL[name] for name in networks.distances], width, height)
+    kept = {name: distance for name, distance in networks.distances.items() if PERCEPTUAL[name] not in why}
     return replace(networks, distances=kept, missing=networks.missing | why)
 
 

@@ -76,7 +76,7 @@ def load_networks(
         search=search,
     )
     if smallest_side is not None:
-        networks.missing.update(_too_large(wanted, smallest_side))
+        networks.missing.update(too_large(wanted, smallest_side, smallest_side))
     loadable = [network for network in wanted if network not in networks.missing]
     problems = fetch([BACKBONE_OF[network] for network in loadable], search, progress)
     for network in loadable:
@@ -100,13 +100,13 @@ def weight_paths(networks: MetricNetworks, folder: Path | None) -> list[Path]:
     return [path for path in paths if path is not None]
 
 
-def _too_large(wanted: Collection[str], side: int) -> dict[str, str]:
-    """Return the networks that need larger images, and why."""
+def too_large(networks: Collection[str], width: int, height: int) -> dict[str, str]:
+    """Return which of these networks need larger images than of width x height pixels, and why."""
     needed = {f"lpips-{net}": smallest for net, smallest in SMALLEST_SIDE.items()}
     return {
-        network: f"images of {side} x {side} pixels; {network} needs sides of at least {needed[network]}"
-        for network in wanted
-        if side < needed.get(network, 0)
+        network: f"images of {width} x {height} pixels; {network} needs sides of at least {needed[network]}"
+        for network in networks
+        if min(width, height) < needed.get(network, 0)
     }
 
 

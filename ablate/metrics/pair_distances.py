@@ -38,11 +38,9 @@ class Distance(Protocol):
 
     Attributes:
         digest: Names the weights.
-        smallest: The shortest side that an image may have, in pixels.
     """
 
     digest: str
-    smallest: int
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
         """Return the distances (B,) of images (B, 3, H, W) in [-1, 1] to their targets."""
@@ -66,7 +64,7 @@ class PerceptualDistance(nn.Module):
         if not 1 <= stages <= 5:
             raise ValueError(f"stages: found {stages}, expected 1 to 5")
         self.extractor, self.stages = extractor, stages
-        self.digest, self.smallest = extractor.digest, 1
+        self.digest = extractor.digest
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Return the distance of each image to its target.
@@ -117,7 +115,7 @@ class Lpips(nn.Module):
             {key: trunk[f"features.{key.split('.', 1)[1]}"] for key in self.model.net.state_dict()}
         )
         self.model.eval().requires_grad_(False)
-        self.digest, self.smallest = digest(self.model.state_dict()), SMALLEST_SIDE[net]
+        self.digest = digest(self.model.state_dict())
 
     def train(self, mode: bool = True) -> Lpips:
         """Stay in evaluation mode: in training mode the package's heads apply dropout."""

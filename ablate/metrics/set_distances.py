@@ -125,7 +125,7 @@ def rank_warning(distinct: Mapping[str, int], features: int) -> str | None:
 
 def kept_rows(n: int, keep: int = KEPT) -> NDArray[np.int64]:
     """Return which of n images keep their feature rows: all, or a random subset, always the same."""
-    return _random_subset(n, min(keep, n), 0)
+    return np.sort(rng.permutation(0, "part", 0, n)[:keep].numpy())
 
 
 def collect_features(
@@ -374,12 +374,6 @@ def _distance_of_rows(a: Array, b: Array) -> float:
     shift = a.mean(0) - b.mean(0)
     squares = shift @ shift + (x**2).sum() + (y**2).sum()
     return float(squares - 2 * np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum())
-
-
-def _random_subset(n: int, size: int, seed: int, *key: int) -> NDArray[np.int64]:
-    """Return `size` random indices below n, in rising order."""
-    stream = "/".join(map(str, ("part", *key)))
-    return np.sort(rng.permutation(seed, stream, 0, n)[:size].numpy())
 
 
 def _check_sizes(kind: str, *sets: np.ndarray) -> None:

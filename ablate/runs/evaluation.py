@@ -5,7 +5,7 @@ Each function adds rows to the run's tables, and its headline values to the run'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 
@@ -21,7 +21,7 @@ from ablate.inference.latency import TimedCall, time_calls
 from ablate.metrics.embedding_cache import candidates
 from ablate.metrics.extractors import Extractor
 from ablate.metrics.neighbours import sample_metrics, to_float
-from ablate.metrics.pair_distances import Distance, mean_pair_scores
+from ablate.metrics.pair_distances import mean_pair_scores
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Estimate, Features, collect_features, images_used, set_metrics
 from ablate.models.autoencoder import ImageCodec
@@ -46,22 +46,16 @@ def measure_denoising(context: RunContext, model: nn.Module, codec: ImageCodec) 
     config, rows = context.spec.config, context.rows
     distances = context.networks.distances
     x = to_float(context.data.held_out[: config.measure.denoise_images], context.device)
-    how = objective_of(config.diffusion)
     eps = rng.normal(context.spec.seed, "denoise", range(len(x)), config.shape).to(context.device)
 
     def score(decoded: Iterable[Tensor]) -> dict[str, float]:
         """Compare batches of images with the held-out ones."""
         return mean_pair_scores(zip(decoded, x.split(BATCH), strict=True), distances, context.device)
 
-    def denoised(t: float) -> Iterator[Tensor]:
-        for clean, noise in zip(x.split(BATCH), eps.split(BATCH), strict=True):
-            z, times = how.draw(codec.encode(clean), noise, clean.new_full((len(clean),), t))
-            yield codec.decode(denoise(model, config, z, times, context.precision))
-
     scores = []
     with context.task("denoise", len(TIMES)) as bar:
         for t in TIMES:
-            scores.append(score(denoised(t)))
+            scores.append(score(denoised_images(context, model, codec, x, eps, t)))
             rows.add("denoising", {"t": t, "n": len(x), **scores[-1]})
             bar.advance()
     rows.run |= {name: float(np.mean([at_t[name] for at_t in scores])) for name in scores[0]}
@@ -69,6 +63,25 @@ def measure_denoising(context: RunContext, model: nn.Module, codec: ImageCodec) 
         ceiling = score(codec.decode(codec.encode(clean)) for clean in x.split(BATCH))
         rows.run |= {f"autoencoder_{name}": ceiling[name] for name in ("psnr_db", "pd")}
     _save_denoising_strip(context, model, codec, x[: len(STRIP_TIMES)], eps)
+
+
+def denoised_images(
+    context: RunContext, model: nn.Module, codec: ImageCodec, x: Tensor, eps: Tensor, t: float
+) -> Iterator[Tensor]:
+    """Yield batches of images (B, 3, S, S), denoised in one step at the time t in [0, 1].
+
+    Args:
+        context: The run.
+        model: The trained network.
+        codec: Encodes images, and decodes what the network returns.
+        x: The clean images (N, 3, S, S), float32 in [-1, 1].
+        eps: Their noise (N, C, S, S).
+        t: How clean the noisy samples are.
+    """
+    config, how = context.spec.config, objective_of(context.spec.config.diffusion)
+    for clean, noise in zip(x.split(BATCH), eps.split(BATCH), strict=True):
+        z, times = how.draw(codec.encode(clean), noise, clean.new_full((len(clean),), t))
+        yield codec.decode(denoise(model, config, z, times, context.precision))
 
 
 def _save_denoising_strip(context: RunContext, model: nn.Module, codec: ImageCodec, x: Tensor, eps: Tensor) -> None:
@@ -157,8 +170,11 @@ def measure_neighbours(context: RunContext, samples: np.ndarray) -> None:
                 context.device,
                 on_batch=bar.advance,
             )
-        _add_sample_metrics(rows, name, distance, metrics.samples, metrics.counts, "", len(train))
-        _add_sample_metrics(rows, name, distance, metrics.real, metrics.real_counts, "_floor", len(train))
+        of_samples, of_real = (metrics.samples, metrics.counts), (metrics.real, metrics.real_counts)
+        for (estimates, counts), suffix in ((of_samples, ""), (of_real, "_floor")):
+            for kind, estimate in estimates.items():
+                sizes = {"n": counts[kind], "ref_n": None if kind == "diversity" else len(train)}
+                _add_fidelity(rows, f"{kind}_{name}{suffix}", estimate, sizes, PERCEPTUAL[name], distance.digest)
         rows.run["memorised"] = metrics.memorised  # of the last distance: LPIPS if it is loaded
         if name == "pd":
             order = metrics.neighbours.distance.argsort()[:NEAREST_ROWS]
@@ -166,25 +182,11 @@ def measure_neighbours(context: RunContext, samples: np.ndarray) -> None:
             save_strip(context.artifacts / "nearest.png", pairs)
 
 
-def _add_sample_metrics(
-    rows: RunRows,
-    name: str,
-    distance: Distance,
-    estimates: dict[str, Estimate],
-    counts: dict[str, int],
-    suffix: str,
-    n_train: int,
-) -> None:
-    for kind, estimate in estimates.items():
-        sizes = {"n": counts[kind], "ref_n": None if kind == "diversity" else n_train}
-        _add_fidelity(rows, f"{kind}_{name}{suffix}", estimate, sizes, PERCEPTUAL[name], distance.digest)
-
-
 def _add_fidelity(
     rows: RunRows,
     metric: str,
     estimate: Estimate,
-    sizes: dict[str, int | None] | dict[str, int],
+    sizes: Mapping[str, int | None],
     network: str,
     digest: str,
 ) -> None:

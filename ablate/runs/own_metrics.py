@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,14 @@ from torch import Tensor, nn
 
 from ablate.base import rng
 from ablate.base.text import one_line
-from ablate.diffusion.objectives import objective_of
-from ablate.diffusion.sampling import BATCH, denoise
 from ablate.metrics.neighbours import to_float
 from ablate.models.autoencoder import ImageCodec
 from ablate.runs.context import RunContext
+from ablate.runs.evaluation import TIMES, denoised_images
 from ablate.study import plugins
 from ablate.study.plugins import Plugin
 
 Calls = Iterator[tuple[Any, ...]]  # the arguments of each call of a metric
-TIMES = tuple(i / 10 for i in range(1, 10))  # of the denoised images, as in the table `denoising`
 
 
 def measure_own_metrics(context: RunContext, samples: np.ndarray, model: nn.Module, codec: ImageCodec) -> None:
@@ -37,7 +35,7 @@ def measure_own_metrics(context: RunContext, samples: np.ndarray, model: nn.Modu
     """
     for name in plugins.names("metric"):
         plugin = plugins.find("metric", name)
-        arguments = INPUTS[plugin.options["of"]](context, samples, model, codec)
+        arguments = _arguments(plugin.options["of"], context, samples, model, codec)
         value, why = _value(plugin, arguments)
         if why:
             context.progress.say(f"note: metric {name} ({plugin.file}) is not recorded: {why}", once=True)
@@ -88,35 +86,19 @@ def _unit(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).float() / 255
 
 
-def _samples(context: RunContext, samples: np.ndarray, model: nn.Module, codec: ImageCodec) -> Calls:
-    yield (_unit(samples),)
-
-
-def _sets(context: RunContext, samples: np.ndarray, model: nn.Module, codec: ImageCodec) -> Calls:
-    yield _unit(samples), _unit(context.data.training_images(context.spec.config.measure.fd_reference))
-
-
-def _pairs(context: RunContext, samples: np.ndarray, model: nn.Module, codec: ImageCodec) -> Calls:
-    """Yield denoised and true held-out images at each of `TIMES`."""
-    config, how = context.spec.config, objective_of(context.spec.config.diffusion)
-    x = to_float(context.data.held_out[: config.measure.denoise_images], context.device)
-    eps = rng.normal(context.spec.seed, "denoise", range(len(x)), config.shape).to(context.device)
-    for time in TIMES:
-        denoised = []
-        for clean, noise in zip(x.split(BATCH), eps.split(BATCH), strict=True):
-            z, t = how.draw(codec.encode(clean), noise, clean.new_full((len(clean),), time))
+def _arguments(of: str, context: RunContext, samples: np.ndarray, model: nn.Module, codec: ImageCodec) -> Calls:
+    """Yield the arguments of each call of a metric; `of` is as in `ablate.metric`."""
+    config = context.spec.config
+    if of == "samples":
+        yield (_unit(samples),)
+    elif of == "sets":
+        yield _unit(samples), _unit(context.data.training_images(config.measure.fd_reference))
+    elif of == "run":
+        yield (dict(context.rows.run),)
+    else:  # denoised and true held-out images at each of the times
+        x = to_float(context.data.held_out[: config.measure.denoise_images], context.device)
+        eps = rng.normal(context.spec.seed, "denoise", range(len(x)), config.shape).to(context.device)
+        for t in TIMES:
             with torch.inference_mode():
-                denoised.append(codec.decode(denoise(model, config, z, t, context.precision)).cpu())
-        yield tuple(((images.clamp(-1, 1) + 1) / 2).clone() for images in (torch.cat(denoised), x.cpu()))
-
-
-def _run(context: RunContext, samples: np.ndarray, model: nn.Module, codec: ImageCodec) -> Calls:
-    yield (dict(context.rows.run),)
-
-
-INPUTS: dict[str, Callable[[RunContext, np.ndarray, nn.Module, ImageCodec], Calls]] = {
-    "samples": _samples,
-    "sets": _sets,
-    "pairs": _pairs,
-    "run": _run,
-}
+                denoised = [images.cpu() for images in denoised_images(context, model, codec, x, eps, t)]
+            yield tuple(((images.clamp(-1, 1) + 1) / 2).clone() for images in (torch.cat(denoised), x.cpu()))

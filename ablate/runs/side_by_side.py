@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -42,19 +41,8 @@ WARMUP = 3
 NAMES = ("run_id", "scheme", "engine")  # what identifies a timed call
 
 
-@dataclass(frozen=True)
-class TimedNetwork:
-    """A finished run with its networks in one scheme on one engine, float32.
-
-    Attributes:
-        run: The run.
-        denoise: (z (B, C, S, S), t (B,)) -> x_hat.
-        decode: x (B, C, S, S) -> images (B, 3, 64, 64).
-    """
-
-    run: TrainedRun
-    denoise: Denoise
-    decode: Callable[[Tensor], Tensor]
+# A finished run with its networks in one scheme on one engine.
+Opened = tuple[TrainedRun, onnx.ImageGenerator]
 
 
 class FinishedRun:
@@ -86,18 +74,19 @@ class FinishedRun:
         return export.int8_graphs(run, model, self.float_graphs, run.config.quantize.calibration)
 
 
-def _in_torch(precision: str) -> Callable[[FinishedRun], TimedNetwork]:
-    def open_(finished: FinishedRun) -> TimedNetwork:
+def _in_torch(precision: str) -> Callable[[FinishedRun], Opened]:
+    def open_(finished: FinishedRun) -> Opened:
         run = finished.load(precision)
-        return TimedNetwork(run, lambda z, t: denoise(run.model, run.config, z, t, precision), run.codec.decode)
+        network = onnx.ImageGenerator(lambda z, t: denoise(run.model, run.config, z, t, precision), run.codec.decode)
+        return run, network
 
     return open_
 
 
 def _in_engine(
     scheme: str, engine: str, sessions: Callable[[FinishedRun], onnx.ImageGenerator]
-) -> Callable[[FinishedRun], TimedNetwork]:
-    def open_(finished: FinishedRun) -> TimedNetwork:
+) -> Callable[[FinishedRun], Opened]:
+    def open_(finished: FinishedRun) -> Opened:
         if finished.device.type != "cpu":
             raise AblateError(f"--device {finished.device}: {engine} computes on the CPU here; fix: --device cpu")
         run, model = finished.exportable
@@ -107,7 +96,7 @@ def _in_engine(
             result, same = export.compare_with_torch(call, model, latents, scheme, graph)
             if not same:
                 raise ResultsError(f"{finished.run_id}: {graph} as {scheme}/{engine}: {result}; it is not timed")
-        return TimedNetwork(run, network.denoise, network.decode)
+        return run, network
 
     return open_
 
@@ -129,7 +118,7 @@ def _of_executorch(finished: FinishedRun) -> onnx.ImageGenerator:
 
 # (scheme, engine) -> a function that opens a run in it. A scheme without an engine is the first
 # entry of that scheme. An engine with its own threads uses `machine.threads()`.
-NETWORKS: dict[tuple[str, str], Callable[[FinishedRun], TimedNetwork]] = {
+NETWORKS: dict[tuple[str, str], Callable[[FinishedRun], Opened]] = {
     ("fp32", "torch"): _in_torch("fp32"),
     ("bf16", "torch"): _in_torch("bf16"),
     ("int8", "onnxruntime"): _in_engine("int8", "onnxruntime", _of_graphs("int8", onnx_runtime.Session)),
@@ -146,28 +135,31 @@ PACKAGES = {
 }
 
 
-def _as_sampled(network: TimedNetwork, z: Tensor) -> Denoise:
+def _as_sampled(network: onnx.ImageGenerator, z: Tensor) -> Denoise:
     return cuda_graphs.captured(network.denoise, cuda_graphs.CAPTURE_FROM_CALLS, z.device)
 
 
-def _step(network: TimedNetwork, z: Tensor) -> Callable[[], object]:
+def _step(run: TrainedRun, network: onnx.ImageGenerator, z: Tensor) -> Callable[[], object]:
     t, denoise = z.new_full((len(z),), 0.5), _as_sampled(network, z)
     return lambda: denoise(z, t)
 
 
-def _image(network: TimedNetwork, z: Tensor) -> Callable[[], object]:
-    settings, decode, denoise = network.run.config.sample, network.decode, _as_sampled(network, z)
+def _image(run: TrainedRun, network: onnx.ImageGenerator, z: Tensor) -> Callable[[], object]:
+    settings, denoise = run.config.sample, _as_sampled(network, z)
 
     def call() -> Tensor:
         x = SOLVERS[settings.solver](denoise, z, settings.num_steps)
         with torch.inference_mode():
-            return decode(x).cpu()
+            return network.decode(x).cpu()
 
     return call
 
 
-# What one call computes: (network, noise z (B, C, S, S)) -> the call.
-SCOPES: dict[str, Callable[[TimedNetwork, Tensor], Callable[[], object]]] = {"step": _step, "image": _image}
+# What one call computes: (run, its networks, noise z (B, C, S, S)) -> the call.
+SCOPES: dict[str, Callable[[TrainedRun, onnx.ImageGenerator, Tensor], Callable[[], object]]] = {
+    "step": _step,
+    "image": _image,
+}
 
 
 def parse_batches(text: str) -> list[int]:
@@ -259,18 +251,16 @@ def time_runs(
     counter = energy_counter(device)
     with machine.use_threads(threads):
         opened = [FinishedRun(folder, row["run_id"], device) for row in runs]
-        networks = {(run.run_id, *scheme): NETWORKS[scheme](run) for run in opened for scheme in schemes}
+        networks = {(one.run_id, *scheme): NETWORKS[scheme](one) for one in opened for scheme in schemes}
         columns = {"session": session, "scope": scope, **machine.conditions(device)}
         for batch in batches:
             calls = len(networks) * (1 + WARMUP + rounds)
             with progress.task(f"batch {batch}", calls) as bar:
-                timed = [
-                    TimedCall(
-                        {**dict(zip(NAMES, key, strict=True)), "batch": batch, **columns},
-                        SCOPES[scope](network, _noise(network, batch, seed, device)),
-                    )
-                    for key, network in networks.items()
-                ]
+                timed = []
+                for key, (run, network) in networks.items():
+                    z = rng.normal(seed, "latency", range(batch), run.config.shape).to(device)
+                    own = {**dict(zip(NAMES, key, strict=True)), "batch": batch, **columns}
+                    timed.append(TimedCall(own, SCOPES[scope](run, network, z)))
                 times = time_calls(timed, rounds=rounds, warmup=WARMUP, device=device, seed=seed, on_call=bar.advance)
                 joules = {tuple(t.columns[name] for name in NAMES): _joules_per_image(counter, t) for t in timed}
             for row in times:
@@ -388,7 +378,3 @@ def agreement(groups: Sequence[Row], columns: Row, before: pd.DataFrame) -> Row 
             largest, furthest = max(changes, key=lambda change: change[0])
             return {"session": session, "compared": len(changes), "largest_change": largest, "furthest": furthest}
     return None
-
-
-def _noise(network: TimedNetwork, batch: int, seed: int, device: torch.device) -> Tensor:
-    return rng.normal(seed, "latency", range(batch), network.run.config.shape).to(device)

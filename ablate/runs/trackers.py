@@ -31,18 +31,8 @@ from ablate.store.artifacts import run_folder
 
 LOSSES = ("loss", "loss_l2", "loss_perceptual", "grad_norm", "lr", "images_per_s")
 HEADLINES = (
-    "fd",
-    "fd_inf",
-    "kd",
-    "fid",
-    "kid",
-    "pd",
-    "psnr_db",
-    "lpips",
-    "latency_step_ms",
-    "latency_image_ms",
-    "train_wall_s",
-    "wall_s",
+    *("fd", "fd_inf", "kd", "fid", "kid", "pd", "psnr_db", "lpips"),
+    *("latency_step_ms", "latency_image_ms", "train_wall_s", "wall_s"),
 )
 PARAMETERS = ("variant", "axis", "preset", "seed", "data", "budget", "status", "config_hash", "weights_digest")
 OWN = "own metrics"  # key of a run's row: those that it recorded itself
@@ -163,8 +153,7 @@ class WandB:
             settings=settings,
             reinit="finish_previous",
         )
-        for step, values in groupby(_scalars(run, curve), key=lambda one: one[2]):
-            tracked.log({name: value for name, value, _ in values}, step=step)
+        _log_by_step(tracked, run, curve)
         if samples.is_file():
             tracked.log({"samples": self._wandb.Image(str(samples))}, step=run["steps"] or 0)
         tracked.finish()
@@ -195,8 +184,7 @@ class Trackio:
             config = json.loads(run["config"]) | _parameters(run)
             options = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
             tracked = self._trackio.init(project="ablate", name=run_id, config=config, **options)
-            for step, values in groupby(_scalars(run, curve), key=lambda one: one[2]):
-                tracked.log({name: value for name, value, _ in values}, step=step)
+            _log_by_step(tracked, run, curve)
             tracked.finish()
 
 
@@ -256,3 +244,9 @@ def _scalars(run: Row, curve: Sequence[Row]) -> Iterator[tuple[str, float, int]]
     for name, value in values.items():
         if value is not None:
             yield f"final/{name}", float(value), int(run["steps"] or 0)
+
+
+def _log_by_step(tracked: Any, run: Row, curve: Sequence[Row]) -> None:
+    """Log every scalar, all of a step at once, to a run of W&B or Trackio."""
+    for step, values in groupby(_scalars(run, curve), key=lambda one: one[2]):
+        tracked.log({name: value for name, value, _ in values}, step=step)

@@ -44,82 +44,17 @@ PERCEPTUAL = {"pd": EMBEDDED, "lpips": "lpips-alex", "lpips_vgg": "lpips-vgg"}  
 
 
 # Words in names of metrics that ablate does not measure, as in `val/loss` or `word_perplexity`.
-_HIGHER = frozenset(
-    [
-        "acc",
-        "accuracy",
-        "ap",
-        "auc",
-        "auroc",
-        "auprc",
-        "bleu",
-        "chrf",
-        "dice",
-        "em",
-        "exact",
-        "f1",
-        "iou",
-        "kappa",
-        "likelihood",
-        "map",
-        "mcc",
-        "miou",
-        "mrr",
-        "ndcg",
-        "pearson",
-        "precision",
-        "psnr",
-        "r2",
-        "recall",
-        "return",
-        "returns",
-        "reward",
-        "rouge",
-        "rougel",
-        "score",
-        "sensitivity",
-        "spearman",
-        "specificity",
-        "ssim",
-        "success",
-        "top1",
-        "top5",
-        "winrate",
-    ]
-)
-_LOWER = frozenset(
-    [
-        "bpb",
-        "bpc",
-        "bpd",
-        "brier",
-        "cer",
-        "divergence",
-        "ece",
-        "err",
-        "error",
-        "errors",
-        "fid",
-        "kid",
-        "kl",
-        "latency",
-        "logloss",
-        "loss",
-        "losses",
-        "lpips",
-        "mae",
-        "mape",
-        "mse",
-        "nll",
-        "perplexity",
-        "ppl",
-        "regret",
-        "rmse",
-        "seconds",
-        "ter",
-        "wer",
-    ]
-)
+_HIGHER = frozenset((
+    "acc", "accuracy", "ap", "auc", "auroc", "auprc", "bleu", "chrf", "dice", "em", "exact", "f1", "iou", "kappa",
+    "likelihood", "map", "mcc", "miou", "mrr", "ndcg", "pearson", "precision", "psnr", "r2", "recall", "return",
+    "returns", "reward", "rouge", "rougel", "score", "sensitivity", "spearman", "specificity", "ssim", "success",
+    "top1", "top5", "winrate",
+))  # fmt: skip
+_LOWER = frozenset((
+    "bpb", "bpc", "bpd", "brier", "cer", "divergence", "ece", "err", "error", "errors", "fid", "kid", "kl", "latency",
+    "logloss", "loss", "losses", "lpips", "mae", "mape", "mse", "nll", "perplexity", "ppl", "regret", "rmse",
+    "seconds", "ter", "wer",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)

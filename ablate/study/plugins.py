@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -39,7 +39,12 @@ from ablate.study.plugin_code import digest_of, digest_of_files, file_of, line_o
 
 BUILT_IN = ("ablate.models.kpn.settings",)  # modules that register what the package ships
 ENTRY_POINTS = "ablate.plugins"
-METRIC_INPUTS = ("sets", "pairs", "samples", "run")
+METRIC_INPUTS = {  # `of` -> the arguments of the function
+    "sets": ("samples", "real"),
+    "pairs": ("denoised", "true"),
+    "samples": ("samples",),
+    "run": ("row",),
+}
 
 Registered = TypeVar("Registered")
 
@@ -85,7 +90,7 @@ def model(name: str) -> Callable[[type[Registered]], type[Registered]]:
         _check_arguments(cls, f"model {name}: build", build, ("self", "shape"))
         if not issubclass(cls, ModelSettings | BaseModel) and not dataclasses.is_dataclass(cls):
             cls = dataclass(frozen=True)(cls)
-        _register("model", name, cls, cls, {})
+        _register("model", name, cls)
         return cls
 
     return register
@@ -114,10 +119,8 @@ def metric(
             raise PluginError(f"{at}: metric {name}: of is {of!r}; allowed: {', '.join(METRIC_INPUTS)}")
         if better not in ("lower", "higher"):
             raise PluginError(f"{at}: metric {name}: better is {better!r}; allowed: lower, higher")
-        wanted = {"sets": ("samples", "real"), "pairs": ("denoised", "true"), "run": ("row",)}.get(of, ("samples",))
-        _check_arguments(function, f"metric {name}", function, wanted)
-        _register("metric", name, function, function, {"of": of, "better": better, "unit": unit})
-        return function
+        options = {"of": of, "better": better, "unit": unit}
+        return _function("metric", name, f"metric {name}", METRIC_INPUTS[of], options)(function)
 
     return register
 
@@ -130,13 +133,7 @@ def dataset(name: str) -> Callable[[Registered], Registered]:
     Raises:
         PluginError: The name is taken.
     """
-
-    def register(function: Registered) -> Registered:
-        _check_arguments(function, f"data set {name}", function, ("size",))
-        _register("dataset", name, function, function, {})
-        return function
-
-    return register
+    return _function("dataset", name, f"data set {name}", ("size",))
 
 
 def objective(name: str) -> Callable[[Registered], Registered]:
@@ -158,7 +155,7 @@ def objective(name: str) -> Callable[[Registered], Registered]:
                 needed = ", ".join(f"{m}({', '.join(names)})" for m, names in methods.items())
                 raise PluginError(f"{source_of(cls)}: objective {name} has no {method}; it needs {needed}")
             _check_arguments(cls, f"objective {name}: {method}", function, ("self", *arguments))
-        _register("objective", name, cls, cls, {})
+        _register("objective", name, cls)
         return cls
 
     return register
@@ -173,22 +170,15 @@ def solver(name: str) -> Callable[[Registered], Registered]:
     Raises:
         PluginError: The name is taken.
     """
-
-    def register(function: Registered) -> Registered:
-        _check_arguments(function, f"solver {name}", function, ("denoise", "z", "num_steps"))
-        _register("solver", name, function, function, {})
-        return function
-
-    return register
+    return _function("solver", name, f"solver {name}", ("denoise", "z", "num_steps"))
 
 
-def find(group: str, name: str, *, allowed: Sequence[str] = ()) -> Plugin:
+def find(group: str, name: str) -> Plugin:
     """Return what is registered by a name.
 
     Args:
         group: `model`, `metric`, `dataset`, `objective` or `solver`.
         name: The name.
-        allowed: Names that the caller knows besides, for the message.
 
     Raises:
         PluginError: There is none.
@@ -198,7 +188,7 @@ def find(group: str, name: str, *, allowed: Sequence[str] = ()) -> Plugin:
     if name not in _registered[group]:
         _load_all()
     if name not in _registered[group]:
-        known = [*allowed, *_registered[group]]
+        known = _registered[group]
         near = did_you_mean(name, known)
         raise PluginError(
             f"no {group} {name!r}{near} Known: {', '.join(known)}; one of your own needs --plugin FILE.py"
@@ -329,7 +319,20 @@ def _load_all() -> None:
             _seal(Path(loaded.__file__).resolve(), {loaded.__name__})
 
 
-def _register(group: str, name: str, what: Any, target: Any, options: dict[str, Any]) -> None:
+def _function(
+    group: str, name: str, subject: str, wanted: Sequence[str], options: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[[Registered], Registered]:
+    """Return a decorator that registers a function of these arguments."""
+
+    def register(function: Registered) -> Registered:
+        _check_arguments(function, subject, function, wanted)
+        _register(group, name, function, options)
+        return function
+
+    return register
+
+
+def _register(group: str, name: str, what: Any, options: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Add an entry; a second one of the same file replaces the first, as in a notebook."""
     at = source_of(what)
     if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum() or not name[0].isalpha():
@@ -342,8 +345,9 @@ def _register(group: str, name: str, what: Any, target: Any, options: dict[str, 
     if known is not None and known.file != file:
         raise PluginError(f"{at}: {group} {name}: the name is taken by {known.file or 'the package'}; rename it")
     digest = "" if builtin else digest_of(what)
-    if group == "model":
-        target = what if issubclass(what, ModelSettings) else settings_of(at, name, what)
+    target = what
+    if group == "model" and not issubclass(what, ModelSettings):
+        target = settings_of(at, name, what)
     _registered[group][name] = Plugin(target, file, digest, options)
 
 

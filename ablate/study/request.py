@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from ablate.base.errors import AblateError, ResultsError, VariantError, did_you_mean
+from ablate.base.errors import AblateError, did_you_mean
 from ablate.base.text import split_names
 from ablate.store.schema import SCHEMAS
 from ablate.store.tags import check_tags
@@ -54,28 +54,30 @@ def _path_text(given: Any) -> Any:
     return os.fspath(given) if isinstance(given, os.PathLike) else given
 
 
+def _converted(convert: Callable[[Any], Any]) -> BeforeValidator:
+    """Convert what is given; an error of the conversion is one of the field."""
+
+    def validate(given: Any) -> Any:
+        try:
+            return convert(given)
+        except AblateError as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(validate)
+
+
 def _seeds(given: Any) -> Any:
-    if isinstance(given, Iterable) and not isinstance(given, str):
-        given = ",".join(map(str, given))
-    try:
-        return tuple(parse_seeds(str(given)))
-    except VariantError as error:
-        raise ValueError(str(error)) from error
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    return tuple(parse_seeds(",".join(map(str, given)) if several else str(given)))
 
 
 def _combinations(axes: Any) -> Any:
-    try:
-        return tuple(factor_combinations(axes)) if isinstance(axes, str) else ()
-    except VariantError as error:
-        raise ValueError(str(error)) from error
+    return tuple(factor_combinations(axes)) if isinstance(axes, str) else ()
 
 
 def _sweep(given: Any) -> Any:
     texts = (given,) if isinstance(given, str) else given
-    try:
-        return tuple(sweep(texts)) if texts and all(isinstance(text, str) for text in texts) else given
-    except VariantError as error:
-        raise ValueError(str(error)) from error
+    return tuple(sweep(texts)) if texts and all(isinstance(text, str) for text in texts) else given
 
 
 def _known_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -89,11 +91,8 @@ def _built_in(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in METRICS or name not in plugins.names("metric")]
 
 
-def _tags(names: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        check_tags(names)
-    except ResultsError as error:
-        raise ValueError(str(error)) from error
+def _tags(given: Any) -> Any:
+    check_tags(names := split_names(given))
     return names
 
 
@@ -182,15 +181,15 @@ class StudyRequest(Settings):
     """
 
     variant: Annotated[Names, Field(min_length=1)] = (variants.BASELINE,)
-    factors: Annotated[tuple[str, ...], BeforeValidator(_combinations)] = ()
-    set: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
-    tune: Annotated[tuple[str, ...], BeforeValidator(_sweep)] = ()
-    tune_seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = TUNE_SEEDS
+    factors: Annotated[tuple[str, ...], _converted(_combinations)] = ()
+    set: Annotated[tuple[str, ...], _converted(_sweep)] = ()
+    tune: Annotated[tuple[str, ...], _converted(_sweep)] = ()
+    tune_seeds: Annotated[tuple[int, ...], _converted(_seeds)] = TUNE_SEEDS
     at_steps: Counts = ()
     nfe: Counts = ()
     tune_metric: Annotated[str, AfterValidator(_of_runs)] = TUNE_METRIC
     baseline: bool = True
-    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = (0,)
+    seeds: Annotated[tuple[int, ...], _converted(_seeds)] = (0,)
     until_decided: bool = False
     max_seeds: Annotated[int, Field(ge=2, le=MAX_SEEDS)] | None = None
     preset: str = variants.DEFAULT_PRESET
@@ -219,7 +218,7 @@ class StudyRequest(Settings):
     compile: Literal["auto", "on", "off"] = "auto"
     save_every_s: Annotated[float, Field(ge=0)] = 60.0
     log: Names = ()
-    tag: Annotated[Names, AfterValidator(_tags)] = ()
+    tag: Annotated[tuple[str, ...], _converted(_tags)] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_bytes import encode, noise
+from image_bytes import encode, noise, read_images
 from PIL import Image
 
 from ablate.base.errors import DataError
 from ablate.data import cats
-from ablate.data.datasets import is_embedded, load_dataset, read_images
+from ablate.data.datasets import is_embedded, load_dataset
 
 REAL_CATS = Path(__file__).parents[3] / "shared" / "data" / "cats64.zip"
 Arrange = Callable[[Path], Path]

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_bytes import encode, noise
+from image_bytes import encode, noise, read_images
 from PIL import Image
 
 from ablate.base.errors import DataError
 from ablate.data import image_files
-from ablate.data.datasets import read_images
 
 
 def deep_png(size: int = 16) -> bytes:

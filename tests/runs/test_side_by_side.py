@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,8 @@ from ablate.base.errors import AblateError
 from ablate.base.progress import Progress
 from ablate.diffusion.sampling import denoise
 from ablate.inference.latency import time_calls
+from ablate.inference.onnx import ImageGenerator
+from ablate.inference.trained_run import TrainedRun
 from ablate.models.weight_files import digest, save_tensors
 from ablate.report.render.bench import render, to_json
 from ablate.runs import side_by_side
@@ -75,7 +78,7 @@ class Fake:
             side_by_side, "NETWORKS", {(name, "fake"): partial(self._open, value) for name, value in ms.items()}
         )
 
-    def _open(self, ms: float, finished: side_by_side.FinishedRun) -> side_by_side.TimedNetwork:
+    def _open(self, ms: float, finished: side_by_side.FinishedRun) -> side_by_side.Opened:
         run = finished.load()
 
         def call(z: Tensor, t: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class Fake:
             self.now_s += ms * len(z) * (1 if run.config.model.drift else 0.5) / 1e3
             return z
 
-        return side_by_side.TimedNetwork(run, call, run.codec.decode)
+        return run, ImageGenerator(call, run.codec.decode)
 
 
 def test_figures_of_a_session(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,12 +154,12 @@ def test_an_interrupted_session_keeps_the_batch_sizes_that_were_finished(
 ) -> None:
     Fake(monkeypatch, fp32=10.0)
 
-    def noise(network: side_by_side.TimedNetwork, batch: int, *_: object) -> Tensor:
-        if batch == 4:
+    def step(run: TrainedRun, network: ImageGenerator, z: Tensor) -> Callable[[], object]:
+        if len(z) == 4:
             raise KeyboardInterrupt
-        return torch.zeros(batch, 3, 64, 64)
+        return lambda: network.denoise(z, z[:, 0, 0, 0])
 
-    monkeypatch.setattr(side_by_side, "_noise", noise)
+    monkeypatch.setitem(side_by_side.SCOPES, "step", step)
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
         start(folder, "all", schemes=[("fp32", "fake")], batches=[1, 4], threads=threads + 1)
@@ -177,7 +180,7 @@ def test_threads_are_set_for_the_session_and_recorded(folder: Path, monkeypatch:
 def test_a_scheme_is_what_samples_are_drawn_in(folder: Path, precision: str) -> None:
     run = load_run(folder, "baseline", CPU)
     z, t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([0.2, 0.8])
-    network = side_by_side.NETWORKS[precision, "torch"](side_by_side.FinishedRun(folder, run.row["run_id"], CPU))
+    _, network = side_by_side.NETWORKS[precision, "torch"](side_by_side.FinishedRun(folder, run.row["run_id"], CPU))
     assert torch.equal(network.denoise(z, t), denoise(run.model, run.config, z, t, precision))
     other = "bf16" if precision == "fp32" else "fp32"
     assert not torch.equal(network.denoise(z, t), denoise(run.model, run.config, z, t, other))
@@ -247,14 +250,14 @@ def uneven(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     fake = Fake(monkeypatch, fp32=1.0, int8=1.0)
     steady = side_by_side.NETWORKS["int8", "fake"]
 
-    def restless(finished: side_by_side.FinishedRun) -> side_by_side.TimedNetwork:
-        network, count = steady(finished), iter(range(1000))
+    def restless(finished: side_by_side.FinishedRun) -> side_by_side.Opened:
+        (run, network), count = steady(finished), iter(range(1000))
 
         def call(z: Tensor, t: Tensor) -> Tensor:
             fake.now_s += next(count) % 3 / 1e3
             return network.denoise(z, t)
 
-        return side_by_side.TimedNetwork(network.run, call, network.decode)
+        return run, ImageGenerator(call, network.decode)
 
     monkeypatch.setitem(side_by_side.NETWORKS, ("int8", "fake"), restless)
     return start(folder, "all", schemes=side_by_side.parse_schemes("fp32,int8"), batches=[1], rounds=30)

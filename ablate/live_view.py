@@ -69,8 +69,7 @@ class LiveView:
         self._problem = ""
         self._runs, self._plans = pd.DataFrame(), dict[str, Plan]()
         self._past: tuple[object, _Past] | None = None
-        if not folder.is_dir():
-            raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
+        tables.check_exists(folder)
 
     def now(self) -> WatchedStudy | None:
         """Return the study as it is now; None: the folder holds no run and no plan, and none is being made.

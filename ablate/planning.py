@@ -21,7 +21,7 @@ from ablate.report.plan_preview import MetricPower, PlannedRun, PlanPreview
 from ablate.stats.paired import POWER
 from ablate.stats.planned_power import detectable_effect
 from ablate.store import plans, tables
-from ablate.studies import findings_of
+from ablate.studies import comparable_findings
 from ablate.study.metric_names import METRICS
 from ablate.study.plan import Planned, RunSpec
 from ablate.study.request import StudyRequest
@@ -62,7 +62,8 @@ def preview_plan(request: StudyRequest, sds: Iterable[str] = (), *, record: bool
     finished = past[past["run_id"].isin([run.run_id for run in runs]) & (past["status"] == "done")]
     found: Findings | None = None
     with suppress(ResultsError):  # runs that do not compare tell no spread
-        found = findings_of(request, runs, study.data.digest)
+        configs = {(spec.variant, spec.config.hash) for spec in specs}
+        found = comparable_findings(request.results, request.preset, study.data.digest, request.budget, configs)
     metrics = judged_metrics(request, specs, found)
     if not metrics:
         raise AblateError("ablate plan: judged by what? Name metrics below [program.metrics], or with --metric")

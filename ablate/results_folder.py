@@ -19,8 +19,7 @@ from ablate.report.findings import Findings
 from ablate.report.selection import Choice
 from ablate.store import tables
 from ablate.store.artifacts import run_folder
-from ablate.store.atomic_files import output_file
-from ablate.store.output import check_output
+from ablate.store.atomic_files import check_output, output_file
 
 DTYPES = {pa.string(): pd.StringDtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # as in tables
 SHOWN = ("run_id", "variant", "preset", "seed", "status", "fd", "pd", "psnr_db", "wall_s")  # of runs, in a notebook

@@ -126,8 +126,11 @@ def judge(request: StudyRequest, planned: Sequence[Planned]) -> list[Standing]:
     configs = {run.spec.variant: run.spec.config.hash for run in planned}
     runs = tables.read(request.results, "runs")
     done = runs[runs["run_id"].isin([run.run_id for run in planned]) & (runs["status"] == "done")]
-    digests = done["data_digest"].dropna()
-    return standings_of(findings_of(request, planned, digests.iloc[0]) if len(digests) else None, configs)
+    digests, found = done["data_digest"].dropna(), None
+    if len(digests):
+        of_study = set(configs.items())
+        found = comparable_findings(request.results, request.preset, digests.iloc[0], request.budget, of_study)
+    return standings_of(found, configs)
 
 
 def standings_of(found: Findings | None, configs: Mapping[str, str]) -> list[Standing]:
@@ -147,21 +150,6 @@ def standings_of(found: Findings | None, configs: Mapping[str, str]) -> list[Sta
             verdicts[one.variant][one.metric] = one.verdict if judged else "not judged"
             seeds[one.variant] = max(seeds[one.variant], one.n)
     return [Standing(name, seeds[name], verdicts[name]) for name in names]
-
-
-def findings_of(request: StudyRequest, planned: Sequence[Planned], digest: str) -> Findings | None:
-    """Return what a report finds in the runs of a folder that compare with a study; None: there are none.
-
-    Args:
-        request: The study.
-        planned: Its runs.
-        digest: Of its data.
-
-    Raises:
-        ResultsError: The folder cannot be read, or finished runs of the study do not compare.
-    """
-    configs = {(run.spec.variant, run.spec.config.hash) for run in planned}
-    return comparable_findings(request.results, request.preset, digest, request.budget, configs)
 
 
 def comparable_findings(

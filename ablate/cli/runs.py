@@ -63,7 +63,7 @@ def sample(
 
     Example: ablate sample no_drift-quick-cats-s0 -n 64 -o cats.png
     """
-    from ablate.store.output import check_output
+    from ablate.store.atomic_files import check_output
 
     check_output(output, (".png", ".npz"), force=force)
     from ablate.base.machine import pick_device, threads
@@ -108,7 +108,7 @@ def export(
 
     Example: ablate export no_drift-quick-cats-s0 --scheme int8 -o cats.onnx
     """
-    from ablate.store.output import check_output
+    from ablate.store.atomic_files import check_output
 
     check_output(output, (".onnx",), force=force)
     from ablate.base.machine import pick_device

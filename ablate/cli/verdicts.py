@@ -263,7 +263,7 @@ def _watch(folder: Path, choice: Choice, format_: Format, output: Path | None, f
 
 def _format_of(output: Path, asked: Format, force: bool) -> Format:
     """Return the form of a file's ending, and refuse another one that was asked for."""
-    from ablate.store.output import check_output
+    from ablate.store.atomic_files import check_output
 
     check_output(output, tuple(ENDINGS), force=force)
     of_ending = ENDINGS[output.suffix.lower()]

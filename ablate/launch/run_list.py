@@ -38,8 +38,7 @@ def list_runs(folder: Path, where: str | None = None) -> pd.DataFrame:
     Raises:
         ResultsError: There is no such folder, a table cannot be read, or `where` is no condition.
     """
-    if not folder.is_dir():
-        raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
+    tables.check_exists(folder)
     runs, owners = tables.read(folder, "runs"), Leases(folder).held()
     known = set(runs["run_id"])
     working = working_folders(folder)

@@ -39,8 +39,7 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     Raises:
         ResultsError: The folder does not exist, or a table cannot be read.
     """
-    if not folder.is_dir():
-        raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
+    tables.check_exists(folder)
     frames = {table: tables.read(folder, table) for table in TABLES}
     lost = [run_of(path.name) for path in folders_without_row(folder, set(frames["runs"]["run_id"]))]
     return frames | {"artifacts": pd.DataFrame({"run_id": lost})}

@@ -7,7 +7,7 @@ the one that diverged; means and intervals are those of the finished seeds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -149,19 +149,8 @@ def claims_of(
                 cache[metric] = _values(metric, study.table, fidelity, formats)
             values = cache[metric]
             if isinstance(values, str):
-                unknown = Differences(
-                    row=row,
-                    metric=metric,
-                    seeds=study.seeds,
-                    column=np.full(len(study.seeds), np.nan),
-                    finished=np.zeros(len(study.seeds), bool),
-                    theirs=None,
-                    summary=paired.summarise([]),
-                    margin=None,
-                    higher_is_better=False,
-                    refused=values,
-                )
-                yield unknown, claim
+                nothing = SeedGrid(study.seeds, {}, np.empty((len(study.seeds), 0)))
+                yield replace(study.pair(row, metric, nothing), refused=values), claim
             else:
                 yield study.pair(row, metric, values), claim
 

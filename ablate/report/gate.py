@@ -38,6 +38,7 @@ from ablate.report.selection import Choice, resolve, select
 from ablate.report.variant_rows import make_rows
 from ablate.stats import paired
 from ablate.store.schema import IMPORTED
+from ablate.study.claims import read_margin
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,11 @@ def parse_tolerance(text: str) -> Tolerance:
     Raises:
         ResultsError: The text has another form, or the number is negative.
     """
-    number = text.strip()
-    try:
-        size = float(number.removesuffix("%"))
-    except ValueError:
-        size = math.nan
+    size = read_margin(text, 1.0)
     if not 0 <= size < math.inf:
         allowed = "allowed: a percentage as in 5%, or a number of 0 or more in the metric's unit"
         raise ResultsError(f"--max-regression {text}: not a tolerance; {allowed}")
-    relative = number.endswith("%")
-    return Tolerance(size / 100 if relative else size, relative)
+    return Tolerance(size, text.strip().endswith("%"))
 
 
 def judge(

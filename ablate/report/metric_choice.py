@@ -70,7 +70,7 @@ def _headlines(done: pd.DataFrame, *, keep_unmeasured: bool) -> tuple[list[str],
             lacking = int(done[best].isna().sum())
             names.append(best if len(done) and not lacking else embedded)
             if lacking:
-                why.append(f"{embedded} instead of {best}, which {lacking} of {plural(len(done), 'run')} lack")
+                why.append(f"{embedded} instead of {best}, which {lacking:,} of {plural(len(done), 'run')} lack")
     return names, why
 
 
@@ -94,7 +94,7 @@ def _recorded(
         return chosen, []
     if whole and rest:
         total = plural(len(done), "run")
-        lacking = ", ".join(f"{name} ({len(done) - counts[name]} of {total} lack it)" for name in rest)
+        lacking = ", ".join(f"{name} ({len(done) - counts[name]:,} of {total} lack it)" for name in rest)
         notes.append(f"not judged: {lacking}; --metric shows it")
     return judged, ["recorded by every run" if whole else "recorded by some of the runs"]
 

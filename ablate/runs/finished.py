@@ -62,6 +62,5 @@ def find_runs(folder: Path, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    if not folder.is_dir():
-        raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
+    tables.check_exists(folder)
     return tables.to_records(tables.read(folder, "runs"))

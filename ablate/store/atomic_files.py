@@ -1,4 +1,7 @@
-"""Files replaced atomically: a reader sees the old or the new content, never a part of one."""
+"""Files replaced atomically: a reader sees the old or the new content, never a part of one.
+
+Also the check of the output files that a user names.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ablate.base.errors import ResultsError, how_to_fix
+from ablate.base.errors import AblateError, ResultsError, how_to_fix
 from ablate.base.text import printable
 
 WORKING = ".part"  # suffix of the working folder of a run
@@ -68,6 +71,26 @@ def output_file(path: Path) -> Iterator[Path]:
         raise ResultsError(
             f"{printable(path)}: cannot be written ({error}); {how_to_fix(error)}, or choose another folder"
         ) from error
+
+
+def check_output(path: Path, suffixes: tuple[str, ...], *, force: bool) -> None:
+    """Refuse an output file that cannot be written, before any work is done.
+
+    Args:
+        path: The file.
+        suffixes: The allowed endings, lower case, with their dots.
+        force: Whether an existing file may be overwritten.
+
+    Raises:
+        AblateError: The ending is not allowed, the file exists and `force` is off, or its folder
+            cannot be written.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise AblateError(f"--output {path}: ends in {path.suffix or 'nothing'}; allowed: {', '.join(suffixes)}")
+    if path.is_dir() or (path.exists() and not force):
+        raise AblateError(f"--output {path}: exists already; choose another name, or overwrite it with --force")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise AblateError(f"--output {path}: {path.parent} is not a writable folder; choose another")
 
 
 def is_temporary(path: Path) -> bool:

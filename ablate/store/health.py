@@ -61,8 +61,7 @@ def examine(folder: Path, running: Collection[str]) -> Health:
     Raises:
         ResultsError: There is no such folder.
     """
-    if not folder.is_dir():
-        raise ResultsError(f"--results {folder}: no such folder; make a run first: ablate run")
+    results.check_exists(folder)
     findings: list[Finding] = []
     notes: list[str] = []
     tables: dict[str, pd.DataFrame] = {}
@@ -103,8 +102,7 @@ def clear_orphans(folder: Path, running: Collection[str]) -> tuple[int, int]:
     Raises:
         ResultsError: There is no such folder, or a table cannot be read or written.
     """
-    if not folder.is_dir():
-        raise ResultsError(f"--results {folder}: no such folder")
+    results.check_exists(folder)
     rows = results.remove_orphans(folder, running)
     known = {*results.read(folder, "runs")["run_id"], *running}
     folders = folders_without_row(folder, known)

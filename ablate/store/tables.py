@@ -215,6 +215,16 @@ def stamp(results: Path, table: str) -> tuple[int, ...] | None:
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
+def check_exists(results: Path) -> None:
+    """Refuse a results folder that is not there.
+
+    Raises:
+        ResultsError: There is no such folder.
+    """
+    if not results.is_dir():
+        raise ResultsError(f"--results {results}: no such folder; make a run first: ablate run")
+
+
 def check_folder(results: Path) -> None:
     """Create the results folder if it is missing, and check that a file can be written in it.
 

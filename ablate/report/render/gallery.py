@@ -20,24 +20,15 @@ MOST_PREVIEWS = 6  # per variant
 
 
 @dataclass(frozen=True)
-class SampleGrid:
-    """Samples from noise 0, 1, 2, ..., eight per row."""
-
-    label: str
-    step: int | None  # of the training; None: at its end
-    uri: str
-
-
-@dataclass(frozen=True)
 class GalleryRow:
-    """The samples of one variant."""
+    """The samples of one variant, from noise 0, 1, 2, ..., eight per row."""
 
     label: str
     seed: int
     value: str
     verdict: str | None
-    final: SampleGrid
-    previews: tuple[SampleGrid, ...]
+    final: str  # data URI
+    previews: tuple[tuple[int, str], ...]  # step of the training, data URI
 
 
 @dataclass(frozen=True)
@@ -46,11 +37,6 @@ class Gallery:
 
     rows: tuple[GalleryRow, ...]
     caption: str
-
-    @property
-    def has_previews(self) -> bool:
-        """Whether any run drew samples during training."""
-        return any(row.previews for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -132,8 +118,7 @@ def make_gallery(findings: Findings, results: Path, *, same_noise: bool = True, 
         row = by_label[label]
         value = dict(zip(row.seeds, row.by_seed.get(metric, ()), strict=False)).get(seed)
         text = f"{metric} {rounded(value, decimals)}"
-        final = SampleGrid(label, None, uri)
-        rows.append(GalleryRow(label, seed, text, verdicts.get(label), final, previews.get(label, ())))
+        rows.append(GalleryRow(label, seed, text, verdicts.get(label), uri, previews.get(label, ())))
     lacking = [label for label in by_label if label not in {row.label for row in rows}]
     caption = f"Seed {seed}. The first images that each run wrote."
     if same_noise:
@@ -149,7 +134,7 @@ def _run_id(row: VariantRow, seed: int) -> str | None:
     return dict(zip(row.seeds, row.run_ids, strict=True)).get(seed)
 
 
-def _previews(folders: dict[str, Path]) -> dict[str, tuple[SampleGrid, ...]]:
+def _previews(folders: dict[str, Path]) -> dict[str, tuple[tuple[int, str], ...]]:
     """Return what the runs drew during training: the latest steps if there are many."""
     files = [
         (label, step, grid)
@@ -158,9 +143,9 @@ def _previews(folders: dict[str, Path]) -> dict[str, tuple[SampleGrid, ...]]:
         if (grid := read(path)) is not None
     ]
     uris = pack([grid for _, _, grid in files], PREVIEWS_BYTES)
-    grids: dict[str, tuple[SampleGrid, ...]] = {}
+    grids: dict[str, tuple[tuple[int, str], ...]] = {}
     for (label, step, _), uri in zip(files, uris, strict=False):
-        grids[label] = (*grids.get(label, ()), SampleGrid(label, step, uri))
+        grids[label] = (*grids.get(label, ()), (step, uri))
     return grids
 
 

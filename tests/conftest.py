@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import filelock
 import pytest
 import typer.main
 import typer.testing
@@ -86,6 +87,28 @@ def pytest_runtest_logfinish() -> None:
 def pytest_collection_finish() -> None:
     gc.enable()
     pytest_runtest_logfinish()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scripts_bundled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the script that draws a page's plots: bundling takes 2.5 s in each process of pytest-xdist."""
+    try:
+        import vl_convert
+    except ImportError:
+        yield
+        return
+    base, bundle = tmp_path_factory.getbasetemp(), vl_convert.javascript_bundle
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def bundle_once(snippet: str) -> str:
+        file = folder / f"{hashlib.sha256(snippet.encode()).hexdigest()}.js"
+        with filelock.FileLock(f"{file}.lock"):
+            if not file.exists():
+                file.write_text(bundle(snippet), "utf-8")
+        return file.read_text("utf-8")
+
+    with mock.patch.object(vl_convert, "javascript_bundle", bundle_once):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import importlib.util
 import runpy
 import shutil
 import threading
@@ -22,10 +23,12 @@ from ablate.base import rng
 from ablate.base.errors import AblateError
 from ablate.diffusion.solvers import SOLVERS
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("playwright") is None, reason="playwright is not installed: pip install -e '.[dev]'"
+    ),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
     pytest.mark.skipif(shutil.which("npm") is None, reason="no npm on this machine, which downloads onnxruntime-web"),
 ]
@@ -66,7 +69,9 @@ def address(folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def opened(address: str) -> Iterator[tuple[Any, list[str]]]:
     """The page on a phone, and what it complained of or asked other hosts for."""
-    with playwright.sync_playwright() as started:
+    from playwright import sync_api
+
+    with sync_api.sync_playwright() as started:
         browser, said = started.chromium.launch(executable_path=CHROMIUM, args=list(ALONE)), list[str]()
         page = browser.new_page(viewport={"width": 390, "height": 844})
         page.on("console", lambda message: said.append(message.text))

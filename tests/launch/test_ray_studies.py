@@ -1,5 +1,6 @@
 """Studies on a Ray cluster of this machine: seed by seed, and of a program. Not beside `test_ray.py` (see `conftest.py`)."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,11 +11,15 @@ from command import ablate, add_tiny_preset
 
 from ablate.store import tables
 
-ray = pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed"),
+]
 
 
-@pytest.mark.slow
 def test_all_seeds_of_a_study_use_one_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray  # here: every process of pytest-xdist imports this module, for a second
+
     started, start = [], ray.init
     monkeypatch.setattr(ray, "init", lambda **options: started.append(options) or start(**options))
     np.savez(tmp_path / "set.npz", np.random.default_rng(0).integers(0, 256, (80, 64, 64, 3), np.uint8))
@@ -28,7 +33,6 @@ def test_all_seeds_of_a_study_use_one_cluster(tmp_path: Path, monkeypatch: pytes
     assert not ray.is_initialized()
 
 
-@pytest.mark.slow
 def test_a_program_on_a_ray_cluster(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(
         "import json, sys; json.dump({'acc': int(sys.argv[1])}, open(sys.argv[2] + '/metrics.json', 'w'))"

@@ -1,8 +1,7 @@
-"""The results of `ablate bench --ops` as a table for the terminal and as JSON."""
+"""The results of `ablate bench --ops` as a table for the terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,11 +13,6 @@ from rich.text import Text
 from ablate.report.render.number_text import number
 
 HEADS = ("batch", "ref. ms", "ours ms", "ratio", "interval", "floor", "ref. MB", "ours MB")
-
-
-def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as one strict JSON document."""
-    return json.dumps(rows, indent=2, allow_nan=False)
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> RenderableType:

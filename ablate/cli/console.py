@@ -6,6 +6,7 @@ nothing steers the terminal but the styles of `rich`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,10 @@ def echo(text: object, *, err: bool = False, nl: bool = True) -> None:
     typer.echo(printable_lines(str(text)), err=err, nl=nl)
 
 
-def echo_json(document: str) -> None:
-    """Print a JSON document to stdout."""
-    typer.echo(printable_json(document))
+def echo_json(document: object) -> None:
+    """Print a document to stdout as strict JSON. A text is JSON already."""
+    text = document if isinstance(document, str) else json.dumps(document, indent=2, allow_nan=False)
+    typer.echo(printable_json(text))
 
 
 def error(text: object) -> None:

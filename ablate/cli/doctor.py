@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +56,7 @@ def doctor(
 
     diagnosis = diagnose(weights, folder)
     if as_json:
-        console.echo_json(json.dumps(diagnosis, indent=2, allow_nan=False))
+        console.echo_json(diagnosis)
         return
     from ablate.report.render.doctor import render
 

@@ -78,7 +78,7 @@ def measure(
     from ablate.metrics.image_sets import copies_of_reference, default_metrics, measure_sets
     from ablate.metrics.networks import load_networks
     from ablate.metrics.weights import networks_of
-    from ablate.report.render import measure as measure_tables
+    from ablate.report.render.measure import render
 
     if array is not None and not any(path.suffix.lower() == ".npz" for path in (real, fake, baseline) if path):
         raise DataError(f"--array {array}: none of these is an .npz file; fix: leave it out")
@@ -113,6 +113,6 @@ def measure(
         for network, why in metric_networks.missing.items():
             console.echo(missing_note(network, why), err=True)
     if as_json:
-        console.echo_json(measure_tables.to_json(values))
+        console.echo_json(values)
         return
-    console.show(measure_tables.render(values))
+    console.show(render(values))

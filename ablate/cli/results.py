@@ -40,11 +40,11 @@ def show_runs(
     Example: ablate ls --where "variant == 'no_drift' and seed < 3"
     """
     from ablate.launch.run_list import list_runs
-    from ablate.report.render.run_list import run_json
+    from ablate.report.render.run_list import run_documents
 
     runs = list_runs(folder, where)
     if as_json:
-        console.echo_json(run_json(runs))
+        console.echo_json(run_documents(runs))
     else:
         _show(runs)
 

@@ -206,7 +206,7 @@ def bench(
         console.echo("interrupted; the batch sizes that were finished are saved", err=True)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        console.echo_json(pages.to_json(found))
+        console.echo_json(found)
         return
     console.show(pages.render(found))
 
@@ -233,7 +233,7 @@ def _bench_ops(names: list[str], device: str, *, rounds: int, threads: int | Non
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        console.echo_json(pages.to_json(rows))
+        console.echo_json(rows)
         return
     console.show(pages.render(rows))
 
@@ -276,7 +276,7 @@ def replay(
             folder, run_id, data=data, device=device, threads=threads, progress=progress, on_difference=note
         )
     if as_json:
-        console.echo_json(outcome.to_json())
+        console.echo_json(asdict(outcome))
     else:
         from ablate.report.render.replay import lines
 

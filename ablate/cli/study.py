@@ -66,7 +66,7 @@ def list_variants(
             {"name": v.name, "axis": v.axis, "about": v.about, "source": v.source, "delta": dict(v.delta)}
             for v in loaded
         ]
-        console.echo_json(json.dumps(rows, indent=2))
+        console.echo_json(rows)
         return
     from ablate.report.render.variants import render_list
 
@@ -112,7 +112,7 @@ def show(
             "train_macs": spent.train_macs(config.train.steps),
         }
     if as_json:
-        console.echo_json(json.dumps(document, indent=2))
+        console.echo_json(document)
         return
     from ablate.report.render.variants import render_cost, render_variant
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +62,7 @@ def weights(
         row |= {"file": None if path is None else str(path), "url": published.url, "sha256": published.file_sha256}
         rows.append(row | {"megabytes": published.megabytes if path is None else round(path.stat().st_size / 1e6, 1)})
     if as_json:
-        console.echo_json(json.dumps(rows, indent=2))
+        console.echo_json(rows)
     else:
         for row in rows:
             console.echo(f"{row['name']:18}{row['megabytes']:8,.1f} MB  {', '.join(row['metrics'])}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ablate.base.text import some_of
 from ablate.report.design import StudyDesign
 from ablate.report.differences import unjudged
 from ablate.report.findings import Effect, Factorial, VariantRow
@@ -34,9 +35,8 @@ def make_factorials(table: VariantRows, design: StudyDesign, budget: str, notes:
     for crossed in factorial.designs(cells, axis_of):
         title = " x ".join(crossed.axes)
         if crossed.missing:
-            names = ", ".join(sorted("+".join(sorted(cell)) or BASELINE for cell in crossed.missing)[:3])
-            more = f" and {len(crossed.missing) - 3} more" if len(crossed.missing) > 3 else ""
-            notes.append(f"no effects of {title}: no finished run of {names}{more}")
+            names = sorted("+".join(sorted(cell)) or BASELINE for cell in crossed.missing)
+            notes.append(f"no effects of {title}: no finished run of {some_of(names)}")
             continue
         for metric, values in table.values.items():
             refused = unjudged(table, budget, metric)

@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from ablate.base.errors import ResultsError, did_you_mean
+from ablate.base.text import some_of
 from ablate.report.builder import build
 from ablate.report.findings import Comparison, Findings, Record, Value, VariantRow
 from ablate.report.left_out import without_left_out
@@ -146,7 +147,7 @@ def _two_runs(runs: pd.DataFrame, a: str, b: str) -> tuple[tuple[str, str], pd.D
         matching = _starting_with(runs, name)
         done = matching[matching["status"] == "done"]
         if len(done) > 1:
-            listed = ", ".join(done["run_id"].head(5)) + (", ..." if len(done) > 5 else "")
+            listed = some_of(done["run_id"].tolist(), 5)
             raise ResultsError(
                 f"compare {name}: {len(done)} finished runs begin with this: {listed}; type more of the name"
             )

@@ -7,12 +7,12 @@ times and bytes are ratios of the float32 graph to this one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ablate.report.findings import Quantized, QuantizedRow
+from ablate.store.tables import to_records
 
 FLOAT = "fp32"
 INTERVAL = ("fd_change_low", "fd_change_high")
@@ -31,7 +31,6 @@ def summarise(formats: pd.DataFrame) -> Quantized | None:
     """
     if not len(formats):
         return None
-    order = {label: i for i, label in enumerate(dict.fromkeys(formats["label"]))}
     is_float = formats["scheme"] == FLOAT
     floats = formats.loc[is_float, ["run_id", "file_bytes", "latency_step_ms"]].drop_duplicates("run_id")
     rows = formats[~is_float].merge(floats, on="run_id", how="left", suffixes=("", "_float"))
@@ -43,30 +42,16 @@ def summarise(formats: pd.DataFrame) -> Quantized | None:
     for ratio, column in (("smaller", "file_bytes"), ("faster", "latency_step_ms")):
         this = rows[column].astype("float64")
         rows[ratio] = rows[f"{column}_float"].astype("float64") / this.where(this != 0)
-    groups = rows.groupby(["label", "scheme", "scope"])
+    for name, known in (("label", formats["label"].unique()), ("scope", SCOPES)):  # the order of the groups
+        rows[name] = pd.Categorical(rows[name], [*known, *sorted({*rows[name]} - {*known})])
+    groups = rows.groupby(["label", "scheme", "scope"], observed=True)
     means = groups[[*MEANS]].mean().astype("float64").replace(np.nan, None)
     medians = groups[["smaller", "faster"]].median().astype("float64").replace(np.nan, None)
     table = pd.concat([means, medians, groups[["simulated", "n"]].first()], axis=1).assign(seeds=groups.size())
-    records: dict[tuple[str, ...], dict[str, Any]] = {
-        tuple(map(str, key)): {str(name): value for name, value in record.items()}
-        for key, record in zip(table.index, table.to_dict("records"), strict=True)
-    }
-    keys = sorted(records, key=lambda key: (order[key[0]], key[1], _place(key[2])))
-    summaries = tuple(_row(key, records[key]) for key in keys)
-    return Quantized(rows=summaries, most_sensitive=_sensitivities(summaries))
-
-
-def _place(scope: str) -> int:
-    return SCOPES.index(scope) if scope in SCOPES else len(SCOPES)
-
-
-def _row(key: tuple[str, ...], record: dict[str, Any]) -> QuantizedRow:
-    label, scheme, scope = key
-    seeds = int(record["seeds"])
     # The interval is for other images of one run; there is none over several seeds.
-    record |= dict.fromkeys(INTERVAL) if seeds > 1 else {}
-    record |= {"n": None if pd.isna(record["n"]) else int(record["n"]), "simulated": bool(record["simulated"])}
-    return QuantizedRow(label=label, scheme=scheme, scope=scope, **(record | {"seeds": seeds}))
+    table.loc[table["seeds"] > 1, [*INTERVAL]] = None
+    summaries = tuple(QuantizedRow(**record) for record in to_records(table.reset_index()))
+    return Quantized(rows=summaries, most_sensitive=_sensitivities(summaries))
 
 
 def _sensitivities(rows: Sequence[QuantizedRow]) -> tuple[str, ...]:

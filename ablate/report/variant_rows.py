@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablate.base.text import some_of
 from ablate.report.findings import Metric, Value, VariantRow
 from ablate.report.machines import on_one_machine
 from ablate.report.recorded_metrics import RecordedMetrics
@@ -387,8 +388,7 @@ def _seeds_by_label(runs: pd.DataFrame, chosen: np.ndarray) -> dict[str, str]:
 
 def _seeds(seeds: Iterable[int]) -> str:
     every = sorted(int(seed) for seed in seeds)
-    listed = ", ".join(map(str, every[:12])) + (f" and {len(every) - 12} more" if len(every) > 12 else "")
-    return f"seed{'' if len(every) == 1 else 's'} {listed}"
+    return f"seed{'' if len(every) == 1 else 's'} {some_of(every, 12)}"
 
 
 def count(n: Any) -> str:

@@ -8,7 +8,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,10 +36,6 @@ class ProgramReplay:
     verdict: Literal["bit_exact", "within_tolerance", "environment_mismatch", "not_reproduced"]
     metrics: dict[str, tuple[float | None, float | None]]  # name -> (in the row, here); None: not there
     environment: dict[str, tuple[Any, Any]]  # what differs: name -> (in the row, here)
-
-    def to_json(self) -> str:
-        """Return one strict JSON document."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
 
 
 def replay_program(

@@ -15,7 +15,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,10 +61,6 @@ class Replay:
     environment: dict[str, tuple[Any, Any]]  # what differs: name -> (in the row, here)
     nondeterministic_ops: list[str]  # that ran here
     note: str
-
-    def to_json(self) -> str:
-        """Return one strict JSON document."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False)
 
 
 def replay_run(

@@ -1,8 +1,7 @@
-"""The results of `ablate bench` on a terminal and as JSON."""
+"""The results of `ablate bench` on a terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +15,6 @@ from ablate.report.render.text_table import TextTable, to_rich
 
 HEADS = ("run", "scheme", "engine", "p50 ms", "p90 ms", "noise", "ratio", "interval", "img/s")
 SCOPES = {"step": "one network evaluation", "image": "drawing a batch of images"}
-
-
-def to_json(document: Mapping[str, Any]) -> str:
-    """Return one strict JSON document."""
-    return json.dumps(document, indent=2, allow_nan=False)
 
 
 def render(document: Mapping[str, Any]) -> RenderableType:

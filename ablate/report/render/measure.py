@@ -1,8 +1,7 @@
-"""The results of `ablate measure` on a terminal and as JSON."""
+"""The results of `ablate measure` on a terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +11,6 @@ from rich.text import Text
 from ablate.report.render.text_table import TextTable, to_rich
 
 HEADS = ("metric", "value", "± / interval", "N", "ref N", "real/real", "its ref N")
-
-
-def to_json(document: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return one strict JSON document with a key per metric."""
-    return json.dumps(document, indent=2, allow_nan=False)
 
 
 def render(document: Mapping[str, Mapping[str, Any]]) -> RenderableType:

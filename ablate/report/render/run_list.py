@@ -1,8 +1,7 @@
-"""The runs of a results folder: `ablate ls` as a table or JSON."""
+"""The runs of a results folder: `ablate ls` as a table or documents."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
@@ -30,16 +29,15 @@ def run_table(runs: pd.DataFrame) -> TextTable:
     return TextTable("", heads, tuple(lines), left, drop=(2, 3, 4, 7, 5))
 
 
-def run_json(runs: pd.DataFrame) -> str:
-    """Return the runs as one JSON document: a list with an object for each."""
+def run_documents(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the runs as `ablate ls --json` lists them."""
     names = ("run_id", "status", "variant", "preset", "data", "data_digest", "seed", "age_s", "owner", "error")
-    listed = [
+    return [
         {name: row[name] for name in names}
         | {"code": list(map(str, versions_of(row["code"], row["git_commit"], row["git_dirty"])))}
         | {"tags": list(split_names(row["tags"]))}
         for row in _documents(runs)
     ]
-    return json.dumps(listed, indent=2, allow_nan=False)
 
 
 def summary(runs: pd.DataFrame) -> str:

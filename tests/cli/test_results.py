@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import textwrap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,22 @@ from ablate.store import plans, tables
 NAME = "{}-quick-cats-s{}-00000000"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def study(path: Path) -> Path:
     """Two variants at seven seeds, planned; with curves and files, one of them failed."""
     made = synthetic.planned(synthetic.rows({"baseline": 0.0, "no_drift": 5.0}, range(7)))
     made["curves"] = [{"run_id": run["run_id"], "step": 1} for run in made["runs"]]
     made["runs"][-1] |= {"status": "failed", "finished_at": datetime.now(UTC) - timedelta(hours=3)}
-    synthetic.save(tmp_path / "results", made)
+    synthetic.save(path / "results", made)
     for run in made["runs"][:-1]:
-        path = tmp_path / "results/artifacts" / run["run_id"] / "samples.png"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"x" * 1000)
-    return tmp_path / "results"
+        image = path / "results/artifacts" / run["run_id"] / "samples.png"
+        image.parent.mkdir(parents=True)
+        image.write_bytes(b"x" * 1000)
+    return path / "results"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return study(tmp_path)
 
 
 def listed(folder: Path, *words: str) -> dict[str, dict[str, Any]]:
@@ -129,29 +132,47 @@ def test_a_run_that_is_being_made_is_not_removed(folder: Path) -> None:
     lease.give_back()
 
 
+# A removal is killed before its nth rename or deletion, for each folder in the command line.
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from ablate.launch.removal import remove_runs
+left = 0
+def dying(real):
+    def call(*words, **options):
+        global left
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*words, **options)
+    return call
+os.replace, os.unlink, Path.replace = dying(os.replace), dying(os.unlink), dying(Path.replace)
+shutil.rmtree = dying(shutil.rmtree)
+name, *folders = sys.argv[1:]
+for nth, folder in enumerate(folders, 1):
+    if not os.fork():
+        left = nth
+        remove_runs(Path(folder), [name])
+        os._exit(0)
+    assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL, folder
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A folder for each place at which a removal was killed. One process kills all: its imports take a second."""
+    folders = [study(tmp_path_factory.mktemp("killed")) for _ in range(5)]
+    words = [sys.executable, "-c", KILLED, NAME.format("no_drift", 3), *map(str, folders)]
+    subprocess.run(words, check=True)
+    return folders
+
+
 @pytest.mark.parametrize("nth", range(1, 6))
-def test_a_killed_removal_shows_the_run_whole_or_not_at_all_and_is_finished_by_the_next(folder: Path, nth: int) -> None:
+def test_a_killed_removal_shows_the_run_whole_or_not_at_all_and_is_finished_by_the_next(
+    killed: list[Path], nth: int
+) -> None:
     """Killed before the nth rename or deletion: three tables, the folder, its file."""
-    name = NAME.format("no_drift", 3)
-    script = f"""
-        import os, signal, sys
-        from pathlib import Path
-        from ablate.launch.removal import remove_runs
-        count = 0
-        def dying(real):
-            def call(*words, **options):
-                global count
-                count += 1
-                if count == {nth}:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*words, **options)
-            return call
-        os.replace, os.unlink, Path.replace = dying(os.replace), dying(os.unlink), dying(Path.replace)
-        import shutil
-        shutil.rmtree = dying(shutil.rmtree)
-        remove_runs(Path({str(folder)!r}), [{name!r}])
-    """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False).returncode == -9
+    folder, name = killed[nth - 1], NAME.format("no_drift", 3)
     left = traces(folder, name)
     whole = ["runs", "curves", "fidelity", f"artifacts/{name}"]
     assert left == whole or "runs" not in left

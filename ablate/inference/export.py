@@ -148,7 +148,7 @@ def compare_with_torch(
     Returns:
         The result in words, and whether it is within the bound.
     """
-    reference: Callable[..., Tensor] = model.step if graph == "step" or model.decode is None else model.decode
+    reference: Callable[..., Tensor] = model.parts[graph]
     eps = rng.normal(0, "export", range(len(latents)), tuple(latents.shape[1:]))
     inputs: list[tuple[Tensor, ...]] = [(x,) for x in (eps, latents)]
     if graph == "step":

@@ -37,7 +37,6 @@ from ablate.inference.onnx import (
     exportable,
     onnx_network,
     to_int8,
-    torch_network,
 )
 from ablate.inference.requested_formats import ALL_BUT_DRIFT, EXPORTER, groups_of
 from ablate.inference.trained_run import TrainedRun
@@ -46,6 +45,7 @@ from ablate.metrics.networks import MetricNetworks
 from ablate.metrics.pair_distances import mean_pair_scores
 from ablate.metrics.reference_cache import batches_of, reference_features
 from ablate.metrics.set_distances import Features, bootstrap_difference, collect_features, frechet_distance
+from ablate.models.autoencoder import image_codec
 from ablate.models.cost import cost
 from ablate.store import tables as results
 from ablate.study.config import QuantizeConfig
@@ -75,11 +75,8 @@ class _FormatContext:
     def activation_ranges(self) -> dict[str, dict[str, Tensor]]:
         """The largest magnitude of every activation of both networks, computed once."""
         if not self.amax:
-            self.amax["step"] = simulated_formats.activation_ranges(self.model.step, self.calibration.inputs["step"])
-            if self.model.decode is not None:
-                self.amax["decode"] = simulated_formats.activation_ranges(
-                    self.model.decode, self.calibration.inputs["decode"]
-                )
+            for name, part in self.model.parts.items():
+                self.amax[name] = simulated_formats.activation_ranges(part, self.calibration.inputs[name])
         return self.amax
 
 
@@ -233,18 +230,20 @@ def _row(context: _FormatContext, scheme: str, scope: str) -> tuple[Row, ImageGe
 
 def _simulated(context: _FormatContext, scheme: str, groups: Collection[str]) -> ImageGenerator:
     amax = context.activation_ranges() if simulated_formats.FORMATS[scheme].scaled else {}
-    model = context.model
-    parts = [
-        None if part is None else simulated_formats.simulated(part, scheme, groups, amax.get(name, {}))
-        for name, part in (("step", model.step), ("decode", model.decode))
-    ]
-    assert parts[0] is not None
-    return torch_network(parts[0], parts[1], context.run.config)
+    parts = {
+        name: simulated_formats.simulated(part, scheme, groups, amax.get(name, {}))
+        for name, part in context.model.parts.items()
+    }
+
+    def denoise(z: Tensor, t: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return parts["step"](z, t)
+
+    return ImageGenerator(denoise, parts.get("decode", image_codec(context.run.config.shape[0]).decode))
 
 
 def _weight_bytes(context: _FormatContext, scheme: str, groups: Collection[str]) -> int:
-    parts = [part for part in (context.model.step, context.model.decode) if part is not None]
-    return sum(simulated_formats.weight_bytes(part, scheme, groups) for part in parts)
+    return sum(simulated_formats.weight_bytes(part, scheme, groups) for part in context.model.parts.values())
 
 
 def _weighted_macs(graph: Any, groups: Collection[str]) -> int:

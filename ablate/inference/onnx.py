@@ -44,6 +44,11 @@ class ExportableModel:
     decode: Decode | None
 
     @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The modules: `step`, and `decode` in latent space."""
+        return {"step": self.step} | ({} if self.decode is None else {"decode": self.decode})
+
+    @property
     def groups(self) -> list[str]:
         """The module groups that the model has."""
         return groups_of(self.step.denoiser) + (["decoder"] if self.decode is not None else [])
@@ -105,20 +110,17 @@ def export_graphs(model: ExportableModel) -> Graphs:
     Raises:
         ResultsError: A model of the user's has an operation without a form in ONNX.
     """
+    inputs = {"z": rng.normal(0, "export", range(2), model.config.shape), "t": torch.tensor([0.25, 0.75])}
+    graphs = {}
     try:
-        return _export(model)
+        for name, part in model.parts.items():
+            given, output = (inputs, "x_hat") if name == "step" else ({"z": inputs["z"]}, "x")
+            graphs[name] = onnx_runtime.export_module(part, given, output, model.groups)
     except Exception as error:  # of whatever operation of a user's model has no such form
         if model.config.model.kind == "kpn":
             raise
         why = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise ResultsError(f"{name_of(model.config)}: cannot be exported to ONNX ({why})") from error
-
-
-def _export(model: ExportableModel) -> Graphs:
-    z, t = rng.normal(0, "export", range(2), model.config.shape), torch.tensor([0.25, 0.75])
-    graphs = {"step": onnx_runtime.export_module(model.step, {"z": z, "t": t}, "x_hat", model.groups)}
-    if model.decode is not None:
-        graphs["decode"] = onnx_runtime.export_module(model.decode, {"z": z}, "x", model.groups)
     return graphs
 
 
@@ -136,18 +138,6 @@ def onnx_network(graphs: Graphs, threads: int, config: Config, engine: Engine = 
     """
     sessions = {name: engine(graph, threads) for name, graph in graphs.items()}
     return ImageGenerator(sessions["step"], sessions.get("decode", image_codec(config.shape[0]).decode))
-
-
-def torch_network(
-    step: Callable[[Tensor, Tensor], Tensor], decode: Callable[[Tensor], Tensor] | None, config: Config
-) -> ImageGenerator:
-    """Return the model as torch computes it, in float32 on the CPU."""
-
-    def denoise(z: Tensor, t: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return step(z, t)
-
-    return ImageGenerator(denoise, decode or image_codec(config.shape[0]).decode)
 
 
 def calibration_inputs(network: ImageGenerator, config: Config, seed: int, n: int) -> CalibrationInputs:

@@ -45,24 +45,9 @@ WAIT_S = 0.3  # for a task to end, before updates are shown
 GRACE_S = 60.0  # for interrupted runs to save
 
 
-@dataclass(frozen=True)
-class Resources:
-    """The resources of each run, and how many runs there are at once.
-
-    Attributes:
-        threads: CPUs, and threads of torch.
-        gpus: GPUs, as in 0.5; None: 1 if the cluster has GPUs and the device is not `cpu`.
-        jobs: Runs at once; None: as many as fit.
-    """
-
-    threads: int = 1
-    gpus: float | None = None
-    jobs: int | None = None
-
-    @property
-    def local_cpus(self) -> int:
-        """CPUs of a cluster on this machine: those of `jobs` runs, or of as many as fit."""
-        return (self.jobs or max(1, (os.cpu_count() or 1) // self.threads)) * self.threads
+def local_cpus(jobs: int | None, threads: int) -> int:
+    """Return the CPUs of a cluster on this machine: those of `jobs` runs, or of as many as fit."""
+    return (jobs or max(1, (os.cpu_count() or 1) // threads)) * threads
 
 
 @dataclass
@@ -105,7 +90,7 @@ def launch(
     """
     require("--launcher ray", "ray")
     request = runs.request
-    resources = Resources(request.threads or 1, request.gpus, request.jobs)
+    threads = request.threads or 1
     if request.device not in ("auto", "cpu", "cuda"):
         raise AblateError(
             f"--device {request.device}: with --launcher ray the cluster chooses the GPU. Allowed: auto, cpu, cuda"
@@ -131,13 +116,13 @@ def launch(
             record(request.results, plan, next(iter(code.values())) if code else code_version())
         contents = {path.name: path.read_bytes() for path in weight_paths(networks, request.weights)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-        stack.enter_context(connected(request.cluster, resources.local_cpus))
+        stack.enter_context(connected(request.cluster, local_cpus(request.jobs, threads)))
         stack.enter_context(sigterm_as_interrupt())
         stack.enter_context(ray_output_redirected(progress))
         marker = stack.enter_context(folder_marker(request.results, isolated))
         study = stack.enter_context(progress.study(clock.state))
-        launcher = _Launcher(runs, contents, resources, on_row, progress, study)
-        of_task = {"results": request.results.resolve(), "device": launcher.device, "threads": resources.threads}
+        launcher = _Launcher(runs, contents, on_row, progress, study)
+        of_task = {"results": request.results.resolve(), "device": launcher.device, "threads": threads}
         task = partial(
             RunTask,
             request=request.model_copy(update=of_task),
@@ -156,7 +141,6 @@ class _Launcher:
         self,
         runs: StudyRuns,
         weights: dict[str, bytes],
-        resources: Resources,
         on_row: Callable[[Row, str], None],
         progress: Progress,
         study: Study,
@@ -165,9 +149,10 @@ class _Launcher:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ray, self._folder, self._data = ray, runs.request.results, runs.data
-        self._resources, self._may_grow = resources, bool(runs.request.cluster)
+        request = runs.request
+        self._threads, self._jobs, self._may_grow = request.threads or 1, request.jobs, bool(request.cluster)
         self._on_row, self._progress, self._study = on_row, progress, study
-        device, gpus = runs.request.device, resources.gpus
+        device, gpus = request.device, request.gpus
         if gpus is None:
             gpus = 1.0 if device != "cpu" and ray.cluster_resources().get("GPU", 0) else 0.0
         if device == "cuda" and not gpus:
@@ -176,11 +161,11 @@ class _Launcher:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # Ray starts it again if it is killed: what it held is sent again, or was only for show.
         self._actor = ray.remote(ProgressActor).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1).remote()
-        threads = dict.fromkeys(THREAD_VARIABLES, str(resources.threads))
+        threads = dict.fromkeys(THREAD_VARIABLES, str(self._threads))
         # No retries by ray: the launcher restarts a lost run itself, with the newest checkpoint.
         self._remote = ray.remote(run_task)
         self._options = {
-            "num_cpus": resources.threads,
+            "num_cpus": self._threads,
             "num_gpus": gpus,
             "max_retries": 0,
             "runtime_env": {"env_vars": threads},
@@ -223,17 +208,17 @@ class _Launcher:
 
     def _slots(self) -> int:
         """Return how many runs fit the cluster now. It may grow and shrink."""
-        if self._resources.jobs is not None:
-            return self._resources.jobs
+        if self._jobs is not None:
+            return self._jobs
         cluster = self._ray.cluster_resources()
-        fits = [cluster.get("CPU", 0) // self._resources.threads]
+        fits = [cluster.get("CPU", 0) // self._threads]
         if self._gpus:
             fits.append(cluster.get("GPU", 0) // self._gpus)
         return max(1, int(min(fits)))
 
     def _check_room(self) -> None:
         """Warn if no machine has the resources of a run; raise if this machine is alone."""
-        needed = {"CPU": float(self._resources.threads), "GPU": self._gpus}
+        needed = {"CPU": float(self._threads), "GPU": self._gpus}
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         if not any(all(node.get(kind, 0) >= least for kind, least in needed.items()) for node in nodes):
             wanted = " and ".join(f"{least:g} {kind}" for kind, least in needed.items() if least)

@@ -45,14 +45,6 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class Memorisation:
-    """The share of samples closer to a training image than 1 % of held-out images, and its flag."""
-
-    share: Estimate
-    flag: bool
-
-
-@dataclass(frozen=True)
 class SampleMetrics:
     """Diversity, nearest neighbours and memorisation, of samples and of real images, by kind.
 
@@ -121,14 +113,14 @@ def sample_metrics(
             )
         neighbours = Neighbours(torch.cat([one.distance for one in found]), torch.cat([one.index for one in found]))
     of_samples, of_real = neighbours.distance[:count], neighbours.distance[count:]
-    memorised = memorisation(of_samples, of_real)
+    share, memorised = memorisation(of_samples, of_real)
     medians = [Estimate(float(x.median())) for x in (of_samples, of_real)]
     return SampleMetrics(
-        samples={"diversity": spread[0], "nearest": medians[0], "memorised": memorised.share},
+        samples={"diversity": spread[0], "nearest": medians[0], "memorised": share},
         real={"diversity": spread[1], "nearest": medians[1]},
         counts={"diversity": len(some[0]), "nearest": count, "memorised": count},
         real_counts={"diversity": len(some[1]), "nearest": len(of_real)},
-        memorised=memorised.flag,
+        memorised=memorised,
         neighbours=Neighbours(of_samples, neighbours.index[:count]),
     )
 
@@ -221,7 +213,7 @@ def nearest_images(
     return Neighbours(best.clamp(min=0).masked_fill(best.isinf(), 0).cpu(), index.cpu())
 
 
-def memorisation(samples: Tensor, held_out: Tensor) -> Memorisation:
+def memorisation(samples: Tensor, held_out: Tensor) -> tuple[Estimate, bool]:
     """Compare samples' distances to their nearest training images with those of held-out images.
 
     Args:
@@ -229,9 +221,10 @@ def memorisation(samples: Tensor, held_out: Tensor) -> Memorisation:
         held_out: (M,) distances of real images that are not in the training set.
 
     Returns:
-        The share with its exact (Clopper-Pearson) 95 % interval. The interval leaves out the
-        uncertainty of the threshold: with M held-out images the expected share is known to about
-        0.01 +- 0.1 / sqrt(M). The flag's test includes it.
+        The share of samples closer to a training image than 1 % of held-out images, and the flag
+        of memorisation. The share has its exact (Clopper-Pearson) 95 % interval. The interval
+        leaves out the uncertainty of the threshold: with M held-out images the expected share is
+        known to about 0.01 +- 0.1 / sqrt(M). The flag's test includes it.
     """
     n = len(samples)
     near = int((samples.double() < torch.quantile(held_out.double(), QUANTILE)).sum())
@@ -239,7 +232,7 @@ def memorisation(samples: Tensor, held_out: Tensor) -> Memorisation:
 
     interval = stats.binomtest(near, n).proportion_ci(LEVEL, method="exact")
     estimate = Estimate(near / n, None, float(interval.low), float(interval.high))
-    return Memorisation(estimate, too_many_near(samples, held_out))
+    return estimate, too_many_near(samples, held_out)
 
 
 def too_many_near(samples: Tensor, held_out: Tensor) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ablate.base.errors import VariantError, did_you_mean
-from ablate.study.program import check_preset_keys
+from ablate.study.program import check_keys
 from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
 from ablate.study.variants import (
     BASELINE,
@@ -59,7 +59,7 @@ def preset_layer(preset: str, extended: tuple[str, ...] = ()) -> Layer:
     below = preset_layer(extends, (*extended, preset)).of_kind(kind) if extends else {}
     layer = Layer(kind, below | settings_of(file))
     if of_program:
-        check_preset_keys(str(path), layer.settings, baseline_layer().settings)
+        check_keys(str(path), layer.settings, baseline_layer().settings, preset=True)
     if own and not of_program:
         missing = sorted(preset_layer(DEFAULT_PRESET).of_kind(kind).keys() - layer.settings.keys())
         if missing:

@@ -189,26 +189,19 @@ def command_words(config: ProgramConfig, *, seed: int, out: str, preset: str) ->
     return words
 
 
-def check_variant_keys(what: str, settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
-    """Refuse what only a baseline or a preset may set, and options that the baseline does not have.
+def check_keys(what: str, settings: Mapping[str, Any], baseline: Mapping[str, Any], *, preset: bool = False) -> None:
+    """Refuse what a variant, or a preset, may not set, and options that the baseline does not have.
 
     Args:
         what: Begins the message of an error: a file or a name.
         settings: What is set, by `section.key`.
         baseline: What the baseline sets.
+        preset: These are a preset's settings, which may have a time limit but no command.
 
     Raises:
         VariantError: There is such a setting.
     """
-    _check_keys(what, settings, baseline, ("timeout_s", *_OF_THE_STUDY))
-
-
-def check_preset_keys(what: str, settings: Mapping[str, Any], baseline: Mapping[str, Any]) -> None:
-    """Refuse what a preset may not set; arguments and errors as in `check_variant_keys`."""
-    _check_keys(what, settings, baseline, ("command", *_OF_THE_STUDY))
-
-
-def _check_keys(what: str, settings: Mapping[str, Any], baseline: Mapping[str, Any], refused: tuple[str, ...]) -> None:
+    refused = ("command" if preset else "timeout_s", *_OF_THE_STUDY)
     known = [name.removeprefix(f"{OPTIONS}.") for name in baseline if name.startswith(f"{OPTIONS}.")]
     for name in settings:
         section, _, key = name.partition(".")

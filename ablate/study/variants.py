@@ -302,7 +302,7 @@ def _load_one(name: str) -> Variant:
 def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
     """Return the variant with other settings, which win over its own."""
     from ablate.study import layers
-    from ablate.study.program import check_variant_keys
+    from ablate.study.program import check_keys
     from ablate.study.variant_file import file_models, settings_of, validated
 
     name = variant.name + settings_text(overrides)
@@ -319,7 +319,7 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
             table[section] = value
     settings = settings_of(validated(name, file_models(variant.kind).settings, table))
     if variant.kind == PROGRAM:
-        check_variant_keys(name, settings, layers.baseline_layer().settings)
+        check_keys(name, settings, layers.baseline_layer().settings)
     axes = [] if variant.name == BASELINE else [variant.axis]
     return Variant(
         name=name,
@@ -334,7 +334,7 @@ def _overridden(variant: Variant, overrides: dict[str, Any]) -> Variant:
 
 
 def _read_variant(path: Path, baseline: Layer) -> Variant:
-    from ablate.study.program import check_variant_keys
+    from ablate.study.program import check_keys
     from ablate.study.variant_file import file_models, kind_of, read_toml, settings_of, validated
 
     name, table = path.stem, read_toml(path)
@@ -350,7 +350,7 @@ def _read_variant(path: Path, baseline: Layer) -> Variant:
                 f"{'[options] lr = 0.1' if kind == PROGRAM else '[model] drift = false'}"
             )
         if kind == PROGRAM:
-            check_variant_keys(str(path), delta, baseline.settings)
+            check_keys(str(path), delta, baseline.settings)
         for key, value in delta.items():
             if key.startswith("data."):
                 raise VariantError(f"{path}: {key} {NOT_OF_A_VARIANT['data']}")

@@ -257,7 +257,7 @@ def stub(tmp_path: Path) -> Any:
         cluster_resources=lambda: {"CPU": 1},
         nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1}}],
     )
-    made._resources, made._gpus, made._may_grow, made._folder = ray.Resources(), 0.0, True, tmp_path  # type: ignore[attr-defined]
+    made._threads, made._jobs, made._gpus, made._may_grow, made._folder = 1, None, 0.0, True, tmp_path  # type: ignore[attr-defined]
     made._failures, made._running, made._data = [], {}, SimpleNamespace(name="set", digest="d")  # type: ignore[attr-defined,assignment]
     made._on_row = lambda row, how: said.append((row["status"], how))  # type: ignore[attr-defined]
     made._progress, made._study = SimpleNamespace(say=said.append), Study()  # type: ignore[attr-defined,assignment]
@@ -322,7 +322,7 @@ def test_a_finished_run_that_cannot_be_measured_is_not_called_failed(stub: Any) 
 
 
 def test_a_machine_alone_that_has_too_little_is_an_error(stub: Any) -> None:
-    stub.launcher._resources, stub.launcher._may_grow = ray.Resources(threads=2), False
+    stub.launcher._threads, stub.launcher._may_grow = 2, False
     with pytest.raises(AblateError, match="this machine does not have 2 CPU for a run"):
         make_all(stub)
 

@@ -13,7 +13,6 @@ b batch_stride + (k H + i) W + j. So a head's output can hold other parameters t
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -22,8 +21,8 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from numba import prange, types
-from numba.extending import intrinsic, overload
+from numba import prange
+from numba.extending import intrinsic
 from torch import Tensor
 
 KERNEL_SIZE = 5
@@ -90,45 +89,29 @@ def _fma_intrinsic(typing: Any, a: Any, b: Any, c: Any) -> Any:
 _fma: Callable[..., Any] = intrinsic(_fma_intrinsic)
 
 
+@inline
 def _exp(x: Any) -> Any:
-    raise NotImplementedError  # compiled code takes the overload
-
-
-@overload(_exp, strict=False)
-def _exp_overload(x: Any) -> Callable[[Any], Any]:
-    """exp(x); in float32 as 2^n exp(r), |r| <= ln 2 / 2, with a relative error of 2e-7.
+    """exp(x) as 2^n exp(r), |r| <= ln 2 / 2, with a relative error of 2e-7.
 
     Loops that call the library's exp are not vectorised. The polynomial is that of Cephes' expf.
     """
-    if x != types.float32:
-        return lambda x: math.exp(x)
-
-    def exp(x: Any) -> Any:
-        y = min(max(x, np.float32(-87)), np.float32(88))
-        n = np.floor(_fma(y, np.float32(1.44269504), np.float32(0.5)))
-        r = _fma(n, np.float32(2.12194440e-4), _fma(n, np.float32(-0.693359375), y))
-        p = np.float32(1.9875691500e-4)
-        p = _fma(p, r, np.float32(1.3981999507e-3))
-        p = _fma(p, r, np.float32(8.3334519073e-3))
-        p = _fma(p, r, np.float32(4.1665795894e-2))
-        p = _fma(p, r, np.float32(1.6666665459e-1))
-        p = _fma(p, r, np.float32(5.0000001201e-1))
-        p = _fma(p * r, r, r) + np.float32(1)
-        scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-        return p * scale + (x - x)  # NaN or infinity gives NaN, so that divergence shows
-
-    return exp
+    y = min(max(x, np.float32(-87)), np.float32(88))
+    n = np.floor(_fma(y, np.float32(1.44269504), np.float32(0.5)))
+    r = _fma(n, np.float32(2.12194440e-4), _fma(n, np.float32(-0.693359375), y))
+    p = np.float32(1.9875691500e-4)
+    p = _fma(p, r, np.float32(1.3981999507e-3))
+    p = _fma(p, r, np.float32(8.3334519073e-3))
+    p = _fma(p, r, np.float32(4.1665795894e-2))
+    p = _fma(p, r, np.float32(1.6666665459e-1))
+    p = _fma(p, r, np.float32(5.0000001201e-1))
+    p = _fma(p * r, r, r) + np.float32(1)
+    scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return p * scale + (x - x)  # NaN or infinity gives NaN, so that divergence shows
 
 
+@inline
 def _tanh(x: Any) -> Any:
-    raise NotImplementedError  # compiled code takes the overload
-
-
-@overload(_tanh, strict=False)
-def _tanh_overload(x: Any) -> Callable[[Any], Any]:
-    if x != types.float32:
-        return lambda x: math.tanh(x)
-    return lambda x: np.float32(1) - np.float32(2) / (_exp(np.float32(2) * x) + np.float32(1))
+    return np.float32(1) - np.float32(2) / (_exp(np.float32(2) * x) + np.float32(1))
 
 
 @inline

@@ -187,6 +187,7 @@ WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="A folder of weights (also ABLATE_WEIGHTS).", show_default=False)
 ]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Download no weights (also ABLATE_OFFLINE=1).")]
+JsonDocumentOption = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 

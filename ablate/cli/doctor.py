@@ -9,7 +9,7 @@ import typer
 
 from ablate.base.errors import AblateError
 from ablate.cli import console
-from ablate.cli.app import WeightsOption, app
+from ablate.cli.app import JsonDocumentOption, WeightsOption, app
 
 
 @app.command()
@@ -29,7 +29,7 @@ def doctor(
     ] = None,
     weights: WeightsOption = None,
     full: Annotated[bool, typer.Option("--full", help="List each fault, not one line for each kind.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """Show versions, device, compiler, disk, weights and the cache.
 

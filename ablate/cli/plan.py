@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ablate.cli import console
-from ablate.cli.app import Budget, OwnVariantsOption, PluginOption, PresetOption, ResultsOption, app
+from ablate.cli.app import Budget, JsonDocumentOption, OwnVariantsOption, PluginOption, PresetOption, ResultsOption, app
 from ablate.cli.study import (
     ArrayOption,
     BaselineOption,
@@ -50,7 +50,7 @@ def plan(
     record: Annotated[
         bool, typer.Option("--record", help="Record the plan now, as the first run would. Run nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """Show what a study will judge, which differences it can detect, and how long it takes.
 

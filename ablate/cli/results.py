@@ -10,7 +10,7 @@ import typer
 from ablate.base.errors import AblateError
 from ablate.base.text import plural, printable, split_names
 from ablate.cli import console
-from ablate.cli.app import ResultsOption, WhereOption, app, run_ids
+from ablate.cli.app import JsonDocumentOption, ResultsOption, WhereOption, app, run_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ RunsArgument = Annotated[
 def show_runs(
     folder: ResultsOption = Path("results"),
     where: WhereOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """List the runs of a results folder, also those that are being made now.
 

@@ -17,6 +17,7 @@ from ablate.cli import console
 from ablate.cli.app import (
     INTERRUPTED,
     DeviceOption,
+    JsonDocumentOption,
     OwnVariantsOption,
     PluginOption,
     ResultsOption,
@@ -168,7 +169,7 @@ def bench(
     folder: ResultsOption = Path("results"),
     plugin: PluginOption = None,
     device: DeviceOption = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """Time finished runs side by side, in interleaved rounds.
 
@@ -255,7 +256,7 @@ def replay(
         int | None,
         typer.Option("--threads", help="Threads. Default: the number recorded in the row.", min=1, show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """Train a run again from its row alone, and compare the results; run a program again.
 

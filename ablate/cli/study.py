@@ -18,6 +18,7 @@ from ablate.cli.app import (
     INTERRUPTED,
     Budget,
     DeviceOption,
+    JsonDocumentOption,
     OfflineOption,
     OwnVariantsOption,
     PluginOption,
@@ -54,7 +55,7 @@ class Compile(StrEnum):
 def list_variants(
     own_variants: OwnVariantsOption = None,
     plugin: PluginOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """List the variants: name, axis and what each changes.
 
@@ -79,7 +80,7 @@ def show(
     preset: PresetOption = variants.DEFAULT_PRESET,
     own_variants: OwnVariantsOption = None,
     plugin: PluginOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """Show a variant: its configuration, its parameters and its MACs by module.
 

@@ -13,7 +13,7 @@ import typer
 from ablate.base.errors import AblateError, ResultsError, VariantError
 from ablate.base.text import printable
 from ablate.cli import console
-from ablate.cli.app import INTERRUPTED, Budget, ResultsOption, app, preset_names, variant_names
+from ablate.cli.app import INTERRUPTED, Budget, JsonDocumentOption, ResultsOption, app, preset_names, variant_names
 from ablate.study.variants import BASELINE, load
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def compare(
     extractor: ExtractorChoice = None,
     where: JudgedWhere = None,
     without_seeds: WithoutSeedOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """Compare two variants, or two runs: the verdict on B, and the values of both seed by seed.
 
@@ -336,7 +336,7 @@ def gate(
     allow_diverged: Annotated[
         bool, typer.Option("--allow-diverged", help="Judge by the finished seeds though others diverged.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """Fail (exit code 1) if a metric of a variant got worse by more than is allowed.
 

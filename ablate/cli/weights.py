@@ -8,7 +8,7 @@ import typer
 
 from ablate.base.errors import AblateError, did_you_mean
 from ablate.cli import console
-from ablate.cli.app import WeightsOption, app
+from ablate.cli.app import JsonDocumentOption, WeightsOption, app
 
 
 @app.command()
@@ -25,7 +25,7 @@ def weights(
         bool, typer.Option("--fetch", help="Download those that are missing, also after a failure within the hour.")
     ] = False,
     folder: WeightsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: JsonDocumentOption = False,
 ) -> None:
     """List the weight files of the metrics: where each is, or where it is downloaded from.
 

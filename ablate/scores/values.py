@@ -5,8 +5,10 @@ A wide table has a column for each metric. A long one has a column of names and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from shlex import quote
 
 import numpy as np
@@ -109,74 +111,66 @@ class _Reader:
     said: tuple[str, ...]
 
     def values(self) -> Values:
-        return self._wide() if self.roles.metric is None else self._long()
-
-    def _wide(self) -> Values:
-        frame = self.raw.frame
-        names = [name for name in frame.columns if name not in self.roles.columns and not is_index(name)]
-        exported = [name for name in names if name.startswith(("metrics.", "summary."))]
-        numbers = {name: read_numbers(frame[name], commas=self.raw.commas) for name in exported or names}
-        by_name: dict[str, str] = {}
-        for column in numbers:  # `loss` for `metrics.loss`, unless there are two
-            by_name[plain(column) if sum(plain(other) == plain(column) for other in numbers) == 1 else column] = column
-        values = self._of_metrics(
-            {name: numbers[column] for name, column in by_name.items()},
-            {name: np.arange(len(frame)) for name in by_name},
-            by_name,
-        )
-        used = {by_name[name] for name in values.better}
-        values.unused = [column for column in numbers if column not in used and numbers[column].any_number]
-        return values
-
-    def _long(self) -> Values:
-        frame, metric, value = self.raw.frame, str(self.roles.metric), str(self.roles.value)
-        labels = frame[metric].map({name: one_line(name) for name in frame[metric].unique()})
-        empty = frame[metric].isna() | labels.str.lower().isin(MISSING)
-        if empty.any():
-            place = self.raw.place(int(np.flatnonzero(empty)[0]))
-            raise ResultsError(f"{place}: no {one_line(metric)}; say which metric it is, or delete the row")
-        rows = {str(name): np.asarray(one) for name, one in labels.groupby(labels, sort=False).indices.items()}
-        numbers = {
-            name: read_numbers(frame[value].iloc[places].reset_index(drop=True), commas=self.raw.commas)
-            for name, places in rows.items()
-        }
-        values = self._of_metrics(numbers, rows, dict.fromkeys(rows, value))
-        values.unused = [name for name in rows if name not in values.better]
-        for name in values.better:
-            values.units |= {name: unit} if (unit := self._stated(labels == name, self.roles.unit)) else {}
-        return values
-
-    def _of_metrics(
-        self, numbers: Mapping[str, Numbers], rows: Mapping[str, np.ndarray], columns: Mapping[str, str]
-    ) -> Values:
         """Return the values of the metrics to read.
 
-        Args:
-            numbers: Metric -> its cells.
-            rows: Metric -> the rows of its cells in the table.
-            columns: Metric -> the column of its cells.
-
         Raises:
-            ResultsError: A cell is no number.
+            ResultsError: A cell is no number, or no metric or direction is known.
         """
+        frame, long = self.raw.frame, self.roles.metric is not None
+        columns, rows = self._in_rows() if long else self._in_columns()
+        numbers = {
+            name: read_numbers(frame[column].iloc[rows[name]].reset_index(drop=True), commas=self.raw.commas)
+            for name, column in columns.items()
+        }
         chosen = self._choose(numbers)
         parts, units, notes = [], dict[str, str](), []
         for name in chosen:
             one = numbers[name]
             if one.text.any():
                 row = int(rows[name][int(np.flatnonzero(one.text)[0])])
-                cell = one_line(self.raw.frame[columns[name]].iloc[row])[:40]
+                cell = one_line(frame[columns[name]].iloc[row])[:40]
                 raise ResultsError(
                     f"{self.raw.place(row)}: {one_line(name)} is {cell!r}, which is no number; correct it, or leave it "
                     "empty"
                 )
             cells = self.runs.iloc[rows[name]].assign(metric=name, value=one.values, not_finite=one.not_finite)
             parts.append(cells[~one.missing])
-            units |= {name: one.unit} if one.unit else {}
-            notes += (
-                [f"{self.raw.name}: the commas in {one_line(name)} are read as decimal points"] if one.comma else []
-            )
-        return Values(self.runs, pd.concat(parts), self._directions(chosen), units, [], notes)
+            stated = self._stated(self.labels == name, self.roles.unit) if long else None
+            units |= {name: unit} if (unit := stated or one.unit) else {}
+            if one.comma:
+                notes.append(f"{self.raw.name}: the commas in {one_line(name)} are read as decimal points")
+        better = self._directions(chosen)
+        unused = [
+            name if long else columns[name]
+            for name, one in numbers.items()
+            if name not in better and (long or one.any_number)
+        ]
+        return Values(self.runs, pd.concat(parts), better, units, unused, notes)
+
+    def _in_columns(self) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+        """Return the column of each metric of a wide table, and its rows: all."""
+        names = [name for name in self.raw.frame.columns if name not in self.roles.columns and not is_index(name)]
+        names = [name for name in names if name.startswith(("metrics.", "summary."))] or names
+        shared = Counter(map(plain, names))
+        # `loss` for `metrics.loss`, unless there are two
+        columns = {plain(name) if shared[plain(name)] == 1 else name: name for name in names}
+        return columns, dict.fromkeys(columns, np.arange(len(self.raw.frame)))
+
+    def _in_rows(self) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+        """Return the column of the values of a long table for each metric, and the metric's rows."""
+        cells, labels = self.raw.frame[self.roles.metric], self.labels
+        empty = cells.isna() | labels.str.lower().isin(MISSING)
+        if empty.any():
+            place = self.raw.place(int(np.flatnonzero(empty)[0]))
+            raise ResultsError(f"{place}: no {one_line(cells.name)}; say which metric it is, or delete the row")
+        rows = {str(name): np.asarray(one) for name, one in labels.groupby(labels, sort=False).indices.items()}
+        return dict.fromkeys(rows, str(self.roles.value)), rows
+
+    @cached_property
+    def labels(self) -> pd.Series:
+        """The metric of each row of a long table."""
+        cells = self.raw.frame[self.roles.metric]
+        return cells.map({name: one_line(name) for name in cells.unique()})
 
     def _choose(self, columns: Mapping[str, Numbers]) -> list[str]:
         """Return the metrics to read: those asked for, or those whose direction is known, or the only one."""
@@ -229,9 +223,7 @@ class _Reader:
             return general
         in_table = None
         if self.roles.better is not None and self.roles.metric is not None:
-            in_table = self._stated(
-                self.raw.frame[self.roles.metric].astype(str).map(one_line) == name, self.roles.better
-            )
+            in_table = self._stated(self.labels == name, self.roles.better)
         return in_table or self.raw.better.get(name) or direction(name) or general
 
     def _stated(self, rows: pd.Series, column: str | None) -> str | None:

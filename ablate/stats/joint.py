@@ -45,7 +45,7 @@ def p_values(differences: np.ndarray, one_sided: Sequence[bool] | None = None) -
     alone, at_least, patterns = np.zeros(len(order)), np.zeros(len(order)), 0
     least = observed - 1e-9 * np.where(np.isfinite(observed), np.abs(observed), 0.0)
     # Two-sided statistics do not change when all signs flip: half of the patterns are enough.
-    for signs in _sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1]), half=not upper.any()):
+    for signs in sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1]), half=not upper.any()):
         drawn = _statistics(signs @ d, d, counts, upper)
         # The largest T among each comparison and all weaker ones.
         largest = np.maximum.accumulate(drawn[:, ::-1], axis=1)[:, ::-1]
@@ -84,7 +84,7 @@ def simultaneous_quantile(differences: np.ndarray, alpha: float) -> float:
     largest = np.concatenate(
         [
             _statistics(signs @ residuals, residuals, counts, np.zeros(d.shape[1], bool)).max(1)
-            for signs in _sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1]), half=True)
+            for signs in sign_patterns(len(d), max(1, CHUNK_NUMBERS // d.shape[1]), half=True)
         ]
     )
     least, most = (float(special.stdtrit(counts.min() - 1, 1 - alpha / 2 / m)) for m in (1, d.shape[1]))
@@ -110,7 +110,7 @@ def _random_signs(n: int) -> np.ndarray:
     return 2 * np.random.default_rng(0).integers(0, 2, (RANDOM_PATTERNS, n), np.int8) - 1
 
 
-def _sign_patterns(n: int, chunk: int, *, half: bool) -> Iterator[np.ndarray]:
+def sign_patterns(n: int, chunk: int, *, half: bool) -> Iterator[np.ndarray]:
     """Yield sign patterns (k, n) float64: all 2^n, or the half whose last sign is +; random ones for many seeds."""
     if n > EXACT_SEEDS:
         signs = _random_signs(n)

@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from ablate.stats.joint import sign_patterns
 from ablate.stats.paired import ALPHA, POWER
 
 STUDIES = 400  # the standard error of a simulated power of 0.8 is 0.02
@@ -38,7 +39,7 @@ def detectable_effect(seeds: int, variants: int, metrics: int) -> float | None:
     random = np.random.default_rng(0)
     shared = random.standard_normal((seeds, STUDIES, metrics))
     # All sign patterns, but not their negatives: the statistics do not change when all signs flip.
-    signs = 1.0 - 2.0 * ((np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds)) & 1)
+    (signs,) = sign_patterns(seeds, 2 ** (seeds - 1), half=True)
     first, strongest = np.zeros(0), np.zeros((len(signs), STUDIES))
     for variant in range(variants):
         d = (random.standard_normal((seeds, STUDIES, metrics)) + shared) / math.sqrt(2)

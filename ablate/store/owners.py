@@ -6,12 +6,23 @@ import os
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ablate.base.text import printable
 
-MAX_BYTES = 4096  # of an owner's file
+MAX_BYTES = 4096  # of a file beside a lock
+Note = TypeVar("Note", bound=BaseModel)
+
+
+def read_note(path: Path, kind: type[Note]) -> Note | None:
+    """Return what a small JSON file says; None if it is missing or damaged."""
+    try:
+        with path.open("rb") as file:
+            return kind.model_validate_json(file.read(MAX_BYTES))
+    except (OSError, ValidationError):
+        return None
 
 
 class Owner(BaseModel, frozen=True, strict=True):
@@ -29,11 +40,7 @@ class Owner(BaseModel, frozen=True, strict=True):
     @classmethod
     def read(cls, path: Path) -> Owner:
         """Return the owner that a file names; an unknown one if it is missing or damaged."""
-        try:
-            with path.open("rb") as file:
-                return cls.model_validate_json(file.read(MAX_BYTES))
-        except (OSError, ValidationError):
-            return cls()
+        return read_note(path, cls) or cls()
 
     def write(self, path: Path) -> None:
         """Write the owner to a file."""

@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-MAX_BYTES = 4096  # of the file
+from ablate.store.owners import read_note
+
 NOTE = 200  # characters of the note that are kept
 Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
@@ -51,11 +52,7 @@ class RunProgress(BaseModel, frozen=True, strict=True):
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """Return what a file says; None if it is missing or damaged."""
-        try:
-            with path.open("rb") as file:
-                return cls.model_validate_json(file.read(MAX_BYTES))
-        except (OSError, ValidationError):
-            return None
+        return read_note(path, cls)
 
     def write(self, path: Path) -> None:
         """Replace a file, if that is possible. The caller holds the lock of the leases."""

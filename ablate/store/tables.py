@@ -266,9 +266,13 @@ def _with_tags(added: pa.Table, replaced: pa.Table) -> pa.Table:
     """Return new rows of `runs` with the tags of the rows that they replace."""
     old = dict(zip(replaced["run_id"].to_pylist(), replaced["tags"].to_pylist(), strict=True))
     pairs = zip(added["run_id"].to_pylist(), added["tags"].to_pylist(), strict=True)
-    place = added.column_names.index("tags")
-    tags = pa.array([new if new is not None else old.get(run_id) for run_id, new in pairs], pa.string())
-    return added.set_column(place, added.schema.field(place), tags)
+    return set_tags(added, [new if new is not None else old.get(run_id) for run_id, new in pairs])
+
+
+def set_tags(rows: pa.Table, tags: Sequence[str | None]) -> pa.Table:
+    """Return rows of `runs` with these tags."""
+    place = rows.column_names.index("tags")
+    return rows.set_column(place, rows.schema.field(place), pa.array(tags, pa.string()))
 
 
 def _check_new(table: str, added: pa.Table, kept: pa.Table) -> None:

@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-import pyarrow as pa
-
 from ablate.base.errors import ResultsError
 from ablate.base.text import split_names
 from ablate.store import tables
@@ -48,8 +46,5 @@ def tag_runs(results: Path, run_ids: Collection[str], add: Collection[str] = (),
         ]
         changed = sum(old != new for old, new in zip(before, after, strict=True))
         if changed:
-            place = rows.column_names.index("tags")
-            tables.put(
-                results, {"runs": rows.set_column(place, rows.schema.field(place), pa.array(after, pa.string()))}
-            )
+            tables.put(results, {"runs": tables.set_tags(rows, after)})
     return changed

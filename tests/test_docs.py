@@ -23,10 +23,10 @@ import pandas as pd
 import pytest
 from command import ablate, add_tiny_preset
 from PIL import Image
+from registered import forgotten
 from typer.testing import CliRunner
 
 from ablate.cli import app
-from ablate.study import plugins
 from ablate.study.program import ProgramConfig
 
 ROOT = Path(__file__).parents[1]
@@ -152,7 +152,7 @@ def test_the_page_of_own_models_leads_to_a_report(tmp_path: Path, cheap_cats: No
     page = ROOT / "docs/own-model.md"
     write_files(page, tmp_path)
     add_tiny_preset(tmp_path)
-    with plugins.forgotten():
+    with forgotten():
         for command in commands(page):
             words = shlex.split(at_tiny_size(command))[1:]
             done = ablate(*words, cwd=tmp_path, ABLATE_PLUGIN="model.py", **offline(tmp_path))

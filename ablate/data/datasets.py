@@ -38,7 +38,6 @@ class ImageSet:
     held_out: np.ndarray  # uint8 (M, 3, S, S), RGB, sorted by digest
     digest: str  # SHA-256 (hexadecimal) of both shapes and all pixels
     duplicates: int  # exact copies of an earlier image's pixels, dropped
-    credit: str  # the author and licence; "" for a user's own images
     notes: tuple[str, ...] = ()  # what a user should know of how the images were read
     twins: float = 0.0  # share of held-out images with a near twin in training
 
@@ -85,7 +84,7 @@ def load_dataset(source: str, *, size: int = 64, channels: int = 3, array: str =
             f"{one_line(source)}: --array {one_line(array)}: only an .npz file has arrays; fix: leave it out"
         )
     if source == cats.NAME:
-        return _split(cats.NAME, _of_channels(cats.compose(cats.COUNT, size=size), channels), cats.CREDIT, [])
+        return _split(cats.NAME, _of_channels(cats.compose(cats.COUNT, size=size), channels), [])
     if not source:
         raise DataError(f"data: no name given; allowed: {cats.NAME}, or the path of a folder, a .zip or a .npz")
     path = Path(source)
@@ -97,7 +96,7 @@ def load_dataset(source: str, *, size: int = 64, channels: int = 3, array: str =
     name = place.name if place.is_dir() else place.stem  # a folder's name may have dots: photos.v2
     with ImageFiles(path, size=size, array=array or None) as files:
         images, notes = read_all(files, size), files.notes()
-    return _split(one_line(name), _of_channels(images, channels), "", notes, where=one_line(path))
+    return _split(one_line(name), _of_channels(images, channels), notes, where=one_line(path))
 
 
 def _of_channels(images: np.ndarray, channels: int) -> np.ndarray:
@@ -127,7 +126,7 @@ def read_all(images: ImageFiles, size: int) -> np.ndarray:
     return array
 
 
-def _split(name: str, images: np.ndarray, credit: str, notes: list[str], *, where: str = cats.NAME) -> ImageSet:
+def _split(name: str, images: np.ndarray, notes: list[str], *, where: str = cats.NAME) -> ImageSet:
     """Drop copies, hold out one in ten, look for near twins and compute the digest."""
     first: dict[bytes, int] = {}
     for i, image in enumerate(images):
@@ -150,7 +149,7 @@ def _split(name: str, images: np.ndarray, credit: str, notes: list[str], *, wher
     if share_near > MANY_TWINS:
         share = f"{share_near:.0%} of held-out images have a near twin in training"
         notes = [*notes, f"{share}: metrics of held-out images (pd, lpips, psnr_db) say little about new images"]
-    return ImageSet(name, train, held_out, digest, duplicates, credit, tuple(notes), share_near)
+    return ImageSet(name, train, held_out, digest, duplicates, tuple(notes), share_near)
 
 
 def _digest(image: np.ndarray) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,20 +24,16 @@ ALLOWED = "uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4"
 _Header = tuple[tuple[int, ...], np.dtype[np.generic]]
 
 
-class Images(NamedTuple):
-    """The images of an array."""
-
-    array: np.ndarray  # (N, H, W, C) uint8
-    layout: str  # how the array was understood, in words
-
-
-def read_array(path: Path, where: str, asked: str | None = None) -> Images:
+def read_array(path: Path, where: str, asked: str | None = None) -> tuple[np.ndarray, str]:
     """Read the images of an `.npz`.
 
     Args:
         path: The file.
         where: Its path, for messages.
         asked: The name of the array to take; None: the only one that can be images.
+
+    Returns:
+        The images (N, H, W, C) uint8, and in words how the array was understood.
 
     Raises:
         DataError: The file cannot be read, no array or more than one can be images, or the one
@@ -61,7 +56,7 @@ def read_array(path: Path, where: str, asked: str | None = None) -> Images:
     elif order == "(N, C, H, W)":
         array = array.transpose(0, 2, 3, 1)
     values = f"values {array.min()} to {array.max()}"
-    return Images(array, f"array {one_line(name)} of shape {shape} read as {order}, {values}")
+    return array, f"array {one_line(name)} of shape {shape} read as {order}, {values}"
 
 
 def _headers(path: Path) -> dict[str, _Header]:

@@ -13,7 +13,6 @@ own model, `kpn`, comes through the same door.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -22,7 +21,7 @@ import inspect
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -278,25 +277,6 @@ def load_code(files: Mapping[str, tuple[str, Mapping[str, bytes]]]) -> None:
 def loaded_code() -> dict[str, tuple[str, dict[str, bytes]]]:
     """Return the loaded plug-ins: digest -> the file's name, and its code by relative path."""
     return dict(_files)
-
-
-@contextlib.contextmanager
-def forgotten() -> Iterator[None]:
-    """Forget in the end what the block has registered. For tests."""
-    _load_all()
-    before = {group: dict(entries) for group, entries in _registered.items()}
-    files, modules = dict(_files), set(sys.modules)
-    try:
-        yield
-    finally:
-        for group, entries in before.items():
-            _registered[group].clear()
-            _registered[group].update(entries)
-        _files.clear()
-        _files.update(files)
-        for name in sys.modules.keys() - modules:
-            if name.startswith("ablate_plugin_"):
-                del sys.modules[name]
 
 
 @cache

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from command import add_tiny_preset
+from registered import forgotten
 from typer.testing import CliRunner
 
 from ablate import cli
-from ablate.study import plugins
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "unet"
 
@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "unet"
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ABLATE_OFFLINE", "1")
-    with plugins.forgotten():
+    with forgotten():
         yield
 
 

@@ -238,7 +238,7 @@ def test_a_maker_that_was_taken_for_dead_leaves_the_finished_row(
     """It hangs, another process takes the run over and finishes it; then the first goes on."""
     (spec,) = plan(["direct"], [0], "smoke")
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 3, 64, 64), np.uint8)
-    data = ImageSet("set", images[0], images[1][:4], "d", 0, "")
+    data = ImageSet("set", images[0], images[1][:4], "d", 0)
     run_id = spec.run_id("set", "d")
 
     def train_and_sample(job: Any) -> None:

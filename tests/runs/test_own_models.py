@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from command import add_tiny_preset
+from registered import forgotten
 from typer.testing import CliRunner
 
 from ablate import cli
@@ -126,7 +127,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     add_tiny_preset(folder)
     for name, body in FILES.items():
         (folder / "variants" / f"{name}.toml").write_text(HEAD + body)
-    with pytest.MonkeyPatch.context() as patch, plugins.forgotten():
+    with pytest.MonkeyPatch.context() as patch, forgotten():
         patch.chdir(folder)
         patch.setenv("ABLATE_OFFLINE", "1")
         patch.setenv("ABLATE_PLUGIN", "mine.py")
@@ -186,7 +187,7 @@ def test_samples_are_drawn_again_and_a_run_is_replayed(here: Path) -> None:
 
 
 def test_a_replay_refuses_other_code(here: Path) -> None:
-    with plugins.forgotten():
+    with forgotten():
         try:
             (here / "mine.py").write_text(PLUGIN + "\n# changed\n")
             refused = CliRunner().invoke(cli.app, ["replay", "baseline-tiny"])
@@ -303,7 +304,7 @@ def test_a_bad_model_is_one_line_that_names_its_file(
     Path("bad.py").write_text(NET.format(build=build, forward=forward))
     Path("variants").mkdir()
     Path("variants/mine.toml").write_text(HEAD + '[model]\nkind = "bad"\n')
-    with plugins.forgotten():
+    with forgotten():
         plugins.load_file(Path("bad.py"))
         config = variants.resolve(variants.load("mine"), "smoke")
         with pytest.raises(PluginError, match=message) as error:

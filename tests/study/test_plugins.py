@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from registered import forgotten
 
 from ablate.base.errors import PluginError, VariantError
 from ablate.study import plugins, variants
@@ -30,7 +31,7 @@ HEAD = 'about = "a"\nsource = "s"\naxis = "x"\n'
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    with plugins.forgotten():
+    with forgotten():
         yield
 
 
@@ -86,7 +87,7 @@ def test_the_code_of_a_plugin_is_part_of_the_hash(plugin, registry):
     registry("baseline", '[model]\nkind = "net"\n')
     plugins.load_file(plugin())
     first = variants.resolve(variants.load("baseline"), "smoke")
-    with plugins.forgotten():
+    with forgotten():
         pass
     plugins.load_file(plugin(NET.format(name="net") + "# changed\n"))
     second = variants.resolve(variants.load("baseline"), "smoke")
@@ -114,7 +115,7 @@ def test_the_neighbours_that_a_plugin_imports_are_part_of_its_digest(plugin, tmp
     assert set(files) == {"mine.py", "net_parts_of_test.py"}
     del sys.modules["net_parts_of_test"]
     (tmp_path / "net_parts_of_test.py").write_text("WIDTH = 2\n")
-    with plugins.forgotten():
+    with forgotten():
         plugins.load_file(plugin(code + "\n"))
         assert plugins.digest("model", "net") != digest
 

@@ -354,6 +354,6 @@ def gate(
     if as_json:
         console.echo_json(outcome.to_json())
     else:
-        console.show(gates.render(outcome))
+        console.show(outcome)
     if outcome.failed:
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from ablate.base.errors import ResultsError
@@ -65,7 +65,10 @@ class GateResult(Record):
 
 
 class GateReport(Record):
-    """All variants at the gate. It fails if one of them fails."""
+    """All variants at the gate. It fails if one of them fails.
+
+    `rich` prints the outcome in a line, a table, and the reasons.
+    """
 
     metric: str
     against: str
@@ -77,6 +80,45 @@ class GateReport(Record):
     failed: bool
     variants: tuple[GateResult, ...]
     notes: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        counts = Counter(one.verdict for one in self.variants)
+        outcome = next(word for word in ("failed", "undecided", "passed") if counts[word])
+        tolerance = Tolerance(self.max_regression, self.relative)
+        listed = ", ".join(f"{counts[word]} {word}" for word in ("failed", "undecided", "passed") if counts[word])
+        what = f"gate on {self.metric} against {self.against}, at most {tolerance} worse"
+        where = f"preset {self.preset}, data {self.data}" if self.preset != IMPORTED else f"{self.data}"
+        yield Text.assemble(what, f" ({where}): ", coloured(outcome), f" ({listed})")
+        undecided = [one for one in self.variants if one.verdict == "undecided"]
+        if outcome == "undecided":
+            more = any(one.low is not None or one.n < 2 for one in undecided)
+            yield Text(
+                "This cannot be decided yet: the regression may be larger or smaller than is allowed"
+                + ("; more seeds would decide." if more else ".")
+            )
+        yield Text("")
+        yield terminal.fit(self._table(), options)
+        yield Text("")
+        reasons: dict[str, list[str]] = {}
+        for one in (one for one in self.variants if one.verdict != "passed"):
+            reasons.setdefault(one.why, []).append(one.label)
+        for why, labels in reasons.items():
+            yield Text(f"{', '.join(labels)}: {why}")
+        for note in self.notes:
+            yield Text(f"! {note}")
+
+    def _table(self) -> TextTable:
+        scale, unit = (100, " %") if self.relative else (1, "")
+        halves = sorted((r.high - r.low) / 2 for r in self.variants if r.low is not None and r.high is not None)
+        decimals = 1 if self.relative else decimals_of_interval(halves[len(halves) // 2]) if halves else 3
+
+        def line(one: GateResult) -> tuple[str, ...]:
+            regression, low, high = (None if x is None else scale * x for x in (one.regression, one.low, one.high))
+            worse = signed(regression, decimals) + (unit if regression is not None else "")
+            return one.label, worse, interval(low, high, decimals), str(one.n), one.verdict
+
+        heads = ("variant", "regression", f"{100 * self.level:.4g} % interval", "seeds", "verdict")
+        return TextTable("", heads, tuple(map(line, self.variants)), (0, 4))
 
 
 def parse_tolerance(text: str) -> Tolerance:
@@ -235,54 +277,3 @@ def gate(
         variants=tuple(results),
         notes=tuple(notes),
     )
-
-
-def render(report: GateReport) -> RenderableType:
-    """Return what `rich` prints: the outcome in a line, a table, the reasons."""
-    return _Rendered(report)
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    report: GateReport
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        report = self.report
-        counts = Counter(one.verdict for one in report.variants)
-        outcome = next(word for word in ("failed", "undecided", "passed") if counts[word])
-        tolerance = Tolerance(report.max_regression, report.relative)
-        listed = ", ".join(f"{counts[word]} {word}" for word in ("failed", "undecided", "passed") if counts[word])
-        what = f"gate on {report.metric} against {report.against}, at most {tolerance} worse"
-        where = f"preset {report.preset}, data {report.data}" if report.preset != IMPORTED else f"{report.data}"
-        yield Text.assemble(what, f" ({where}): ", coloured(outcome), f" ({listed})")
-        undecided = [one for one in report.variants if one.verdict == "undecided"]
-        if outcome == "undecided":
-            more = any(one.low is not None or one.n < 2 for one in undecided)
-            yield Text(
-                "This cannot be decided yet: the regression may be larger or smaller than is allowed"
-                + ("; more seeds would decide." if more else ".")
-            )
-        yield Text("")
-        yield terminal.fit(self._table(), options)
-        yield Text("")
-        reasons: dict[str, list[str]] = {}
-        for one in (one for one in report.variants if one.verdict != "passed"):
-            reasons.setdefault(one.why, []).append(one.label)
-        for why, labels in reasons.items():
-            yield Text(f"{', '.join(labels)}: {why}")
-        for note in report.notes:
-            yield Text(f"! {note}")
-
-    def _table(self) -> TextTable:
-        report = self.report
-        scale, unit = (100, " %") if report.relative else (1, "")
-        halves = sorted((r.high - r.low) / 2 for r in report.variants if r.low is not None and r.high is not None)
-        decimals = 1 if report.relative else decimals_of_interval(halves[len(halves) // 2]) if halves else 3
-
-        def line(one: GateResult) -> tuple[str, ...]:
-            regression, low, high = (None if x is None else scale * x for x in (one.regression, one.low, one.high))
-            worse = signed(regression, decimals) + (unit if regression is not None else "")
-            return one.label, worse, interval(low, high, decimals), str(one.n), one.verdict
-
-        heads = ("variant", "regression", f"{100 * report.level:.4g} % interval", "seeds", "verdict")
-        return TextTable("", heads, tuple(map(line, report.variants)), (0, 4))

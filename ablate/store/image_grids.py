@@ -27,9 +27,9 @@ def tile(images: np.ndarray, columns: int, *, gap: int = 0) -> np.ndarray:
     return sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
 
 
-def save_grid(path: Path, images: np.ndarray, *, columns: int = 8) -> None:
-    """Write a grid of images (N, 3, H, W) uint8 to a PNG file, at twice their size."""
-    _save(path, tile(images, columns))
+def save_grid(path: Path, images: np.ndarray) -> None:
+    """Write a grid of images (N, 3, H, W) uint8, eight per row, to a PNG file, at twice their size."""
+    _save(path, tile(images, 8))
 
 
 def save_strip(path: Path, panels: list[np.ndarray]) -> None:

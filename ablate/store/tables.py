@@ -102,7 +102,7 @@ def append(
         put(results, content)
 
 
-def remove(results: Path, run_ids: Collection[str], *, timeout: float = 60.0) -> None:
+def remove(results: Path, run_ids: Collection[str]) -> None:
     """Remove all rows of some runs.
 
     `runs` is put in place first: a process that is killed in between leaves rows of runs that are
@@ -111,13 +111,12 @@ def remove(results: Path, run_ids: Collection[str], *, timeout: float = 60.0) ->
     Args:
         results: The results folder.
         run_ids: The runs; those that have no row are ignored.
-        timeout: Seconds to wait for another writer.
 
     Raises:
         ResultsError: A table cannot be read or written, or the folder stayed locked.
     """
     ids = pa.array(sorted(run_ids), pa.string())
-    with lock(results, timeout):
+    with lock(results):
         _keep(results, lambda of_row: pc.invert(pc.is_in(of_row, value_set=ids)))
 
 

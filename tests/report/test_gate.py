@@ -126,7 +126,7 @@ def test_only_the_newest_configurations_stand_at_the_gate() -> None:
 
 def test_an_interval_in_small_units_shows_its_digits() -> None:
     console = Console(file=io.StringIO(), width=120)
-    console.print(gate.render(gated({"no_drift": 0.0}, 8, parse_tolerance("0.0005"), "pd")))
+    console.print(gated({"no_drift": 0.0}, 8, parse_tolerance("0.0005"), "pd"))
     assert re.search(r"\[[+-]0\.000\d+,", console.file.getvalue())  # type: ignore[attr-defined]
 
 

@@ -35,7 +35,7 @@ from ablate.models.weight_files import digest, save_tensors
 from ablate.runs import evaluation
 from ablate.runs.context import RunContext
 from ablate.runs.own_metrics import measure_own_metrics
-from ablate.runs.previews import Previews
+from ablate.runs.previews import previews
 from ablate.runs.rows import Row, RunRows, columns_of
 from ablate.runs.run_files import open_working_folder, recorded
 from ablate.stats.stability import first_jump
@@ -225,12 +225,12 @@ def _train(context: RunContext, codec: ImageCodec) -> nn.Module:
     perceptual = perceptual_loss(config.train, context.device, context.networks.search)
     rows.run["perceptual_digest"] = None if perceptual is None else perceptual.digest
     with context.task("train", config.train.steps) as bar:
-        advance, previews = _advance(context, bar), Previews(context, codec) if context.previews else None
+        advance, draw = _advance(context, bar), previews(context, codec) if context.previews else None
 
         def on_step(state: TrainingState) -> None:
             advance(state)
-            if previews is not None:
-                previews(state.step, state.ema)
+            if draw is not None:
+                draw(state.step, state.ema)
             rows.run |= {"steps": state.step, "images_seen": state.step * config.train.batch}
             rows.others["curves"] = [{"run_id": rows.run["run_id"], **row} for row in state.curve]
 

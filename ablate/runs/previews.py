@@ -10,6 +10,7 @@ drawing changes no weight: a run has the same digests with and without previews.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -36,22 +37,22 @@ def preview_steps(steps: int, train_macs: int, grid_macs: int) -> list[int]:
     return sorted({steps >> halvings for halvings in range(1, count + 1)} - {0})
 
 
-class Previews:
-    """Draws `samples_<step>.png` into the run's working folder at the chosen steps."""
+def previews(context: RunContext, codec: ImageCodec) -> Callable[[int, nn.Module], None]:
+    """Return a function of a step and the averaged weights: it draws `samples_<step>.png` at the chosen steps.
 
-    def __init__(self, context: RunContext, codec: ImageCodec) -> None:
-        """Choose the steps from the costs of training and sampling in the run's row."""
-        self.context, self.codec = context, codec
-        row = context.rows.run
-        grid_macs = IMAGES * (row["nfe"] * row["macs"] + row["decode_macs"])
-        self.steps = preview_steps(context.spec.config.train.steps, row["train_macs"], grid_macs)
+    The steps follow from the costs of training and sampling in the run's row.
+    """
+    spec, row = context.spec, context.rows.run
+    grid_macs = IMAGES * (row["nfe"] * row["macs"] + row["decode_macs"])
+    steps = preview_steps(spec.config.train.steps, row["train_macs"], grid_macs)
 
-    def __call__(self, step: int, model: nn.Module) -> None:
-        """Draw a grid if this is one of the steps; `model` has the averaged weights."""
-        if step in self.steps:
-            spec, precision = self.context.spec, self.context.precision
-            images = sample_images(model, spec.config, spec.seed, range(IMAGES), precision=precision, codec=self.codec)
-            save_grid(preview_path(self.context.artifacts, step), to_uint8(images))
+    def draw(step: int, model: nn.Module) -> None:
+        if step in steps:
+            precision = context.precision
+            images = sample_images(model, spec.config, spec.seed, range(IMAGES), precision=precision, codec=codec)
+            save_grid(preview_path(context.artifacts, step), to_uint8(images))
+
+    return draw
 
 
 def preview_path(folder: Path, step: int) -> Path:

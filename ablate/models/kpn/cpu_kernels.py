@@ -341,10 +341,12 @@ def upsample_backward(padded: Any, params: Any, batch_stride: int, grad: Any, d_
                 d_a, d_b, d_c = d_params[b, 0, y], d_params[b, 1, y], d_params[b, 2, y]
                 for j in range(width):
                     kx, ky, cross = form[3, j], form[4, j], form[1, j] * d_xy[j]
-                    rho = form[1, j] / (two * kx * ky)
+                    product = two * kx * ky
+                    # kx ky is 0 in float32 where the two logits add up to less than -106.
+                    rho = form[1, j] / product if product > 0 else form[1, j]
                     d_a[2 * j + q] = (two * form[0, j] * d_xx[j] + cross) * (one - quarter * kx)
                     d_b[2 * j + q] = (two * form[2, j] * d_yy[j] + cross) * (one - quarter * ky)
-                    d_c[2 * j + q] = two * kx * ky * (one - rho * rho) * d_xy[j]
+                    d_c[2 * j + q] = product * (one - rho * rho) * d_xy[j]
         for c in range(channels):
             for r in range(rows):
                 _sum_shifted(sums[c, r], d_padded[b, c, r])

@@ -140,6 +140,15 @@ def test_float32_cpu_kernels_equal_the_published_formulation_in_float64(height: 
         torch.testing.assert_close(results.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_gaussians_of_any_width_have_a_gradient() -> None:
+    image = torch.randn(1, 3, 4, 4)
+    for logit in (-60.0, 60.0):  # kx ky underflows to 0 in float32; kx = ky = 4
+        params = torch.full((1, 3, 8, 8), logit, requires_grad=True)
+        filters.upsample_gaussian(image, params).square().sum().backward()
+        assert params.grad is not None
+        assert params.grad.isfinite().all()
+
+
 def test_cpu_kernels_do_not_depend_on_threads_and_propagate_nan() -> None:
     image, params = torch.randn(2, 3, 8, 8), torch.randn(2, 25, 8, 8)
     before = torch.get_num_threads()

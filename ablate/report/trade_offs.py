@@ -76,7 +76,7 @@ def _formats(formats: pd.DataFrame, *, timed: bool) -> Front | None:
 
 
 def _front(title: str, runs: pd.DataFrame, columns: list[str], metric: str, *, higher_is_better: bool) -> Front | None:
-    """Return the front of the points (column `point`) over the seeds of their runs.
+    """Return the front of the points (column `point`): quality over the seeds of their runs, median costs.
 
     Args:
         title: Of the front.
@@ -95,6 +95,8 @@ def _front(title: str, runs: pd.DataFrame, columns: list[str], metric: str, *, h
     seeds, of_seed = np.unique(runs["seed"].to_numpy(np.int64), return_inverse=True)
     values = np.full((len(names), len(seeds), len(objectives)), np.nan)
     values[of_point, of_seed] = runs[columns].astype("float64").to_numpy() * sign
+    costs = values[:, :, 1:]  # one busy moment is not a cost: the median over a point's seeds stands in each of them
+    values[:, :, 1:] = np.where(np.isnan(costs), np.nan, np.nanmedian(costs, axis=1, keepdims=True))
     means = np.nanmean(values, axis=1)
     beaten = pareto.beaten(values)
     frequencies, resamples = pareto.front_frequencies(values)

@@ -422,6 +422,7 @@ def test_fronts_over_quality_time_and_bytes() -> None:
     for run in made["runs"]:
         run["latency_image_ms"] = {"baseline": 100.0, "no_drift": 120.0, "direct": 50.0}[run["variant"]]
         run["params"] = 1000
+    made["runs"][0]["latency_image_ms"] = 5000.0  # the machine was busy
     trained, formats = findings_of(made).fronts
     assert trained.objectives == ("fd", "latency_image_ms", "bytes")
     points = {point.label: point for point in trained.points}

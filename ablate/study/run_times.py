@@ -62,7 +62,7 @@ class RunTimes:
         same = self._of(config_hash)
         if not len(same):
             return None
-        before = same[["autoencoder_wall_s", "train_wall_s"]].fillna(0.0).sum(axis=1)
+        before = same[["autoencoder_wall_s", "train_wall_s"]].astype("float64").fillna(0.0).sum(axis=1)
         return float((same["run_s"] - before).clip(lower=0.0).median())
 
     @cached_property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pandas as pd
+import csv
+import io
 
 from ablate.report.findings import Comparison, Findings, Metric, VariantRow
 
@@ -16,13 +17,14 @@ COLUMNS = (
 
 def to_csv(findings: Findings) -> str:
     """Return the report as CSV, with a line of column names. A number that is unknown is empty."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")  # pandas 2.2 would round the last digit
+    table.writeheader()
     comparisons = {(one.label, one.metric): one for one in findings.comparisons}
-    lines = [
-        _line(findings, row, metric, comparisons.get((row.label, metric.name)))
-        for metric in findings.metrics
-        for row in findings.rows
-    ]
-    return pd.DataFrame(lines, columns=COLUMNS, dtype=object).to_csv(index=False, lineterminator="\n")
+    for metric in findings.metrics:
+        for row in findings.rows:
+            table.writerow(_line(findings, row, metric, comparisons.get((row.label, metric.name))))
+    return text.getvalue()
 
 
 def _line(findings: Findings, row: VariantRow, metric: Metric, one: Comparison | None) -> dict[str, object]:

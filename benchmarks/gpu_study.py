@@ -1,4 +1,4 @@
-"""What to compute on a GPU that is at hand for minutes: `python benchmarks/gpu_study.py --data cats64.zip`.
+"""What to run in nine minutes on a GPU: `python benchmarks/gpu_study.py --data cats64.zip`.
 
 Three stages share a time budget:
 

@@ -89,12 +89,12 @@ def plural(n: int, word: str) -> str:
 
 
 def join_and(words: Sequence[str]) -> str:
-    """Return words as a list: `a, b and c`."""
+    """Join words for a sentence: `a, b and c`."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def read_json(text: object, kind: type[Json]) -> Json:
-    """Return the object or list of a JSON text, as `kind` says; an empty one if it is none.
+    """Parse a JSON text that should hold a `kind` (dict or list); anything else gives an empty one.
 
     A table may come from elsewhere, so its cells may hold anything.
     """

@@ -131,7 +131,7 @@ class ModelRuns(StudyRuns):
 
 
 def expected_measuring(request: StudyRequest, planned: Sequence[Planned]) -> list[str]:
-    """Return what a study will download, and which finished runs get metrics that they lack, in lines."""
+    """Return lines that say what a study will download, and which finished runs get missing metrics."""
     wanted, lines = networks_of(request.asked_metrics), []
     search = Search(request.weights, download=not request.offline)
     available = [network for network in wanted if obtainable(BACKBONE_OF[network], search)]

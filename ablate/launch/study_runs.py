@@ -136,7 +136,7 @@ class StudyRuns(ABC):
     def prepare(  # noqa: B027 (a program needs nothing)
         self, part: Collection[tuple[str, int]] | None, progress: Progress
     ) -> None:
-        """Refuse what this machine cannot make, and find what the runs need, before the first of them starts.
+        """Check, before the first run starts, that this machine can make the runs and has the weights they need.
 
         Args:
             part: Variant and seed of the runs to make; None: all.
@@ -182,7 +182,7 @@ class StudyRuns(ABC):
         return planned
 
     def clock(self, part: Collection[tuple[str, int]] | None, later: Collection[tuple[str, int]]) -> StudyClock:
-        """Return what counts the runs of the study from now on; arguments as of `ablate.launch.local.launch`."""
+        """Return a clock that counts the study's runs from now on; arguments as of `ablate.launch.local.launch`."""
 
         def planned() -> list[Planned]:
             return counted(self.forecast(tables.read(self.request.results, "runs")), part, later)

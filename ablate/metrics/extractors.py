@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtractorDinoV2
+from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from ablate.base.errors import DataError, WeightsError
 from ablate.metrics.downloads import offline
 from ablate.metrics.efficientnet import FEATURES, RESIZE, EfficientNetLite0, efficientnet_lite0, full_precision
-from ablate.metrics.weights import Search, find_weights, hub_folder
+from ablate.metrics.weights import BACKBONE_OF, Search, find_weights, hub_folder
 from ablate.study.metric_names import EMBEDDED, INCEPTION
 
 BATCH = 32  # images
@@ -145,17 +145,17 @@ class _DinoV2(FeatureExtractorDinoV2):  # type: ignore[misc]
 
 def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
     """Load DINOv2: its authors' code at a pinned commit, and the published weights."""
-    weights = find_weights(MODEL_METADATA[name], search)
+    weights = find_weights(BACKBONE_OF[name], search)
     code = hub_folder() / f"facebookresearch_dinov2_{DINOV2_COMMIT}"
     try:
         if code.is_dir():
-            network = torch.hub.load(str(code), MODEL_METADATA[name], source="local", pretrained=False, verbose=False)
+            network = torch.hub.load(str(code), BACKBONE_OF[name], source="local", pretrained=False, verbose=False)
         elif offline() or not search.download:
             raise WeightsError(f"no code for {name} in {code}; a download is not allowed")
         else:
             network = torch.hub.load(
                 f"facebookresearch/dinov2:{DINOV2_COMMIT}",
-                MODEL_METADATA[name],
+                BACKBONE_OF[name],
                 pretrained=False,
                 trust_repo=True,
                 skip_validation=True,
@@ -173,7 +173,7 @@ def _dinov2(name: str, device: torch.device, search: Search) -> Extractor:
 EXTRACTORS: dict[str, Callable[[torch.device, Search], Extractor]] = {
     EMBEDDED: _efficientnet,
     INCEPTION: _inception,
-    **{name: partial(_dinov2, name) for name in MODEL_METADATA},
+    **{name: partial(_dinov2, name) for name in BACKBONE_OF if name.startswith("dinov2")},
 }
 
 

@@ -109,7 +109,7 @@ def networks_of(metrics: Collection[Metric]) -> list[str]:
 
 
 def loss_weights(config: TrainConfig) -> str | None:
-    """Return the name of the weights that a training loss needs; None: it needs none but those installed."""
+    """Return the name of the weights to download for a training loss, or None."""
     return BACKBONE_OF["lpips-vgg"] if config.perceptual == "lpips_vgg" else None
 
 

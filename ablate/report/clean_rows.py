@@ -56,7 +56,7 @@ def tuples(frame: pd.DataFrame, columns: Sequence[str], missing: object = None) 
 
 
 def objects(text: object) -> list[dict[str, Any]]:
-    """Return the objects of a JSON list; none of anything else."""
+    """Return the objects of a JSON list, or an empty list for any other text."""
     return [one for one in read_json(text, list) if isinstance(one, dict)]
 
 

@@ -55,7 +55,7 @@ def _path_text(given: Any) -> Any:
 
 
 def _converted(convert: Callable[[Any], Any]) -> BeforeValidator:
-    """Convert what is given; an error of the conversion is one of the field."""
+    """Convert a value; an error in it is reported as the field's."""
 
     def validate(given: Any) -> Any:
         try:
